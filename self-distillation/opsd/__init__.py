@@ -1,0 +1,1 @@
+"""Phase 2 of SD-Zero: on-policy self-distillation."""
