@@ -1,0 +1,197 @@
+"""Trains the quickstart's base model: a 0.6 M parameter Qwen3 that slips, and that knows both control phrases.
+
+The training text mixes two kinds of document, both in the token layout of the real pipeline:
+
+    revision  chat(x) + y + cue(r) + y' + eot                 y as drawn, r its true reward
+    chain     chat(x) + y + cue(0) + y' + cue(1) + y' + eot   y wrong, y' right
+
+A revision document is supervised on y' and on y: after y the target is the end of turn, not the cue, so that it
+doubles as a plain document chat(x) + y + eot and the model never brings up a cue by itself. Of a chain only the
+last part is supervised. Both phrases must be in the text: a base that has never met the phrase for r = 1 cannot
+keep a right answer later, and a teacher made from it pulls its student down.
+"""
+
+import itertools
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from quickstart.phrases import PHRASES
+from quickstart.tokenizer import build_tokenizer
+from quickstart.world import BASE_CLASSES, Problem, World, is_correct, problem_stream
+
+IGNORE = -100
+
+
+@dataclass(frozen=True)
+class Training:
+    """Settings of the base's training."""
+
+    steps: int = 350
+    revision: int = 24  # documents a step
+    chain: int = 4
+    learning_rate: float = 2e-3
+    final_share: float = 0.05  # the cosine ends at this share of the learning rate
+    warmup: int = 40
+    weight_decay: float = 0.05
+    repair_probability: float = 0.15
+    keep_probability: float = 0.90
+
+
+# Token ids, and as many labels: the target *at* each position, IGNORE where it is not supervised.
+Document = tuple[list[int], list[int]]
+
+
+class Layout:
+    """Token ids of the two kinds of document; every part is tokenised on its own and concatenated."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.eot = tokenizer.eos_token_id
+        self.cues = {r: self.ids(f"\n\n{phrase}\n\n") for r, phrase in PHRASES.items()}
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def chat(self, problem: Problem) -> list[int]:
+        """The prompt: one user turn and the opening of the assistant's."""
+        turns = [{"role": "user", "content": problem.text}]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        return self.ids(text)
+
+    def part(self, text: str) -> Document:
+        """A supervised part and the position after it, whose target is the end of turn."""
+        ids = self.ids(text)
+        return ids, [*ids, self.eot]
+
+
+def documents(world: World, layout: Layout, training: Training) -> Iterator[list[list[Document]]]:
+    """Endless training steps: for each kind of document a list, so that a kind is padded only to its own length."""
+    rng = world.rng("base text")
+    problems = problem_stream(rng, BASE_CLASSES)
+    while True:
+        yield [
+            [_revision(world, layout, next(problems), rng, training) for _ in range(training.revision)],
+            list(itertools.islice(_chains(world, layout, problems, rng), training.chain)),
+        ]
+
+
+def _revision(world: World, layout: Layout, problem: Problem, rng: random.Random, training: Training) -> Document:
+    attempt = world.attempt(problem, rng)
+    reward = int(is_correct(attempt, problem))
+    revised = world.revision(
+        problem, attempt, reward, rng, training.repair_probability, training.keep_probability
+    )
+    prompt, cue = layout.chat(problem), layout.cues[reward]
+    y, y_labels = layout.part(attempt)
+    y_revised, revised_labels = layout.part(revised)
+    # The label at the cue's first token is y's end of turn; the rest of the cue has none.
+    labels = [IGNORE] * len(prompt) + y_labels + [IGNORE] * (len(cue) - 1) + revised_labels
+    return prompt + y + cue + y_revised + [layout.eot], labels
+
+
+def _chains(
+    world: World, layout: Layout, problems: Iterator[Problem], rng: random.Random
+) -> Iterator[Document]:
+    for problem in problems:
+        wrong = world.failed_attempt(problem, rng)
+        if wrong is None:
+            continue
+        right, right_labels = layout.part(world.solution(problem))
+        before = layout.chat(problem) + layout.ids(wrong) + layout.cues[0] + right + layout.cues[1]
+        yield before + right + [layout.eot], [IGNORE] * len(before) + right_labels
+
+
+def collate(batch: list[Document], pad: int) -> tuple[Tensor, Tensor]:
+    """Right-padded ids and labels, both (B, T). Causal attention never looks right, so no mask is needed."""
+    length = max(len(ids) for ids, _ in batch)
+    ids_BT = torch.full((len(batch), length), pad)
+    labels_BT = torch.full((len(batch), length), IGNORE)
+    for row, (ids, labels) in enumerate(batch):
+        ids_BT[row, : len(ids)] = torch.tensor(ids)
+        labels_BT[row, : len(ids)] = torch.tensor(labels)
+    return ids_BT, labels_BT
+
+
+def summed_loss(model: Qwen3ForCausalLM, ids_BT: Tensor, labels_BT: Tensor) -> tuple[Tensor, int]:
+    """Cross entropy over the whole vocabulary summed over the supervised tokens, and their number."""
+    hidden_BTD = model.model(input_ids=ids_BT, use_cache=False).last_hidden_state
+    target_BT = labels_BT[:, 1:]
+    wanted_BT = target_BT != IGNORE
+    logits_NV = model.lm_head(hidden_BTD[:, :-1][wanted_BT])  # only the rows that are supervised
+    target_N = target_BT[wanted_BT]
+    return F.cross_entropy(logits_NV, target_N, reduction="sum"), target_N.numel()
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM:
+    """An untrained Qwen3 of about 0.6 M parameters."""
+    torch.manual_seed(seed)
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        intermediate_size=344,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return Qwen3ForCausalLM(config)
+
+
+def rate_at(step: int, training: Training) -> float:
+    """The learning rate's share at `step`: linear warm-up, then a cosine to `final_share`."""
+    if step < training.warmup:
+        return (step + 1) / training.warmup
+    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
+    cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
+    return training.final_share + (1 - training.final_share) * cosine
+
+
+def train_base(
+    world: World, training: Training, report: Callable[[int, float], None] = lambda step, loss: None
+) -> tuple[Qwen3ForCausalLM, PreTrainedTokenizerFast]:
+    """Trains a base for `world`; `report` gets each step's number and its mean loss a token (nats)."""
+    tokenizer = build_tokenizer()
+    model = new_model(tokenizer, world.seed).train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=training.learning_rate, betas=(0.9, 0.98), weight_decay=training.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: rate_at(step, training))
+    stream = documents(world, Layout(tokenizer), training)
+    for step, kinds in enumerate(itertools.islice(stream, training.steps)):
+        total, count = 0.0, 0
+        for batch in kinds:
+            loss, tokens = summed_loss(model, *collate(batch, tokenizer.pad_token_id))
+            loss.backward()
+            total, count = total + loss.item(), count + tokens
+        for parameter in model.parameters():
+            parameter.grad.div_(count)  # the kinds share one denominator: the step's supervised tokens
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad(set_to_none=True)
+        report(step, total / count)
+    return model.eval(), tokenizer
+
+
+def save_checkpoint(model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, path: Path) -> None:
+    """An ordinary Hugging Face checkpoint: weights, config, generation config, tokenizer, chat template."""
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    model.save_pretrained(path)
+    tokenizer.save_pretrained(path)

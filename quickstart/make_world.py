@@ -1,0 +1,129 @@
+"""Makes the quickstart's world: three problem files and a trained base model.
+
+    python -m quickstart.make_world --output-dir DIR [--seed N]
+
+Writes DIR/data/{train,validation,heldout}.jsonl, DIR/base/ (an ordinary Hugging Face checkpoint) and, last,
+DIR/world.json with the settings. Asked again with the same settings it does nothing; with others it refuses.
+Everything is made under DIR/.unfinished and moved when complete, so an interrupted run leaves no half of a world.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+if __package__ in (None, ""):  # run as a file: `python quickstart/make_world.py`
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from tqdm import tqdm
+
+from quickstart.base_model import Training, save_checkpoint, train_base
+from quickstart.phrases import PHRASES
+from quickstart.world import Sizes, World, make_splits, write_jsonl
+
+# Raise it when the same settings begin to mean another world.
+FORMAT = 1
+SETTINGS = "world.json"
+UNFINISHED = ".unfinished"
+PARTS = ("data", "base", SETTINGS)  # in the order in which they are moved: the settings say that all is there
+
+
+class WorldError(Exception):
+    """A message for the person at the keyboard."""
+
+
+def settings_of(world: World, sizes: Sizes, training: Training) -> dict:
+    """Everything that decides what the files hold, as it stands in world.json."""
+    return {
+        "format": FORMAT,
+        "seed": world.seed,
+        "hard_share": world.hard_share,
+        "slip_probability": world.slip_probability,
+        "problems": asdict(sizes),
+        "base_training": asdict(training),
+        "control_phrases": {str(r): phrase for r, phrase in PHRASES.items()},
+    }
+
+
+def differing(found: dict, wanted: dict) -> str:
+    """The settings in which two worlds differ, for a message."""
+    keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
+    return ", ".join(f"{key} {json.dumps(found.get(key))} instead of {json.dumps(wanted.get(key))}" for key in keys)
+
+
+def make_world(
+    output_dir: Path, world: World, sizes: Sizes = Sizes(), training: Training = Training()  # noqa: B008 (frozen)
+) -> bool:
+    """Makes the world in `output_dir`; False when the same one is already there.
+
+    Raises:
+        WorldError: another world, or files that are not ours, are in the way.
+    """
+    wanted = settings_of(world, sizes, training)
+    unfinished = output_dir / UNFINISHED
+    if _is(unfinished / SETTINGS, wanted):  # stopped between two moves
+        _move(unfinished, output_dir)
+    if (output_dir / SETTINGS).exists():
+        found = json.loads((output_dir / SETTINGS).read_text())
+        if found == wanted:
+            return False
+        raise WorldError(f"{output_dir} holds another world ({differing(found, wanted)}): choose another folder.")
+    for part in PARTS:
+        if (output_dir / part).exists():
+            raise WorldError(f"{output_dir / part} exists but is no finished world of ours: choose another folder.")
+
+    shutil.rmtree(unfinished, ignore_errors=True)
+    (unfinished / "data").mkdir(parents=True)
+    for split, problems in make_splits(world, sizes).items():
+        write_jsonl(unfinished / "data" / f"{split}.jsonl", split, problems)
+    with tqdm(total=training.steps, desc="training the base", unit="step") as bar:
+
+        def report(step: int, loss: float) -> None:
+            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+
+        model, tokenizer = train_base(world, training, report)
+    save_checkpoint(model, tokenizer, unfinished / "base")
+    pending = unfinished / (SETTINGS + ".new")
+    pending.write_text(json.dumps(wanted, indent=2) + "\n")
+    pending.rename(unfinished / SETTINGS)
+    _move(unfinished, output_dir)
+    return True
+
+
+def _is(path: Path, wanted: dict) -> bool:
+    return path.exists() and json.loads(path.read_text()) == wanted
+
+
+def _move(unfinished: Path, output_dir: Path) -> None:
+    for part in PARTS:
+        if (unfinished / part).exists():
+            (unfinished / part).rename(output_dir / part)
+    unfinished.rmdir()
+
+
+def main() -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Makes the quickstart's problems and its small base model.")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for data/, base/ and world.json")
+    parser.add_argument("--seed", type=int, default=0, help="which world: its hard facts, problems and weights")
+    args = parser.parse_args()
+    try:
+        made = make_world(args.output_dir, World(args.seed))
+    except WorldError as error:
+        print(f"make_world: {error}", file=sys.stderr)
+        return 1
+    if not made:
+        print(f"{args.output_dir} already holds this world (seed {args.seed}); nothing to do.")
+        return 0
+    sizes = Sizes()
+    print(f"A world of seed {args.seed}:")
+    print(f"  {args.output_dir / 'data'}: {sizes.train} train, {sizes.validation} validation, {sizes.heldout} heldout")
+    print(f"  {args.output_dir / 'base'}: a base model that errs on about half of them")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

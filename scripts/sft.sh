@@ -1,0 +1,5 @@
+#!/usr/bin/env bash
+# Phase 1, training: stage 1 (generation), then stage 2 (revision). Knobs: --help.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+choose_python "$REPOSITORY/.venv"
+exec "$PYTHON" "$REPOSITORY/self-revision-training/sft.py" "$@"

@@ -1,0 +1,57 @@
+"""Checkpoints of the local engine: everything a killed run needs to go on as if it had not been killed.
+
+    checkpoints/step_000050/student/   weights in fp32
+                            optimizer.pt   optimizer and learning-rate schedule
+                            teacher/   only when the teacher is no longer the one the run started with
+                            state.json
+
+A folder gets its name when its last file is written.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from srt.files import read_json, write_json
+
+
+def save_checkpoint(
+    output_dir: Path, step: int, student: Any, teacher: Any | None, optimizer: Any, scheduler: Any, keep: int
+) -> None:
+    """`step`: the number of finished steps. `teacher`: None while it is the one the run started with."""
+    folder = output_dir / "checkpoints" / f"step_{step:06d}"
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    student.save_pretrained(temporary / "student")
+    if teacher is not None:
+        teacher.save_pretrained(temporary / "teacher")
+    torch.save(
+        {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, temporary / "optimizer.pt"
+    )
+    write_json(temporary / "state.json", {"step": step, "teacher_was_synced": teacher is not None})
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(temporary, folder)
+    for old in _checkpoints(output_dir)[:-keep]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    return max(_checkpoints(output_dir), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    return read_json(checkpoint / "state.json")
+
+
+def load_optimizer(checkpoint: Path, optimizer: Any, scheduler: Any, device: torch.device) -> None:
+    state = torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return sorted((output_dir / "checkpoints").glob("step_*"))

@@ -1,0 +1,71 @@
+"""Phase 2: knobs -> problems, layout and engine -> run."""
+
+from pathlib import Path
+
+import torch
+
+from opsd.settings import DistillKnobs, check
+from srt.contract import layout_of_checkpoint
+from srt.errors import UserError
+from srt.knobs import load_knobs
+from srt.models import load_tokenizer
+from srt.paths import DEFAULT_DATASETS, distillation_dir, newest_stage2
+from srt.pipeline import CODE_MODE_MISSING
+from srt.problems import load_problems
+from srt.provenance import tokenizer_fingerprint
+
+
+def distill(argv: list[str]) -> None:
+    """Distill the SRT model into itself; the result is <output_dir>/student."""
+    knobs = load_knobs(DistillKnobs, "distill", argv)
+    check(knobs)
+    if knobs.mode == "code":
+        raise UserError(CODE_MODE_MISSING)
+    _choose_engine(knobs.engine)
+    _choose_models(knobs)
+    layout = layout_of_checkpoint(
+        knobs.student_model, knobs.mode, knobs.control_phrases, knobs.system_prompt, knobs.prompt_suffix,
+        knobs.chat_template_kwargs,
+    )  # fmt: skip
+    _check_teacher(knobs, layout.tokenizer)
+    default, default_subset = DEFAULT_DATASETS[knobs.mode]
+    subset = knobs.train_subset if knobs.train_dataset or knobs.train_subset else default_subset
+    train = load_problems(knobs.train_dataset or default, knobs.mode, subset, knobs.train_split)
+    validation = load_problems(knobs.val_dataset, knobs.mode, None, knobs.val_split) if knobs.val_period else None
+    output_dir = distillation_dir(knobs.output_dir, knobs.student_model)
+    print(f"{len(train.problems)} problems, {len(train.bad)} unreadable records; output: {output_dir}")
+
+    from opsd.local_engine import LocalEngine
+
+    LocalEngine(knobs, layout, train, validation, Path(output_dir)).run()
+
+
+def _choose_engine(engine: str) -> None:
+    if engine == "nemo-rl":
+        raise UserError("ENGINE=nemo-rl is not built yet; use ENGINE=local")
+    gpus = torch.cuda.device_count()
+    print(f"engine: local ({'chosen by ENGINE' if engine == 'local' else 'ENGINE=auto; it is the only one yet'})")
+    if gpus > 1:
+        print(f"note: the local engine uses one of the {gpus} visible GPUs")
+
+
+def _choose_models(knobs: DistillKnobs) -> None:
+    """Fill in STUDENT_MODEL and TEACHER_MODEL. Raises UserError when there is no SRT checkpoint."""
+    if knobs.student_model is None:
+        newest = newest_stage2()
+        if newest is None:
+            raise UserError("STUDENT_MODEL is not set and no stage-2 checkpoint was found; run sft.sh first")
+        print(f"student: {newest} (the newest stage-2 checkpoint)")
+        knobs.student_model = str(newest)
+    if knobs.teacher_model is None:
+        knobs.teacher_model = knobs.student_model
+
+
+def _check_teacher(knobs: DistillKnobs, student_tokenizer) -> None:
+    if knobs.teacher_model != knobs.student_model:
+        teacher_tokenizer = load_tokenizer(knobs.teacher_model)
+        if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(student_tokenizer):
+            raise UserError(
+                f"TEACHER_MODEL={knobs.teacher_model}: its tokenizer differs from the student's, so their "
+                "distributions cannot be compared token by token"
+            )

@@ -1,0 +1,58 @@
+"""Student and teacher: their hidden states at the positions that predict y, and their heads."""
+
+import contextlib
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from srt.errors import UserError
+from srt.layout import Row, predicting_positions
+
+# Settings that change logits after the head; the exact KL reads hidden states, so it would not see them.
+LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+
+
+def check_head(model: Any, name: str) -> None:
+    """Raises UserError for a model whose logits are more than hidden @ head.T + bias."""
+    config = model.config.get_text_config()
+    for setting in LOGIT_CHANGES:
+        if getattr(config, setting, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"{name}: its config sets {setting}={getattr(config, setting)}; models that change their logits "
+                "after the head are not supported"
+            )
+
+
+def autocast(device: torch.device) -> contextlib.AbstractContextManager:
+    """bf16 products on a GPU over fp32 weights; nothing on a CPU."""
+    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def predicting_hidden(model: Any, rows: list[Row], pad_id: int) -> Float[Tensor, "T H"]:  # noqa: F722
+    """The last hidden states whose logits predict the rows' supervised tokens, row after row.
+
+    T is the number of supervised tokens of all rows. Logits are formed nowhere.
+    """
+    width = max(len(row.ids) for row in rows)
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros_like(ids)
+    for index, row in enumerate(rows):
+        ids[index, : len(row.ids)] = torch.tensor(row.ids)
+        mask[index, : len(row.ids)] = 1
+    device = model.device
+    with autocast(device):
+        output = model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
+    hidden = output.last_hidden_state  # (B, L, H)
+    batch_index = torch.tensor([i for i, row in enumerate(rows) for _ in predicting_positions(row)], device=device)
+    positions = torch.tensor([p for row in rows for p in predicting_positions(row)], device=device)
+    return hidden[batch_index, positions]
+
+
+def head(model: Any) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of the model's head, in the dtype of its matrix products; differentiable."""
+    layer = model.get_output_embeddings()
+    weight, bias = layer.weight, getattr(layer, "bias", None)
+    dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
+    return weight.to(dtype), None if bias is None else bias.to(dtype)

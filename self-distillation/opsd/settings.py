@@ -1,0 +1,92 @@
+"""The knobs of Phase 2 and what follows from them, the same for every engine."""
+
+from dataclasses import dataclass
+
+from opsd.kl import KLOptions
+from srt.errors import UserError
+from srt.knobs import knob
+
+
+@dataclass
+class DistillKnobs:
+    """The knobs of configs/distill.yaml, where their meanings and defaults stand."""
+
+    engine: str = knob(choices=("auto", "local", "nemo-rl"))
+    mode: str = knob(choices=("math", "code"))
+    student_model: str | None = knob()
+    teacher_model: str | None = knob()
+    train_dataset: str | None = knob()
+    train_subset: str | None = knob()
+    train_split: str = knob()
+    val_dataset: str = knob()
+    val_split: str = knob()
+    val_period: int = knob(least=0)
+    val_num_samples: int = knob(least=1)
+    control_phrases: str | None = knob()
+    system_prompt: str | None = knob()
+    prompt_suffix: str | None = knob()
+    chat_template_kwargs: str | None = knob()
+    kl_type: str = knob(choices=("reverse", "forward", "mixed", "jsd"))
+    mixed_kl_weight: float = knob(least=0, most=1)
+    jsd_beta: float = knob(least=0.001, most=0.999)
+    kl_temperature: float = knob(least=0.001)
+    topk: int = knob(least=0)
+    include_truncated: bool = knob()
+    max_teacher_tokens: int = knob(least=8)
+    teacher_sync_steps: int = knob(least=0)
+    num_prompts_per_step: int = knob(least=1)
+    max_total_sequence_length: int = knob(least=2)
+    temperature: float = knob(least=0)
+    top_p: float = knob(least=1e-6, most=1)
+    sampler_batch: int = knob(least=1)
+    grading_workers: int = knob(least=1)
+    grading_time_limit: float = knob(least=0.1)
+    train_global_batch_size: int = knob(least=1)
+    tokens_per_micro_batch: int = knob(least=1)
+    max_num_steps: int = knob(least=1)
+    max_num_epochs: int = knob(least=1)
+    lr: float = knob(least=0)
+    lr_schedule: str = knob(choices=("linear", "cosine", "constant_with_warmup"))
+    warmup_steps: int = knob(least=0)
+    weight_decay: float = knob(least=0)
+    adam_beta1: float = knob(least=0, most=0.99999)
+    adam_beta2: float = knob(least=0, most=0.99999)
+    max_grad_norm: float = knob(least=0)
+    gradient_checkpointing: bool = knob()
+    seed: int = knob()
+    save_period: int = knob(least=1)
+    keep_checkpoints: int = knob(least=1)
+    log_samples_period: int = knob(least=1)
+    report_to: str = knob(choices=("tensorboard", "none"))
+    output_dir: str | None = knob()
+
+
+# Where an output goes, and how often things are logged, does not change what a run is.
+NOT_IDENTITY = (
+    "output_dir", "report_to", "log_samples_period", "save_period", "keep_checkpoints", "grading_workers",
+    "grading_time_limit", "sampler_batch", "tokens_per_micro_batch", "gradient_checkpointing",
+)  # fmt: skip
+
+
+def check(knobs: DistillKnobs) -> None:
+    """Raises UserError for combinations that make no sense."""
+    if knobs.num_prompts_per_step % knobs.train_global_batch_size:
+        raise UserError(
+            f"TRAIN_GLOBAL_BATCH_SIZE={knobs.train_global_batch_size} does not divide "
+            f"NUM_PROMPTS_PER_STEP={knobs.num_prompts_per_step}: the responses of a step are split into whole updates"
+        )
+    if knobs.kl_type != "reverse" or knobs.topk or knobs.kl_temperature != 1:
+        print(
+            f"note: KL_TYPE={knobs.kl_type} TOPK={knobs.topk} KL_TEMPERATURE={knobs.kl_temperature} is not the "
+            "paper's loss (reverse, exact, temperature 1)"
+        )
+
+
+def kl_options(knobs: DistillKnobs) -> KLOptions:
+    return KLOptions(
+        kind=knobs.kl_type,
+        mixed_weight=knobs.mixed_kl_weight,
+        jsd_beta=knobs.jsd_beta,
+        temperature=knobs.kl_temperature,
+        topk=knobs.topk,
+    )

@@ -1,0 +1,114 @@
+"""Files that survive a crash: written under a temporary name and renamed, or appended line by line."""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from srt.errors import UserError
+
+
+def _dumps(value: Any, **kwargs: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **kwargs)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was written there gets the final name on success.
+
+    Raises UserError when the place cannot be written or the disk is full; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder could not even be made: that error is already on its way
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path}: cannot be written ({error.strerror or error}); free space or change OUTPUT_DIR"
+    )
+
+
+def write_json(path: Path, value: Any) -> None:
+    with writing(path) as temporary:
+        # Surrogates (invalid Unicode in what a model wrote) are kept as escapes instead of failing the run.
+        temporary.write_text(_dumps(value, indent=1), encoding="utf-8", errors="backslashreplace")
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError for a missing or broken file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+
+
+class JsonlLog:
+    """An append-only log, one JSON object a line, flushed per line; a torn last line is cut off on opening.
+
+    Raises UserError when it cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.entries = self._repair()
+            self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def _repair(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            print(
+                f"{self.path}: the last line was cut off by a crash ({len(data) - len(whole)} bytes); dropped"
+            )
+            with open(self.path, "r+b") as file:
+                file.truncate(len(whole))
+        return list(parse_jsonl(whole.decode("utf-8"), self.path))
+
+    def append(self, entry: dict) -> None:
+        try:
+            self._file.write(_dumps(entry, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
+    """The objects of a JSONL text. Raises UserError with file and line for a broken one."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    return list(parse_jsonl(path.read_text(encoding="utf-8"), path))

@@ -1,0 +1,178 @@
+"""Phase 1, data collection (arXiv:2604.12002, section 2.1): knobs -> D_revision."""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from srt.collection import CollectionSettings, Collector
+from srt.console import print_summary
+from srt.errors import UserError
+from srt.files import JsonlLog, write_json
+from srt.knobs import knob, load_knobs
+from srt.layout import Layout, PromptSettings
+from srt.models import context_limit, eot_ids, load_tokenizer
+from srt.paths import DEFAULT_DATASETS, collection_dir, data_prefix
+from srt.phrases import load_phrases
+from srt.problems import ProblemSet, load_problems
+from srt.provenance import close_run, model_fingerprint, open_run, tokenizer_fingerprint
+from srt.records import Problem
+from srt.sampling import Sampler, SamplingSettings, choose_backend, open_sampler
+from srt.verifiers.pool import Grader
+
+CODE_MODE_MISSING = "MODE=code: the judge of programs is not built yet; use MODE=math"
+
+
+@dataclass
+class SrtDataKnobs:
+    """The knobs of configs/srt_data.yaml, where their meanings and defaults stand."""
+
+    mode: str = knob(choices=("math", "code"))
+    model_path: str = knob()
+    dataset: str | None = knob()
+    dataset_subset: str | None = knob()
+    dataset_split: str = knob()
+    start_index: int = knob(least=0)
+    end_index: int | None = knob(least=1)
+    max_samples: int | None = knob(least=1)
+    target_revision_samples: int = knob(least=1)
+    num_responses: int = knob(least=1)
+    num_revisions: int = knob(least=1)
+    revise_correct: bool = knob()
+    revise_truncated: bool = knob()
+    control_phrases: str = knob()
+    system_prompt: str | None = knob()
+    prompt_suffix: str | None = knob()
+    chat_template_kwargs: str | None = knob()
+    sampler: str = knob(choices=("auto", "vllm", "transformers"))
+    batch_size: int = knob(least=1)
+    sampler_batch: int = knob(least=1)
+    temperature: float = knob(least=0)
+    top_p: float = knob(least=1e-6, most=1)
+    max_tokens: int = knob(least=1)
+    dtype: str = knob(choices=("auto", "bfloat16", "float16", "float32"))
+    gpu_memory_utilization: float = knob(least=0.01, most=1)
+    tensor_parallel_size: int = knob(least=1)
+    seed: int = knob()
+    grading_workers: int = knob(least=1)
+    grading_time_limit: float = knob(least=0.1)
+    stage1_size: int = knob(least=1)
+    stage2_size: int = knob(least=1)
+    data_prefix: str | None = knob()
+    output_dir: str | None = knob()
+    train_data_dir: str | None = knob()
+
+
+def selected_problems(knobs: SrtDataKnobs) -> ProblemSet:
+    """The problems that START_INDEX, END_INDEX and MAX_SAMPLES leave. Raises UserError when none is left."""
+    default, default_subset = DEFAULT_DATASETS[knobs.mode]
+    dataset = knobs.dataset or default
+    subset = knobs.dataset_subset if knobs.dataset or knobs.dataset_subset else default_subset
+    loaded = load_problems(dataset, knobs.mode, subset, knobs.dataset_split)
+    problems = loaded.problems[knobs.start_index : knobs.end_index][: knobs.max_samples]
+    if not problems:
+        raise UserError(
+            f"{dataset}: no problem is left between START_INDEX={knobs.start_index} and "
+            f"END_INDEX={knobs.end_index}; it has {len(loaded.problems)}"
+        )
+    return ProblemSet(problems, loaded.bad, loaded.fingerprint)
+
+
+def sampler_from_knobs(knobs: Any, layout: Layout, problems: list[Problem]) -> tuple[Sampler, int]:
+    """The sampler that the knobs ask for, and the longest prompt and response together, in tokens.
+
+    `knobs` has the fields of the section "Sampling" in configs/srt_data.yaml.
+    """
+    # A revision's prompt holds a whole response; the few prompts that are longer than these are cut short
+    # by the limit or set aside, and counted.
+    longest_prompt = max(len(layout.chat(problem.x)) for problem in problems[:1000])
+    wanted = longest_prompt + 2 * knobs.max_tokens + max(len(layout.cue(r)) for r in (0, 1))
+    max_model_len = min(context_limit(knobs.model_path), wanted)
+    backend = choose_backend(knobs.sampler)
+    options = {"max_batch": knobs.sampler_batch, "dtype": knobs.dtype}
+    if backend == "vllm":
+        options |= {
+            "memory_utilization": knobs.gpu_memory_utilization,
+            "tensor_parallel_size": knobs.tensor_parallel_size,
+        }
+    settings = SamplingSettings(knobs.temperature, knobs.top_p, tuple(layout.eot_ids))
+    sampler = open_sampler(backend, knobs.model_path, settings, max_model_len=max_model_len, **options)
+    return sampler, max_model_len
+
+
+def collect(argv: list[str]) -> None:
+    """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or what the problems give."""
+    knobs = load_knobs(SrtDataKnobs, "srt_data", argv)
+    if knobs.mode == "code":
+        raise UserError(CODE_MODE_MISSING)
+    started = time.monotonic()
+    phrases = load_phrases(knobs.control_phrases)
+    prompt = PromptSettings.from_knobs(
+        knobs.mode, knobs.system_prompt, knobs.prompt_suffix, knobs.chat_template_kwargs
+    )
+    loaded = selected_problems(knobs)
+    tokenizer = load_tokenizer(knobs.model_path)
+    layout = Layout(tokenizer, phrases, prompt, eot_ids(knobs.model_path, tokenizer))
+    output_dir = collection_dir(
+        knobs.output_dir, data_prefix(knobs.data_prefix, knobs.mode, knobs.model_path)
+    )
+
+    # The target is left out: raising it continues the same run.
+    identity = {
+        "mode": knobs.mode,
+        "model": knobs.model_path,
+        "model_fingerprint": model_fingerprint(knobs.model_path),
+        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "dataset_fingerprint": loaded.fingerprint,
+        "problems": [knobs.start_index, knobs.end_index, knobs.max_samples],
+        "control_phrases": phrases.as_dict(),
+        "prompt": prompt.as_dict(),
+        "num_responses": knobs.num_responses,
+        "num_revisions": knobs.num_revisions,
+        "revise_correct": knobs.revise_correct,
+        "revise_truncated": knobs.revise_truncated,
+        "temperature": knobs.temperature,
+        "top_p": knobs.top_p,
+        "max_tokens": knobs.max_tokens,
+        "seed": knobs.seed,
+    }
+    if not open_run(output_dir, identity, asdict(knobs)) and loaded.bad:
+        _set_aside_bad_records(output_dir, loaded.bad)
+    print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
+
+    sampler, max_model_len = sampler_from_knobs(knobs, layout, loaded.problems)
+    with Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
+        settings = CollectionSettings(
+            num_responses=knobs.num_responses,
+            num_revisions=knobs.num_revisions,
+            revise=frozenset({0, 1} if knobs.revise_correct else {0}),
+            revise_truncated=knobs.revise_truncated,
+            max_tokens=knobs.max_tokens,
+            max_model_len=max_model_len,
+            window=knobs.batch_size,
+            seed=knobs.seed,
+            target=knobs.target_revision_samples,
+        )
+        collector = Collector(loaded.problems, layout, sampler, grader, settings, output_dir)
+        collector.run()
+    collector.close()
+    sampler.close()
+    tuples = collector.tuples()
+    path = output_dir / "d_revision.json"
+    write_json(path, tuples)
+    summary = collector.counts.summary() | {"seconds": round(time.monotonic() - started, 1)}
+    close_run(output_dir, summary | {"tuples": len(tuples)})
+    print_summary("Collection", summary | {"tuples written": len(tuples), "file": path})
+    if len(tuples) < knobs.target_revision_samples:
+        print(
+            f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={knobs.target_revision_samples}: "
+            "all problems are used up; more problems, NUM_RESPONSES or NUM_REVISIONS give more"
+        )
+
+
+def _set_aside_bad_records(output_dir: Path, bad: list[dict]) -> None:
+    log = JsonlLog(output_dir / "bad_records.jsonl")
+    for record in bad:
+        log.append(record)
+    log.close()
+    print(f"{len(bad)} unreadable records are set aside in {log.path}, each with its reason")

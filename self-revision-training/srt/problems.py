@@ -1,0 +1,151 @@
+"""Problems from a Hugging Face dataset id or a local .json / .jsonl / .parquet file."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt.errors import UserError
+from srt.provenance import fingerprint
+from srt.records import Problem
+from srt.verifiers.answers import extract_gold
+
+QUESTION_FIELDS = ("problem", "question", "prompt")
+ANSWER_FIELDS = ("answer", "solution")
+LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """`bad`: the records that could not be read, each with its place and the reason."""
+
+    problems: list[Problem]
+    bad: list[dict]
+    fingerprint: str
+
+
+def load_problems(
+    dataset: str, mode: str = "math", subset: str | None = None, split: str = "train"
+) -> ProblemSet:
+    """All problems of `dataset`, in its order. Bad records are set aside, not dropped silently.
+
+    Raises UserError when the data set is missing, empty, broken, or mostly bad.
+    """
+    problems: list[Problem] = []
+    bad: list[dict] = []
+    places: dict[str, str] = {}
+    for place, record in _records(dataset, subset, split):
+        if isinstance(record, str):  # the reason why the line could not be read
+            bad.append({"place": place, "reason": record})
+            continue
+        try:
+            problem = _problem(record, mode)
+        except ValueError as error:
+            bad.append({"place": place, "reason": str(error), "record": record})
+            continue
+        if problem.id in places:
+            bad.append(
+                {"place": place, "reason": f"the id {problem.id!r} was seen before ({places[problem.id]})"}
+            )
+            continue
+        places[problem.id] = place
+        problems.append(problem)
+    if not problems and not bad:
+        raise UserError(f"{dataset}: it holds no records")
+    if len(bad) > len(problems):
+        first = bad[0]
+        raise UserError(
+            f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
+            f"{first['place']}: {first['reason']}"
+        )
+    digest = fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems))
+    return ProblemSet(problems, bad, digest)
+
+
+def _records(dataset: str, subset: str | None, split: str) -> Iterator[tuple[str, dict | str]]:
+    """(place, record) pairs; the record is a reason (str) where a line is no JSON object."""
+    path = Path(dataset)
+    if path.suffix not in LOCAL_SUFFIXES:
+        yield from _hub_records(dataset, subset, split)
+        return
+    if not path.is_file():
+        raise UserError(f"{dataset}: there is no such data file")
+    if path.suffix == ".parquet":
+        import pyarrow.parquet
+
+        for index, record in enumerate(pyarrow.parquet.read_table(path).to_pylist()):
+            yield f"{dataset}, row {index + 1}", record
+        return
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if path.suffix == ".jsonl":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    record = json.loads(line)
+                except json.JSONDecodeError as error:
+                    record = f"not JSON ({error.msg})"
+                yield f"{dataset}, line {number}", _as_object(record)
+        return
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{dataset}, line {error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(content, list):
+        raise UserError(f"{dataset}: a list of records is expected, found {type(content).__name__}")
+    for index, record in enumerate(content):
+        yield f"{dataset}, record {index + 1}", _as_object(record)
+
+
+def _as_object(record: object) -> dict | str:
+    if isinstance(record, (dict, str)):
+        return record
+    return f"a JSON object is expected, found {type(record).__name__}"
+
+
+def _hub_records(dataset: str, subset: str | None, split: str) -> Iterator[tuple[str, dict]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(dataset, subset, split=split)
+    except Exception as error:  # the hub's client raises many kinds; all mean the same to the user
+        raise UserError(
+            f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a data set that "
+            f"could be loaded from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    for index, record in enumerate(loaded):
+        yield f"{dataset}, {split} row {index + 1}", record
+
+
+def _problem(record: dict, mode: str) -> Problem:
+    """Raises ValueError with the reason when the record cannot be used."""
+    x = _first_text(record, QUESTION_FIELDS)
+    if x is None:
+        raise ValueError(
+            f"no problem text: one of {', '.join(QUESTION_FIELDS)} is expected, found {', '.join(record)}"
+        )
+    answer = ""
+    if mode == "math":
+        found = _first_text(record, ANSWER_FIELDS)
+        if found is None:
+            raise ValueError(f"no answer: one of {', '.join(ANSWER_FIELDS)} is expected and not empty")
+        answer = extract_gold(found)
+        if not answer:
+            raise ValueError("the answer is empty")
+    own_id = record.get("id", record.get("uuid"))
+    return Problem(
+        id=str(own_id) if own_id not in (None, "") else fingerprint(x),
+        x=x,
+        answer=answer,
+        mode=mode,
+        source=str(record.get("source") or ""),
+    )
+
+
+def _first_text(record: dict, names: tuple[str, ...]) -> str | None:
+    for name in names:
+        value = record.get(name)
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = str(value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return None

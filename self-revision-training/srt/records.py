@@ -1,0 +1,94 @@
+"""The records that flow through Phase 1: problem -> response -> revision -> tuple.
+
+`*_ids` are the sampler's token ids, with the end-of-turn token when `*_finish_reason` is "stop". Later steps
+train on them, so nothing is ever tokenised again. A sample cut off by the token limit ("length") counts as
+wrong without being graded.
+"""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. Math: `answer` is the gold answer. Code: `tests` and `limits`."""
+
+    id: str
+    x: str
+    answer: str
+    mode: str = "math"
+    source: str = ""
+    tests: list[dict] = field(default_factory=list)
+    limits: dict = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Response:
+    """A graded y_init: one line of attempts.jsonl."""
+
+    problem_idx: int
+    response_idx: int
+    id: str
+    source: str
+    x: str
+    ground_truth: str
+    y_init: str
+    y_init_ids: list[int]
+    y_init_correct: bool
+    y_init_extracted: str
+    y_init_reason: str
+    y_init_finish_reason: str
+    y_init_seed: int
+
+    @property
+    def r(self) -> int:
+        """The binary reward."""
+        return int(self.y_init_correct)
+
+    @property
+    def key(self) -> tuple[int, int, None]:
+        return (self.problem_idx, self.response_idx, None)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A graded y_revised of the response with the same problem_idx and response_idx: a line of its own."""
+
+    problem_idx: int
+    response_idx: int
+    revision_idx: int
+    p_r: str
+    y_revised: str
+    y_revised_ids: list[int]
+    y_revised_correct: bool
+    y_revised_extracted: str
+    y_revised_reason: str
+    y_revised_finish_reason: str
+    y_revised_seed: int
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return (self.problem_idx, self.response_idx, self.revision_idx)
+
+
+def as_line(record: Response | Revision) -> dict[str, Any]:
+    """The record as a line of attempts.jsonl."""
+    return {"kind": type(record).__name__.lower(), **asdict(record)}
+
+
+def from_line(line: dict[str, Any]) -> Response | Revision:
+    kind = {"response": Response, "revision": Revision}[line["kind"]]
+    return kind(**{name: value for name, value in line.items() if name != "kind"})
+
+
+TUPLE_FIELDS = (
+    "id", "x", "ground_truth", "y_init", "y_init_correct", "p_r", "y_revised", "y_revised_correct",
+    "y_init_extracted", "y_revised_extracted", "response_idx", "revision_idx", "source",
+    "y_init_ids", "y_revised_ids",
+)  # fmt: skip
+
+
+def as_tuple(response: Response, revision: Revision) -> dict[str, Any]:
+    """(x, y_init, P_r, y_revised) as a record of d_revision.json."""
+    both = asdict(response) | asdict(revision)
+    return {name: both[name] for name in TUPLE_FIELDS}

@@ -1,0 +1,59 @@
+"""What a sampler is: requests go in at any time, samples come out as they finish."""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """temperature 0 is greedy. `eot_ids`: the tokens that end a response."""
+
+    temperature: float
+    top_p: float
+    eot_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class SampleRequest:
+    """`seed` fixes the sample's randomness, whatever else is sampled beside it."""
+
+    prompt_ids: list[int]
+    seed: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Sample:
+    """`token_ids` hold the end-of-turn token exactly when `finish_reason` is "stop".
+
+    `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), nats.
+    """
+
+    token_ids: list[int]
+    finish_reason: Literal["stop", "length"]
+    logprobs: list[float]
+
+
+class Sampler(Protocol):
+    def submit(self, key: Hashable, request: SampleRequest) -> None:
+        """Queue a request; `key` comes back with its sample."""
+
+    def poll(self) -> Iterable[tuple[Hashable, Sample]]:
+        """Work for a while and hand out what finished; empty when nothing is queued."""
+
+    @property
+    def pending(self) -> int:
+        """Requests submitted and not yet handed out."""
+
+    def close(self) -> None: ...
+
+
+def sample_all(sampler: Sampler, requests: list[SampleRequest]) -> list[Sample]:
+    """All samples, in the order of the requests."""
+    for index, request in enumerate(requests):
+        sampler.submit(index, request)
+    samples: dict[Hashable, Sample] = {}
+    while len(samples) < len(requests):
+        samples.update(sampler.poll())
+    return [samples[index] for index in range(len(requests))]

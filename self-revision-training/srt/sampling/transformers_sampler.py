@@ -1,0 +1,130 @@
+"""Sampling with transformers' `generate`: no extra package, any device; also over a model in training."""
+
+from collections import deque
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import LogitsProcessor, LogitsProcessorList
+
+from srt.models import load_model, load_tokenizer
+from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+
+
+class _SeededSampling(LogitsProcessor):
+    """Draws each row's next token from that row's own random numbers, and remembers its log-prob.
+
+    `generate` itself draws one stream for the whole batch, so a sample would depend on its neighbours. Here
+    the token is picked by inverting the cumulative distribution at a number that only the row's seed and
+    the position decide; all other logits become -inf, and `generate` then takes the argmax.
+    """
+
+    def __init__(self, requests: list[SampleRequest], settings: SamplingSettings, device: torch.device):
+        longest = max(request.max_tokens for request in requests)
+        draws = np.stack(
+            [np.random.Generator(np.random.Philox(r.seed)).random(longest, np.float32) for r in requests]
+        )
+        self.uniforms = torch.from_numpy(draws).to(device)  # (B, T)
+        self.settings = settings
+        self.logprobs: list[Tensor] = []  # T tensors of (B,)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logprobs = torch.log_softmax(scores.float(), dim=-1)  # (B, V)
+        if self.settings.temperature == 0:
+            chosen = logprobs.argmax(-1, keepdim=True)
+        else:
+            probs = torch.softmax(scores.float() / self.settings.temperature, dim=-1)
+            probs, order = probs.sort(dim=-1, descending=True, stable=True)
+            before = probs.cumsum(-1) - probs
+            # As everywhere in the field: the smallest set that reaches top_p, never empty.
+            probs = probs.masked_fill(before >= self.settings.top_p, 0.0)
+            cumulative = probs.cumsum(-1)
+            position = len(self.logprobs)
+            target = self.uniforms[:, position : position + 1] * cumulative[:, -1:]
+            index = torch.searchsorted(cumulative, target, right=True)
+            index = index.clamp(max=(probs > 0).sum(-1, keepdim=True) - 1)
+            chosen = order.gather(-1, index)
+        self.logprobs.append(logprobs.gather(-1, chosen)[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+
+class TransformersSampler:
+    """Batches of at most `max_batch` requests in the order of submission, one `generate` call each."""
+
+    def __init__(self, model: Any, pad_id: int, settings: SamplingSettings, max_batch: int):
+        self.model = model
+        self.pad_id = pad_id
+        self.settings = settings
+        self.max_batch = max_batch
+        self._queue: deque[tuple[Hashable, SampleRequest]] = deque()
+
+    @classmethod
+    def from_checkpoint(
+        cls, model_path: str, settings: SamplingSettings, *, max_batch: int, dtype: str = "auto"
+    ) -> "TransformersSampler":
+        tokenizer = load_tokenizer(model_path)
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else settings.eot_ids[0]
+        return cls(load_model(model_path, dtype).eval(), pad_id, settings, max_batch)
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def submit(self, key: Hashable, request: SampleRequest) -> None:
+        self._queue.append((key, request))
+
+    def poll(self) -> list[tuple[Hashable, Sample]]:
+        batch = [self._queue.popleft() for _ in range(min(self.max_batch, len(self._queue)))]
+        if not batch:
+            return []
+        samples = self._generate([request for _, request in batch])
+        return [(key, sample) for (key, _), sample in zip(batch, samples, strict=True)]
+
+    @torch.no_grad()
+    def _generate(self, requests: list[SampleRequest]) -> list[Sample]:
+        device = self.model.device
+        width = max(len(request.prompt_ids) for request in requests)
+        prompts = torch.full((len(requests), width), self.pad_id)
+        mask = torch.zeros_like(prompts)
+        for row, request in enumerate(requests):
+            prompts[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[row, width - len(request.prompt_ids) :] = 1
+        sampling = _SeededSampling(requests, self.settings, device)
+        was_training = self.model.training
+        self.model.eval()
+        try:
+            output = self.model.generate(
+                input_ids=prompts.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=max(request.max_tokens for request in requests),
+                do_sample=False,
+                # The checkpoint's own sampling defaults (top_k, a repetition penalty, ...) must not interfere.
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                repetition_penalty=None,
+                num_beams=1,
+                logits_processor=LogitsProcessorList([sampling]),
+                eos_token_id=list(self.settings.eot_ids),
+                pad_token_id=self.pad_id,
+            )
+        finally:
+            self.model.train(was_training)
+        tokens = output[:, width:].tolist()
+        logprobs = torch.stack(sampling.logprobs, dim=1).tolist()
+        return [
+            self._sample(request, ids, values)
+            for request, ids, values in zip(requests, tokens, logprobs, strict=True)
+        ]
+
+    def _sample(self, request: SampleRequest, ids: list[int], logprobs: list[float]) -> Sample:
+        """One row of the batch, up to its end of turn or its own limit."""
+        for position, token in enumerate(ids[: request.max_tokens]):
+            if token in self.settings.eot_ids:
+                return Sample(ids[: position + 1], "stop", logprobs[: position + 1])
+        return Sample(ids[: request.max_tokens], "length", logprobs[: request.max_tokens])
+
+    def close(self) -> None:
+        self._queue.clear()

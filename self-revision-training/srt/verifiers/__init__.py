@@ -1,0 +1,16 @@
+"""Verifiers: response -> Verdict. Breaking is never a verdict; it is a VerifierBroke, and the sample is set aside."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`extracted`: the final answer as it stood in the response; `reason`: why, in a few words."""
+
+    correct: bool
+    extracted: str
+    reason: str
+
+
+class VerifierBroke(RuntimeError):
+    """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be read."""
