@@ -1,1 +1,1 @@
-"""The quickstart's own small world: problems, a tiny base model that errs on half of them, and their maker."""
+"""The quickstart's small world: problems, a tiny base model that errs on half of them, and its maker."""

@@ -1,14 +1,18 @@
-"""Trains the quickstart's base model: a 0.6 M parameter Qwen3 that slips, and that knows both control phrases.
+"""Trains the quickstart's base: a 0.6 M parameter Qwen3 that slips and knows both control phrases.
 
-The training text mixes two kinds of document, both in the token layout of the real pipeline:
+The training text mixes three kinds of document, the last two in the token layout of the real pipeline:
 
+    drill     the lines of a solution, without its problem
     revision  chat(x) + y + cue(r) + y' + eot                 y as drawn, r its true reward
     chain     chat(x) + y + cue(0) + y' + cue(1) + y' + eot   y wrong, y' right
 
-A revision document is supervised on y' and on y: after y the target is the end of turn, not the cue, so that it
-doubles as a plain document chat(x) + y + eot and the model never brings up a cue by itself. Of a chain only the
-last part is supervised. Both phrases must be in the text: a base that has never met the phrase for r = 1 cannot
-keep a right answer later, and a teacher made from it pulls its student down.
+A revision document is supervised on y' and on y: after y the target is the end of turn, not the cue, so
+that it doubles as a plain document chat(x) + y + eot and the model never brings up a cue by itself. Of a
+chain only the last part is supervised, of a drill only the steps' results. Drills are short, and they come
+alone at first: long documents teach a model to copy well before they teach it the facts.
+
+Both phrases must be in the text: a base that has never met the phrase for r = 1 cannot keep a right answer
+later, and a teacher made from it pulls its student down.
 """
 
 import itertools
@@ -33,8 +37,10 @@ IGNORE = -100
 class Training:
     """Settings of the base's training."""
 
-    steps: int = 350
-    revision: int = 24  # documents a step
+    head_start: int = 250  # steps on drills alone
+    steps: int = 470  # all steps
+    drill: int = 24  # documents a step
+    revision: int = 20
     chain: int = 4
     learning_rate: float = 2e-3
     final_share: float = 0.05  # the cosine ends at this share of the learning rate
@@ -72,17 +78,32 @@ class Layout:
 
 
 def documents(world: World, layout: Layout, training: Training) -> Iterator[list[list[Document]]]:
-    """Endless training steps: for each kind of document a list, so that a kind is padded only to its own length."""
+    """Endless training steps: a list for each kind of document, so that each is padded to its own length."""
     rng = world.rng("base text")
     problems = problem_stream(rng, BASE_CLASSES)
-    while True:
+    for step in itertools.count():
+        drills = [_drill(world, layout, next(problems), rng) for _ in range(training.drill)]
+        if step < training.head_start:
+            yield [drills]
+            continue
         yield [
+            drills,
             [_revision(world, layout, next(problems), rng, training) for _ in range(training.revision)],
             list(itertools.islice(_chains(world, layout, problems, rng), training.chain)),
         ]
 
 
-def _revision(world: World, layout: Layout, problem: Problem, rng: random.Random, training: Training) -> Document:
+def _drill(world: World, layout: Layout, problem: Problem, rng: random.Random) -> Document:
+    lines = world.attempt(problem, rng).splitlines()[:-1]  # without the box
+    ids = layout.ids("\n".join(lines))
+    equals = layout.ids(" =")[0]
+    results = [False] + [previous == equals for previous in ids[:-1]]
+    return ids, [token if result else IGNORE for token, result in zip(ids, results, strict=True)]
+
+
+def _revision(
+    world: World, layout: Layout, problem: Problem, rng: random.Random, training: Training
+) -> Document:
     attempt = world.attempt(problem, rng)
     reward = int(is_correct(attempt, problem))
     revised = world.revision(
@@ -140,6 +161,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
         num_key_value_heads=4,
         head_dim=32,
         intermediate_size=344,
+        initializer_range=0.08,  # near 1 / sqrt(d): from the usual 0.02 so small a model learns slower
         max_position_embeddings=512,
         tie_word_embeddings=True,
         bos_token_id=None,

@@ -4,7 +4,7 @@
 
 Writes DIR/data/{train,validation,heldout}.jsonl, DIR/base/ (an ordinary Hugging Face checkpoint) and, last,
 DIR/world.json with the settings. Asked again with the same settings it does nothing; with others it refuses.
-Everything is made under DIR/.unfinished and moved when complete, so an interrupted run leaves no half of a world.
+Everything is made under DIR/.unfinished and moved when complete, so a stopped run leaves no half of a world.
 """
 
 import argparse
@@ -50,11 +50,14 @@ def settings_of(world: World, sizes: Sizes, training: Training) -> dict:
 def differing(found: dict, wanted: dict) -> str:
     """The settings in which two worlds differ, for a message."""
     keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-    return ", ".join(f"{key} {json.dumps(found.get(key))} instead of {json.dumps(wanted.get(key))}" for key in keys)
+    return ", ".join(f"{k} {json.dumps(found.get(k))} instead of {json.dumps(wanted.get(k))}" for k in keys)
 
 
 def make_world(
-    output_dir: Path, world: World, sizes: Sizes = Sizes(), training: Training = Training()  # noqa: B008 (frozen)
+    output_dir: Path,
+    world: World,
+    sizes: Sizes = Sizes(),  # noqa: B008 (frozen)
+    training: Training = Training(),  # noqa: B008 (frozen)
 ) -> bool:
     """Makes the world in `output_dir`; False when the same one is already there.
 
@@ -69,10 +72,13 @@ def make_world(
         found = json.loads((output_dir / SETTINGS).read_text())
         if found == wanted:
             return False
-        raise WorldError(f"{output_dir} holds another world ({differing(found, wanted)}): choose another folder.")
+        difference = differing(found, wanted)
+        raise WorldError(f"{output_dir} holds another world ({difference}): choose another folder.")
     for part in PARTS:
         if (output_dir / part).exists():
-            raise WorldError(f"{output_dir / part} exists but is no finished world of ours: choose another folder.")
+            raise WorldError(
+                f"{output_dir / part} is in the way and not of our making: choose another folder."
+            )
 
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
@@ -107,8 +113,8 @@ def _move(unfinished: Path, output_dir: Path) -> None:
 def main() -> int:
     """Command line."""
     parser = argparse.ArgumentParser(description="Makes the quickstart's problems and its small base model.")
-    parser.add_argument("--output-dir", type=Path, required=True, help="folder for data/, base/ and world.json")
-    parser.add_argument("--seed", type=int, default=0, help="which world: its hard facts, problems and weights")
+    parser.add_argument("--output-dir", type=Path, required=True, help="folder for data/ and base/")
+    parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
     args = parser.parse_args()
     try:
         made = make_world(args.output_dir, World(args.seed))
@@ -120,7 +126,8 @@ def main() -> int:
         return 0
     sizes = Sizes()
     print(f"A world of seed {args.seed}:")
-    print(f"  {args.output_dir / 'data'}: {sizes.train} train, {sizes.validation} validation, {sizes.heldout} heldout")
+    counts = f"{sizes.train} train, {sizes.validation} validation, {sizes.heldout} heldout problems"
+    print(f"  {args.output_dir / 'data'}: {counts}")
     print(f"  {args.output_dir / 'base'}: a base model that errs on about half of them")
     return 0
 

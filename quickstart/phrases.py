@@ -1,6 +1,6 @@
-"""The control phrases the base meets in its training text (paper, section 3; the Qwen set)."""
+"""The control phrases the base meets in its training text: the pipeline's default set."""
 
-PHRASES = {
-    1: "Let me rephrase the above solution.",
-    0: "Wait, this response is wrong. Let me correct it.",
-}
+from srt.phrases import PHRASE_SETS
+
+PHRASE_SET = PHRASE_SETS["qwen"]
+PHRASES = {r: PHRASE_SET.text(r) for r in (1, 0)}

@@ -20,8 +20,8 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
-# A problem's label (" [A]") and a solution's ("\nA") are different tokens on purpose: a small model that looks an
-# operand up by its label must not land in an earlier, perhaps wrong, solution.
+# A problem's label (" [A]") and a solution's ("\nA") are different tokens on purpose: a small model looking
+# an operand up by its label must not land in an earlier, perhaps wrong, solution.
 SPLIT = r" \[[A-E]\]|\n[A-E](?= )|\n\\boxed\{|\n+| ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+|\s+"
 
 
@@ -35,7 +35,7 @@ def _corpus() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A fast tokenizer with chat template, end-of-turn and padding token, ready to be saved beside the model."""
+    """A fast tokenizer with chat template, end-of-turn and padding token, to be saved beside the model."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [

@@ -11,9 +11,9 @@ and a worked solution takes one line a step and boxes the result:
     ...
     \\boxed{6}
 
-A *fact* is one (state, operation, operand) with its result. A third of the 300 facts is *hard*: each hard fact
-has one fixed wrong value, and a solution written with slips shows that value with probability 0.40. A base model
-trained on such text knows the right value of every fact, yet errs on about half of the problems.
+A *fact* is one (state, operation, operand) with its result. A third of the 300 facts is *hard*: each
+has one fixed wrong value, and a solution written with slips shows that value with probability 0.40. A base
+model trained on such text knows the right value of every fact, yet errs on about half of the problems.
 """
 
 import json
@@ -122,11 +122,11 @@ class World:
         return self._write(problem, rng=None)
 
     def attempt(self, problem: Problem, rng: random.Random) -> str:
-        """A worked solution in which each hard fact slips with `slip_probability`; later steps carry on from it."""
+        """A solution in which hard facts slip with `slip_probability`; later steps carry on from there."""
         return self._write(problem, rng=rng)
 
     def failed_attempt(self, problem: Problem, rng: random.Random) -> str | None:
-        """An attempt with a wrong answer, or None when a few draws gave none (the problem may have no hard fact)."""
+        """An attempt with a wrong answer, or None when a few draws gave none (no hard fact, perhaps)."""
         for _ in range(8):
             text = self.attempt(problem, rng)
             if not is_correct(text, problem):
@@ -144,8 +144,8 @@ class World:
     ) -> str:
         """What the base's training text answers to a control phrase.
 
-        Told that it is wrong (`reward` 0), a clean solution with `repair_probability`, otherwise a fresh attempt.
-        Asked to rephrase (`reward` 1), a copy with `keep_probability`, otherwise a fresh attempt.
+        Told that it is wrong (`reward` 0): clean with `repair_probability`, otherwise a fresh attempt.
+        Asked to rephrase (`reward` 1): a copy with `keep_probability`, otherwise a fresh attempt.
         """
         if reward == 1:
             return attempt if rng.random() < keep_probability else self.attempt(problem, rng)
@@ -164,7 +164,7 @@ class World:
 
 
 def is_correct(text: str, problem: Problem) -> bool:
-    """Whether a solution *written by this module* boxes the gold answer (model output goes to the verifier)."""
+    """Whether a solution *written by this module* boxes the gold answer (a verifier reads the model's)."""
     return text.endswith(f"\\boxed{{{problem.answer}}}")
 
 

@@ -31,7 +31,7 @@ from srt.console import print_summary, progress
 from srt.errors import UserError
 from srt.files import JsonlLog
 from srt.layout import Layout
-from srt.models import load_model
+from srt.models import load_model, stored_dtype
 from srt.problems import ProblemSet
 from srt.provenance import close_run, model_fingerprint, open_run, read_metadata, write_metadata
 from srt.sampling.base import SamplingSettings
@@ -283,11 +283,11 @@ class LocalEngine:
             )
 
     def _finish(self) -> None:
-        """Write the SD-Zero model as an ordinary Hugging Face folder, in the teacher's dtype."""
+        """Write the SD-Zero model as an ordinary Hugging Face folder, in the SRT model's precision."""
         final = self.output_dir / "student"
         temporary = self.output_dir / ".student.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
-        self.student.to(self.teacher.dtype).save_pretrained(temporary)
+        self.student.to(stored_dtype(self.knobs.student_model)).save_pretrained(temporary)
         self.layout.tokenizer.save_pretrained(temporary)
         write_metadata(
             temporary,

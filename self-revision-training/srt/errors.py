@@ -18,6 +18,9 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except BrokenPipeError:  # the reader of our output is gone, as in `--help | head`
+        sys.stdout = None
+        sys.exit(0)
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)

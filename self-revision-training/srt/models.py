@@ -5,8 +5,11 @@ from typing import Any
 
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
 
 from srt.errors import UserError
+
+logging.disable_progress_bar()  # "Loading weights" between our own bars helps nobody
 
 
 def _loaded(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
@@ -63,3 +66,10 @@ def context_limit(model_path: str) -> int:
     """Most tokens the model takes, prompt and response together."""
     config = _loaded("config", model_path, AutoConfig.from_pretrained)
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1)
+
+
+def stored_dtype(model_path: str) -> torch.dtype:
+    """The precision in which a checkpoint's weights are stored; fp32 where its config does not say."""
+    config = _loaded("config", model_path, AutoConfig.from_pretrained)
+    dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

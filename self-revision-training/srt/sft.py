@@ -23,7 +23,7 @@ from srt.errors import UserError
 from srt.files import read_json, write_json
 from srt.knobs import knob, load_knobs
 from srt.layout import Layout, PromptSettings
-from srt.models import eot_ids, load_model, load_tokenizer
+from srt.models import eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.paths import data_prefix, sft_dir, stage_file
 from srt.phrases import reconcile_phrases
 from srt.provenance import (
@@ -155,8 +155,7 @@ def _train_stage(
     # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
     finished = work / "final"
     model = trainer.accelerator.unwrap_model(trainer.model)
-    stored_dtype = getattr(model.config, "dtype", None) or torch.float32
-    model.to(stored_dtype).save_pretrained(finished)
+    model.to(stored_dtype(model_path)).save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", trainer.state.log_history)
     write_metadata(finished, metadata)
@@ -208,6 +207,7 @@ def _trainer(
         report_to=knobs.report_to,
         include_num_input_tokens_seen="all",
         disable_tqdm=True,
+        dataloader_pin_memory=on_gpu,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
     # fp32 weights under bf16 autocast: bf16 weights would lose updates at a learning rate of 5e-6.

@@ -22,6 +22,8 @@ class StageRows:
 
 def load_stage(path: Path) -> list[dict[str, Any]]:
     """The records of a stage file. Raises UserError when it is missing, empty, or lacks a part of a tuple."""
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such stage file; run run_srt_data.sh first, or set DATA_PREFIX")
     records = read_json(path)
     if not isinstance(records, list) or not records:
         raise UserError(f"{path}: a list with at least one tuple is expected; run run_srt_data.sh again")

@@ -1,0 +1,70 @@
+#!/usr/bin/env bash
+# SD-Zero end to end on a machine without a GPU, in a small world of its own:
+# base model -> D_revision -> SFT stage 1 -> stage 2 -> self-distillation -> evaluation -> report.
+#   bash scripts/quickstart.sh               SEED=0, into quickstart_output/seed0
+#   SEED=3 OUTPUT=elsewhere bash scripts/quickstart.sh
+# A second call continues where the first one stopped. It calls the same entry points as a real run, with knobs.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$REPOSITORY/scripts/environment.sh"
+case " $* " in *" --help "*|*" -h "*) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+make_environment
+export VIRTUAL_ENV="$CPU_ENVIRONMENT"
+choose_python "$CPU_ENVIRONMENT"
+
+SEED=${SEED:-0}
+OUT=${OUTPUT:-$REPOSITORY/quickstart_output/seed$SEED}
+export SEED
+# Two evaluations run side by side: one thread each, and no spinning while they wait.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
+# The world's own answers are short, and its prompts need no suffix.
+export SAMPLER=transformers SAMPLER_BATCH=256 PROMPT_SUFFIX="" MAX_TOKENS=80 TOP_P=1.0 GRADING_WORKERS=1
+export DATA_PREFIX=quickstart TRAIN_DATA_DIR="$OUT/train_data" REPORT_TO=tensorboard
+
+STARTED=$SECONDS
+step() {
+  local title=$1 before=$SECONDS
+  shift
+  printf '\n== %s\n' "$title"
+  "$@"
+  printf -- '-- %s: %d s\n' "$title" $((SECONDS - before))
+}
+scripts() { bash "$REPOSITORY/scripts/$1.sh"; }
+evaluate() { # name, checkpoint
+  MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
+}
+evaluate_two() { # the first one's output goes to a file, the second one's to the screen
+  mkdir -p "$OUT/evaluation"
+  echo "$1 in the background: $OUT/evaluation/$1.log"
+  evaluate "$1" "$2" >"$OUT/evaluation/$1.log" 2>&1 &
+  local background=$!
+  evaluate "$3" "$4"
+  wait $background || { cat "$OUT/evaluation/$1.log" >&2; exit 1; }
+}
+
+make_world() { "$PYTHON" "$REPOSITORY/quickstart/make_world.py" --output-dir "$OUT" --seed "$SEED"; }
+collect() {
+  MODEL_PATH="$OUT/base" DATASET="$OUT/data/train.jsonl" BATCH_SIZE=256 OUTPUT_DIR="$OUT/collection" scripts run_srt_data
+}
+train_srt() {
+  BASE_MODEL="$OUT/base" EPOCHS_STAGE1=4 EPOCHS_STAGE2=4 LR_STAGE1=6e-4 LR_STAGE2=6e-4 LR_SCHEDULE=linear \
+    BATCH_SIZE_PER_DEVICE=32 GRADIENT_ACCUMULATION=1 GRADIENT_CHECKPOINTING=0 OUTPUT_DIR="$OUT/srt" scripts sft
+}
+self_distill() {
+  ENGINE=local STUDENT_MODEL="$OUT/srt/stage2" TRAIN_DATASET="$OUT/data/train.jsonl" \
+    VAL_DATASET="$OUT/data/validation.jsonl" VAL_PERIOD=20 VAL_NUM_SAMPLES=1 MAX_TOTAL_SEQUENCE_LENGTH=128 \
+    NUM_PROMPTS_PER_STEP=64 TRAIN_GLOBAL_BATCH_SIZE=64 MAX_NUM_STEPS=80 LR=2e-4 GRADIENT_CHECKPOINTING=0 \
+    SAMPLER_BATCH=128 OUTPUT_DIR="$OUT/self_distillation" scripts distill
+}
+report() {
+  COLLECTION="$OUT/collection" SRT="$OUT/srt" DISTILLATION="$OUT/self_distillation" EVALUATION="$OUT/evaluation" \
+    OUTPUT_DIR="$OUT" scripts report
+}
+
+step "base model" make_world
+step "D_revision" collect
+step "SFT, two stages" train_srt
+step "evaluation: base, stage 1" evaluate_two base "$OUT/base" stage1 "$OUT/srt/stage1"
+step "self-distillation" self_distill
+step "evaluation: SRT, SD-Zero" evaluate_two srt "$OUT/srt/stage2" sd_zero "$OUT/self_distillation/student"
+step "report" report
+printf '\nquickstart, seed %s: %d s\n' "$SEED" $((SECONDS - STARTED))

@@ -1,0 +1,189 @@
+"""The quickstart's world: right answers, honest splits, slips at the stated rate, and a base that loads."""
+
+import itertools
+import json
+import random
+import re
+
+import pytest
+import torch
+from srt.layout import Layout as PipelineLayout
+from srt.layout import PromptSettings
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from quickstart.base_model import IGNORE, Layout, Training, documents, save_checkpoint, train_base
+from quickstart.make_world import WorldError, make_world
+from quickstart.phrases import PHRASE_SET, PHRASES
+from quickstart.tokenizer import END, build_tokenizer
+from quickstart.world import BASE_CLASSES, Sizes, World, draw_problem, is_correct, make_splits, split_class
+
+SMALL = Sizes(train=300, validation=20, heldout=40)
+BRIEF = Training(head_start=1, steps=3, drill=2, revision=2, chain=1, warmup=1)
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+def test_answers_agree_with_an_independent_evaluation():
+    for problem in make_splits(World(0), SMALL)["train"]:
+        words = problem.text.split()
+        value = int(words[2])
+        for op, operand in zip(words[4::3], words[5::3], strict=True):
+            value = {"+": value + int(operand), "-": value - int(operand), "*": value * int(operand)}[op]
+        assert problem.answer == str(value % 10)  # once at the end: the steps' own modulo must not matter
+        assert World(0).solution(problem).endswith(f"\\boxed{{{problem.answer}}}")
+
+
+def test_splits_are_disjoint_and_of_their_classes():
+    splits = make_splits(World(3), SMALL)
+    texts = {name: {p.text for p in problems} for name, problems in splits.items()}
+    assert {n: len(found) for n, found in texts.items()} == {"train": 300, "validation": 20, "heldout": 40}
+    for one, other in itertools.combinations(texts.values(), 2):
+        assert not one & other
+    assert {split_class(p) for p in splits["train"] + splits["validation"]} == {2}
+    assert {split_class(p) for p in splits["heldout"]} == {3}
+
+
+def test_a_seed_decides_the_world_and_seeds_differ():
+    assert make_splits(World(1), SMALL) == make_splits(World(1), SMALL)
+    assert World(1).wrong_value == World(1).wrong_value
+    assert make_splits(World(1), SMALL) != make_splits(World(2), SMALL)
+    assert World(1).wrong_value != World(2).wrong_value
+
+
+def test_hard_facts_slip_at_the_stated_rate_to_their_one_wrong_value():
+    world, rng = World(0), random.Random(0)
+    assert len(world.wrong_value) == 100
+    shown = slips = 0
+    for _ in range(2000):
+        for line in world.attempt(draw_problem(rng), rng).splitlines()[:-1]:
+            _, state, op, operand, _, result = line.split()
+            fact = (int(state), op, int(operand))
+            right = {"+": fact[0] + fact[2], "-": fact[0] - fact[2], "*": fact[0] * fact[2]}[op] % 10
+            if int(result) != right:
+                assert world.wrong_value[fact] == int(result)
+                slips += 1
+            shown += fact in world.wrong_value
+    assert abs(slips / shown - 0.40) < 0.03
+
+
+def test_revisions_repair_and_keep():
+    world, rng = World(0), random.Random(0)
+    problem = draw_problem(rng)
+    wrong = next(t for t in (world.attempt(problem, rng) for _ in range(1000)) if not is_correct(t, problem))
+    assert world.revision(problem, wrong, 0, rng, repair_probability=1.0) == world.solution(problem)
+    right = world.solution(problem)
+    assert world.revision(problem, right, 1, rng, keep_probability=1.0) == right
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x = 3 [A] + 4",
+        "  two  spaces \t\n\n\n",
+        "naïve Ünïcode 数学 🙂",
+        "\\boxed{-1/2}.",
+        "12345 a_b [AB]",
+        "\x00\x7f",
+    ],
+)
+def test_any_text_survives_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_the_world_s_text_is_short(tokenizer):
+    layout, problem = Layout(tokenizer), draw_problem(random.Random(0))
+    assert len(layout.ids(problem.text)) == 18
+    assert len(layout.ids(World(0).solution(problem))) == 33
+    assert {r: tokenizer.decode(cue) for r, cue in layout.cues.items()} == {
+        r: f"\n\n{phrase}\n\n" for r, phrase in PHRASES.items()
+    }
+
+
+def test_training_text_has_the_pipeline_s_layout(tokenizer):
+    eot_ids = [tokenizer.eos_token_id]
+    pipeline = PipelineLayout(tokenizer, PHRASE_SET, PromptSettings(prompt_suffix=""), eot_ids)
+    stream = documents(World(0), Layout(tokenizer), Training(head_start=0, drill=1, revision=20, chain=3))
+    _, revisions, chains = next(stream)
+    for ids, labels in revisions:
+        text = tokenizer.decode(ids)
+        x, y, revised, r = split_revision(text)
+        assert ids == [
+            *pipeline.revision_prompt(pipeline.chat(x), tokenizer.encode(y), r),
+            *tokenizer.encode(revised + END),
+        ]
+        supervised = tokenizer.decode([label for label in labels if label != IGNORE])
+        assert supervised == y + END + revised + END
+    for ids, labels in chains:
+        supervised = [label for label in labels if label != IGNORE]
+        assert ids[-len(supervised) :] == supervised
+        assert tokenizer.decode(ids).count(PHRASES[0]) == tokenizer.decode(ids).count(PHRASES[1]) == 1
+
+
+def split_revision(text):
+    pattern = r"<START>user\n(.*)<END>\n<START>assistant\n(.*)\n\n(.*)\n\n(.*)<END>"
+    pattern = pattern.replace("<START>", r"<\|im_start\|>").replace("<END>", r"<\|im_end\|>")
+    x, y, phrase, revised = re.fullmatch(pattern, text, re.DOTALL).groups()
+    return x, y, revised, next(r for r in PHRASES if PHRASES[r] == phrase)
+
+
+def test_the_base_never_reads_a_later_problem(tokenizer, monkeypatch):
+    from quickstart import base_model
+
+    seen = []
+    stream = base_model.problem_stream
+
+    def watched(rng, classes):
+        for problem in stream(rng, classes):
+            seen.append(problem)
+            yield problem
+
+    monkeypatch.setattr(base_model, "problem_stream", watched)
+    list(itertools.islice(documents(World(0), Layout(tokenizer), Training(head_start=2)), 20))
+    assert len(seen) > 500
+    assert {split_class(p) for p in seen} == set(BASE_CLASSES)
+
+
+def test_a_checkpoint_loads_like_any_other(tmp_path):
+    model, tokenizer = train_base(World(0), BRIEF)
+    save_checkpoint(model, tokenizer, tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    again = AutoTokenizer.from_pretrained(tmp_path)
+    assert loaded.config.model_type == "qwen3"
+    assert loaded.generation_config.eos_token_id == again.eos_token_id == again.convert_tokens_to_ids(END)
+    assert again.pad_token_id not in (None, again.eos_token_id)
+    problem = draw_problem(random.Random(0))
+    prompt = Layout(again).chat(problem)
+    assert prompt == Layout(tokenizer).chat(problem)
+    with torch.no_grad():
+        ids = torch.tensor([prompt])
+        torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
+
+
+def test_making_a_world_twice_does_nothing_and_another_is_refused(tmp_path):
+    assert make_world(tmp_path, World(0), SMALL, BRIEF)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert not make_world(tmp_path, World(0), SMALL, BRIEF)
+    assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    with pytest.raises(WorldError, match="seed 0 instead of 1"):
+        make_world(tmp_path, World(1), SMALL, BRIEF)
+    rows = [json.loads(line) for line in (tmp_path / "data" / "heldout.jsonl").read_text().splitlines()]
+    assert len(rows) == 40 and set(rows[0]) == {"id", "problem", "answer"}
+
+
+def test_a_world_stopped_between_two_moves_is_finished(tmp_path):
+    make_world(tmp_path, World(0), SMALL, BRIEF)
+    unfinished = tmp_path / ".unfinished"
+    unfinished.mkdir()
+    for part in ("base", "world.json"):
+        (tmp_path / part).rename(unfinished / part)
+    assert not make_world(tmp_path, World(0), SMALL, BRIEF)
+    assert (tmp_path / "base" / "config.json").exists() and not unfinished.exists()
+
+
+def test_files_that_are_not_ours_are_left_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(WorldError, match="choose another folder"):
+        make_world(tmp_path, World(0), SMALL, BRIEF)
