@@ -37,13 +37,15 @@ IGNORE = -100
 class Training:
     """Settings of the base's training."""
 
-    head_start: int = 250  # steps on drills alone
-    steps: int = 470  # all steps
-    drill: int = 24  # documents a step
+    head_start: int = 220  # steps on drills alone
+    steps: int = 460  # all steps
+    head_start_drill: int = 24  # documents a step
+    drill: int = 8
     revision: int = 20
     chain: int = 4
     learning_rate: float = 2e-3
-    final_share: float = 0.05  # the cosine ends at this share of the learning rate
+    decay_share: float = 0.3  # the last share of the steps, in which the learning rate falls
+    final_share: float = 0.05  # ... to this share of itself
     warmup: int = 40
     weight_decay: float = 0.05
     repair_probability: float = 0.15
@@ -55,7 +57,7 @@ Document = tuple[list[int], list[int]]
 
 
 class Layout:
-    """Token ids of the two kinds of document; every part is tokenised on its own and concatenated."""
+    """Token ids of the documents; every part is tokenised on its own and concatenated."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
@@ -82,8 +84,10 @@ def documents(world: World, layout: Layout, training: Training) -> Iterator[list
     rng = world.rng("base text")
     problems = problem_stream(rng, BASE_CLASSES)
     for step in itertools.count():
-        drills = [_drill(world, layout, next(problems), rng) for _ in range(training.drill)]
-        if step < training.head_start:
+        alone = step < training.head_start
+        count = training.head_start_drill if alone else training.drill
+        drills = [_drill(world, layout, next(problems), rng) for _ in range(count)]
+        if alone:
             yield [drills]
             continue
         yield [
@@ -172,12 +176,15 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
 
 
 def rate_at(step: int, training: Training) -> float:
-    """The learning rate's share at `step`: linear warm-up, then a cosine to `final_share`."""
+    """The learning rate's share at `step`: linear warm-up, a plateau, and a linear decay to `final_share`.
+
+    The plateau lasts into the long documents: they are new when the drills end, and learned at full rate.
+    """
     if step < training.warmup:
         return (step + 1) / training.warmup
-    progress = (step - training.warmup) / max(1, training.steps - training.warmup)
-    cosine = 0.5 * (1 + torch.cos(torch.tensor(torch.pi * progress)).item())
-    return training.final_share + (1 - training.final_share) * cosine
+    decaying = round(training.steps * training.decay_share)
+    left = min(1.0, (training.steps - step) / max(1, decaying))
+    return training.final_share + (1 - training.final_share) * left
 
 
 def train_base(

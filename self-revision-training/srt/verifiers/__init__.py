@@ -1,4 +1,4 @@
-"""Verifiers: response -> Verdict. Breaking is never a verdict; it is a VerifierBroke, and the sample is set aside."""
+"""Verifiers: response -> Verdict. Breaking is no verdict: it is a VerifierBroke, the sample is set aside."""
 
 from dataclasses import dataclass
 
@@ -14,3 +14,6 @@ class Verdict:
 
 class VerifierBroke(RuntimeError):
     """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be read."""
+
+
+Outcome = Verdict | VerifierBroke

@@ -1,35 +1,64 @@
-"""Final answers in text: the last \\boxed{...} of a response, the gold answer of a record."""
+r"""Final answers in text: the last \boxed{...} of a response, the gold answer of a record."""
 
-BOX_COMMANDS = ("\\boxed", "\\fbox")
+import re
+
+# An escaped character (\{ and \} are set braces, \\ is a line break), the opening of a box, or a brace.
+_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+MAX_NESTED_BOXES = 3
+MAX_BOXES_IN_A_BOX = 3  # each level is another pass over the text
 
 
 def extract_boxed(text: str) -> str | None:
-    """The content of the last box, braces balanced; None without a box.
+    r"""The content of the last complete box, braces balanced; None when there is no final answer.
 
-    None as well when the last box is not closed: the response ended before it had given its answer, and an
-    earlier box is not what it meant to say (marin issue 9163).
+    - Of several boxes the last counts; of nested ones, as in \boxed{\boxed{4}}, the outermost.
+    - A box that is opened after the last complete one and never closed means None: the response ended before
+      it had given its answer, and an earlier box is not what it was about to say (marin issue 9163).
+    - A box that is never closed *before* a complete one is a slip in the working and is passed over.
     """
-    start = max(text.rfind(f"{command}{{") for command in BOX_COMMANDS)
-    if start < 0:
+    first = _BOX.search(text)
+    if first is None:
         return None
-    opening = text.index("{", start)
-    depth = 0
-    for position in range(opening, len(text)):
-        escaped = text[position - 1] == "\\"  # \{ and \} are set braces, not groups
-        if text[position] == "{" and not escaped:
-            depth += 1
-        elif text[position] == "}" and not escaped:
-            depth -= 1
-            if depth == 0:
-                return text[opening + 1 : position].strip()
-    return None
+    open_braces: list[tuple[bool, int]] = []  # (is it a box?, where its content begins)
+    complete: tuple[int, int] | None = None
+    for token in _TOKEN.finditer(text, first.start()):
+        kind = token.group()
+        if kind[-1] == "{" and kind != r"\{":
+            open_braces.append((len(kind) > 1, token.end()))
+        elif kind == "}" and open_braces:
+            is_box, start = open_braces.pop()
+            if is_box:  # an enclosing box closes after the boxes inside it, and so replaces them
+                complete = (start, token.start())
+    if complete is None or any(is_box and start > complete[1] for is_box, start in open_braces):
+        return None
+    return _unwrap(text[complete[0] : complete[1]].strip())
 
 
 def extract_gold(text: str) -> str:
-    """The gold answer of a record: inside the last box, after the last `#### ` (GSM8K), or the text itself."""
+    """The gold answer of a record: inside the last box, after the last `####` (GSM8K), or the text itself."""
     boxed = extract_boxed(text)
     if boxed is not None:
         return boxed
     if "####" in text:
-        return text.rsplit("####", 1)[1].strip()
+        answer_lines = text.rsplit("####", 1)[1].strip().splitlines()
+        return answer_lines[0].strip() if answer_lines else ""
     return text.strip()
+
+
+def _unwrap(answer: str) -> str:
+    r"""\boxed{\boxed{4}} -> 4, a few levels deep. Any other content is left as it stands."""
+    for _ in range(MAX_NESTED_BOXES):
+        box = _BOX.match(answer)
+        if box is None or not answer.endswith("}"):
+            break
+        inner = answer[box.end() : -1]
+        depth = lowest = 0
+        for token in _TOKEN.finditer(inner):
+            brace = token.group()[-1] if token.group() not in (r"\{", r"\}") else ""
+            depth += (brace == "{") - (brace == "}")
+            lowest = min(lowest, depth)
+        if lowest < 0:  # \boxed{1} and \boxed{2}: the last brace closes another box
+            break
+        answer = inner.strip()
+    return answer

@@ -1,0 +1,75 @@
+"""Verdicts per second and core, and the slowest verdicts, on ordinary answers.
+
+    PYTHONPATH=self-revision-training python self-revision-training/benchmarks/grading.py [cases] [repeats]
+
+Without `cases`: generated integers, fractions and roots, half of them right, eight responses to a problem,
+as in collection. `cases` is a file of lines {"gold": ..., "response": ...}. In-process times are of one
+core; the pool adds the traffic between processes.
+"""
+
+import json
+import random
+import statistics
+import sys
+import time
+
+from srt.records import Problem
+from srt.verifiers import VerifierBroke
+from srt.verifiers.math import verify_math
+from srt.verifiers.pool import Grader
+
+WORDS = "Then we add both sides and simplify, which gives the value of the sum in the next line. " * 20
+
+
+def ordinary_answers(problems: int = 100, responses: int = 8) -> list[tuple[str, str]]:
+    """(gold, response) pairs: 70% integers, 20% fractions, 10% expressions."""
+    draw = random.Random(0)
+    pairs = []
+    for _ in range(problems):
+        a, b = draw.randint(2, 5000), draw.randint(2, 99)
+        form = draw.choices([f"{a}", f"\\frac{{{a}}}{{{b}}}", f"{b}\\sqrt{{{a}}}"], [7, 2, 1])[0]
+        for _ in range(responses):
+            right = draw.random() < 0.5
+            answer = form if right else form.replace(str(a), str(a + draw.randint(1, 20)), 1)
+            if right and draw.random() < 0.2:
+                answer = answer.replace("\\frac", "\\dfrac") + " "
+            pairs.append((form, f"{WORDS}So the answer is $\\boxed{{{answer}}}$."))
+    return pairs
+
+
+def main(arguments: list[str]) -> None:
+    if arguments:
+        with open(arguments[0], encoding="utf-8") as file:
+            cases = [json.loads(line) for line in file]
+        pairs = [(case["gold"], case["response"]) for case in cases]
+    else:
+        pairs = ordinary_answers()
+    repeats = int(arguments[1]) if len(arguments) > 1 else 1
+    verify_math(r"\boxed{(x+1)^2}", "x^2")  # the first use builds the parser's tables
+
+    times = []
+    for gold, response in pairs:
+        start = time.perf_counter()
+        try:
+            verify_math(response, gold)
+        except VerifierBroke:
+            pass
+        times.append((time.perf_counter() - start, gold, response[-80:]))
+    seconds = [row[0] for row in times]
+    median_ms = statistics.median(seconds) * 1e3
+    print(f"in process: {len(seconds) / sum(seconds):.0f} verdicts/s, median {median_ms:.2f} ms")
+    for duration, gold, response in sorted(times, reverse=True)[:3]:
+        print(f"  slowest: {duration * 1e3:.1f} ms  gold {gold!r}  response ...{response!r}")
+
+    items = [(response, Problem("p", "?", gold), "stop") for gold, response in pairs] * repeats
+    for workers in (1, 2):
+        with Grader(workers, time_limit_seconds=10) as grader:
+            grader.grade_all(items[: 50 * workers])  # the workers have started
+            start = time.perf_counter()
+            grader.grade_all(items)
+            rate = len(items) / (time.perf_counter() - start)
+        print(f"pool of {workers}: {rate:.0f} verdicts/s, {rate / workers:.0f} per worker")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
