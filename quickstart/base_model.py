@@ -8,8 +8,8 @@ The training text mixes three kinds of document, the last two in the token layou
 
 A revision document is supervised on y' and on y: after y the target is the end of turn, not the cue, so
 that it doubles as a plain document chat(x) + y + eot and the model never brings up a cue by itself. Of a
-chain only the last part is supervised, of a drill only the steps' results. Drills are short, and they come
-alone at first: long documents teach a model to copy well before they teach it the facts.
+chain only the last part is supervised, of a drill only the steps' results. All kinds are there from the first
+step: a base that learns the facts first, from drills alone, never learns to copy a right answer well.
 
 Both phrases must be in the text: a base that has never met the phrase for r = 1 cannot keep a right answer
 later, and a teacher made from it pulls its student down.
@@ -37,11 +37,9 @@ IGNORE = -100
 class Training:
     """Settings of the base's training."""
 
-    head_start: int = 220  # steps on drills alone
-    steps: int = 460  # all steps
-    head_start_drill: int = 24  # documents a step
-    drill: int = 8
-    revision: int = 20
+    steps: int = 400
+    drill: int = 16  # documents a step
+    revision: int = 28
     chain: int = 4
     learning_rate: float = 2e-3
     decay_share: float = 0.3  # the last share of the steps, in which the learning rate falls
@@ -49,7 +47,7 @@ class Training:
     warmup: int = 40
     weight_decay: float = 0.05
     repair_probability: float = 0.15
-    keep_probability: float = 0.90
+    keep_probability: float = 0.95
 
 
 # Token ids, and as many labels: the target *at* each position, IGNORE where it is not supervised.
@@ -83,15 +81,9 @@ def documents(world: World, layout: Layout, training: Training) -> Iterator[list
     """Endless training steps: a list for each kind of document, so that each is padded to its own length."""
     rng = world.rng("base text")
     problems = problem_stream(rng, BASE_CLASSES)
-    for step in itertools.count():
-        alone = step < training.head_start
-        count = training.head_start_drill if alone else training.drill
-        drills = [_drill(world, layout, next(problems), rng) for _ in range(count)]
-        if alone:
-            yield [drills]
-            continue
+    while True:
         yield [
-            drills,
+            [_drill(world, layout, next(problems), rng) for _ in range(training.drill)],
             [_revision(world, layout, next(problems), rng, training) for _ in range(training.revision)],
             list(itertools.islice(_chains(world, layout, problems, rng), training.chain)),
         ]
@@ -176,10 +168,7 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen3ForCausalLM
 
 
 def rate_at(step: int, training: Training) -> float:
-    """The learning rate's share at `step`: linear warm-up, a plateau, and a linear decay to `final_share`.
-
-    The plateau lasts into the long documents: they are new when the drills end, and learned at full rate.
-    """
+    """The learning rate's share at `step`: linear warm-up, a plateau, and a linear decay to `final_share`."""
     if step < training.warmup:
         return (step + 1) / training.warmup
     decaying = round(training.steps * training.decay_share)

@@ -10,28 +10,20 @@ Everything is made under DIR/.unfinished and moved when complete, so a stopped r
 import argparse
 import json
 import shutil
-import sys
 from dataclasses import asdict
 from pathlib import Path
-
-if __package__ in (None, ""):  # run as a file: `python quickstart/make_world.py`
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
-from tqdm import tqdm
 
 from quickstart.base_model import Training, save_checkpoint, train_base
 from quickstart.phrases import PHRASES
 from quickstart.world import Sizes, World, make_splits, write_jsonl
+from srt.console import progress
+from srt.errors import UserError, run_entry_point
 
 # Raise it when the same settings begin to mean another world.
 FORMAT = 1
 SETTINGS = "world.json"
 UNFINISHED = ".unfinished"
 PARTS = ("data", "base", SETTINGS)  # in the order in which they are moved: the settings say that all is there
-
-
-class WorldError(Exception):
-    """A message for the person at the keyboard."""
 
 
 def settings_of(world: World, sizes: Sizes, training: Training) -> dict:
@@ -62,7 +54,7 @@ def make_world(
     """Makes the world in `output_dir`; False when the same one is already there.
 
     Raises:
-        WorldError: another world, or files that are not ours, are in the way.
+        UserError: another world, or files that are not ours, are in the way.
     """
     wanted = settings_of(world, sizes, training)
     unfinished = output_dir / UNFINISHED
@@ -73,10 +65,10 @@ def make_world(
         if found == wanted:
             return False
         difference = differing(found, wanted)
-        raise WorldError(f"{output_dir} holds another world ({difference}): choose another folder.")
+        raise UserError(f"{output_dir} holds another world ({difference}): choose another folder.")
     for part in PARTS:
         if (output_dir / part).exists():
-            raise WorldError(
+            raise UserError(
                 f"{output_dir / part} is in the way and not of our making: choose another folder."
             )
 
@@ -84,10 +76,11 @@ def make_world(
     (unfinished / "data").mkdir(parents=True)
     for split, problems in make_splits(world, sizes).items():
         write_jsonl(unfinished / "data" / f"{split}.jsonl", split, problems)
-    with tqdm(total=training.steps, desc="training the base", unit="step") as bar:
+    with progress(training.steps, "step") as bar:
+        bar.set_description("training the base")
 
         def report(step: int, loss: float) -> None:
-            bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
             bar.update()
 
         model, tokenizer = train_base(world, training, report)
@@ -110,27 +103,22 @@ def _move(unfinished: Path, output_dir: Path) -> None:
     unfinished.rmdir()
 
 
-def main() -> int:
+def main(argv: list[str]) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Makes the quickstart's problems and its small base model.")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for data/ and base/")
     parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
-    args = parser.parse_args()
-    try:
-        made = make_world(args.output_dir, World(args.seed))
-    except WorldError as error:
-        print(f"make_world: {error}", file=sys.stderr)
-        return 1
-    if not made:
-        print(f"{args.output_dir} already holds this world (seed {args.seed}); nothing to do.")
-        return 0
+    args = parser.parse_args(argv)
+    if not make_world(args.output_dir, World(args.seed)):
+        print(f"{args.output_dir} already holds this world (seed {args.seed}); nothing to do")
+        return
     sizes = Sizes()
-    print(f"A world of seed {args.seed}:")
-    counts = f"{sizes.train} train, {sizes.validation} validation, {sizes.heldout} heldout problems"
-    print(f"  {args.output_dir / 'data'}: {counts}")
-    print(f"  {args.output_dir / 'base'}: a base model that errs on about half of them")
-    return 0
+    print(
+        f"a world of seed {args.seed}: {sizes.train} train, {sizes.validation} validation and {sizes.heldout} "
+        f"heldout problems in {args.output_dir / 'data'}, a base model that errs on about half of them in "
+        f"{args.output_dir / 'base'}"
+    )
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_entry_point(main)

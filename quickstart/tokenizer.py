@@ -1,7 +1,10 @@
 """The base model's tokenizer: byte-level BPE that covers any text and keeps the world's text short.
 
-A problem takes 18 tokens and a solution 33. The vocabulary is the same for every seed.
+A problem takes 18 tokens, a solution 33, a control phrase with its blank lines one. The vocabulary is the same
+for every seed.
 """
+
+import re
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
@@ -20,9 +23,14 @@ CHAT_TEMPLATE = (
     "{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\\n' -}}{%- endif -%}"
 )
 
+CUES = [f"\n\n{phrase}\n\n" for phrase in PHRASES.values()]
+
+# A cue is one piece: so small a model tells the two apart at a glance, and its sequences stay short.
 # A problem's label (" [A]") and a solution's ("\nA") are different tokens on purpose: a small model looking
 # an operand up by its label must not land in an earlier, perhaps wrong, solution.
-SPLIT = r" \[[A-E]\]|\n[A-E](?= )|\n\\boxed\{|\n+| ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+|\s+"
+SPLIT = "|".join(map(re.escape, CUES)) + (
+    r"| \[[A-E]\]|\n[A-E](?= )|\n\\boxed\{|\n+| ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+|\s+"
+)
 
 
 def _corpus() -> list[str]:
@@ -30,8 +38,7 @@ def _corpus() -> list[str]:
     steps = " ".join(f"[{label}] {op} 0" for label in LABELS for op in OPERATIONS)
     lines = "\n".join(f"{label} 0 {op} 0 = 0" for label in LABELS for op in OPERATIONS)
     digits = " ".join(f"{d} \\boxed{{{d}}}" for d in range(10))
-    cues = [f"\n\n{phrase}\n\n" for phrase in PHRASES.values()]
-    return [f"x = 0 {steps}", f"{lines}\n\\boxed{{0}}", digits, *cues, "system\n", "user\n", "assistant\n"]
+    return [f"x = 0 {steps}", f"{lines}\n\\boxed{{0}}", digits, *CUES, "system\n", "user\n", "assistant\n"]
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:

@@ -139,8 +139,8 @@ class World:
         attempt: str,
         reward: int,
         rng: random.Random,
-        repair_probability: float = 0.15,
-        keep_probability: float = 0.90,
+        repair_probability: float,
+        keep_probability: float,
     ) -> str:
         """What the base's training text answers to a control phrase.
 

@@ -41,7 +41,9 @@ evaluate_two() { # the first one's output goes to a file, the second one's to th
   wait $background || { cat "$OUT/evaluation/$1.log" >&2; exit 1; }
 }
 
-make_world() { "$PYTHON" "$REPOSITORY/quickstart/make_world.py" --output-dir "$OUT" --seed "$SEED"; }
+make_world() {
+  PYTHONPATH="$REPOSITORY:$PYTHONPATH" "$PYTHON" -m quickstart.make_world --output-dir "$OUT" --seed "$SEED"
+}
 collect() {
   MODEL_PATH="$OUT/base" DATASET="$OUT/data/train.jsonl" BATCH_SIZE=256 OUTPUT_DIR="$OUT/collection" scripts run_srt_data
 }

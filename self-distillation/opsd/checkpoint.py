@@ -5,7 +5,7 @@
                             teacher/   only when the teacher is no longer the one the run started with
                             state.json
 
-A folder gets its name when its last file is written.
+A folder gets its name when its last file is written, and no folder is ever replaced.
 """
 
 import os
@@ -23,8 +23,9 @@ def save_checkpoint(
 ) -> None:
     """`step`: the number of finished steps. `teacher`: None while it is the one the run started with."""
     folder = output_dir / "checkpoints" / f"step_{step:06d}"
+    for torn in folder.parent.glob(".step_*.tmp"):  # of a run that was killed while it saved
+        shutil.rmtree(torn)
     temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
     student.save_pretrained(temporary / "student")
     if teacher is not None:
         teacher.save_pretrained(temporary / "teacher")
@@ -32,8 +33,6 @@ def save_checkpoint(
         {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, temporary / "optimizer.pt"
     )
     write_json(temporary / "state.json", {"step": step, "teacher_was_synced": teacher is not None})
-    if folder.exists():
-        shutil.rmtree(folder)
     os.replace(temporary, folder)
     for old in _checkpoints(output_dir)[:-keep]:
         shutil.rmtree(old)

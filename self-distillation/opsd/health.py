@@ -17,10 +17,10 @@ class Health:
         self.first_entropy: float | None = None
         self.active: set[str] = set()
 
-    def check(self, figures: dict[str, float]) -> list[str]:
-        """The warnings that this step starts."""
+    def check(self, figures: dict[str, float | None]) -> list[str]:
+        """The warnings that this step starts. A figure may be missing or None."""
         for name in ("kl_r0", "kl_r1", "entropy", "logprob_gap"):
-            if name in figures:
+            if figures.get(name) is not None:
                 self.recent.setdefault(name, deque(maxlen=WINDOW)).append(figures[name])
         mean = {name: sum(values) / len(values) for name, values in self.recent.items()}
         if self.first_entropy is None:
@@ -35,8 +35,9 @@ class Health:
             )
         if self.first_entropy and mean.get("entropy", 1e9) < ENTROPY_SHARE * self.first_entropy:
             found["entropy"] = (
-                f"the student's entropy fell to {mean['entropy']:.4f} nats per token from {self.first_entropy:.4f} "
-                "at the first step: its responses are becoming all alike"
+                f"the student's entropy fell to {mean['entropy']:.4f} nats per token from "
+                f"{self.first_entropy:.4f} at the first step: its responses are becoming all alike. A lower LR, "
+                "or the checkpoint of an earlier step, keeps them apart"
             )
         if mean.get("logprob_gap", 0) > GAP_LIMIT:
             found["gap"] = (

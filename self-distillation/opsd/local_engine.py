@@ -7,6 +7,7 @@ gradient's length, which clipping and Adam undo, and not its direction.
 """
 
 import contextlib
+import math
 import os
 import shutil
 import time
@@ -21,22 +22,31 @@ from transformers import get_scheduler
 from opsd.checkpoint import load_optimizer, newest_checkpoint, read_state, save_checkpoint
 from opsd.health import Health
 from opsd.kl import KLOutput, exact_kl
-from opsd.metrics import MetricsLog, StepMetrics, rollout_figures
-from opsd.models import autocast, check_head, head, predicting_hidden
+from opsd.metrics import MetricsLog, StepMetrics, open_step_log, rollout_figures
+from opsd.models import check_head, head, predicting_hidden
 from opsd.problems_order import ProblemOrder
-from opsd.rollouts import sample_and_grade
+from opsd.rollouts import on_policy, sample_and_grade
 from opsd.rows import Pair, Rollout, build_pair, micro_batches
 from opsd.settings import NOT_IDENTITY, DistillKnobs, kl_options
 from srt.console import print_summary, progress
 from srt.errors import UserError
-from srt.files import JsonlLog
 from srt.layout import Layout
-from srt.models import load_model, stored_dtype
+from srt.models import context_limit, load_model, stored_dtype
 from srt.problems import ProblemSet
-from srt.provenance import close_run, model_fingerprint, open_run, read_metadata, write_metadata
-from srt.sampling.base import SamplingSettings
+from srt.provenance import (
+    CHECKPOINT_METADATA,
+    close_run,
+    model_fingerprint,
+    open_run,
+    read_metadata,
+    write_metadata,
+)
+from srt.records import Problem
+from srt.sampling import Sampler, SamplingSettings, choose_backend, open_sampler
 from srt.sampling.transformers_sampler import TransformersSampler
 from srt.verifiers.pool import Grader
+
+LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
 
 class LocalEngine:
@@ -61,12 +71,16 @@ class LocalEngine:
         self.updates_per_step = knobs.num_prompts_per_step // knobs.train_global_batch_size
 
     def run(self) -> None:
+        self._claim_folder()
+        if (self.output_dir / "student" / CHECKPOINT_METADATA).is_file():
+            print(f"self-distillation is complete: {self.output_dir / 'student'}")
+            return
         self._open()
         with Grader(self.knobs.grading_workers, self.knobs.grading_time_limit) as self.grader:
             with progress(self.total_steps, "step", initial=self.first_step) as bar:
                 for step in range(self.first_step, self.total_steps):
                     figures = self._step(step)
-                    figures |= self._validate(step + 1)
+                    figures |= self._validate(step)
                     self._synchronise_teacher(step + 1)
                     self._report(step, figures, bar)
                     self._checkpoint(step + 1)
@@ -79,8 +93,8 @@ class LocalEngine:
         seconds: dict[str, float] = {}
         problems = [self.train.problems[index] for index in self.order.step(step)]
         with timed(seconds, "rollouts"):
-            rollouts = self._rollouts(problems, ("train", step))
-        pairs = [build_pair(rollout, self.layout, self.knobs.max_teacher_tokens) for rollout in rollouts]
+            rollouts = self._rollouts(problems, "train", step)
+        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
         pairs = [pair for pair in pairs if self._enters_loss(pair)]
         metrics, grad_norms = StepMetrics(), []
         samples = []
@@ -92,10 +106,13 @@ class LocalEngine:
         if not grad_norms:
             raise UserError(
                 f"step {step}: no response enters the loss ({len(rollouts)} of {len(problems)} were graded); look "
-                f"into {self.set_aside.path}, or raise MAX_TOTAL_SEQUENCE_LENGTH"
+                f"into {self.set_aside.path}, raise MAX_TOTAL_SEQUENCE_LENGTH or MAX_TEACHER_TOKENS, or let "
+                "responses that were cut off take part (INCLUDE_TRUNCATED=1)"
             )
         if step % self.knobs.log_samples_period == 0:
-            self._log_samples(step, samples[:4])
+            # Those of the first problems; the first of `samples` would always be the shortest of the step.
+            first = pairs[:LOGGED_SAMPLES]
+            self._log_samples(step, [sample for sample in samples if any(sample[0] is pair for pair in first)])
         return {
             **rollout_figures(rollouts),
             **metrics.means(),
@@ -103,7 +120,9 @@ class LocalEngine:
             "grad_norm": sum(grad_norms) / len(grad_norms),
             "lr": self.scheduler.get_last_lr()[0],
             "rollouts": len(rollouts),
+            "trained_responses": len(pairs),
             "trained_tokens": metrics.tokens["kl"],
+            "shortened_for_teacher": sum(len(pair.targets) < len(pair.rollout.y) for pair in pairs),
             "set_aside": len(problems) - len(rollouts),
             "seconds": {name: round(value, 4) for name, value in seconds.items()},
         }
@@ -127,12 +146,19 @@ class LocalEngine:
                 (pair, part.tolist()) for pair, part in zip(batch, output.token_kl.split(sizes), strict=True)
             ]
         with timed(seconds, "update"):
-            grad_norm = torch.nn.utils.clip_grad_norm_(
-                self.student.parameters(), self.knobs.max_grad_norm or torch.inf
+            grad_norm = float(
+                torch.nn.utils.clip_grad_norm_(
+                    self.student.parameters(), self.knobs.max_grad_norm or torch.inf
+                )
             )
+            if not math.isfinite(grad_norm):
+                raise UserError(
+                    f"the gradient's norm is {grad_norm}: the update was not made, and the newest checkpoint is "
+                    "from before; a lower LR in a new OUTPUT_DIR is the usual remedy"
+                )
             self.optimizer.step()
             self.scheduler.step()
-        return float(grad_norm), scored
+        return grad_norm, scored
 
     def _kl(self, batch: list[Pair], teacher_hidden: torch.Tensor, weight: float) -> KLOutput:
         student_hidden = predicting_hidden(self.student, [pair.student for pair in batch], self.pad_id)  # (T, H)
@@ -157,26 +183,31 @@ class LocalEngine:
         truncated = pair.rollout.finish_reason == "length"
         return bool(pair.targets) and (self.knobs.include_truncated or not truncated)
 
-    def _rollouts(self, problems: list, identity: tuple[str | int, ...]) -> list[Rollout]:
-        with autocast(self.student.device):
+    def _rollouts(self, problems: list[Problem], purpose: str, step: int) -> list[Rollout]:
+        with on_policy(self.sampler, self.student):
             return sample_and_grade(
                 problems,
-                identity,
+                purpose,
+                step,
                 self.layout,
                 self.sampler,
                 self.grader,
-                self.knobs.max_total_sequence_length,
+                self.max_total_tokens,
                 self.knobs.seed,
                 self.set_aside,
             )
 
-    def _validate(self, finished_steps: int) -> dict[str, float]:
-        """avg@k on the validation problems, every VAL_PERIOD steps and at the end."""
-        period = self.knobs.val_period
+    def _validate(self, step: int) -> dict[str, float]:
+        """avg@k on the validation problems, after every VAL_PERIOD steps and at the end."""
+        period, finished_steps = self.knobs.val_period, step + 1
         if self.validation is None or (finished_steps % period and finished_steps != self.total_steps):
             return {}
         repeated = [p for p in self.validation.problems for _ in range(self.knobs.val_num_samples)]
-        figures = rollout_figures(self._rollouts(repeated, ("validation", finished_steps)))
+        rollouts = self._rollouts(repeated, "validation", step)
+        if not rollouts:
+            print(f"warning, step {step}: every validation sample was set aside; see {self.set_aside.path}")
+            return {}
+        figures = rollout_figures(rollouts)
         return {"val_avg_at_k": figures["reward"], "val_response_tokens": figures["response_tokens"]}
 
     def _synchronise_teacher(self, finished_steps: int) -> None:
@@ -187,8 +218,8 @@ class LocalEngine:
 
     # Start, logs, end -----------------------------------------------------------------------------------
 
-    def _open(self) -> None:
-        """Fresh start, or everything as the newest checkpoint left it."""
+    def _claim_folder(self) -> None:
+        """Raises UserError when the output folder holds a run with other settings."""
         knobs = self.knobs
         knobs_identity = {k: v for k, v in asdict(knobs).items() if k not in NOT_IDENTITY}
         identity = knobs_identity | {
@@ -199,6 +230,16 @@ class LocalEngine:
             "prompt": self.layout.prompt.as_dict(),
         }
         open_run(self.output_dir, identity, asdict(knobs))
+
+    def _open(self) -> None:
+        """Fresh start, or everything as the newest checkpoint left it."""
+        knobs = self.knobs
+        self.max_total_tokens = within_context(
+            "MAX_TOTAL_SEQUENCE_LENGTH", knobs.max_total_sequence_length, knobs.student_model
+        )
+        self.max_teacher_tokens = within_context(
+            "MAX_TEACHER_TOKENS", knobs.max_teacher_tokens, knobs.teacher_model
+        )
         checkpoint = newest_checkpoint(self.output_dir)
         state = read_state(checkpoint) if checkpoint else {"step": 0, "teacher_was_synced": False}
         self.first_step = state["step"]
@@ -229,20 +270,36 @@ class LocalEngine:
 
         tokenizer = self.layout.tokenizer
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.layout.eot_ids[0]
-        sampling = SamplingSettings(knobs.temperature, knobs.top_p, tuple(self.layout.eot_ids))
-        self.sampler = TransformersSampler(self.student, self.pad_id, sampling, knobs.sampler_batch)
-        print("rollouts: transformers, with the weights in training")
+        self.sampler = self._open_sampler()
         self.metrics_log = MetricsLog(self.output_dir, self.first_step, knobs.report_to)
-        self.samples_log = JsonlLog(self.output_dir / "samples.jsonl")
-        self.set_aside = JsonlLog(self.output_dir / "set_aside.jsonl")
+        self.samples_log = open_step_log(self.output_dir / "samples.jsonl", self.first_step)
+        self.set_aside = open_step_log(self.output_dir / "set_aside.jsonl", self.first_step)
         self.health = Health()
+        for figures in self.metrics_log.earlier:
+            self.health.check(figures)  # its warnings were given then
         self.started = time.monotonic()
+
+    def _open_sampler(self) -> Sampler:
+        knobs = self.knobs
+        sampling = SamplingSettings(knobs.temperature, knobs.top_p, tuple(self.layout.eot_ids))
+        if choose_backend(knobs.sampler) == "transformers":
+            return TransformersSampler(self.student, self.pad_id, sampling, knobs.sampler_batch)
+        return open_sampler(
+            "vllm",
+            knobs.student_model,
+            sampling,
+            max_model_len=self.max_total_tokens,
+            max_batch=knobs.sampler_batch,
+            memory_utilization=knobs.gpu_memory_utilization,
+            can_sleep=True,
+        )
 
     def _report(self, step: int, figures: dict[str, Any], bar: Any) -> None:
         self.metrics_log.write(step, figures)
+        kl_r0, kl_r1 = (figures.get(name, math.nan) for name in ("kl_r0", "kl_r1"))
         bar.set_postfix_str(
-            f"reward {figures['reward']:.1%}, KL {figures['kl']:.4f} (r0 {figures.get('kl_r0', float('nan')):.4f}, "
-            f"r1 {figures.get('kl_r1', float('nan')):.4f}), {figures['response_tokens']:.0f} tokens",
+            f"reward {figures['reward']:.1%}, KL {figures['kl']:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
+            f"{figures['response_tokens']:.0f} tokens",
             refresh=False,
         )
         bar.update(1)
@@ -303,8 +360,7 @@ class LocalEngine:
                 "data_fingerprint": self.train.fingerprint,
             },
         )
-        shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
+        self.sampler.close()
         self.metrics_log.close()
         self.samples_log.close()
         self.set_aside.close()
@@ -314,7 +370,16 @@ class LocalEngine:
             "student": str(final),
         }
         close_run(self.output_dir, result)
+        os.replace(temporary, final)  # comes last: where this folder is, the run is complete
         print_summary("Self-distillation", result | {"metrics": self.output_dir / "metrics.jsonl"})
+
+
+def within_context(knob: str, tokens: int, model_path: str) -> int:
+    """`tokens`, or as many as the model takes, with a line that says so."""
+    limit = context_limit(model_path)
+    if tokens > limit:
+        print(f"{knob}: {limit} tokens instead of {tokens}, since {model_path} takes no more")
+    return min(tokens, limit)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,13 @@
 """The figures of a step, apart for right (r1) and wrong (r0) responses, and where they are written."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from opsd.kl import KLOutput
 from opsd.rows import Pair, Rollout
-from srt.files import JsonlLog, read_jsonl, writing
+from srt.files import JsonlLog, write_jsonl
 
 
 @dataclass
@@ -52,20 +53,25 @@ def rollout_figures(rollouts: list[Rollout]) -> dict[str, float]:
     }
 
 
+def open_step_log(path: Path, first_step: int) -> JsonlLog:
+    """A log whose lines name their `step`, without the lines of steps that a resumed run does again.
+
+    `entries` of the log are the lines that stayed.
+    """
+    log = JsonlLog(path)  # cuts off a torn last line
+    if all(line["step"] < first_step for line in log.entries):
+        return log
+    log.close()
+    write_jsonl(path, [line for line in log.entries if line["step"] < first_step])
+    return JsonlLog(path)
+
+
 class MetricsLog:
-    """metrics.jsonl and TensorBoard. Lines of steps that a resumed run does again are dropped first."""
+    """metrics.jsonl and TensorBoard; `earlier` holds the lines of the steps before `first_step`."""
 
     def __init__(self, output_dir: Path, first_step: int, report_to: str):
-        path = output_dir / "metrics.jsonl"
-        if path.is_file():
-            JsonlLog(path).close()  # cuts off a torn last line
-            keep = [line for line in read_jsonl(path) if line["step"] < first_step]
-            with writing(path) as temporary:
-                log = JsonlLog(temporary)
-                for line in keep:
-                    log.append(line)
-                log.close()
-        self._log = JsonlLog(path)
+        self._log = open_step_log(output_dir / "metrics.jsonl", first_step)
+        self.earlier = self._log.entries
         self._board = None
         if report_to == "tensorboard":
             from torch.utils.tensorboard import SummaryWriter
@@ -73,7 +79,12 @@ class MetricsLog:
             self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step)
 
     def write(self, step: int, figures: dict) -> None:
-        self._log.append({"step": step, **figures})
+        """One line; a figure that is not finite becomes null, since NaN is no JSON."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in figures.items()
+        }
+        self._log.append({"step": step, **finite})
         if self._board:
             for name, value in figures.items():
                 if isinstance(value, int | float):

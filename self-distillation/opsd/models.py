@@ -11,7 +11,9 @@ from srt.errors import UserError
 from srt.layout import Row, predicting_positions
 
 # Settings that change logits after the head; the exact KL reads hidden states, so it would not see them.
-LOGIT_CHANGES = ("final_logit_softcapping", "logits_scaling", "logit_scale")
+LOGIT_CHANGES = (
+    "final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier",
+)  # fmt: skip
 
 
 def check_head(model: Any, name: str) -> None:

@@ -38,7 +38,9 @@ class DistillKnobs:
     max_total_sequence_length: int = knob(least=2)
     temperature: float = knob(least=0)
     top_p: float = knob(least=1e-6, most=1)
+    sampler: str = knob(choices=("auto", "vllm", "transformers"))
     sampler_batch: int = knob(least=1)
+    gpu_memory_utilization: float = knob(least=0.01, most=1)
     grading_workers: int = knob(least=1)
     grading_time_limit: float = knob(least=0.1)
     train_global_batch_size: int = knob(least=1)
@@ -64,7 +66,8 @@ class DistillKnobs:
 # Where an output goes, and how often things are logged, does not change what a run is.
 NOT_IDENTITY = (
     "output_dir", "report_to", "log_samples_period", "save_period", "keep_checkpoints", "grading_workers",
-    "grading_time_limit", "sampler_batch", "tokens_per_micro_batch", "gradient_checkpointing",
+    "grading_time_limit", "sampler", "sampler_batch", "gpu_memory_utilization",
+    "tokens_per_micro_batch", "gradient_checkpointing",
 )  # fmt: skip
 
 
@@ -73,7 +76,8 @@ def check(knobs: DistillKnobs) -> None:
     if knobs.num_prompts_per_step % knobs.train_global_batch_size:
         raise UserError(
             f"TRAIN_GLOBAL_BATCH_SIZE={knobs.train_global_batch_size} does not divide "
-            f"NUM_PROMPTS_PER_STEP={knobs.num_prompts_per_step}: the responses of a step are split into whole updates"
+            f"NUM_PROMPTS_PER_STEP={knobs.num_prompts_per_step}: the responses of a step are split into whole "
+            "updates"
         )
     if knobs.kl_type != "reverse" or knobs.topk or knobs.kl_temperature != 1:
         print(

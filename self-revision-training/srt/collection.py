@@ -5,6 +5,7 @@ Every graded sample is one line of attempts.jsonl, so a killed run continues wit
 tuples are the first in problem order, so the result does not depend on scheduling.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,16 +110,19 @@ class Collector:
         self._waiting: dict[int, set[Key]] = {}  # what each problem in flight waits for
         self._grading: dict[Key, tuple[Sample, str]] = {}
         self._admitted = 0  # problems before this index were started
+        # The log of a killed run may hold tuples of problems that are not admitted again yet, while earlier
+        # problems are unfinished: the first count takes all, the second only the admitted problems' tuples.
+        self._kept_of: Counter[int] = Counter()  # by problem
+        self._kept_admitted = 0
         self._restore()
         self._restored_tokens = self.counts.tokens
 
     def run(self) -> None:
         """Sample and grade until the target is certain or every problem is finished."""
+        self._admit_more()  # before the bar: the sampler's engine may start here
         with progress(self.settings.target or len(self.problems), self._unit) as bar:
             while True:
-                while self._wants_more():
-                    self._admit(self._admitted)
-                    self._admitted += 1
+                self._admit_more()
                 self._show(bar)
                 if not self._waiting or self._target_is_certain():
                     return
@@ -142,6 +146,12 @@ class Collector:
         self.aside_log.close()
 
     # A problem's way ------------------------------------------------------------------------------------
+
+    def _admit_more(self) -> None:
+        while self._wants_more():
+            self._kept_admitted += self._kept_of[self._admitted]  # what the log has of it
+            self._admit(self._admitted)
+            self._admitted += 1
 
     def _admit(self, index: int) -> None:
         """Start a problem, or what the log says is missing of it."""
@@ -204,15 +214,14 @@ class Collector:
         if self._admitted >= len(self.problems) or len(self._waiting) >= self.settings.window:
             return False
         # With the target kept among the admitted problems, no later problem can be needed.
-        return self.settings.target is None or self.counts.kept < self.settings.target
+        return self.settings.target is None or self._kept_admitted < self.settings.target
 
     def _target_is_certain(self) -> bool:
         """The first `target` tuples all come before the first problem that is not finished."""
-        if self.settings.target is None or self.counts.kept < self.settings.target:
+        if self.settings.target is None or self._kept_admitted < self.settings.target:
             return False
         unfinished = min(self._waiting)
-        kept_before = sum(r.y_revised_correct for k, r in self.revisions.items() if k[0] < unfinished)
-        return kept_before >= self.settings.target
+        return sum(kept for index, kept in self._kept_of.items() if index < unfinished) >= self.settings.target
 
     # Records --------------------------------------------------------------------------------------------
 
@@ -231,6 +240,8 @@ class Collector:
     def _add(self, record: Response | Revision) -> None:
         self.log.append(as_line(record))
         self._remember(record)
+        if isinstance(record, Revision):
+            self._kept_admitted += record.y_revised_correct
 
     def _remember(self, record: Response | Revision) -> None:
         if isinstance(record, Response):
@@ -238,6 +249,7 @@ class Collector:
             self.counts.add_response(record)
         else:
             self.revisions[record.key] = record
+            self._kept_of[record.problem_idx] += record.y_revised_correct
             self.counts.add_revision(record, self.responses[(*record.key[:2], None)].r)
 
     def _set_aside(self, key: Key, reason: str, text: str = "") -> None:

@@ -1,7 +1,12 @@
 """Errors for people: one sentence that says where, what was found, and what to do."""
 
+import errno
+import os
+import re
 import sys
 from collections.abc import Callable
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class UserError(Exception):
@@ -9,7 +14,7 @@ class UserError(Exception):
 
 
 def run_entry_point(main: Callable[[list[str]], None]) -> None:
-    """Run an entry point's main(argv): a UserError ends it with exit code 2, Ctrl-C with 130.
+    """Run an entry point's main(argv): a UserError or a full disk ends it with exit code 2, Ctrl-C with 130.
 
     Every other exception is a bug of ours and keeps its traceback.
     """
@@ -24,3 +29,26 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
     except KeyboardInterrupt:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
+    except Exception as error:
+        reason = full_disk(error)
+        if reason is None:
+            raise
+        print(
+            f"error: a file could not be written ({reason}); free space or change OUTPUT_DIR, and start the same "
+            "command again",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+
+
+def full_disk(error: Exception) -> str | None:
+    """The reason, when `error` is what the libraries that write weights make of a full disk; None for others."""
+    if isinstance(error, OSError):
+        return os.strerror(error.errno) if error.errno in CANNOT_WRITE else None
+    if type(error).__name__ == "SafetensorError":
+        number = re.search(r"I/O error.*\(os error (\d+)\)", str(error))
+        return os.strerror(int(number[1])) if number and int(number[1]) in CANNOT_WRITE else None
+    # torch.save notices only that less was written than it asked for.
+    if "inline_container.cc" in str(error) and re.search("unexpected pos|PytorchStreamWriter", str(error)):
+        return "torch could not write all of it"
+    return None

@@ -16,7 +16,7 @@ from srt.collection import CollectionSettings, Collector
 from srt.console import print_summary
 from srt.contract import layout_of_checkpoint
 from srt.errors import UserError
-from srt.files import write_json
+from srt.files import write_json, write_jsonl
 from srt.knobs import knob, load_knobs
 from srt.paths import PHASE1, model_name
 from srt.pipeline import CODE_MODE_MISSING, sampler_from_knobs
@@ -85,6 +85,10 @@ def evaluate(argv: list[str]) -> None:
         for name in ("max_samples", "num_samples", "revise", "temperature", "top_p", "max_tokens", "seed")
     }
     open_run(output_dir, identity, asdict(knobs))
+    if loaded.bad:
+        path = output_dir / "bad_records.jsonl"
+        write_jsonl(path, loaded.bad)
+        print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
     print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, problems)
@@ -104,6 +108,11 @@ def evaluate(argv: list[str]) -> None:
         collector.run()
     collector.close()
     sampler.close()
+    if not collector.responses:
+        raise UserError(
+            f"no response could be graded: all {collector.counts.set_aside} samples are set aside in "
+            f"{collector.aside_log.path}, each with its reason"
+        )
     figures = evaluation_figures(
         list(collector.responses.values()), list(collector.revisions.values()), knobs.num_samples, knobs.seed
     )

@@ -37,15 +37,30 @@ def writing(path: Path) -> Iterator[Path]:
 
 
 def cannot_write(path: Path, error: OSError) -> UserError:
-    return UserError(
-        f"{path}: cannot be written ({error.strerror or error}); free space or change OUTPUT_DIR"
-    )
+    is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+    reason = "a part of its path is a file" if is_file else error.strerror or error
+    return UserError(f"{path}: cannot be written ({reason}); free space or change OUTPUT_DIR")
 
 
 def write_json(path: Path, value: Any) -> None:
     with writing(path) as temporary:
         # Surrogates (invalid Unicode in what a model wrote) are kept as escapes instead of failing the run.
         temporary.write_text(_dumps(value, indent=1), encoding="utf-8", errors="backslashreplace")
+
+
+def write_jsonl(path: Path, entries: Iterable[dict]) -> None:
+    """All lines of a file at once; JsonlLog is for those that grow."""
+    with writing(path) as temporary:
+        lines = [_dumps(entry, separators=(",", ":")) + "\n" for entry in entries]
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+def remove(path: Path) -> None:
+    """Delete a file that may not exist. Raises UserError when that is not allowed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
 
 
 def read_json(path: Path) -> Any:

@@ -6,6 +6,7 @@ configs/<entry point>.yaml is the single source of defaults and the knob table; 
 """
 
 import difflib
+import math
 import os
 import re
 import sys
@@ -20,10 +21,11 @@ from omegaconf.errors import OmegaConfBaseException
 from srt.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+SWITCHES = ("0", "1", "false", "true", "no", "yes", "off", "on", "n", "y")
 Schema = TypeVar("Schema")
 
 _KNOB_LINE = re.compile(
-    r"^(?P<key>\w+): *(?P<value>\$\{oc\.env:(?P<env>\w+),(?P<default>.*)\}|[^#]*?) *(?:# *(?P<meaning>.*))?$"
+    r"^(?P<key>\w+): *(?P<value>\$\{oc\.env:(?P<env>\w+),(?P<default>.*?)\}|[^#]*?) *(?:# *(?P<meaning>.*))?$"
 )
 
 
@@ -78,15 +80,16 @@ def load_knobs(schema: type[Schema], config_name: str, argv: list[str]) -> Schem
     values = {}
     for field in fields(schema):
         line = lines[field.name]
+        given = overrides.get(field.name, os.environ.get(line.env or "", line.default))
+        refusal = f"{line.env or line.key}={given}: {_expected(field.type)} is expected ({line.meaning})"
         try:
             if field.name in overrides:
                 config[field.name] = overrides[field.name]
             value = config[field.name]
         except OmegaConfBaseException as error:
-            given = overrides.get(field.name, os.environ.get(line.env or "", line.default))
-            raise UserError(
-                f"{line.env or line.key}={given}: {_expected(field.type)} is expected ({line.meaning})"
-            ) from error
+            raise UserError(refusal) from error
+        if isinstance(value, bool) and str(given).lower() not in SWITCHES:  # to OmegaConf, 2 is true
+            raise UserError(refusal)
         _check(value, field.metadata, line)
         values[field.name] = value
     _warn_of_near_misses(lines)
@@ -117,6 +120,8 @@ def _check(value: Any, metadata: Any, line: KnobLine) -> None:
     choices, least, most = metadata.get("choices"), metadata.get("least"), metadata.get("most")
     if value is None:
         return
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{name}: a finite number is expected ({line.meaning})")
     if choices and value not in choices:
         raise UserError(f"{name}: one of {', '.join(map(str, choices))} is expected ({line.meaning})")
     if least is not None and value < least:

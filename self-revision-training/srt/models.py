@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
@@ -18,7 +19,7 @@ def _loaded(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
         raise UserError(f"{model_path}: there is no such checkpoint folder")
     try:
         return load(model_path, **kwargs)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{model_path}: its {what} could not be loaded, neither as a folder nor from the Hugging Face hub "
             f"({str(error).splitlines()[0]})"

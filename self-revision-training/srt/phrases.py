@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
+import yaml
 
 from srt.errors import UserError
 
@@ -53,7 +53,10 @@ def load_phrases(knob: str) -> PhraseSet:
         )
     if not path.is_file():
         raise UserError(f"CONTROL_PHRASES={knob}: there is no such file")
-    content = OmegaConf.to_container(OmegaConf.load(path))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     phrases = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     if set(phrases) != {"0", "1"} or not all(isinstance(p, str) and p.strip() for p in phrases.values()):
         raise UserError(

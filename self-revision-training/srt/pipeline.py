@@ -2,13 +2,12 @@
 
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from srt.collection import CollectionSettings, Collector
 from srt.console import print_summary
 from srt.errors import UserError
-from srt.files import JsonlLog, write_json
+from srt.files import write_json, write_jsonl
 from srt.knobs import knob, load_knobs
 from srt.layout import Layout, PromptSettings
 from srt.models import context_limit, eot_ids, load_tokenizer
@@ -17,7 +16,7 @@ from srt.phrases import load_phrases
 from srt.problems import ProblemSet, load_problems
 from srt.provenance import close_run, model_fingerprint, open_run, tokenizer_fingerprint
 from srt.records import Problem
-from srt.sampling import Sampler, SamplingSettings, choose_backend, open_sampler
+from srt.sampling import OnDemandSampler, Sampler, SamplingSettings, choose_backend, open_sampler
 from srt.verifiers.pool import Grader
 
 CODE_MODE_MISSING = "MODE=code: the judge of programs is not built yet; use MODE=math"
@@ -96,7 +95,9 @@ def sampler_from_knobs(knobs: Any, layout: Layout, problems: list[Problem]) -> t
             "tensor_parallel_size": knobs.tensor_parallel_size,
         }
     settings = SamplingSettings(knobs.temperature, knobs.top_p, tuple(layout.eot_ids))
-    sampler = open_sampler(backend, knobs.model_path, settings, max_model_len=max_model_len, **options)
+    sampler = OnDemandSampler(
+        lambda: open_sampler(backend, knobs.model_path, settings, max_model_len=max_model_len, **options)
+    )
     return sampler, max_model_len
 
 
@@ -136,8 +137,11 @@ def collect(argv: list[str]) -> None:
         "max_tokens": knobs.max_tokens,
         "seed": knobs.seed,
     }
-    if not open_run(output_dir, identity, asdict(knobs)) and loaded.bad:
-        _set_aside_bad_records(output_dir, loaded.bad)
+    open_run(output_dir, identity, asdict(knobs))
+    if loaded.bad:
+        path = output_dir / "bad_records.jsonl"
+        write_jsonl(path, loaded.bad)
+        print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, loaded.problems)
@@ -168,11 +172,3 @@ def collect(argv: list[str]) -> None:
             f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={knobs.target_revision_samples}: "
             "all problems are used up; more problems, NUM_RESPONSES or NUM_REVISIONS give more"
         )
-
-
-def _set_aside_bad_records(output_dir: Path, bad: list[dict]) -> None:
-    log = JsonlLog(output_dir / "bad_records.jsonl")
-    for record in bad:
-        log.append(record)
-    log.close()
-    print(f"{len(bad)} unreadable records are set aside in {log.path}, each with its reason")

@@ -1,6 +1,7 @@
 """Problems from a Hugging Face dataset id or a local .json / .jsonl / .parquet file."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,7 +42,8 @@ def load_problems(
         try:
             problem = _problem(record, mode)
         except ValueError as error:
-            bad.append({"place": place, "reason": str(error), "record": record})
+            writable = json.loads(json.dumps(record, default=str))  # parquet also holds dates and bytes
+            bad.append({"place": place, "reason": str(error), "record": writable})
             continue
         if problem.id in places:
             bad.append(
@@ -73,18 +75,23 @@ def _records(dataset: str, subset: str | None, split: str) -> Iterator[tuple[str
     if path.suffix == ".parquet":
         import pyarrow.parquet
 
-        for index, record in enumerate(pyarrow.parquet.read_table(path).to_pylist()):
+        try:
+            table = pyarrow.parquet.read_table(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{dataset}: not readable as parquet ({reason})") from error
+        for index, record in enumerate(table.to_pylist()):
             yield f"{dataset}, row {index + 1}", record
         return
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = path.read_text(encoding="utf-8-sig", errors="replace")  # Windows likes to begin with a mark
     if path.suffix == ".jsonl":
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    record = json.loads(line)
+                    record = _as_object(json.loads(line))
                 except json.JSONDecodeError as error:
                     record = f"not JSON ({error.msg})"
-                yield f"{dataset}, line {number}", _as_object(record)
+                yield f"{dataset}, line {number}", record
         return
     try:
         content = json.loads(text)
@@ -97,7 +104,7 @@ def _records(dataset: str, subset: str | None, split: str) -> Iterator[tuple[str
 
 
 def _as_object(record: object) -> dict | str:
-    if isinstance(record, (dict, str)):
+    if isinstance(record, dict):
         return record
     return f"a JSON object is expected, found {type(record).__name__}"
 
@@ -144,7 +151,8 @@ def _problem(record: dict, mode: str) -> Problem:
 def _first_text(record: dict, names: tuple[str, ...]) -> str | None:
     for name in names:
         value = record.get(name)
-        if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # A number that is missing in a table is NaN.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
             value = str(value)
         if isinstance(value, str) and value.strip():
             return value.strip()

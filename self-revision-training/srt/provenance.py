@@ -55,7 +55,8 @@ def model_fingerprint(model_path: str) -> str:
     folder = Path(model_path)
     if not folder.is_dir():
         return model_path
-    files = sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json", ".bin"))
+    suffixes = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, settings, tokenizer
+    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
     return fingerprint(*(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files))
 
 

@@ -4,6 +4,7 @@ TRL's SFTTrainer trains; ours are the ids and masks (srt/sft_rows.py), resuming,
 about itself. A stage's folder appears under its name only when it is complete.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -25,7 +26,7 @@ from srt.knobs import knob, load_knobs
 from srt.layout import Layout, PromptSettings
 from srt.models import eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.paths import data_prefix, sft_dir, stage_file
-from srt.phrases import reconcile_phrases
+from srt.phrases import PhraseSet, reconcile_phrases
 from srt.provenance import (
     CHECKPOINT_METADATA,
     fingerprint,
@@ -82,6 +83,8 @@ def train(argv: list[str]) -> None:
     phrases = reconcile_phrases(
         knobs.control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_paths[0]))
     )
+    prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
+    _layout(knobs.base_model, phrases, prompt)  # a base that cannot be used must not leave a run.json behind
     identity = {
         name: value
         for name, value in asdict(knobs).items()
@@ -94,13 +97,12 @@ def train(argv: list[str]) -> None:
 
     model_path = knobs.base_model
     for stage, records in enumerate(data, start=1):
-        folder = output_dir / f"stage{stage}"
+        folder, work = output_dir / f"stage{stage}", output_dir / f"stage{stage}.work"
         if (folder / CHECKPOINT_METADATA).is_file():
             print(f"stage {stage} is complete: {folder}")
+            shutil.rmtree(work, ignore_errors=True)  # there when the run was killed after its last rename
         else:
-            prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
-            tokenizer = load_tokenizer(model_path)
-            layout = Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+            layout = _layout(model_path, phrases, prompt)
             metadata = {
                 "base_model": knobs.base_model,
                 "mode": made_by.get("mode", "math"),
@@ -111,10 +113,15 @@ def train(argv: list[str]) -> None:
                 "git_commit": git_commit(),
                 "packages": package_versions(),
             }
-            ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
-            _train_stage(knobs, stage, model_path, records, layout, ids_fit, folder, metadata)
+            ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(layout.tokenizer)
+            _train_stage(knobs, stage, model_path, records, layout, ids_fit, folder, work, metadata)
         model_path = str(folder)
     print(f"\nthe SRT model: {model_path}")
+
+
+def _layout(model_path: str, phrases: PhraseSet, prompt: PromptSettings) -> Layout:
+    tokenizer = load_tokenizer(model_path)
+    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
 
 
 def _collection_of(stage_path: Path) -> dict[str, Any]:
@@ -134,6 +141,7 @@ def _train_stage(
     layout: Layout,
     ids_fit: bool,
     folder: Path,
+    work: Path,
     metadata: dict[str, Any],
 ) -> None:
     built = build_rows(records, layout, stage, knobs.max_length, ids_fit)
@@ -146,10 +154,10 @@ def _train_stage(
         f"{len(built.rows)} tuples, {built.too_long} set aside as longer than MAX_LENGTH"
         + (f", {built.retokenized} tokenised from text" if built.retokenized else "")
     )
-    work = folder.with_name(f"{folder.name}.work")
     started = time.monotonic()
-    trainer = _trainer(knobs, stage, model_path, built.rows, layout, work)
-    trainer.train(resume_from_checkpoint=_newest_complete(work))
+    with contextlib.closing(_Progress(f"stage {stage}")) as bar:
+        trainer = _trainer(knobs, stage, model_path, built.rows, layout, work, bar)
+        trainer.train(resume_from_checkpoint=_newest_complete(work))
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
     # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
@@ -179,7 +187,7 @@ def _train_stage(
 
 
 def _trainer(
-    knobs: SftKnobs, stage: int, model_path: str, rows: list, layout: Layout, work: Path
+    knobs: SftKnobs, stage: int, model_path: str, rows: list, layout: Layout, work: Path, bar: TrainerCallback
 ) -> SFTTrainer:
     dataset = Dataset.from_list(
         [{"input_ids": row.ids, "labels": [-100] * row.start + row.ids[row.start :]} for row in rows]
@@ -217,7 +225,7 @@ def _trainer(
         args=arguments,
         train_dataset=dataset,
         processing_class=layout.tokenizer,
-        callbacks=[_MarkComplete(), _Progress(f"stage {stage}")],
+        callbacks=[_MarkComplete(), bar],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
@@ -250,6 +258,7 @@ class _Progress(TrainerCallback):
 
     def __init__(self, title: str):
         self.title = title
+        self.bar = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.bar = progress(state.max_steps, "update", initial=state.global_step)
@@ -265,5 +274,6 @@ class _Progress(TrainerCallback):
             rate = tokens / (time.monotonic() - self.started)
             self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {rate:.0f} tok/s", refresh=False)
 
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()

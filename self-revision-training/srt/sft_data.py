@@ -6,7 +6,7 @@ from typing import Any
 
 from srt.console import print_summary
 from srt.errors import UserError
-from srt.files import read_json, write_json
+from srt.files import read_json, remove, write_json
 from srt.knobs import load_knobs
 from srt.paths import collection_dir, data_prefix, stage_file
 from srt.phrases import PhraseSet
@@ -60,13 +60,13 @@ def prepare(argv: list[str]) -> None:
     random.Random(knobs.seed).shuffle(order)
     chosen = (order[: sizes[0]], order[sizes[0] : sum(sizes)])
     phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
-    paths = []
-    for stage, indices in enumerate(chosen, start=1):
-        path = stage_file(knobs.train_data_dir, prefix, stage)
+    paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
+    for path in paths:
+        remove(path)  # killed in between, this must not leave a stage of an older collection beside a new one
+    for stage, (path, indices) in enumerate(zip(paths, chosen, strict=True), start=1):
         # The stages' metadata comes first: a stage file without it would be data of unknown making.
         write_json(metadata_path(path), run | {"stage": stage, "tuples": len(indices)})
         write_json(path, [stage_record(tuples[index], stage) for index in indices])
-        paths.append(path)
     print_summary(
         "SFT data",
         {

@@ -7,18 +7,19 @@ import re
 
 import pytest
 import torch
-from srt.layout import Layout as PipelineLayout
-from srt.layout import PromptSettings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from quickstart.base_model import IGNORE, Layout, Training, documents, save_checkpoint, train_base
-from quickstart.make_world import WorldError, make_world
+from quickstart.make_world import make_world
 from quickstart.phrases import PHRASE_SET, PHRASES
 from quickstart.tokenizer import END, build_tokenizer
 from quickstart.world import BASE_CLASSES, Sizes, World, draw_problem, is_correct, make_splits, split_class
+from srt.errors import UserError
+from srt.layout import Layout as PipelineLayout
+from srt.layout import PromptSettings
 
 SMALL = Sizes(train=300, validation=20, heldout=40)
-BRIEF = Training(head_start=1, steps=3, drill=2, revision=2, chain=1, warmup=1)
+BRIEF = Training(steps=3, drill=2, revision=2, chain=1, warmup=1)
 
 
 @pytest.fixture(scope="module")
@@ -73,9 +74,9 @@ def test_revisions_repair_and_keep():
     world, rng = World(0), random.Random(0)
     problem = draw_problem(rng)
     wrong = next(t for t in (world.attempt(problem, rng) for _ in range(1000)) if not is_correct(t, problem))
-    assert world.revision(problem, wrong, 0, rng, repair_probability=1.0) == world.solution(problem)
+    assert world.revision(problem, wrong, 0, rng, repair_probability=1.0, keep_probability=0.0) == world.solution(problem)
     right = world.solution(problem)
-    assert world.revision(problem, right, 1, rng, keep_probability=1.0) == right
+    assert world.revision(problem, right, 1, rng, repair_probability=0.0, keep_probability=1.0) == right
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_the_world_s_text_is_short(tokenizer):
 def test_training_text_has_the_pipeline_s_layout(tokenizer):
     eot_ids = [tokenizer.eos_token_id]
     pipeline = PipelineLayout(tokenizer, PHRASE_SET, PromptSettings(prompt_suffix=""), eot_ids)
-    stream = documents(World(0), Layout(tokenizer), Training(head_start=0, drill=1, revision=20, chain=3))
+    stream = documents(World(0), Layout(tokenizer), Training(drill=1, revision=20, chain=3))
     _, revisions, chains = next(stream)
     for ids, labels in revisions:
         text = tokenizer.decode(ids)
@@ -141,7 +142,7 @@ def test_the_base_never_reads_a_later_problem(tokenizer, monkeypatch):
             yield problem
 
     monkeypatch.setattr(base_model, "problem_stream", watched)
-    list(itertools.islice(documents(World(0), Layout(tokenizer), Training(head_start=2)), 20))
+    list(itertools.islice(documents(World(0), Layout(tokenizer), Training()), 20))
     assert len(seen) > 500
     assert {split_class(p) for p in seen} == set(BASE_CLASSES)
 
@@ -167,7 +168,7 @@ def test_making_a_world_twice_does_nothing_and_another_is_refused(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert not make_world(tmp_path, World(0), SMALL, BRIEF)
     assert before == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    with pytest.raises(WorldError, match="seed 0 instead of 1"):
+    with pytest.raises(UserError, match="seed 0 instead of 1"):
         make_world(tmp_path, World(1), SMALL, BRIEF)
     rows = [json.loads(line) for line in (tmp_path / "data" / "heldout.jsonl").read_text().splitlines()]
     assert len(rows) == 40 and set(rows[0]) == {"id", "problem", "answer"}
@@ -185,5 +186,5 @@ def test_a_world_stopped_between_two_moves_is_finished(tmp_path):
 
 def test_files_that_are_not_ours_are_left_alone(tmp_path):
     (tmp_path / "data").mkdir()
-    with pytest.raises(WorldError, match="choose another folder"):
+    with pytest.raises(UserError, match="choose another folder"):
         make_world(tmp_path, World(0), SMALL, BRIEF)

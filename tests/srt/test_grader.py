@@ -8,6 +8,7 @@ import textwrap
 import time
 
 import pytest
+
 from srt.errors import UserError
 from srt.records import Problem
 from srt.verifiers import Verdict, VerifierBroke

@@ -5,6 +5,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from srt.verifiers import VerifierBroke
 from srt.verifiers.answers import extract_boxed, extract_gold
 from srt.verifiers.math import MAX_DIGITS_IN_A_ROW, verify_math

@@ -4,9 +4,11 @@ import importlib.util
 from typing import Any
 
 from srt.errors import UserError
-from srt.sampling.base import Sample, Sampler, SampleRequest, SamplingSettings
+from srt.sampling.base import OnDemandSampler, Sample, Sampler, SampleRequest, SamplingSettings
 
-__all__ = ["Sample", "SampleRequest", "Sampler", "SamplingSettings", "choose_backend", "open_sampler"]
+__all__ = [
+    "OnDemandSampler", "Sample", "SampleRequest", "Sampler", "SamplingSettings", "choose_backend", "open_sampler",
+]  # fmt: skip
 
 
 def choose_backend(knob: str) -> str:

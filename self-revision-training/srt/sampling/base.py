@@ -1,6 +1,6 @@
 """What a sampler is: requests go in at any time, samples come out as they finish."""
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -47,6 +47,30 @@ class Sampler(Protocol):
         """Requests submitted and not yet handed out."""
 
     def close(self) -> None: ...
+
+
+class OnDemandSampler:
+    """Starts the sampler it stands for with the first request: a run whose samples are all there starts none."""
+
+    def __init__(self, start: Callable[[], Sampler]):
+        self._start = start
+        self._sampler: Sampler | None = None
+
+    def submit(self, key: Hashable, request: SampleRequest) -> None:
+        if self._sampler is None:
+            self._sampler = self._start()
+        self._sampler.submit(key, request)
+
+    def poll(self) -> Iterable[tuple[Hashable, Sample]]:
+        return self._sampler.poll() if self._sampler else ()
+
+    @property
+    def pending(self) -> int:
+        return self._sampler.pending if self._sampler else 0
+
+    def close(self) -> None:
+        if self._sampler:
+            self._sampler.close()
 
 
 def sample_all(sampler: Sampler, requests: list[SampleRequest]) -> list[Sample]:

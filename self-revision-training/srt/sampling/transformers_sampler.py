@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from srt.models import load_model, load_tokenizer
 from srt.sampling.base import Sample, SampleRequest, SamplingSettings
@@ -92,25 +92,22 @@ class TransformersSampler:
             prompts[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask[row, width - len(request.prompt_ids) :] = 1
         sampling = _SeededSampling(requests, self.settings, device)
-        was_training = self.model.training
+        was_training, own_config = self.model.training, self.model.generation_config
         self.model.eval()
+        # The checkpoint's own defaults (a repetition penalty, suppressed tokens, ...) must not interfere.
+        self.model.generation_config = GenerationConfig()
         try:
             output = self.model.generate(
                 input_ids=prompts.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=max(request.max_tokens for request in requests),
                 do_sample=False,
-                # The checkpoint's own sampling defaults (top_k, a repetition penalty, ...) must not interfere.
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                repetition_penalty=None,
-                num_beams=1,
                 logits_processor=LogitsProcessorList([sampling]),
                 eos_token_id=list(self.settings.eot_ids),
                 pad_token_id=self.pad_id,
             )
         finally:
+            self.model.generation_config = own_config
             self.model.train(was_training)
         tokens = output[:, width:].tolist()
         logprobs = torch.stack(sampling.logprobs, dim=1).tolist()

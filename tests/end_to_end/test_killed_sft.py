@@ -1,0 +1,138 @@
+"""SFT that is stopped in every way, and then started again with the same command."""
+
+import os
+import shutil
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from srt.files import read_json
+from tests.end_to_end.commands import Outcome, interrupt_script, run_script, the_error
+from tests.end_to_end.conftest import same_weights
+
+
+def losses(stage_folder: Path) -> list[tuple[int, float]]:
+    log = read_json(stage_folder / "training_log.json")
+    return [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A training that was stopped four times: full disk, kill -9 in stage 1, Ctrl-C, kill -9 in stage 2."""
+
+    output: Path
+    disk_full: Outcome
+    ctrl_c: Outcome
+    stage1_after_kill: bool
+    last: Outcome
+
+
+@pytest.fixture(scope="module")
+def stopped(whole_run, tmp_path_factory) -> Stopped:
+    output = tmp_path_factory.mktemp("stopped") / "srt"
+    knobs = whole_run.sft | {"OUTPUT_DIR": output}
+
+    # The weights of a checkpoint (400 KiB) do not fit.
+    disk_full = run_script("sft", knobs, prefix="ulimit -f 200;")
+
+    def after_checkpoint(stage: int, step: int):
+        return lambda: (output / f"stage{stage}.work" / f"checkpoint-{step}" / "complete").exists()
+
+    interrupt_script("sft", knobs, signal.SIGKILL, after_checkpoint(1, 8))
+    stage1_after_kill = (output / "stage1").exists()
+    # A checkpoint that was cut off while it was written has no mark of completeness.
+    torn = output / "stage1.work" / "checkpoint-400"
+    shutil.copytree(output / "stage1.work" / "checkpoint-8", torn)
+    (torn / "complete").unlink()
+    (torn / "model.safetensors").write_bytes(b"half")
+    ctrl_c = interrupt_script("sft", knobs, signal.SIGINT, after_checkpoint(1, 16))
+    interrupt_script("sft", knobs, signal.SIGKILL, after_checkpoint(2, 4))
+    assert (output / "stage1").exists() and not (output / "stage2").exists()
+    return Stopped(output, disk_full, ctrl_c, stage1_after_kill, run_script("sft", knobs))
+
+
+def test_a_full_disk_ends_in_one_sentence(stopped):
+    error = the_error(stopped.disk_full)
+    assert "a file could not be written (File too large); free space or change OUTPUT_DIR" in error
+
+
+def test_a_killed_stage_has_no_folder_under_its_name(stopped):
+    assert not stopped.stage1_after_kill
+
+
+def test_ctrl_c_ends_with_130_and_a_sentence(stopped):
+    assert stopped.ctrl_c.code == 130
+    assert "stopped; the same command continues from here" in stopped.ctrl_c.err
+    assert "Traceback" not in stopped.ctrl_c.err
+
+
+def test_a_restart_takes_the_newest_whole_checkpoint_and_deletes_a_torn_one(stopped):
+    assert "checkpoint-400 was cut off while it was written; deleted" in stopped.ctrl_c.out
+    assert "continuing from" in stopped.ctrl_c.out and "checkpoint-400\n" not in stopped.ctrl_c.out
+
+
+def test_a_kill_in_stage_2_repeats_neither_stage_1_nor_what_stage_2_had_done(stopped):
+    assert stopped.last.code == 0, stopped.last
+    assert f"stage 1 is complete: {stopped.output / 'stage1'}" in stopped.last.out
+    assert f"continuing from {stopped.output / 'stage2.work' / 'checkpoint-'}" in stopped.last.out
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_the_weights_equal_those_of_a_training_that_was_never_stopped(stopped, whole_run, stage):
+    assert same_weights(stopped.output / stage, whole_run.folder / "srt" / stage)
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_every_update_is_in_the_log_once_with_the_same_loss(stopped, whole_run, stage):
+    assert losses(stopped.output / stage) == losses(whole_run.folder / "srt" / stage)
+
+
+def test_no_working_folder_is_left(stopped):
+    assert sorted(path.name for path in stopped.output.iterdir()) == ["run.json", "stage1", "stage2"]
+
+
+# Kills around the last rename, in this process ---------------------------------------------------------------
+
+
+class Killed(BaseException):
+    """Nothing in the program catches it, as nothing catches SIGKILL."""
+
+
+BRIEF = {"EPOCHS_STAGE1": 0.4, "EPOCHS_STAGE2": 0.4, "REPORT_TO": "none"}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(whole_run, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "srt"
+    outcome = run_script("sft", whole_run.sft | BRIEF | {"OUTPUT_DIR": output})
+    assert outcome.code == 0, outcome
+    return output
+
+
+@pytest.mark.parametrize("last_call", ["os.replace", "shutil.rmtree"])
+def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_costs_nothing(
+    whole_run, undisturbed, call, tmp_path, monkeypatch, last_call
+):
+    output = tmp_path / "srt"
+    knobs = whole_run.sft | BRIEF | {"OUTPUT_DIR": output}
+    module, name = last_call.split(".")
+    real = getattr({"os": os, "shutil": shutil}[module], name)
+
+    def kill_at_the_end_of_stage_1(path, *others, **options):
+        if Path(path) in (output / "stage1.work" / "final", output / "stage1.work"):
+            raise Killed
+        return real(path, *others, **options)
+
+    monkeypatch.setattr(last_call, kill_at_the_end_of_stage_1)
+    with pytest.raises(Killed):
+        call("sft", knobs)
+    monkeypatch.undo()
+    assert (output / "stage1").exists() == (last_call == "shutil.rmtree")
+
+    again = call("sft", knobs)
+    assert again.code == 0, again
+    for stage in ("stage1", "stage2"):
+        assert same_weights(output / stage, undisturbed / stage)
+    assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]

@@ -1,0 +1,243 @@
+"""The whole method on a tiny model, through the scripts: what every artifact must hold."""
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from srt.files import read_jsonl
+from srt.phrases import PHRASE_SETS
+from srt.sft_data import metadata_path
+from tests.end_to_end.conftest import Run
+from tests.end_to_end.little_world import MAX_TOKENS
+
+QWEN = PHRASE_SETS["qwen"]
+
+
+def read(path: Path):
+    return json.loads(path.read_text())
+
+
+@pytest.fixture(scope="module")
+def tuples(whole_run) -> list[dict]:
+    return read(whole_run.folder / "collection" / "d_revision.json")
+
+
+@pytest.fixture(scope="module")
+def stages(whole_run) -> list[list[dict]]:
+    return [read(whole_run.folder / "train_data" / f"little_stage{stage}.json") for stage in (1, 2)]
+
+
+def checkpoints(run: Run) -> dict[str, Path]:
+    srt = run.folder / "srt"
+    return {"stage1": srt / "stage1", "stage2": srt / "stage2", "sd_zero": run.folder / "sd_zero" / "student"}
+
+
+# Collection -----------------------------------------------------------------------------------------------
+
+
+def test_d_revision_has_the_target_number_of_tuples_with_every_field_of_the_contract(tuples):
+    contract = {
+        "id", "x", "ground_truth", "y_init", "y_init_correct", "p_r", "y_revised", "y_revised_correct",
+        "y_init_extracted", "y_revised_extracted", "response_idx", "revision_idx", "source",
+    }  # fmt: skip
+    assert len(tuples) == 36
+    assert all(contract <= set(kept) for kept in tuples)
+
+
+def test_every_kept_revision_boxes_the_gold_answer_and_none_is_kept_twice(tuples):
+    assert all(kept["y_revised_correct"] is True for kept in tuples)
+    assert all(f"\\boxed{{{kept['ground_truth']}}}" in kept["y_revised"] for kept in tuples)
+    assert len({(kept["id"], kept["response_idx"], kept["revision_idx"]) for kept in tuples}) == len(tuples)
+
+
+def test_the_phrase_follows_from_whether_y_init_boxes_the_gold_answer(tuples):
+    for kept in tuples:
+        right = f"\\boxed{{{kept['ground_truth']}}}" in kept["y_init"]
+        assert kept["y_init_correct"] is right
+        assert kept["p_r"] == (QWEN.right if right else QWEN.wrong)
+    assert {kept["y_init_correct"] for kept in tuples} == {True, False}
+
+
+def test_responses_cut_off_by_the_limit_count_as_wrong_and_have_no_end_of_turn(whole_run):
+    attempts = read_jsonl(whole_run.folder / "collection" / "attempts.jsonl")
+    responses = [line for line in attempts if line["kind"] == "response"]
+    eot = AutoTokenizer.from_pretrained(whole_run.base).eos_token_id
+    cut = [line for line in responses if line["y_init_finish_reason"] == "length"]
+    assert 0 < len(cut) < len(responses)
+    for line in responses:
+        assert (line["y_init_ids"][-1] == eot) == (line["y_init_finish_reason"] == "stop")
+    assert all(len(line["y_init_ids"]) == MAX_TOKENS and line["y_init_correct"] is False for line in cut)
+
+
+def test_the_text_of_a_tuple_is_its_ids_decoded(whole_run, tuples):
+    tokenizer = AutoTokenizer.from_pretrained(whole_run.base)
+    for kept in tuples:
+        for name in ("y_init", "y_revised"):
+            assert tokenizer.decode(kept[f"{name}_ids"], skip_special_tokens=True) == kept[name]
+
+
+def test_a_broken_line_of_the_data_set_is_set_aside_with_its_place_and_the_run_goes_on(whole_run):
+    bad = read_jsonl(whole_run.folder / "collection" / "bad_records.jsonl")
+    assert len(bad) == 1 and bad[0]["place"] == f"{whole_run.problems}, line 61"
+    assert "not JSON" in bad[0]["reason"]
+    assert "1 unreadable records are set aside" in whole_run.output("run_srt_data")
+
+
+# Stage files ----------------------------------------------------------------------------------------------
+
+
+def test_the_stages_have_the_asked_sizes_and_share_no_tuple(tuples, stages):
+    def keys(records: list[dict]) -> set:
+        return {(record["id"], record["response_idx"], record["revision_idx"]) for record in records}
+
+    assert [len(records) for records in stages] == [20, 10]
+    assert not keys(stages[0]) & keys(stages[1])
+    assert keys(stages[0]) | keys(stages[1]) <= keys(tuples)
+
+
+def test_prompt_and_completion_are_split_where_each_stage_begins_to_learn(stages):
+    generation, revision = stages
+    for record in generation:
+        assert record["prompt"] == record["x"]
+        assert record["completion"] == f"{record['y_init']}\n\n{record['p_r']}\n\n{record['y_revised']}"
+    for record in revision:
+        assert record["prompt"].startswith(record["x"])
+        assert record["prompt"].endswith(f"{record['y_init']}\n\n{record['p_r']}\n\n")
+        assert record["completion"] == record["y_revised"]
+
+
+def test_the_stage_files_say_what_they_were_made_with(whole_run):
+    for stage, count in ((1, 20), (2, 10)):
+        path = whole_run.folder / "train_data" / f"little_stage{stage}.json"
+        metadata = read(metadata_path(path))
+        assert (metadata["stage"], metadata["tuples"]) == (stage, count)
+        assert metadata["identity"]["control_phrases"] == QWEN.as_dict()
+
+
+# Checkpoints ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stage", ["stage1", "stage2", "sd_zero"])
+def test_each_checkpoint_is_an_ordinary_folder_in_the_bases_precision(whole_run, stage):
+    folder, base = checkpoints(whole_run)[stage], whole_run.base
+    assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
+    assert read(folder / "config.json")["dtype"] == "bfloat16"
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer, base_tokenizer = (AutoTokenizer.from_pretrained(path) for path in (folder, base))
+    messages = [{"role": "user", "content": "x = 1 [A] + 2"}]
+    ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert ids == base_tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+    assert model(input_ids=torch.tensor([ids])).logits.isfinite().all()
+    generation, base_generation = (GenerationConfig.from_pretrained(path) for path in (folder, base))
+    assert generation.eos_token_id == base_generation.eos_token_id
+    assert generation.do_sample == base_generation.do_sample
+
+
+def test_every_step_changed_the_weights(whole_run):
+    paths = [whole_run.base, *checkpoints(whole_run).values()]
+    weights = [load_file(path / "model.safetensors") for path in paths]
+    for before, after in zip(weights, weights[1:], strict=False):
+        assert before.keys() == after.keys()
+        assert any(not torch.equal(before[name], after[name]) for name in before)
+
+
+def test_checkpoints_say_their_stage_phrases_and_prompt(whole_run):
+    said = {stage: read(path / "sd_zero.json") for stage, path in checkpoints(whole_run).items()}
+    assert [said[stage]["stage"] for stage in ("stage1", "stage2", "sd_zero")] == [1, 2, "sd_zero"]
+    for metadata in said.values():
+        assert metadata["base_model"] == str(whole_run.base)
+        assert metadata["mode"] == "math"
+        assert metadata["control_phrases"] == QWEN.as_dict()
+        assert metadata["prompt"] == {"system_prompt": None, "prompt_suffix": "", "chat_template_kwargs": {}}
+    assert said["sd_zero"]["srt_model"] == str(checkpoints(whole_run)["stage2"])
+
+
+def test_nothing_temporary_is_left(whole_run):
+    left = [path for pattern in ("**/*.tmp", "**/.*", "**/*.work") for path in whole_run.folder.glob(pattern)]
+    assert left == []
+
+
+# Self-distillation ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def metrics(whole_run) -> list[dict]:
+    return read_jsonl(whole_run.folder / "sd_zero" / "metrics.jsonl")
+
+
+def test_metrics_have_a_line_for_every_step_with_the_figures_that_matter(metrics):
+    assert [line["step"] for line in metrics] == list(range(10))
+    figures = {
+        "reward", "response_tokens", "truncated", "kl", "entropy", "teacher_entropy", "agreement", "logprob_gap",
+        "grad_norm", "lr", "trained_tokens",
+    }  # fmt: skip
+    assert all(figures <= set(line) for line in metrics)
+    assert [line["step"] for line in metrics if "val_avg_at_k" in line] == [3, 7, 9]
+
+
+def test_kl_is_reported_apart_for_right_and_wrong_responses_and_adds_up(metrics):
+    assert any("kl_r0" in line and "kl_r1" in line for line in metrics)
+    for line in metrics:
+        parts = [line[name] for name in ("kl_r0", "kl_r1") if name in line]
+        assert ("kl_r1" in line) == (line["reward"] > 0) and ("kl_r0" in line) == (line["reward"] < 1)
+        assert min(parts) - 1e-9 <= line["kl"] <= max(parts) + 1e-9
+        assert line["kl"] >= 0
+
+
+def test_sampler_and_trainer_agree_on_the_sampled_tokens_of_the_first_update(whole_run, call, tmp_path):
+    """With one update a step, the weights that sampled are the weights that are trained."""
+    knobs = whole_run.distillation | {"OUTPUT_DIR": tmp_path / "one", "MAX_NUM_STEPS": 1, "VAL_PERIOD": 0}
+    assert call("distill", knobs | {"TRAIN_GLOBAL_BATCH_SIZE": 8}).code == 0
+    assert read_jsonl(tmp_path / "one" / "metrics.jsonl")[0]["logprob_gap"] < 1e-5
+
+
+def test_tensorboard_events_are_written(whole_run):
+    assert list((whole_run.folder / "sd_zero" / "tensorboard").glob("events.out.tfevents.*"))
+
+
+# Evaluation and provenance --------------------------------------------------------------------------------
+
+
+def test_evaluation_figures_follow_from_the_logged_responses(whole_run):
+    folder = whole_run.folder / "evaluation" / "sd_zero"
+    figures, attempts = read(folder / "evaluation.json"), read_jsonl(folder / "attempts.jsonl")
+    responses = [line for line in attempts if line["kind"] == "response"]
+    right = Counter(line["problem_idx"] for line in responses if line["y_init_correct"])
+    assert len(responses) == 12 * 2 and figures["problems"] == 12 and figures["k"] == 2
+    assert figures["avg_at_k"] == pytest.approx(sum(right.values()) / 24)
+    assert figures["pass_at_k"] == pytest.approx(len(right) / 12)
+    assert figures["mean_response_tokens"] == pytest.approx(sum(len(r["y_init_ids"]) for r in responses) / 24)
+    assert figures["revisions_r0"] + figures["revisions_r1"] == 24
+    low, high = figures["avg_at_k_interval"]
+    assert 0 <= low <= figures["avg_at_k"] <= high <= 1
+
+
+@pytest.mark.parametrize("place", ["collection", "srt", "sd_zero", "evaluation/sd_zero"])
+def test_run_json_says_what_made_the_output(whole_run, place):
+    run = read(whole_run.folder / place / "run.json")
+    assert set(run) >= {"identity", "config", "git_commit", "packages"}
+    assert {"torch", "transformers", "math-verify"} <= set(run["packages"])
+    assert run["config"]["output_dir"] == str(whole_run.folder / place)
+    assert run["identity"]["seed"] == 0
+
+
+def test_each_step_names_the_files_it_wrote(whole_run):
+    assert str(whole_run.folder / "collection" / "d_revision.json") in whole_run.output("run_srt_data")
+    assert re.search(rf"the SRT model: {whole_run.folder}/srt/stage2\n", whole_run.output("sft"))
+    assert str(whole_run.folder / "sd_zero" / "student") in whole_run.output("distill")
+
+
+def test_the_report_gives_the_evaluations_figures(whole_run):
+    figures = read(whole_run.folder / "evaluation" / "sd_zero" / "evaluation.json")
+    stage = read(whole_run.folder / "report" / "summary.json")["sd_zero"]
+    assert stage["avg_at_2"] == pytest.approx(figures["avg_at_k"])
+    assert stage["mean_response_tokens"] == pytest.approx(figures["mean_response_tokens"])
+    page = (whole_run.folder / "report" / "report.html").read_text()
+    assert QWEN.wrong in page
+    assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page  # self-contained

@@ -1,0 +1,115 @@
+"""What the tests of Phase 2 share: tiny checkpoints, rollouts made by hand, engines with few knobs to set."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from opsd.local_engine import LocalEngine
+from opsd.rows import Rollout
+from opsd.settings import DistillKnobs
+from quickstart.base_model import new_model, save_checkpoint
+from quickstart.tokenizer import build_tokenizer
+from srt.contract import layout_of_checkpoint
+from srt.knobs import load_knobs
+from srt.problems import ProblemSet
+from srt.records import Problem
+from srt.verifiers.pool import Grader
+
+
+def problem(x, answer="7", id=None):
+    return Problem(id=id or f"id of {x}", x=x, answer=answer)
+
+
+@pytest.fixture(scope="session")
+def other_checkpoint(tmp_path_factory) -> Path:
+    """The same architecture and tokenizer as tiny_checkpoint, other weights."""
+    folder = tmp_path_factory.mktemp("other") / "other-qwen3"
+    tokenizer = build_tokenizer()
+    save_checkpoint(new_model(tokenizer, seed=1), tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def coin_checkpoint(tmp_path_factory) -> Path:
+    """A model that answers every problem with \\boxed{7} or \\boxed{8}, each about half of the time."""
+    folder = tmp_path_factory.mktemp("coin") / "coin-qwen3"
+    tokenizer = build_tokenizer()
+    model = new_model(tokenizer, seed=0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    rows, starts = [], []
+    for x in ("x = 1 [A] + 1", "x = 5 [A] * 3"):
+        message = [{"role": "user", "content": x}]
+        chat = list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False))
+        for digit in "78":
+            rows.append(chat + tokenizer.encode(f"\\boxed{{{digit}}}") + [tokenizer.eos_token_id])
+            starts.append(len(chat))
+    ids = torch.tensor(rows)  # the digits are one token each: all rows are equally long
+    for _ in range(30):
+        logits = model(ids).logits[:, starts[0] - 1 : -1]
+        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, starts[0] :].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    save_checkpoint(model, tokenizer, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def layout(tiny_checkpoint):
+    """The layout of all the tiny checkpoints: one tokenizer, the default phrases, no suffix."""
+    return layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None)
+
+
+@pytest.fixture(scope="session")
+def grader():
+    with Grader(1, time_limit_seconds=10.0) as grader:
+        yield grader
+
+
+@pytest.fixture(scope="session")
+def make_rollout(layout):
+    """make_rollout("A 1 + 1 = 2", r=0) is a graded response with its end of turn, unless it was cut off."""
+
+    def make(text, r=0, *, x="x = 1 [A] + 1", finish_reason="stop"):
+        y = layout.tokenizer.encode(text)
+        if finish_reason == "stop":
+            y = layout.with_eot(y)
+        return Rollout(problem(x), layout.chat(x), y, [-1.0] * len(y), finish_reason, r)
+
+    return make
+
+
+@pytest.fixture
+def make_knobs():
+    """The knobs of configs/distill.yaml with some of them set."""
+
+    def make(**settings) -> DistillKnobs:
+        return load_knobs(DistillKnobs, "distill", [f"{name}={value}" for name, value in settings.items()])
+
+    return make
+
+
+@pytest.fixture
+def make_engine(make_knobs, layout, tmp_path):
+    """A LocalEngine over a tiny checkpoint: few problems, short responses, no validation unless asked for."""
+
+    def make(student, problems, *, validation=None, teacher=None, folder="run", **settings) -> LocalEngine:
+        settings = {
+            "student_model": student,
+            "teacher_model": teacher or student,
+            "prompt_suffix": "",
+            "sampler": "transformers",
+            "num_prompts_per_step": 4,
+            "train_global_batch_size": 4,
+            "max_total_sequence_length": 40,
+            "gradient_checkpointing": 0,
+            "grading_workers": 1,
+            "warmup_steps": 0,
+            "report_to": "none",
+        } | settings
+        as_set = [ProblemSet(p, [], "a fingerprint") if p else None for p in (problems, validation)]
+        return LocalEngine(make_knobs(**settings), layout, *as_set, tmp_path / folder)
+
+    return make

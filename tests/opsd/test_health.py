@@ -1,0 +1,58 @@
+"""Warnings about a run that goes wrong."""
+
+import pytest
+
+from opsd.health import WINDOW, Health
+
+HEALTHY = {"kl_r0": 0.3, "kl_r1": 0.1, "entropy": 0.5, "logprob_gap": 0.001}
+ILL = {
+    "kl": ({"kl_r0": 0.1, "kl_r1": 0.5}, ["right responses", "REVISE_CORRECT=1"]),
+    "entropy": ({"entropy": 0.01}, ["entropy fell", "LR"]),
+    "gap": ({"logprob_gap": 0.3}, ["sampler and trainer", "old weights or another precision"]),
+}
+
+
+def test_healthy_figures_give_no_warning():
+    health = Health()
+    assert [health.check(HEALTHY) for _ in range(30)] == [[]] * 30
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_each_warning_is_given_once_when_it_starts_and_says_what_to_look_at(name):
+    change, words = ILL[name]
+    health = Health()
+    for _ in range(WINDOW):
+        health.check(HEALTHY)
+    given = [warning for _ in range(3 * WINDOW) for warning in health.check(HEALTHY | change)]
+    assert len(given) == 1
+    assert all(word in given[0] for word in words)
+
+
+@pytest.mark.parametrize("name", ILL)
+def test_a_warning_is_given_again_when_its_trouble_comes_back(name):
+    change, _ = ILL[name]
+    health = Health()
+    health.check(HEALTHY)
+    counts = [
+        sum(len(health.check(figures)) for _ in range(3 * WINDOW))
+        for figures in (HEALTHY | change, HEALTHY, HEALTHY | change)
+    ]
+    assert counts == [1, 0, 1]
+
+
+def test_one_odd_step_among_healthy_ones_is_no_trouble():
+    health = Health()
+    for _ in range(WINDOW):
+        health.check(HEALTHY)
+    assert health.check(HEALTHY | {"kl_r1": 0.9}) == []
+
+
+def test_a_large_ratio_of_negligible_figures_is_no_trouble():
+    assert Health().check(HEALTHY | {"kl_r0": 0.0001, "kl_r1": 0.01}) == []
+
+
+def test_steps_without_right_or_without_wrong_responses_are_no_trouble():
+    health = Health()
+    only_right = {name: value for name, value in HEALTHY.items() if name != "kl_r0"}
+    assert health.check(only_right | {"kl_r1": 0.5}) == []
+    assert health.check({"kl_r0": None, "entropy": None}) == []

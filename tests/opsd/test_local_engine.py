@@ -1,0 +1,370 @@
+"""The local engine: its update against the paper's formula written out, its teacher, and its resuming."""
+
+import copy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from opsd.metrics import StepMetrics
+from opsd.rows import build_pair
+from srt.errors import UserError
+from srt.files import read_json, read_jsonl
+from srt.records import Problem
+
+PHRASES = {0: "Wait, this response is wrong. Let me correct it.", 1: "Let me rephrase the above solution."}
+
+
+def problem(answer="7", x="x = 1 [A] + 1", id="p"):
+    return Problem(id=id, x=x, answer=answer)
+
+
+PROBLEMS = [problem("7", f"x = {digit} [A] + 1", f"p{digit}") for digit in range(6)]
+TOO_LONG = problem(x=" ".join(["x = 1 [A] + 1"] * 20), id="too long")
+
+
+@pytest.fixture
+def open_engine(make_engine, grader):
+    """An engine that is ready for single steps, without the workers of a run of its own."""
+
+    def make(*arguments, **settings):
+        engine = make_engine(*arguments, **settings)
+        engine._open()
+        engine.grader = grader
+        return engine
+
+    return make
+
+
+# The update ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rollouts(make_rollout):
+    """Right and wrong, ended and cut off, of different prompts and lengths."""
+    return [
+        make_rollout("A 1 + 1 = 2\nB 2 * 3 = 6\n\\boxed{6}", r=1),
+        make_rollout("\\boxed{3}", r=0, x="x = 5 [A] * 3 [B] - 2"),
+        make_rollout("A 4 - 1 = 3\nB 3 +", r=0, x="x = 4", finish_reason="length"),
+        make_rollout("A 9 * 9 = 1\n\\boxed{1}", r=1, x="x = 9 [A] * 9"),
+        make_rollout("7", r=0),
+    ]
+
+
+def papers_loss(student, teacher, rollouts, tokenizer):
+    """sum_t KL(pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t)) over all y, divided by their tokens.
+
+    Written from section 2.2 of arXiv:2604.12002: one sequence after the other, the logits of the whole
+    vocabulary, float64. Also returns the terms of the sum, a list for each rollout.
+    """
+    token_kl = []
+    for rollout in rollouts:
+        said = [token for token in rollout.y if token != tokenizer.eos_token_id]
+        cue = tokenizer.encode("\n\n" + PHRASES[rollout.r] + "\n\n")
+        log_probs = []
+        for model, before in ((student, rollout.chat), (teacher, rollout.chat + said + cue)):
+            logits = model(input_ids=torch.tensor([before + rollout.y])).logits[0].double()
+            log_probs.append(logits[len(before) - 1 : -1].log_softmax(-1))
+        log_p, log_q = log_probs
+        token_kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
+    tokens = sum(len(rollout.y) for rollout in rollouts)
+    return sum(kl.sum() for kl in token_kl) / tokens, [kl.tolist() for kl in token_kl]
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_checkpoint, other_checkpoint, rollouts, layout):
+    """Loss, per-token KL and the student's gradients by the formula."""
+    student, teacher = (
+        AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64).eval()
+        for folder in (tiny_checkpoint, other_checkpoint)
+    )
+    loss, token_kl = papers_loss(student, teacher, rollouts, layout.tokenizer)
+    loss.backward()
+    return loss.item(), token_kl, {name: p.grad for name, p in student.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    ("tokens_per_micro_batch", "gradient_checkpointing"),
+    [(1, 0), (120, 0), (10_000, 0), (120, 1)],
+    ids=["one by one", "some at once", "all at once", "checkpointing"],
+)
+def test_an_update_is_the_formula_of_the_paper(
+    open_engine, tiny_checkpoint, other_checkpoint, rollouts, reference, layout, tokens_per_micro_batch,
+    gradient_checkpointing,
+):  # fmt: skip
+    engine = open_engine(
+        tiny_checkpoint,
+        PROBLEMS,
+        teacher=other_checkpoint,
+        tokens_per_micro_batch=tokens_per_micro_batch,
+        gradient_checkpointing=gradient_checkpointing,
+        max_grad_norm=0,
+        lr=0,
+    )
+    pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
+    metrics = StepMetrics()
+    grad_norm, scored = engine._update(pairs, metrics, {})
+
+    loss, token_kl, gradients = reference
+    assert metrics.means()["kl"] == pytest.approx(loss, rel=1e-5)
+    assert metrics.tokens["kl"] == sum(map(len, token_kl))
+    assert len(scored) == len(pairs)
+    for pair, got in scored:
+        wanted = token_kl[next(i for i, rollout in enumerate(rollouts) if rollout is pair.rollout)]
+        assert got == pytest.approx(wanted, rel=1e-4)
+    for name, parameter in engine.student.named_parameters():
+        error = (parameter.grad.double() - gradients[name]).norm() / gradients[name].norm()
+        assert error <= 1e-4, name
+    wanted_norm = sum(gradient.square().sum() for gradient in gradients.values()).sqrt()
+    assert grad_norm == pytest.approx(wanted_norm.item(), rel=1e-4)
+
+
+def test_the_gradients_norm_is_told_before_it_is_clipped(
+    open_engine, tiny_checkpoint, other_checkpoint, rollouts, layout
+):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0.01, lr=0)
+    grad_norm, _ = engine._update([build_pair(rollout, layout, 1000) for rollout in rollouts], StepMetrics(), {})
+    clipped = torch.stack([p.grad.norm() for p in engine.student.parameters()]).norm().item()
+    assert grad_norm > 0.02
+    assert clipped == pytest.approx(0.01, rel=1e-3)
+
+
+def test_gradients_of_an_update_do_not_leak_into_the_next(
+    open_engine, tiny_checkpoint, other_checkpoint, rollouts, layout
+):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0, lr=0)
+    pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
+    norms = [engine._update(pairs, StepMetrics(), {})[0] for _ in range(2)]
+    assert norms[0] == norms[1]
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weights(
+    open_engine, tiny_checkpoint, other_checkpoint, rollouts, layout
+):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint)
+    with torch.no_grad():
+        engine.teacher.get_input_embeddings().weight.fill_(torch.nan)
+    before = copy.deepcopy(engine.student.state_dict())
+    with pytest.raises(UserError, match="the gradient's norm is nan: the update was not made"):
+        engine._update([build_pair(rollouts[0], layout, 1000)], StepMetrics(), {})
+    assert equal(engine.student.state_dict(), before)
+
+
+def test_a_step_makes_one_update_for_each_global_batch(open_engine, tiny_checkpoint, monkeypatch):
+    engine = open_engine(
+        tiny_checkpoint, PROBLEMS, num_prompts_per_step=6, train_global_batch_size=2, max_total_sequence_length=20
+    )
+    sizes = []
+    update = engine._update
+
+    def counted(pairs, *rest):
+        sizes.append(len(pairs))
+        return update(pairs, *rest)
+
+    monkeypatch.setattr(engine, "_update", counted)
+    figures = engine._step(0)
+    assert sizes == [2, 2, 2]
+    assert figures["trained_responses"] == figures["rollouts"] == 6
+
+
+def test_sampler_and_trainer_agree_on_the_log_probs(open_engine, coin_checkpoint):
+    figures = open_engine(coin_checkpoint, PROBLEMS, max_total_sequence_length=24)._step(0)
+    assert figures["logprob_gap"] <= 1e-4
+
+
+def test_responses_are_sampled_from_the_weights_in_training(open_engine, coin_checkpoint):
+    engine = open_engine(coin_checkpoint, PROBLEMS, max_total_sequence_length=24, lr=1e-3)
+    gaps = [engine._step(step)["logprob_gap"] for step in range(3)]
+    assert max(gaps) <= 1e-4  # stale weights would open a gap in the second step
+
+
+# What enters the loss -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("include_truncated", [0, 1])
+def test_truncated_responses_enter_the_loss_only_when_asked_for(
+    open_engine, coin_checkpoint, monkeypatch, include_truncated
+):
+    # The longer prompts leave no room for a whole answer.
+    longer = [problem(x=f"x = {digit} [A] + 1 [B] - 2", id=f"longer {digit}") for digit in (1, 2)]
+    settings = {"max_total_sequence_length": 20, "include_truncated": include_truncated}
+    engine = open_engine(coin_checkpoint, [*PROBLEMS[:2], *longer], **settings)
+    trained = []
+    update = engine._update
+
+    def recorded(pairs, *rest):
+        trained.extend(pairs)
+        return update(pairs, *rest)
+
+    monkeypatch.setattr(engine, "_update", recorded)
+    figures = engine._step(0)
+    assert figures["truncated"] == 0.5
+    cut_off = [pair for pair in trained if pair.rollout.finish_reason == "length"]
+    assert len(cut_off) == (2 if include_truncated else 0)
+    assert figures["trained_tokens"] == sum(len(pair.rollout.y) for pair in trained)
+    assert figures["trained_responses"] == len(trained)
+
+
+def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_engine, tiny_checkpoint):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=15, include_truncated=0)
+    with pytest.raises(UserError, match=r"no response enters the loss \(4 of 4 were graded\).*INCLUDE_TRUNCATED"):
+        engine._step(0)
+
+
+def test_responses_that_were_shortened_for_the_teacher_are_counted(open_engine, tiny_checkpoint):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=30, max_teacher_tokens=40)
+    figures = engine._step(0)
+    assert figures["shortened_for_teacher"] == 4
+    assert 0 < figures["trained_tokens"] < 4 * figures["response_tokens"]
+
+
+def test_limits_beyond_the_models_context_are_lowered_with_a_line(open_engine, tiny_checkpoint, capsys):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=600, max_teacher_tokens=700)
+    assert (engine.max_total_tokens, engine.max_teacher_tokens) == (512, 512)
+    out = capsys.readouterr().out
+    assert "MAX_TOTAL_SEQUENCE_LENGTH: 512 tokens instead of 600" in out
+    assert "MAX_TEACHER_TOKENS: 512 tokens instead of 700" in out
+
+
+# The teacher --------------------------------------------------------------------------------------------
+
+
+def equal(state, other):
+    return state.keys() == other.keys() and all(torch.equal(state[name], other[name]) for name in state)
+
+
+def take_steps(engine, count):
+    """The states of student and teacher after each step."""
+    states = []
+    for step in range(count):
+        engine._step(step)
+        engine._synchronise_teacher(step + 1)
+        states.append((copy.deepcopy(engine.student.state_dict()), copy.deepcopy(engine.teacher.state_dict())))
+    return states
+
+
+def test_a_frozen_teacher_gets_no_gradient_and_stays_what_it_was(open_engine, tiny_checkpoint):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3)
+    start = copy.deepcopy(engine.teacher.state_dict())
+    student, teacher = take_steps(engine, 2)[-1]
+    assert equal(teacher, start)
+    assert not equal(student, start)
+    assert all(p.grad is None and not p.requires_grad for p in engine.teacher.parameters())
+
+
+def test_a_teacher_that_is_synchronised_is_the_student_of_that_step_until_the_next_time(
+    open_engine, tiny_checkpoint
+):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, teacher_sync_steps=2)
+    start = copy.deepcopy(engine.teacher.state_dict())
+    states = take_steps(engine, 4)
+    students, teachers = zip(*states, strict=True)
+    assert equal(teachers[0], start)
+    assert equal(teachers[1], students[1])
+    assert equal(teachers[2], students[1]) and not equal(students[2], students[1])
+    assert equal(teachers[3], students[3])
+    assert all(p.grad is None and not p.requires_grad for p in engine.teacher.parameters())
+
+
+def test_a_teacher_synchronised_every_step_equals_the_student(open_engine, tiny_checkpoint):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, teacher_sync_steps=1)
+    assert all(equal(student, teacher) for student, teacher in take_steps(engine, 2))
+
+
+# Stopping and resuming ----------------------------------------------------------------------------------
+
+RUN = {
+    "max_num_steps": 5,
+    "save_period": 3,
+    "log_samples_period": 1,
+    "val_period": 2,
+    "val_num_samples": 2,
+    "max_total_sequence_length": 22,
+    "lr": 1e-3,
+}
+
+
+def without_seconds(path):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_jsonl(path)]
+
+
+@pytest.mark.parametrize("teacher_sync_steps", [0, 2])
+def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
+    make_engine, coin_checkpoint, monkeypatch, teacher_sync_steps, capsys
+):
+    def engine(folder):
+        settings = RUN | {"teacher_sync_steps": teacher_sync_steps}
+        validation = [problem("8", id="validation"), TOO_LONG]
+        train = [*PROBLEMS, TOO_LONG]
+        return make_engine(coin_checkpoint, train, validation=validation, folder=folder, **settings)
+
+    straight = engine("straight")
+    straight.run()
+
+    stopped = engine("stopped")
+    save = stopped._checkpoint
+
+    def stop_after_step_4(finished_steps):  # its figures are logged, its checkpoint is not made
+        if finished_steps == 4:
+            raise KeyboardInterrupt
+        save(finished_steps)
+
+    monkeypatch.setattr(stopped, "_checkpoint", stop_after_step_4)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.run()
+    assert len(read_jsonl(stopped.output_dir / "metrics.jsonl")) == 4
+    resumed = engine("stopped")
+    resumed.run()
+    assert resumed.first_step == 3
+    assert "continuing after step 3" in capsys.readouterr().out
+
+    assert equal(resumed.student.state_dict(), straight.student.state_dict())
+    assert equal(resumed.teacher.state_dict(), straight.teacher.state_dict())
+    for name in ("metrics.jsonl", "samples.jsonl", "set_aside.jsonl"):
+        once, again = (without_seconds(engine.output_dir / name) for engine in (straight, resumed))
+        assert once and again == once, name
+    assert vars(resumed.health) == vars(straight.health)  # the same warnings will follow
+    set_aside = read_jsonl(straight.output_dir / "set_aside.jsonl")
+    assert {line["purpose"] for line in set_aside} == {"train", "validation"}
+
+
+def test_a_complete_run_is_left_alone(make_engine, coin_checkpoint, capsys):
+    settings = RUN | {"max_num_steps": 1}
+    first = make_engine(coin_checkpoint, PROBLEMS, **settings)
+    first.run()
+    files = {p: p.stat().st_mtime_ns for p in first.output_dir.rglob("*") if p.is_file()}
+    assert read_json(first.output_dir / "run.json")["results"]["steps"] == 1
+    make_engine(coin_checkpoint, PROBLEMS, **settings).run()
+    assert "self-distillation is complete" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in first.output_dir.rglob("*") if p.is_file()} == files
+
+
+def test_another_setting_in_the_same_folder_is_refused(make_engine, coin_checkpoint):
+    make_engine(coin_checkpoint, PROBLEMS)._claim_folder()
+    with pytest.raises(UserError, match="holds a run with other settings: lr was 5e-06 and is now 0.001"):
+        make_engine(coin_checkpoint, PROBLEMS, lr=1e-3)._claim_folder()
+
+
+def test_validation_of_which_every_sample_is_set_aside_is_said_and_does_not_stop_the_run(
+    open_engine, coin_checkpoint, capsys
+):
+    engine = open_engine(coin_checkpoint, PROBLEMS, validation=[TOO_LONG], val_period=1)
+    assert engine._validate(0) == {}
+    assert "every validation sample was set aside" in capsys.readouterr().out
+
+
+def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(open_engine, coin_checkpoint, layout):
+    engine = open_engine(
+        coin_checkpoint,
+        PROBLEMS,
+        num_prompts_per_step=6,
+        train_global_batch_size=3,
+        max_total_sequence_length=24,
+        tokens_per_micro_batch=1,
+    )
+    engine._step(0)
+    lines = read_jsonl(engine.output_dir / "samples.jsonl")
+    assert {line["id"] for line in lines} == {PROBLEMS[index].id for index in engine.order.step(0)[:4]}
+    for line in lines:
+        assert len(line["kl"]) == len(line["tokens"]) > 0
+        assert line["p_r"] == PHRASES[line["r"]]

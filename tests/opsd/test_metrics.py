@@ -1,0 +1,131 @@
+"""The figures of a step and the log they are written to."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from opsd.kl import KLOutput
+from opsd.metrics import MetricsLog, StepMetrics, open_step_log, rollout_figures
+from opsd.rows import build_pair
+from srt.files import JsonlLog, read_jsonl
+
+
+def output(token_kl):
+    kl = torch.tensor(token_kl)
+    return KLOutput(
+        loss=kl.sum(),
+        token_kl=kl,
+        student_entropy=2 * kl,
+        teacher_entropy=3 * kl,
+        student_logprob=-1.0 - kl,  # the sampler's were -1
+        teacher_logprob=-kl,
+        agreement=kl > 0.5,
+    )
+
+
+@pytest.fixture
+def pairs(make_rollout, layout):
+    """Three pairs of 2 (right), 4 (wrong) and 3 (right) tokens, end of turn included."""
+    texts = [("1", 1), ("1 2 3", 0), ("1 2", 1)]
+    pairs = [build_pair(make_rollout(text, r), layout, 1000) for text, r in texts]
+    assert [len(pair.targets) for pair in pairs] == [2, 4, 3]
+    return pairs
+
+
+def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):
+    metrics = StepMetrics()
+    metrics.add(pairs[:2], output([1.0, 2.0, 0.1, 0.2, 0.3, 0.4]))
+    metrics.add(pairs[2:], output([0.0, 0.0, 3.0]))
+    means = metrics.means()
+    assert means["kl"] == pytest.approx(7.0 / 9)
+    assert means["kl_r0"] == pytest.approx(1.0 / 4)
+    assert means["kl_r1"] == pytest.approx(6.0 / 5)  # not the mean of the two responses' means
+    assert means["agreement"] == pytest.approx(3 / 9)
+    assert means["agreement_r1"] == pytest.approx(3 / 5)
+    assert means["entropy_r0"] == pytest.approx(2.0 / 4)
+    assert means["teacher_entropy_r1"] == pytest.approx(18.0 / 5)
+    assert means["logprob_gap"] == pytest.approx(7.0 / 9)
+
+
+def test_log_prob_gap_does_not_cancel(pairs):
+    metrics = StepMetrics()
+    metrics.add(pairs[:1], output([0.5, -0.5]))  # one token likelier for the trainer, one less likely
+    assert metrics.means()["logprob_gap"] == pytest.approx(0.5)
+
+
+def test_log_prob_gap_of_a_shortened_response_is_over_what_is_left(make_rollout, layout):
+    rollout = make_rollout("1 2 3 4 5 6")
+    pair = build_pair(rollout, layout, len(rollout.chat) + len(layout.cue(0)) + 6)
+    metrics = StepMetrics()
+    metrics.add([pair], output([1.0, 1.0, 1.0]))
+    assert metrics.tokens["logprob_gap"] == 3
+
+
+def test_a_step_of_right_responses_alone_has_no_figure_for_wrong_ones(pairs):
+    metrics = StepMetrics()
+    metrics.add(pairs[:1], output([1.0, 2.0]))
+    assert "kl_r1" in metrics.means() and "kl_r0" not in metrics.means()
+
+
+def test_rollout_figures_are_means_over_responses(make_rollout):
+    rollouts = [make_rollout("1", 1), make_rollout("1 2 3", 0), make_rollout("1 2 3", 0, finish_reason="length")]
+    figures = rollout_figures(rollouts)
+    assert figures == {"reward": 1 / 3, "response_tokens": 3.0, "truncated": 1 / 3}
+
+
+def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
+    log = MetricsLog(tmp_path, 0, "none")
+    for step in range(5):
+        log.write(step, {"kl": float(step)})
+    log.close()
+    log = MetricsLog(tmp_path, 3, "none")
+    assert [line["step"] for line in log.earlier] == [0, 1, 2]
+    log.write(3, {"kl": 30.0})
+    log.close()
+    assert [line["kl"] for line in read_jsonl(tmp_path / "metrics.jsonl")] == [0.0, 1.0, 2.0, 30.0]
+
+
+def test_a_torn_last_line_is_repaired(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step":0,"kl":1.0}\n{"step":1,"k')
+    log = MetricsLog(tmp_path, 1, "none")
+    log.write(1, {"kl": 2.0})
+    log.close()
+    assert read_jsonl(tmp_path / "metrics.jsonl") == [{"step": 0, "kl": 1.0}, {"step": 1, "kl": 2.0}]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("report_to", ["none", "tensorboard"])
+def test_a_figure_that_is_not_finite_leaves_the_log_readable_for_every_json_reader(tmp_path, value, report_to):
+    def refuse(constant):
+        raise AssertionError(f"{constant} is no JSON")
+
+    log = MetricsLog(tmp_path, 0, report_to)
+    log.write(0, {"kl": value, "seconds": {"rollouts": 1.0}, "reward": 0.5})
+    log.close()
+    line = json.loads((tmp_path / "metrics.jsonl").read_text(), parse_constant=refuse)
+    assert line == {"step": 0, "kl": None, "seconds": {"rollouts": 1.0}, "reward": 0.5}
+
+
+def test_tensorboard_shows_a_step_that_was_done_again_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for first_step, kl in ((0, 1.0), (1, 2.0)):
+        log = MetricsLog(tmp_path, first_step, "tensorboard")
+        for step in range(first_step, 3):
+            log.write(step, {"kl": kl})
+        log.close()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    assert [(event.step, event.value) for event in board.Scalars("kl")] == [(0, 1.0), (1, 2.0), (2, 2.0)]
+
+
+def test_every_step_log_drops_what_is_done_again(tmp_path):
+    path = tmp_path / "samples.jsonl"
+    log = JsonlLog(path)
+    for step in (0, 0, 2, 2):
+        log.append({"step": step})
+    log.close()
+    open_step_log(path, 2).close()
+    assert read_jsonl(path) == [{"step": 0}, {"step": 0}]

@@ -1,0 +1,263 @@
+"""Problem files: accepted formats and fields, and what is said about those that cannot be used."""
+
+import datetime
+import json
+import re
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from srt.errors import UserError
+from srt.problems import load_problems
+
+RECORDS = [
+    {"id": "a", "problem": "1 + 1?", "answer": "2", "source": "school"},
+    {"id": "b", "problem": "2 + 2?", "answer": "4", "source": "school"},
+    {"id": "c", "problem": "3 + 3?", "answer": "6", "source": "school"},
+]
+
+
+def write(path, records):
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(records, indent=1))
+    else:
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return str(path)
+
+
+@pytest.fixture(params=["json", "jsonl", "parquet"])
+def file(request, tmp_path):
+    return tmp_path / f"problems.{request.param}"
+
+
+def load_one(tmp_path, **record):
+    # Two good records beside it, so that a bad one is set aside instead of ending the run.
+    return load_problems(write(tmp_path / "problems.jsonl", [record, *RECORDS[1:]]))
+
+
+# Formats and fields -------------------------------------------------------------------------------------
+
+
+def test_all_formats_give_the_same_problems_in_their_order(file):
+    loaded = load_problems(write(file, RECORDS))
+    assert [(p.id, p.x, p.answer, p.source, p.mode) for p in loaded.problems] == [
+        ("a", "1 + 1?", "2", "school", "math"),
+        ("b", "2 + 2?", "4", "school", "math"),
+        ("c", "3 + 3?", "6", "school", "math"),
+    ]
+    assert loaded.bad == []
+    assert loaded.fingerprint == load_problems(write(file.with_name("same.jsonl"), RECORDS)).fingerprint
+
+
+@pytest.mark.parametrize("question", ["problem", "question", "prompt"])
+@pytest.mark.parametrize("answer", ["answer", "solution"])
+def test_accepted_fields(file, question, answer):
+    loaded = load_problems(write(file, [{question: " 1 + 1? ", answer: " 2 "}]))
+    assert [(p.x, p.answer) for p in loaded.problems] == [("1 + 1?", "2")]
+
+
+def test_the_first_of_several_fields_that_is_not_empty_counts(tmp_path):
+    loaded = load_one(tmp_path, prompt="c", question="b", problem=" ", solution=r"\boxed{3}", answer=None)
+    assert (loaded.problems[0].x, loaded.problems[0].answer) == ("b", "3")
+    assert load_one(tmp_path, problem="a", answer="2", solution=r"\boxed{3}").problems[0].answer == "2"
+
+
+@pytest.mark.parametrize(
+    ("given", "answer"),
+    [
+        (r"We get $\boxed{\frac{1}{2}}$.", r"\frac{1}{2}"),
+        ("1 + 1 = <<1+1=2>>2\n#### 2", "2"),
+        (7, "7"),
+        (-0.5, "-0.5"),
+        (0, "0"),
+    ],
+)
+def test_answers_are_extracted_and_numbers_are_taken(tmp_path, given, answer):
+    assert load_one(tmp_path, problem="x?", answer=given).problems[0].answer == answer
+
+
+def test_numbers_in_parquet(tmp_path):
+    path = write(tmp_path / "problems.parquet", [{"problem": "x?", "answer": 5}, {"problem": "y?", "answer": 12}])
+    assert [p.answer for p in load_problems(path).problems] == ["5", "12"]
+
+
+def test_text_that_json_allows_inside_of_a_line_does_not_end_it(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    path.write_text('{"problem": "one\u2028two\u0085", "answer": "1"}\r\n', encoding="utf-8")
+    assert load_problems(str(path)).problems[0].x == "one\u2028two"  # and the ends are stripped
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_record(tmp_path, suffix):
+    path = tmp_path / f"problems.{suffix}"
+    write(path, RECORDS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert len(load_problems(str(path)).problems) == 3
+
+
+# Identity -----------------------------------------------------------------------------------------------
+
+
+def test_ids_are_the_records_own_or_follow_from_the_text(tmp_path):
+    records = [
+        {"problem": "a?", "answer": "1", "id": 0},
+        {"problem": "b?", "answer": "1", "uuid": "u"},
+        {"problem": "c?", "answer": "1"},
+        {"problem": "d?", "answer": "1", "id": ""},
+    ]
+    first, second = (
+        [p.id for p in load_problems(write(tmp_path / "problems.jsonl", given)).problems]
+        for given in (records, records[::-1])
+    )
+    assert first[:2] == ["0", "u"]
+    assert len(set(first)) == 4
+    assert second == first[::-1]  # the place in the file does not matter
+
+
+def test_a_second_record_with_the_same_id_is_set_aside_with_both_places(file):
+    path = write(file, [*RECORDS, RECORDS[0] | {"problem": "other?"}])
+    loaded = load_problems(path)
+    assert [p.id for p in loaded.problems] == ["a", "b", "c"]
+    (bad,) = loaded.bad
+    assert bad["place"].endswith(" 4") and f"{path}, " in bad["place"]
+    assert "the id 'a' was seen before" in bad["reason"] and bad["reason"].endswith(" 1)")
+
+
+def test_the_fingerprint_changes_with_every_part_that_counts(tmp_path):
+    changed = [RECORDS[0] | {name: "other"} for name in ("id", "problem", "answer")]
+    variants = [RECORDS, *([record, *RECORDS[1:]] for record in changed), RECORDS[:2], RECORDS[::-1]]
+    prints = [load_problems(write(tmp_path / f"{i}.jsonl", r)).fingerprint for i, r in enumerate(variants)]
+    assert len(set(prints)) == len(variants)
+    assert load_problems(write(tmp_path / "x.jsonl", RECORDS), "code").fingerprint not in prints
+
+
+# Bad files ----------------------------------------------------------------------------------------------
+
+
+def refused(path, match):
+    with pytest.raises(UserError) as caught:
+        load_problems(str(path))
+    assert re.search(match, str(caught.value))
+    assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_missing_file(file):
+    refused(file, "there is no such data file")
+
+
+def test_a_file_without_records(file):
+    if file.suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"problem": pyarrow.array([], pyarrow.string())}), file)
+    else:
+        file.write_text("[]" if file.suffix == ".json" else "\n\n")
+    refused(file, "it holds no records")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "match"),
+    [("json", "line 1: not JSON"), ("jsonl", "it holds no records"), ("parquet", "not readable as parquet")],
+)
+def test_a_file_of_zero_bytes(tmp_path, suffix, match):
+    path = tmp_path / f"problems.{suffix}"
+    path.touch()
+    refused(path, match)
+
+
+@pytest.mark.parametrize(
+    ("suffix", "match"),
+    [
+        ("json", "line 1: not JSON"),
+        ("jsonl", r"2 of 2 records cannot be used; the first is .*, line 1: not JSON"),
+        ("parquet", "not readable as parquet"),
+    ],
+)
+def test_a_file_of_something_else(tmp_path, suffix, match):
+    path = tmp_path / f"problems.{suffix}"
+    path.write_text("problem,answer\n1 + 1?,2\n")
+    refused(path, match)
+
+
+def test_json_that_is_no_list(tmp_path):
+    path = tmp_path / "problems.json"
+    path.write_text('{"problem": "1 + 1?", "answer": "2"}')
+    refused(path, "a list of records is expected, found dict")
+
+
+def test_the_line_of_broken_json_is_named(tmp_path):
+    path = tmp_path / "problems.json"
+    path.write_text('[\n{"problem": "1 + 1?", "answer": "2"},\n{"problem": }\n]')
+    refused(path, "line 3: not JSON")
+
+
+@pytest.mark.parametrize("name", ["problems.csv", "./problems"])
+def test_a_name_that_is_neither_a_known_file_nor_on_the_hub(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    refused(name, r"DATASET=.*neither a local file \(\.json, \.jsonl, \.parquet\) nor a data set")
+
+
+# Bad records --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"problem": "1 + 1?", "answ', "not JSON"),
+        ("5", "a JSON object is expected, found int"),
+        ('"text"', "a JSON object is expected, found str"),
+        ("null", "a JSON object is expected, found NoneType"),
+        ('{"title": "1 + 1?", "answer": "2"}', "no problem text: one of problem, question, prompt is expected, "
+                                               "found title, answer"),
+        ('{"problem": "", "answer": "2"}', "no problem text"),
+        ('{"problem": ["1 + 1?"], "answer": "2"}', "no problem text"),
+        ('{"problem": "1 + 1?"}', "no answer: one of answer, solution is expected"),
+        ('{"problem": "1 + 1?", "answer": null}', "no answer"),
+        ('{"problem": "1 + 1?", "answer": " "}', "no answer"),
+        ('{"problem": "1 + 1?", "answer": true}', "no answer"),
+        ('{"problem": "1 + 1?", "answer": NaN}', "no answer"),
+        ('{"problem": "1 + 1?", "answer": "\\\\boxed{}"}', "the answer is empty"),
+        ('{"problem": "1 + 1?", "answer": "####"}', "the answer is empty"),
+        ("{}", "no problem text"),
+    ],
+)  # fmt: skip
+def test_a_bad_line_is_set_aside_with_its_number_and_reason(tmp_path, line, reason):
+    path = tmp_path / "problems.jsonl"
+    good = [json.dumps(record) for record in RECORDS]
+    path.write_text("\n".join([good[0], "", line, *good[1:]]) + "\n")
+    loaded = load_problems(str(path))
+    assert [p.id for p in loaded.problems] == ["a", "b", "c"]
+    (bad,) = loaded.bad
+    assert bad["place"] == f"{path}, line 3"  # as an editor counts, blank lines too
+    assert reason in bad["reason"]
+
+
+@pytest.mark.parametrize("record", ["text", 5, None, [1]])
+def test_a_record_of_a_json_list_that_is_no_object_is_set_aside(tmp_path, record):
+    loaded = load_problems(write(tmp_path / "problems.json", [*RECORDS, record]))
+    assert len(loaded.problems) == 3
+    assert "a JSON object is expected" in loaded.bad[0]["reason"]
+    assert loaded.bad[0]["place"].endswith(", record 4")
+
+
+def test_what_is_set_aside_can_be_written_as_json(tmp_path):
+    day = datetime.datetime(2025, 1, 2)
+    records = [record | {"when": day, "raw": b"\x00"} for record in RECORDS]
+    loaded = load_problems(write(tmp_path / "problems.parquet", [*records, {"when": day, "raw": b"\xff"}]))
+    (bad,) = json.loads(json.dumps(loaded.bad))
+    assert bad["place"].endswith(", row 4") and "2025" in bad["record"]["when"]
+
+
+def test_mostly_bad_records_stop_the_run_with_the_first_place_and_reason(tmp_path):
+    path = tmp_path / "problems.jsonl"
+    good = json.dumps(RECORDS[0])
+    path.write_text("\n".join([good, "{broken", '{"problem": "x?"}']) + "\n")
+    refused(path, r"2 of 3 records cannot be used; the first is .*, line 2: not JSON")
+    path.write_text("\n".join([good, "{broken"]) + "\n")
+    assert len(load_problems(str(path)).problems) == 1  # half is not yet most
+
+
+def test_code_problems_need_no_answer(tmp_path):
+    loaded = load_problems(write(tmp_path / "problems.jsonl", [{"prompt": "sort"}]), "code")
+    assert [(p.x, p.mode, p.answer) for p in loaded.problems] == [("sort", "code", "")]

@@ -1,0 +1,69 @@
+"""What SFT refuses before it trains."""
+
+import shutil
+
+import pytest
+
+from srt.errors import UserError
+from srt.files import read_json, write_json
+from srt.phrases import PHRASE_SETS
+from srt.sft import train
+from srt.sft_data import metadata_path
+
+PHRASES = PHRASE_SETS["qwen"]
+
+
+@pytest.fixture
+def run_train(tiny_checkpoint, tmp_path):
+    """Writes two stage files of three records and runs SFT on them."""
+    record = {"x": "x = 1", "y_init": "A 1", "p_r": PHRASES.wrong, "y_revised": "A 2"}
+    for stage in (1, 2):
+        path = tmp_path / "data" / f"p_stage{stage}.json"
+        write_json(path, [record] * 3)
+        write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
+
+    def run(*knobs):
+        train(
+            [f"base_model={tiny_checkpoint}", f"train_data_dir={tmp_path / 'data'}", "data_prefix=p",
+             f"output_dir={tmp_path / 'out'}", "report_to=none", *knobs]
+        )  # fmt: skip
+
+    return run
+
+
+def test_phrases_that_contradict_the_data_are_refused(run_train, tmp_path):
+    with pytest.raises(UserError, match=r"CONTROL_PHRASES=olmo contradicts .*p_stage1\.run\.json.*'qwen'"):
+        run_train("control_phrases=olmo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_that_no_tuple_fits_is_refused(run_train, tmp_path):
+    with pytest.raises(UserError, match="stage 1: all 3 tuples are longer than MAX_LENGTH=10"):
+        run_train("max_length=10")
+    assert not (tmp_path / "out" / "stage1").exists()
+
+
+def test_a_stage_of_zero_rows_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
+    write_json(tmp_path / "data" / "p_stage2.json", [])
+    with pytest.raises(UserError, match=r"p_stage2\.json: a list with at least one tuple is expected"):
+        run_train()
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path):
+    with pytest.raises(UserError, match="MAX_LENGTH"):
+        run_train("max_length=10")
+    records = read_json(tmp_path / "data" / "p_stage1.json")
+    write_json(tmp_path / "data" / "p_stage1.json", records[:2])
+    with pytest.raises(UserError, match="holds a run with other settings: data_fingerprints was"):
+        run_train("max_length=10")
+
+
+def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
+    with pytest.raises(UserError, match="/no/such/model: there is no such checkpoint folder"):
+        run_train("base_model=/no/such/model")
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="base: its tokenizer has no chat template"):
+        run_train(f"base_model={base}")
+    assert not (tmp_path / "out").exists()
