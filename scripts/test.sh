@@ -6,4 +6,4 @@ make_environment --with-vllm
 cd "$REPOSITORY"
 "$CPU_ENVIRONMENT/bin/ruff" check .
 exec env OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false \
-  "$CPU_ENVIRONMENT/bin/python" -m pytest -n 2 "$@"
+  "$CPU_ENVIRONMENT/bin/python" -m pytest -n 2 --dist loadfile "$@"

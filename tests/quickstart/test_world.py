@@ -74,8 +74,8 @@ def test_revisions_repair_and_keep():
     world, rng = World(0), random.Random(0)
     problem = draw_problem(rng)
     wrong = next(t for t in (world.attempt(problem, rng) for _ in range(1000)) if not is_correct(t, problem))
-    assert world.revision(problem, wrong, 0, rng, repair_probability=1.0, keep_probability=0.0) == world.solution(problem)
     right = world.solution(problem)
+    assert world.revision(problem, wrong, 0, rng, repair_probability=1.0, keep_probability=0.0) == right
     assert world.revision(problem, right, 1, rng, repair_probability=0.0, keep_probability=1.0) == right
 
 

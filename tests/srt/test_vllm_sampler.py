@@ -8,7 +8,6 @@ from srt.sampling import choose_backend, open_sampler
 from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
 from srt.sampling.transformers_sampler import TransformersSampler
 
-
 pytestmark = pytest.mark.vllm
 
 GREEDY = SamplingSettings(0.0, 1.0, (0,))  # token 0 (padding) ends nothing in practice
