@@ -14,8 +14,7 @@ choose_python "$CPU_ENVIRONMENT"
 SEED=${SEED:-0}
 OUT=${OUTPUT:-$REPOSITORY/quickstart_output/seed$SEED}
 export SEED
-# Two evaluations run side by side: one thread each, and no spinning while they wait.
-export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
+export OMP_WAIT_POLICY=passive # graders work beside the sampler: no thread may spin while it waits
 # The world's own answers are short, and its prompts need no suffix.
 export SAMPLER=transformers SAMPLER_BATCH=256 PROMPT_SUFFIX="" MAX_TOKENS=80 TOP_P=1.0 GRADING_WORKERS=1
 export DATA_PREFIX=quickstart TRAIN_DATA_DIR="$OUT/train_data" REPORT_TO=tensorboard
@@ -30,7 +29,7 @@ step() {
 }
 scripts() { bash "$REPOSITORY/scripts/$1.sh"; }
 evaluate() { # name, checkpoint
-  MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
+  OMP_NUM_THREADS=1 MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
 }
 evaluate_two() { # the first one's output goes to a file, the second one's to the screen
   mkdir -p "$OUT/evaluation"

@@ -145,7 +145,7 @@ def evaluation_figures(
         "avg_at_k": float(averages.mean()),
         "avg_at_k_interval": [low, high],
         "pass_at_k": float(np.mean([max(r) for r in rewards.values()])),
-        "mean_response_tokens": float(np.mean([len(response.y_init_ids) for response in responses])),
+        "mean_response_tokens": float(np.mean([response.y_init_tokens for response in responses])),
         "truncated": float(np.mean([response.y_init_finish_reason == "length" for response in responses])),
         "revise_r0": float(np.mean(revised[0])) if revised[0] else None,
         "revise_r1": float(np.mean(revised[1])) if revised[1] else None,

@@ -1,12 +1,33 @@
 """The records that flow through Phase 1: problem -> response -> revision -> tuple.
 
 `*_ids` are the sampler's token ids, with the end-of-turn token when `*_finish_reason` is "stop". Later steps
-train on them, so nothing is ever tokenised again. A sample cut off by the token limit ("length") counts as
-wrong without being graded.
+train on them, so nothing is ever tokenised again. They are packed (`pack_ids`), in every file and in memory:
+written out as numbers, 16k of them would fill a page and hide the rest of the record. A sample cut off by the
+token limit ("length") counts as wrong without being graded.
 """
 
+import base64
+import binascii
+import struct
+import zlib
 from dataclasses import asdict, dataclass, field
 from typing import Any
+
+from srt.errors import UserError
+
+
+def pack_ids(ids: list[int]) -> str:
+    """Token ids as text, about half as long as what they say: base64 of zlib of little-endian int32."""
+    return base64.b64encode(zlib.compress(struct.pack(f"<{len(ids)}i", *ids))).decode()
+
+
+def unpack_ids(packed: str) -> list[int]:
+    """The ids that `pack_ids` packed. Raises UserError for anything else."""
+    try:
+        data = zlib.decompress(base64.b64decode(packed, validate=True))
+        return list(struct.unpack(f"<{len(data) // 4}i", data))
+    except (TypeError, binascii.Error, zlib.error, struct.error) as error:
+        raise UserError(f"token ids are expected as srt.records.pack_ids writes them, found {packed!r:.80}") from error
 
 
 @dataclass(frozen=True)
@@ -24,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True)
 class Response:
-    """A graded y_init: one line of attempts.jsonl."""
+    """A graded y_init: one line of attempts.jsonl. `y_init_ids` are packed; there are `y_init_tokens` of them."""
 
     problem_idx: int
     response_idx: int
@@ -33,7 +54,8 @@ class Response:
     x: str
     ground_truth: str
     y_init: str
-    y_init_ids: list[int]
+    y_init_ids: str
+    y_init_tokens: int
     y_init_correct: bool
     y_init_extracted: str
     y_init_reason: str
@@ -59,7 +81,8 @@ class Revision:
     revision_idx: int
     p_r: str
     y_revised: str
-    y_revised_ids: list[int]
+    y_revised_ids: str
+    y_revised_tokens: int
     y_revised_correct: bool
     y_revised_extracted: str
     y_revised_reason: str
@@ -84,11 +107,11 @@ def from_line(line: dict[str, Any]) -> Response | Revision:
 TUPLE_FIELDS = (
     "id", "x", "ground_truth", "y_init", "y_init_correct", "p_r", "y_revised", "y_revised_correct",
     "y_init_extracted", "y_revised_extracted", "response_idx", "revision_idx", "source",
-    "y_init_ids", "y_revised_ids",
+    "y_init_ids", "y_revised_ids", "cleaned",
 )  # fmt: skip
 
 
 def as_tuple(response: Response, revision: Revision) -> dict[str, Any]:
-    """(x, y_init, P_r, y_revised) as a record of d_revision.json."""
-    both = asdict(response) | asdict(revision)
+    """(x, y_init, P_r, y_revised) as a record of d_revision.json; `cleaned` is for srt/cleaning.py to fill."""
+    both = asdict(response) | asdict(revision) | {"cleaned": []}
     return {name: both[name] for name in TUPLE_FIELDS}

@@ -7,6 +7,7 @@ from typing import Any
 from srt.errors import UserError
 from srt.files import read_json
 from srt.layout import Layout, Row
+from srt.records import unpack_ids
 
 PARTS = ("x", "y_init", "p_r", "y_revised")
 
@@ -47,7 +48,7 @@ def build_rows(
     for index, record in enumerate(records):
         r = _reward(record, layout, index)
         if ids_fit and "y_init_ids" in record and "y_revised_ids" in record:
-            y_init, y_revised = record["y_init_ids"], record["y_revised_ids"]
+            y_init, y_revised = unpack_ids(record["y_init_ids"]), unpack_ids(record["y_revised_ids"])
         else:
             y_init, y_revised = (
                 layout.tokenizer.encode(record[part], add_special_tokens=False)

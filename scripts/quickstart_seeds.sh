@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# The quickstart with several seeds, one after another, and one markdown table of them all:
+#   bash scripts/quickstart_seeds.sh 0 1 2 3 4
+# A seed that is complete is not run again.
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+if [ $# -eq 0 ]; then sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; fi
+OUT=${OUTPUT:-$REPOSITORY/quickstart_output}
+summaries=()
+for seed in "$@"; do
+  summaries+=("$OUT/seed$seed/summary.json")
+  if [ ! -f "${summaries[-1]}" ]; then SEED=$seed OUTPUT="$OUT/seed$seed" bash "$REPOSITORY/scripts/quickstart.sh"; fi
+done
+choose_python "$CPU_ENVIRONMENT"
+PYTHONPATH="$REPOSITORY:$PYTHONPATH" exec "$PYTHON" -m quickstart.seed_table "${summaries[@]}"
