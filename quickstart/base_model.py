@@ -37,7 +37,7 @@ IGNORE = -100
 class Training:
     """Settings of the base's training."""
 
-    steps: int = 400
+    steps: int = 380
     drill: int = 16  # documents a step
     revision: int = 28
     chain: int = 4

@@ -174,7 +174,7 @@ class Sizes:
 
     train: int = 6000
     validation: int = 100
-    heldout: int = 200
+    heldout: int = 150
 
 
 def make_splits(world: World, sizes: Sizes = Sizes()) -> dict[str, list[Problem]]:  # noqa: B008 (frozen)

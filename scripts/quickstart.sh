@@ -14,7 +14,8 @@ choose_python "$CPU_ENVIRONMENT"
 SEED=${SEED:-0}
 OUT=${OUTPUT:-$REPOSITORY/quickstart_output/seed$SEED}
 export SEED
-export OMP_WAIT_POLICY=passive # graders work beside the sampler: no thread may spin while it waits
+# So small a model is not faster with several threads; the cores are used by several processes.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 # The world's own answers are short, and its prompts need no suffix.
 export SAMPLER=transformers SAMPLER_BATCH=256 PROMPT_SUFFIX="" MAX_TOKENS=80 TOP_P=1.0 GRADING_WORKERS=1
 export DATA_PREFIX=quickstart TRAIN_DATA_DIR="$OUT/train_data" REPORT_TO=tensorboard
@@ -29,32 +30,51 @@ step() {
 }
 scripts() { bash "$REPOSITORY/scripts/$1.sh"; }
 evaluate() { # name, checkpoint
-  OMP_NUM_THREADS=1 MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
+  MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
 }
-evaluate_two() { # the first one's output goes to a file, the second one's to the screen
+
+# Training keeps one core busy: finished stages are evaluated beside it, each with its output in a file.
+declare -A BESIDE=() # name -> process
+trap 'for process in "${BESIDE[@]}"; do kill -- "-$process" 2>/dev/null || true; done' EXIT
+evaluate_beside() { # name, checkpoint
   mkdir -p "$OUT/evaluation"
-  echo "$1 in the background: $OUT/evaluation/$1.log"
+  echo "beside it: evaluation of $1, see $OUT/evaluation/$1.log"
+  set -m # a process group of its own, so that it can be ended as a whole
   evaluate "$1" "$2" >"$OUT/evaluation/$1.log" 2>&1 &
-  local background=$!
-  evaluate "$3" "$4"
-  wait $background || { cat "$OUT/evaluation/$1.log" >&2; exit 1; }
+  BESIDE[$1]=$!
+  set +m
+}
+wait_for_evaluations() {
+  local name
+  for name in "${!BESIDE[@]}"; do
+    wait "${BESIDE[$name]}" || { tail -n 20 "$OUT/evaluation/$name.log" >&2; exit 1; }
+    unset "BESIDE[$name]"
+  done
 }
 
 make_world() {
   PYTHONPATH="$REPOSITORY:$PYTHONPATH" "$PYTHON" -m quickstart.make_world --output-dir "$OUT" --seed "$SEED"
 }
 collect() {
-  MODEL_PATH="$OUT/base" DATASET="$OUT/data/train.jsonl" BATCH_SIZE=256 OUTPUT_DIR="$OUT/collection" scripts run_srt_data
+  # More problems in flight than a batch holds: it is full while the others are graded.
+  MODEL_PATH="$OUT/base" DATASET="$OUT/data/train.jsonl" BATCH_SIZE=768 OUTPUT_DIR="$OUT/collection" scripts run_srt_data
 }
 train_srt() {
-  BASE_MODEL="$OUT/base" EPOCHS_STAGE1=4 EPOCHS_STAGE2=4 LR_STAGE1=6e-4 LR_STAGE2=6e-4 LR_SCHEDULE=linear \
+  evaluate_beside base "$OUT/base"
+  BASE_MODEL="$OUT/base" EPOCHS_STAGE1=4 EPOCHS_STAGE2=4 LR_STAGE1=3e-4 LR_STAGE2=3e-4 LR_SCHEDULE=linear \
     BATCH_SIZE_PER_DEVICE=32 GRADIENT_ACCUMULATION=1 GRADIENT_CHECKPOINTING=0 OUTPUT_DIR="$OUT/srt" scripts sft
 }
 self_distill() {
+  evaluate_beside stage1 "$OUT/srt/stage1"
+  evaluate_beside srt "$OUT/srt/stage2"
   ENGINE=local STUDENT_MODEL="$OUT/srt/stage2" TRAIN_DATASET="$OUT/data/train.jsonl" \
     VAL_DATASET="$OUT/data/validation.jsonl" VAL_PERIOD=20 VAL_NUM_SAMPLES=1 MAX_TOTAL_SEQUENCE_LENGTH=128 \
     NUM_PROMPTS_PER_STEP=64 TRAIN_GLOBAL_BATCH_SIZE=64 MAX_NUM_STEPS=80 LR=2e-4 GRADIENT_CHECKPOINTING=0 \
     SAMPLER_BATCH=128 OUTPUT_DIR="$OUT/self_distillation" scripts distill
+}
+evaluate_the_rest() {
+  evaluate sd_zero "$OUT/self_distillation/student"
+  wait_for_evaluations
 }
 report() {
   COLLECTION="$OUT/collection" SRT="$OUT/srt" DISTILLATION="$OUT/self_distillation" EVALUATION="$OUT/evaluation" \
@@ -64,8 +84,7 @@ report() {
 step "base model" make_world
 step "D_revision" collect
 step "SFT, two stages" train_srt
-step "evaluation: base, stage 1" evaluate_two base "$OUT/base" stage1 "$OUT/srt/stage1"
 step "self-distillation" self_distill
-step "evaluation: SRT, SD-Zero" evaluate_two srt "$OUT/srt/stage2" sd_zero "$OUT/self_distillation/student"
+step "evaluation" evaluate_the_rest
 step "report" report
 printf '\nquickstart, seed %s: %d s\n' "$SEED" $((SECONDS - STARTED))

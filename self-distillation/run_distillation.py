@@ -1,7 +1,15 @@
 """Phase 2: on-policy self-distillation. Knobs: configs/distill.yaml, or --help."""
 
-from opsd.distill import distill
 from srt.errors import run_entry_point
+from srt.knobs import answer_help
+
+
+def main(argv: list[str]) -> None:
+    answer_help("distill", argv)
+    from opsd.distill import distill  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+
+    distill(argv)
+
 
 if __name__ == "__main__":
-    run_entry_point(distill)
+    run_entry_point(main)

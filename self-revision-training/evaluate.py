@@ -1,7 +1,15 @@
 """Evaluate a checkpoint. Knobs: configs/evaluate.yaml, or --help."""
 
 from srt.errors import run_entry_point
-from srt.evaluation import evaluate
+from srt.knobs import answer_help
+
+
+def main(argv: list[str]) -> None:
+    answer_help("evaluate", argv)
+    from srt.evaluation import evaluate  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+
+    evaluate(argv)
+
 
 if __name__ == "__main__":
-    run_entry_point(evaluate)
+    run_entry_point(main)

@@ -1,7 +1,15 @@
 """Phase 1: split D_revision into the two SFT stages. Knobs: configs/srt_data.yaml, or --help."""
 
 from srt.errors import run_entry_point
-from srt.sft_data import prepare
+from srt.knobs import answer_help
+
+
+def main(argv: list[str]) -> None:
+    answer_help("srt_data", argv)
+    from srt.sft_data import prepare  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+
+    prepare(argv)
+
 
 if __name__ == "__main__":
-    run_entry_point(prepare)
+    run_entry_point(main)

@@ -1,7 +1,15 @@
 """Report of a whole run. Knobs: configs/report.yaml, or --help."""
 
 from srt.errors import run_entry_point
-from srt.report import report
+from srt.knobs import answer_help
+
+
+def main(argv: list[str]) -> None:
+    answer_help("report", argv)
+    from srt.report import report  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+
+    report(argv)
+
 
 if __name__ == "__main__":
-    run_entry_point(report)
+    run_entry_point(main)

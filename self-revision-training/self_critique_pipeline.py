@@ -1,7 +1,15 @@
 """Phase 1: collect D_revision. Knobs: configs/srt_data.yaml, or --help."""
 
 from srt.errors import run_entry_point
-from srt.pipeline import collect
+from srt.knobs import answer_help
+
+
+def main(argv: list[str]) -> None:
+    answer_help("srt_data", argv)
+    from srt.pipeline import collect  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+
+    collect(argv)
+
 
 if __name__ == "__main__":
-    run_entry_point(collect)
+    run_entry_point(main)

@@ -1,7 +1,15 @@
 """Phase 1: two-stage SFT. Knobs: configs/sft.yaml, or --help."""
 
 from srt.errors import run_entry_point
-from srt.sft import train
+from srt.knobs import answer_help
+
+
+def main(argv: list[str]) -> None:
+    answer_help("sft", argv)
+    from srt.sft import train  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+
+    train(argv)
+
 
 if __name__ == "__main__":
-    run_entry_point(train)
+    run_entry_point(main)

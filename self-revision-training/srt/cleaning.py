@@ -24,6 +24,7 @@ from srt.verifiers.answers import extract_boxed
 LEAST_REPETITIONS = 4
 LEAST_LOOP_TOKENS = 60
 LONGEST_PERIOD = 1000  # tokens
+LONGEST_TAIL = 8  # tokens after the last repetition: the way out, as short as another line break
 
 _SENTENCE_END = re.compile(r"[.!?\n]\s*$")
 _CHAT = re.compile(
@@ -31,90 +32,103 @@ _CHAT = re.compile(
     r"(?:you(?:['’]re| are) (?:absolutely |completely |totally |quite )?(?:right|correct)\b"
     r"|(?:good|great|nice|excellent) (?:catch|question|point|observation)\b"
     r"|thank(?:s| you)\b"
-    r"|(?:i (?:sincerely |deeply |do )?apologi[sz]e|(?:my |sincere )*apologies|sorry|i(?:['’]m| am) (?:so |very )?sorry)\b"
+    r"|(?:i (?:sincerely |deeply |do )?apologi[sz]e|(?:my |sincere )*apologies)\b"
+    r"|(?:i(?:['’]m| am) (?:so |very )?)?sorry\b"
     r"|my (?:mistake|bad)\b"
     r"|(?:sure|certainly|absolutely|of course|no problem)\b[,.!])",
     re.IGNORECASE,
 )
-_WORK = re.compile(r"[\d\\$=]|```")  # a first paragraph with any of these does more than talk
+_PARAGRAPH = re.compile(r"\s*[^\n]*\n\s*")
+_SENTENCE = re.compile(r"\s*[^\n]*?[.!](?:\s+|$)")
+_WORK = re.compile(r"[\d\\$=]|```")  # an opening with any of these does more than talk
 LONGEST_OPENING = 400  # characters
+
+SHOWN_CHARACTERS = 200  # of what was cut, in `cleaned`
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """`tuple`: what is written, None when it is dropped; `changes`: what was done, as in its `cleaned`."""
+    """`tuple`: what is written, None when it is dropped. `changes`: as in its `cleaned`, one dict a change."""
 
     tuple: dict[str, Any] | None
-    changes: list[str]
+    changes: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Change:
+    """`ids`: what is left, None when nothing usable is. `text`: what was taken away."""
+
+    kind: str
+    ids: list[int] | None
+    tokens: int
+    text: str
 
 
 def clean(tuple_: dict[str, Any], layout: Layout) -> Cleaned:
     """The record of d_revision.json as it should be written; `tuple_` itself is left as it is."""
     cleaned, changes = dict(tuple_), []
-    for name, steps in (("y_init", (_without_loop,)), ("y_revised", (_without_loop, _without_opening))):
-        for step in steps:
-            ids, text = unpack_ids(cleaned[f"{name}_ids"]), cleaned[name]
-            shorter, change = step(ids, text, layout)
-            if change is None:
-                continue
-            changes.append(f"{name}: {change}")
-            if shorter is None:
-                return Cleaned(None, changes)
-            cleaned |= {name: layout.decode(shorter), f"{name}_ids": pack_ids(shorter)}
+    for part, step in (("y_init", cut_loop), ("y_revised", cut_loop), ("y_revised", strip_opening)):
+        change = step(unpack_ids(cleaned[f"{part}_ids"]), cleaned[part], layout)
+        if change is None:
+            continue
+        changes.append({"part": part, "change": change.kind, "tokens": change.tokens, "text": change.text})
+        if change.ids is None:
+            return Cleaned(None, changes)
+        cleaned |= {part: layout.decode(change.ids), f"{part}_ids": pack_ids(change.ids)}
     return Cleaned(cleaned | {"cleaned": changes}, changes)
 
 
-Step = tuple[list[int] | None, str | None]  # the ids that are left (None: nothing usable), and what was done
-
-
-def _without_loop(ids: list[int], text: str, layout: Layout) -> Step:
+def cut_loop(ids: list[int], text: str, layout: Layout) -> Change | None:
+    """Cut the repetition that `ids` end with, after its first round; None when there is none."""
     y = layout.without_eot(ids)
     loop = find_loop(y)
     if loop is None:
-        return ids, None
+        return None
     start, period = loop
-    answer = extract_boxed(text) if len(y) < len(ids) else None  # one that was cut off by the limit has no verdict
+    # One that the limit cut off was not graded, so it keeps its r = 0 only while it gives no answer.
+    answer = extract_boxed(text) if len(y) < len(ids) else None
     for end in _ends(y, start, period, layout):
         said = layout.decode(y[:end])
         if text.startswith(said) and extract_boxed(said) == answer:
-            return y[:end] + ids[len(y) :], f"a loop of {period} tokens was cut, {len(y) - end} tokens"
-    return None, "a loop that cannot be cut without changing the answer"
+            return Change("loop cut", y[:end] + ids[len(y) :], len(y) - end, text[len(said) :][:SHOWN_CHARACTERS])
+    return Change("dropped, its loop holds the answer", None, len(y) - start, text[-SHOWN_CHARACTERS:])
 
 
 def find_loop(y: list[int]) -> tuple[int, int] | None:
-    """(where it starts, its period) of the repetition that y ends with, or None.
+    """(where it starts, its period) of the repetition that y ends with, but for a short tail; or None.
 
-    The smallest period p counts: y[i] == y[i - p] from the end back to the start, over enough tokens.
+    The smallest period p counts: y[i] == y[i - p] from the loop's end back to its start, over enough tokens.
     """
-    for period in range(1, min(LONGEST_PERIOD, len(y) // LEAST_REPETITIONS) + 1):
-        start = len(y) - period
-        while start > 0 and y[start - 1] == y[start - 1 + period]:
-            start -= 1
-        if len(y) - start >= max(LEAST_REPETITIONS * period, LEAST_LOOP_TOKENS):
-            return start, period
+    for end in range(len(y), max(len(y) - LONGEST_TAIL, LEAST_LOOP_TOKENS) - 1, -1):
+        for period in range(1, min(LONGEST_PERIOD, end // LEAST_REPETITIONS) + 1):
+            start = end - period
+            while start > 0 and y[start - 1] == y[start - 1 + period]:
+                start -= 1
+            if end - start >= max(LEAST_REPETITIONS * period, LEAST_LOOP_TOKENS):
+                return start, period
     return None
 
 
 def _ends(y: list[int], start: int, period: int, layout: Layout) -> Iterator[int]:
-    """Where to cut, best first: at the end of a sentence in the second round, else after the first round."""
+    """Where to cut, best first: at the end of a sentence in the second round, else after a whole round."""
     second_round = range(start + period, start + 2 * period)
     yield from [n for n in second_round if _SENTENCE_END.search(layout.tokenizer.decode(y[n - 1 : n]))][:3]
     yield from (start + period, start + 2 * period)
 
 
-def _without_opening(ids: list[int], text: str, layout: Layout) -> Step:
+def strip_opening(ids: list[int], text: str, layout: Layout) -> Change | None:
+    """Take a chat-like opening away; None when there is none, or when it does not end between two tokens."""
     end = opening_end(text)
     if end == 0:
-        return ids, None
+        return None
     # Prefixes are decoded: a token may hold a part of a character, or more than the end of the opening.
-    y = layout.without_eot(ids)
-    count = next((n for n in range(1, len(y)) if len(layout.decode(y[:n])) >= end), len(y))
-    rest = ids[count:]
-    if layout.decode(y[:count]) != text[:end] or layout.decode(rest) != text[end:]:
-        return ids, None
-    if extract_boxed(text[end:]) != extract_boxed(text):
-        return ids, None
-    return rest, f"its opening was stripped, {count} tokens: {text[:end].strip()!r}"
+    count = next((n for n in range(1, len(ids)) if len(layout.decode(ids[:n])) >= end), len(ids))
+    opening, rest = text[:end], text[end:]
+    if layout.decode(ids[:count]) != opening or layout.decode(ids[count:]) != rest:
+        return None
+    if extract_boxed(rest) != extract_boxed(text):
+        return None
+    return Change("opening stripped", ids[count:], count, opening)
 
 
 def opening_end(text: str) -> int:
@@ -122,12 +136,9 @@ def opening_end(text: str) -> int:
 
     It is the whole first paragraph when that does nothing but talk, else its first sentence.
     """
-    match = _CHAT.match(text)
-    if match is None:
+    if not _CHAT.match(text):
         return 0
-    paragraph = re.compile(r"[^\n]*\n\s*").match(text, match.start())
-    sentence = re.compile(r"[^\n]*?[.!](?:\s+|$)").match(text, match.start())
-    for candidate in (paragraph, sentence):
-        if candidate and candidate.end() <= LONGEST_OPENING and not _WORK.search(candidate.group()):
-            return candidate.end() if candidate.end() < len(text) else 0
+    for match in (_PARAGRAPH.match(text), _SENTENCE.match(text)):
+        if match and match.end() <= LONGEST_OPENING and not _WORK.search(match.group()):
+            return match.end() if match.end() < len(text) else 0
     return 0

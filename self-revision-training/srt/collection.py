@@ -6,16 +6,19 @@ tuples are the first in problem order, so the result does not depend on scheduli
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
+from srt.cleaning import clean
 from srt.console import progress
+from srt.errors import UserError
 from srt.files import JsonlLog
 from srt.layout import Layout
-from srt.records import Problem, Response, Revision, as_line, as_tuple, from_line
+from srt.provenance import fingerprint
+from srt.records import Problem, Response, Revision, as_line, as_tuple, from_line, pack_ids, unpack_ids
 from srt.sampling.base import Sample, Sampler, SampleRequest
 from srt.seeds import sample_seed
 from srt.verifiers import Verdict, VerifierBroke
@@ -29,7 +32,7 @@ class CollectionSettings:
     """`target`: kept tuples to stop at; None goes through all problems (evaluation).
 
     `revise`: the rewards of y_init after which revisions are sampled. `window`: problems in flight.
-    `max_model_len`: prompt and response together, in tokens.
+    `max_model_len`: prompt and response together, in tokens. `clean`: see srt/cleaning.py.
     """
 
     num_responses: int
@@ -41,33 +44,37 @@ class CollectionSettings:
     window: int
     seed: int
     target: int | None
+    clean: bool = False
 
 
 @dataclass
 class Counts:
-    """What the progress bar and the summary show; `revised[r]` is [revisions, right revisions] after reward r."""
+    """What the progress bar and the summary show; `revised[r]` is [revisions, right revisions] after reward r.
+
+    `kept`: tuples as they will be written. `cleaned` and `set_aside` count by what was done, and why.
+    """
 
     responses: int = 0
     right: int = 0
     truncated: int = 0
     kept: int = 0
-    set_aside: int = 0
     tokens: int = 0
+    cleaned: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
     revised: dict[int, list[int]] = field(default_factory=lambda: {0: [0, 0], 1: [0, 0]})
 
     def add_response(self, response: Response) -> None:
         self.responses += 1
         self.right += response.r
         self.truncated += response.y_init_finish_reason == "length"
-        self.tokens += len(response.y_init_ids)
+        self.tokens += response.y_init_tokens
 
     def add_revision(self, revision: Revision, r: int) -> None:
         self.revised[r][0] += 1
         self.revised[r][1] += revision.y_revised_correct
-        self.kept += revision.y_revised_correct
-        self.tokens += len(revision.y_revised_ids)
+        self.tokens += revision.y_revised_tokens
 
-    def summary(self) -> dict[str, int | float | None]:
+    def summary(self) -> dict[str, int | float | dict[str, int] | None]:
         def share(part: int, whole: int) -> float | None:
             return round(part / whole, 4) if whole else None
 
@@ -75,7 +82,9 @@ class Counts:
             "responses": self.responses,
             "revisions": self.revised[0][0] + self.revised[1][0],
             "kept": self.kept,
-            "set_aside": self.set_aside,
+            "cleaned": dict(sorted(self.cleaned.items())),
+            "set_aside": self.set_aside.total(),
+            "set_aside_by_reason": dict(sorted(self.set_aside.items())),
             "tokens": self.tokens,
             "first_try_accuracy": share(self.right, self.responses),
             "truncated_share": share(self.truncated, self.responses),
@@ -114,6 +123,7 @@ class Collector:
         # problems are unfinished: the first count takes all, the second only the admitted problems' tuples.
         self._kept_of: Counter[int] = Counter()  # by problem
         self._kept_admitted = 0
+        self._kept: dict[str, tuple[Key, dict]] = {}  # by what they say: of equal tuples the first is kept
         self._restore()
         self._restored_tokens = self.counts.tokens
 
@@ -126,7 +136,7 @@ class Collector:
                 self._show(bar)
                 if not self._waiting or self._target_is_certain():
                     return
-                for key, sample in self.sampler.poll():
+                for key, sample in self._poll_sampler():
                     self._on_sample(key, sample)
                 # Sleep on the verdicts only when the sampler has nothing to do.
                 for key, verdict in self.grader.poll(timeout=0.0 if self.sampler.pending else 0.2):
@@ -134,16 +144,21 @@ class Collector:
 
     def tuples(self) -> list[dict]:
         """The kept tuples: the first `target` in problem order."""
-        kept = [
-            as_tuple(self.responses[(*key[:2], None)], revision)
-            for key, revision in sorted(self.revisions.items())
-            if revision.y_revised_correct
-        ]
-        return kept[: self.settings.target]
+        in_order = sorted(self._kept.values(), key=lambda kept: kept[0])
+        return [tuple_ for _, tuple_ in in_order[: self.settings.target]]
 
     def close(self) -> None:
         self.log.close()
         self.aside_log.close()
+
+    def _poll_sampler(self) -> Iterable[tuple[Key, Sample]]:
+        try:
+            return self.sampler.poll()
+        except UserError:  # an engine died; what was sampled before is graded and logged
+            while self._grading:
+                for key, verdict in self.grader.poll(timeout=1.0):
+                    self._on_verdict(key, verdict)
+            raise
 
     # A problem's way ------------------------------------------------------------------------------------
 
@@ -167,8 +182,8 @@ class Collector:
     def _sample(self, key: Key, prompt_ids: list[int]) -> None:
         room = self.settings.max_model_len - len(prompt_ids)
         if room < 1:
-            self._set_aside(key, f"the prompt has {len(prompt_ids)} tokens, the model takes "
-                                 f"{self.settings.max_model_len}")  # fmt: skip
+            reason = f"the prompt has {len(prompt_ids)} tokens, the model takes {self.settings.max_model_len}"
+            self._set_aside(key, "the prompt is too long", reason)
             return
         self._waiting[key[0]].add(key)
         request = SampleRequest(prompt_ids, self._seed(key), min(self.settings.max_tokens, room))
@@ -182,7 +197,7 @@ class Collector:
     def _on_verdict(self, key: Key, verdict: Verdict | VerifierBroke) -> None:
         sample, text = self._grading.pop(key)
         if isinstance(verdict, VerifierBroke):
-            self._set_aside(key, f"the verifier broke: {verdict}", text)
+            self._set_aside(key, verdict.kind, f"the verifier broke: {verdict}", text)
         elif key[2] is None:
             response = self._response(key, sample, text, verdict)
             self._add(response)
@@ -198,7 +213,7 @@ class Collector:
         if response.r not in self.settings.revise or (truncated and not self.settings.revise_truncated):
             return
         chat = self.layout.chat(response.x)
-        prompt = self.layout.revision_prompt(chat, response.y_init_ids, response.r)
+        prompt = self.layout.revision_prompt(chat, unpack_ids(response.y_init_ids), response.r)
         for revision_idx in range(self.settings.num_revisions):
             key = (response.problem_idx, response.response_idx, revision_idx)
             if key not in self.revisions and key not in self._aside:
@@ -230,7 +245,7 @@ class Collector:
             self._remember(from_line(line))
         for line in self.aside_log.entries:
             self._aside.add(tuple(line["key"]))
-        self.counts.set_aside = len(self._aside)
+            self.counts.set_aside[line["kind"]] += 1
         if self.log.entries:
             print(
                 f"continuing: {self.counts.responses} responses and {len(self.revisions)} revisions are in "
@@ -240,24 +255,49 @@ class Collector:
     def _add(self, record: Response | Revision) -> None:
         self.log.append(as_line(record))
         self._remember(record)
-        if isinstance(record, Revision):
-            self._kept_admitted += record.y_revised_correct
 
     def _remember(self, record: Response | Revision) -> None:
         if isinstance(record, Response):
             self.responses[record.key] = record
             self.counts.add_response(record)
         else:
+            response = self.responses[(*record.key[:2], None)]
             self.revisions[record.key] = record
-            self._kept_of[record.problem_idx] += record.y_revised_correct
-            self.counts.add_revision(record, self.responses[(*record.key[:2], None)].r)
+            self.counts.add_revision(record, response.r)
+            if record.y_revised_correct:
+                self._keep(record.key, as_tuple(response, record))
 
-    def _set_aside(self, key: Key, reason: str, text: str = "") -> None:
-        self.aside_log.append(
-            {"key": key, "id": self.problems[key[0]].id, "reason": reason, "text": text[:10_000]}
-        )
+    def _keep(self, key: Key, tuple_: dict) -> None:
+        """Clean a tuple and count it, unless an equal one of an earlier problem is there."""
+        says = fingerprint(*map(str, key))
+        if self.settings.clean:
+            cleaned = clean(tuple_, self.layout)
+            self.counts.cleaned.update(change["change"] for change in cleaned.changes)
+            if cleaned.tuple is None:
+                return
+            tuple_ = cleaned.tuple
+            says = fingerprint(tuple_["x"], tuple_["y_init"], tuple_["y_revised"])
+        if says in self._kept:
+            self.counts.cleaned["duplicate"] += 1
+            if self._kept[says][0] < key:
+                return
+            self._count_kept(self._kept[says][0][0], -1)
+        self._kept[says] = (key, tuple_)
+        self._count_kept(key[0], 1)
+
+    def _count_kept(self, index: int, change: int) -> None:
+        self.counts.kept += change
+        self._kept_of[index] += change
+        if index < self._admitted:
+            self._kept_admitted += change
+
+    def _set_aside(self, key: Key, kind: str, reason: str, text: str = "") -> None:
+        """`kind`: the reason in a few words that are the same for all of its kind, to be counted by."""
+        problem_id = self.problems[key[0]].id
+        line = {"key": key, "id": problem_id, "kind": kind, "reason": reason, "text": text[:10_000]}
+        self.aside_log.append(line)
         self._aside.add(key)
-        self.counts.set_aside += 1
+        self.counts.set_aside[kind] += 1
 
     def _response(self, key: Key, sample: Sample, text: str, verdict: Verdict) -> Response:
         problem = self.problems[key[0]]
@@ -269,7 +309,8 @@ class Collector:
             x=problem.x,
             ground_truth=problem.answer,
             y_init=text,
-            y_init_ids=sample.token_ids,
+            y_init_ids=pack_ids(sample.token_ids),
+            y_init_tokens=len(sample.token_ids),
             y_init_correct=verdict.correct,
             y_init_extracted=verdict.extracted,
             y_init_reason=verdict.reason,
@@ -285,7 +326,8 @@ class Collector:
             revision_idx=key[2],
             p_r=self.layout.phrases.text(response.r),
             y_revised=text,
-            y_revised_ids=sample.token_ids,
+            y_revised_ids=pack_ids(sample.token_ids),
+            y_revised_tokens=len(sample.token_ids),
             y_revised_correct=verdict.correct,
             y_revised_extracted=verdict.extracted,
             y_revised_reason=verdict.reason,

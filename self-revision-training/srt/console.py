@@ -28,6 +28,8 @@ def print_summary(title: str, rows: dict[str, object]) -> None:
 def _readable(value: object) -> str:
     if value is None:
         return "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_readable(part)}" for name, part in value.items()) or "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

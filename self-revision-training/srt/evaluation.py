@@ -6,6 +6,7 @@ the same code.
 
 import time
 from collections import defaultdict
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class EvaluateKnobs:
     dtype: str = knob(choices=("auto", "bfloat16", "float16", "float32"))
     gpu_memory_utilization: float = knob(least=0.01, most=1)
     tensor_parallel_size: int = knob(least=1)
+    data_parallel_size: int | None = knob(least=1)
+    data_parallel_backend: str = knob(choices=("mp", "ray"))
     grading_workers: int = knob(least=1)
     grading_time_limit: float = knob(least=0.1)
     seed: int = knob()
@@ -92,7 +95,7 @@ def evaluate(argv: list[str]) -> None:
     print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, problems)
-    with Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
+    with closing(sampler), Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
         settings = CollectionSettings(
             num_responses=knobs.num_samples,
             num_revisions=1,
@@ -100,24 +103,23 @@ def evaluate(argv: list[str]) -> None:
             revise_truncated=True,
             max_tokens=knobs.max_tokens,
             max_model_len=max_model_len,
-            window=knobs.batch_size,
+            window=knobs.batch_size * sampler.engines,
             seed=knobs.seed,
             target=None,
         )
         collector = Collector(problems, layout, sampler, grader, settings, output_dir)
         collector.run()
     collector.close()
-    sampler.close()
     if not collector.responses:
         raise UserError(
-            f"no response could be graded: all {collector.counts.set_aside} samples are set aside in "
+            f"no response could be graded: all {collector.counts.set_aside.total()} samples are set aside in "
             f"{collector.aside_log.path}, each with its reason"
         )
     figures = evaluation_figures(
         list(collector.responses.values()), list(collector.revisions.values()), knobs.num_samples, knobs.seed
     )
     result = {"model": knobs.model_path, "dataset": knobs.dataset} | figures
-    result["set_aside"] = collector.counts.set_aside
+    result["set_aside"] = collector.counts.set_aside.total()
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})

@@ -15,10 +15,11 @@ def _dumps(value: Any, **kwargs: Any) -> str:
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[Path]:
+def writing(path: Path, knob: str = "OUTPUT_DIR") -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there gets the final name on success.
 
-    Raises UserError when the place cannot be written or the disk is full; `path` is then as it was.
+    Raises UserError when the place, which `knob` names, cannot be written or the disk is full; `path` is then
+    as it was.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -28,7 +29,7 @@ def writing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, knob) from error
     finally:
         try:
             temporary.unlink(missing_ok=True)
@@ -36,14 +37,14 @@ def writing(path: Path) -> Iterator[Path]:
             pass  # the folder could not even be made: that error is already on its way
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def cannot_write(path: Path, error: OSError, knob: str = "OUTPUT_DIR") -> UserError:
     is_file = isinstance(error, (FileExistsError, NotADirectoryError))
     reason = "a part of its path is a file" if is_file else error.strerror or error
-    return UserError(f"{path}: cannot be written ({reason}); free space or change OUTPUT_DIR")
+    return UserError(f"{path}: cannot be written ({reason}); free space or change {knob}")
 
 
-def write_json(path: Path, value: Any) -> None:
-    with writing(path) as temporary:
+def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:
+    with writing(path, knob) as temporary:
         # Surrogates (invalid Unicode in what a model wrote) are kept as escapes instead of failing the run.
         temporary.write_text(_dumps(value, indent=1), encoding="utf-8", errors="backslashreplace")
 
@@ -55,12 +56,12 @@ def write_jsonl(path: Path, entries: Iterable[dict]) -> None:
         temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
-def remove(path: Path) -> None:
+def remove(path: Path, knob: str = "OUTPUT_DIR") -> None:
     """Delete a file that may not exist. Raises UserError when that is not allowed."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(path, error, knob) from error
 
 
 def read_json(path: Path) -> Any:

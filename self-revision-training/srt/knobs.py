@@ -65,15 +65,20 @@ def print_help(yaml_path: Path) -> None:
         print(f"  {line.env or line.key}={default}\n      {line.meaning}")
 
 
+def answer_help(config_name: str, argv: list[str]) -> None:
+    """Print the knob table and exit, when that is asked for; entry points do so before they import torch."""
+    if any(argument in ("-h", "--help") for argument in argv):
+        print_help(CONFIGS / f"{config_name}.yaml")
+        sys.exit(0)
+
+
 def load_knobs(schema: type[Schema], config_name: str, argv: list[str]) -> Schema:
     """Resolve and check all knobs of one entry point; `--help` prints the table and exits.
 
     Raises UserError, naming the knob and its meaning, for an unknown key or a bad value.
     """
+    answer_help(config_name, argv)
     yaml_path = CONFIGS / f"{config_name}.yaml"
-    if any(argument in ("-h", "--help") for argument in argv):
-        print_help(yaml_path)
-        sys.exit(0)
     lines = {line.key: line for line in read_knob_table(yaml_path) if isinstance(line, KnobLine)}
     overrides = dict(_override(argument, lines) for argument in argv)
     config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(yaml_path))
@@ -85,6 +90,8 @@ def load_knobs(schema: type[Schema], config_name: str, argv: list[str]) -> Schem
         try:
             if field.name in overrides:
                 config[field.name] = overrides[field.name]
+            elif given == "null":  # the environment can only say it as text
+                config[field.name] = None
             value = config[field.name]
         except OmegaConfBaseException as error:
             raise UserError(refusal) from error

@@ -60,7 +60,7 @@ def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
         ids = tokenizer.eos_token_id
     if ids is None:
         raise UserError(f"{model_path}: neither its generation config nor its tokenizer names an eos token")
-    return [ids] if isinstance(ids, int) else list(ids)
+    return [ids] if isinstance(ids, int) else list(dict.fromkeys(ids))
 
 
 def context_limit(model_path: str) -> int:

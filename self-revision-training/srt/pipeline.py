@@ -1,11 +1,13 @@
 """Phase 1, data collection (arXiv:2604.12002, section 2.1): knobs -> D_revision."""
 
 import time
-from dataclasses import asdict, dataclass
+from contextlib import closing
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from srt.collection import CollectionSettings, Collector
 from srt.console import print_summary
+from srt.dry_run import show_plan
 from srt.errors import UserError
 from srt.files import write_json, write_jsonl
 from srt.knobs import knob, load_knobs
@@ -16,9 +18,11 @@ from srt.phrases import load_phrases
 from srt.problems import ProblemSet, load_problems
 from srt.provenance import close_run, model_fingerprint, open_run, tokenizer_fingerprint
 from srt.records import Problem
-from srt.sampling import OnDemandSampler, Sampler, SamplingSettings, choose_backend, open_sampler
+from srt.sampling import OnDemandSampler, SamplingSettings, choose_backend, open_sampler
+from srt.sampling.vllm_parallel import engine_count
 from srt.verifiers.pool import Grader
 
+DRY_RUN = "--dry-run"
 CODE_MODE_MISSING = "MODE=code: the judge of programs is not built yet; use MODE=math"
 
 
@@ -39,6 +43,7 @@ class SrtDataKnobs:
     num_revisions: int = knob(least=1)
     revise_correct: bool = knob()
     revise_truncated: bool = knob()
+    clean: bool = knob()
     control_phrases: str = knob()
     system_prompt: str | None = knob()
     prompt_suffix: str | None = knob()
@@ -52,6 +57,8 @@ class SrtDataKnobs:
     dtype: str = knob(choices=("auto", "bfloat16", "float16", "float32"))
     gpu_memory_utilization: float = knob(least=0.01, most=1)
     tensor_parallel_size: int = knob(least=1)
+    data_parallel_size: int | None = knob(least=1)
+    data_parallel_backend: str = knob(choices=("mp", "ray"))
     seed: int = knob()
     grading_workers: int = knob(least=1)
     grading_time_limit: float = knob(least=0.1)
@@ -62,11 +69,16 @@ class SrtDataKnobs:
     train_data_dir: str | None = knob()
 
 
+def chosen_dataset(knobs: SrtDataKnobs) -> tuple[str, str | None]:
+    """The data set and its subset, the mode's own where none is asked for."""
+    default, default_subset = DEFAULT_DATASETS[knobs.mode]
+    subset = knobs.dataset_subset if knobs.dataset or knobs.dataset_subset else default_subset
+    return knobs.dataset or default, subset
+
+
 def selected_problems(knobs: SrtDataKnobs) -> ProblemSet:
     """The problems that START_INDEX, END_INDEX and MAX_SAMPLES leave. Raises UserError when none is left."""
-    default, default_subset = DEFAULT_DATASETS[knobs.mode]
-    dataset = knobs.dataset or default
-    subset = knobs.dataset_subset if knobs.dataset or knobs.dataset_subset else default_subset
+    dataset, subset = chosen_dataset(knobs)
     loaded = load_problems(dataset, knobs.mode, subset, knobs.dataset_split)
     problems = loaded.problems[knobs.start_index : knobs.end_index][: knobs.max_samples]
     if not problems:
@@ -74,10 +86,10 @@ def selected_problems(knobs: SrtDataKnobs) -> ProblemSet:
             f"{dataset}: no problem is left between START_INDEX={knobs.start_index} and "
             f"END_INDEX={knobs.end_index}; it has {len(loaded.problems)}"
         )
-    return ProblemSet(problems, loaded.bad, loaded.fingerprint)
+    return replace(loaded, problems=problems)
 
 
-def sampler_from_knobs(knobs: Any, layout: Layout, problems: list[Problem]) -> tuple[Sampler, int]:
+def sampler_from_knobs(knobs: Any, layout: Layout, problems: list[Problem]) -> tuple[OnDemandSampler, int]:
     """The sampler that the knobs ask for, and the longest prompt and response together, in tokens.
 
     `knobs` has the fields of the section "Sampling" in configs/srt_data.yaml.
@@ -89,21 +101,32 @@ def sampler_from_knobs(knobs: Any, layout: Layout, problems: list[Problem]) -> t
     max_model_len = min(context_limit(knobs.model_path), wanted)
     backend = choose_backend(knobs.sampler)
     options = {"max_batch": knobs.sampler_batch, "dtype": knobs.dtype}
+    engines = None
     if backend == "vllm":
+        engines = engine_count(
+            knobs.data_parallel_size, knobs.tensor_parallel_size, knobs.data_parallel_backend
+        )
         options |= {
             "memory_utilization": knobs.gpu_memory_utilization,
             "tensor_parallel_size": knobs.tensor_parallel_size,
+            "with_logprobs": False,  # nobody reads them here, and they cost throughput
         }
+        if engines:
+            options |= {"engines": engines, "data_parallel_backend": knobs.data_parallel_backend}
     settings = SamplingSettings(knobs.temperature, knobs.top_p, tuple(layout.eot_ids))
     sampler = OnDemandSampler(
-        lambda: open_sampler(backend, knobs.model_path, settings, max_model_len=max_model_len, **options)
+        lambda: open_sampler(backend, knobs.model_path, settings, max_model_len=max_model_len, **options),
+        engines or 1,
     )
     return sampler, max_model_len
 
 
 def collect(argv: list[str]) -> None:
-    """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or what the problems give."""
-    knobs = load_knobs(SrtDataKnobs, "srt_data", argv)
+    """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or what the problems give.
+
+    With --dry-run, only print what would be done.
+    """
+    knobs = load_knobs(SrtDataKnobs, "srt_data", [argument for argument in argv if argument != DRY_RUN])
     if knobs.mode == "code":
         raise UserError(CODE_MODE_MISSING)
     started = time.monotonic()
@@ -114,11 +137,16 @@ def collect(argv: list[str]) -> None:
     loaded = selected_problems(knobs)
     tokenizer = load_tokenizer(knobs.model_path)
     layout = Layout(tokenizer, phrases, prompt, eot_ids(knobs.model_path, tokenizer))
-    output_dir = collection_dir(
-        knobs.output_dir, data_prefix(knobs.data_prefix, knobs.mode, knobs.model_path)
-    )
+    prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.model_path)
+    output_dir = collection_dir(knobs.output_dir, prefix)
+    if DRY_RUN in argv:
+        dataset, subset = chosen_dataset(knobs)
+        resolved = {"dataset": dataset, "dataset_subset": subset, "prompt_suffix": prompt.prompt_suffix}
+        places = {"data_prefix": prefix, "output_dir": str(output_dir)}
+        show_plan(replace(knobs, **resolved, **places), loaded, layout, output_dir)
+        return
 
-    # The target is left out: raising it continues the same run.
+    # TARGET_REVISION_SAMPLES and CLEAN are left out: they choose from the log, which stays the same.
     identity = {
         "mode": knobs.mode,
         "model": knobs.model_path,
@@ -145,7 +173,7 @@ def collect(argv: list[str]) -> None:
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, loaded.problems)
-    with Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
+    with closing(sampler), Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
         settings = CollectionSettings(
             num_responses=knobs.num_responses,
             num_revisions=knobs.num_revisions,
@@ -153,19 +181,23 @@ def collect(argv: list[str]) -> None:
             revise_truncated=knobs.revise_truncated,
             max_tokens=knobs.max_tokens,
             max_model_len=max_model_len,
-            window=knobs.batch_size,
+            window=knobs.batch_size * sampler.engines,
             seed=knobs.seed,
             target=knobs.target_revision_samples,
+            clean=knobs.clean,
         )
         collector = Collector(loaded.problems, layout, sampler, grader, settings, output_dir)
         collector.run()
     collector.close()
-    sampler.close()
     tuples = collector.tuples()
     path = output_dir / "d_revision.json"
     write_json(path, tuples)
-    summary = collector.counts.summary() | {"seconds": round(time.monotonic() - started, 1)}
-    close_run(output_dir, summary | {"tuples": len(tuples)})
+    summary = collector.counts.summary() | {
+        "unreadable_records": len(loaded.bad),
+        "repeated_records": loaded.repeated,
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    close_run(output_dir, summary | {"clean": knobs.clean, "tuples": len(tuples)})
     print_summary("Collection", summary | {"tuples written": len(tuples), "file": path})
     if len(tuples) < knobs.target_revision_samples:
         print(

@@ -12,17 +12,31 @@ from srt.records import Problem
 from srt.verifiers.answers import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
+DESCRIPTION = "description"  # of a code problem that has no prompt
 ANSWER_FIELDS = ("answer", "solution")
+TEST_FIELDS = ("examples", "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
+STATEMENT_PARTS = ("input_format", "output_format", "interaction_format", "note")  # beside a description
+LIMITS = {"time_limit": "time_seconds", "memory_limit": "memory_mb"}  # as in codeforces-cots -> in Problem.limits
+OTHER_FIELDS = ("id", "uuid", "source", "question_type")
+USED_FIELDS = (
+    *QUESTION_FIELDS, DESCRIPTION, *ANSWER_FIELDS, *TEST_FIELDS, *STATEMENT_PARTS, *LIMITS, *OTHER_FIELDS,
+)  # fmt: skip
+NO_ANSWERS = ("proof", "notfound")  # what NuminaMath 1.5, and OpenR1-Math made from it, put in place of an answer
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
 
 
 @dataclass(frozen=True)
 class ProblemSet:
-    """`bad`: the records that could not be read, each with its place and the reason."""
+    """`bad`: the records that could not be read, each with its place and the reason.
+
+    `repeated`: records left out because their problem is there already: data sets of solutions have a record
+    for each solution.
+    """
 
     problems: list[Problem]
     bad: list[dict]
     fingerprint: str
+    repeated: int = 0
 
 
 def load_problems(
@@ -34,7 +48,8 @@ def load_problems(
     """
     problems: list[Problem] = []
     bad: list[dict] = []
-    places: dict[str, str] = {}
+    seen: dict[str, tuple[Problem, str]] = {}
+    repeated = 0
     for place, record in _records(dataset, subset, split):
         if isinstance(record, str):  # the reason why the line could not be read
             bad.append({"place": place, "reason": record})
@@ -45,12 +60,14 @@ def load_problems(
             writable = json.loads(json.dumps(record, default=str))  # parquet also holds dates and bytes
             bad.append({"place": place, "reason": str(error), "record": writable})
             continue
-        if problem.id in places:
-            bad.append(
-                {"place": place, "reason": f"the id {problem.id!r} was seen before ({places[problem.id]})"}
-            )
+        if problem.id in seen:
+            first, first_place = seen[problem.id]
+            if problem == first:
+                repeated += 1
+            else:
+                bad.append({"place": place, "reason": f"the id {problem.id!r} was seen before ({first_place})"})
             continue
-        places[problem.id] = place
+        seen[problem.id] = (problem, place)
         problems.append(problem)
     if not problems and not bad:
         raise UserError(f"{dataset}: it holds no records")
@@ -60,8 +77,9 @@ def load_problems(
             f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
             f"{first['place']}: {first['reason']}"
         )
-    digest = fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems))
-    return ProblemSet(problems, bad, digest)
+    tests = [json.dumps([p.tests, p.limits]) for p in problems] if mode == "code" else []
+    digest = fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems), *tests)
+    return ProblemSet(problems, bad, digest, repeated)
 
 
 def _records(dataset: str, subset: str | None, split: str) -> Iterator[tuple[str, dict | str]]:
@@ -119,25 +137,35 @@ def _hub_records(dataset: str, subset: str | None, split: str) -> Iterator[tuple
             f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a data set that "
             f"could be loaded from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
-    for index, record in enumerate(loaded):
+    # The solutions and model outputs beside the problems may be gigabytes.
+    used = [name for name in loaded.column_names if name in USED_FIELDS]
+    for index, record in enumerate(loaded.select_columns(used) if used else loaded):
         yield f"{dataset}, {split} row {index + 1}", record
 
 
 def _problem(record: dict, mode: str) -> Problem:
     """Raises ValueError with the reason when the record cannot be used."""
-    x = _first_text(record, QUESTION_FIELDS)
+    names = (*QUESTION_FIELDS, DESCRIPTION) if mode == "code" else QUESTION_FIELDS
+    x = _first_text(record, names)
     if x is None:
         raise ValueError(
-            f"no problem text: one of {', '.join(QUESTION_FIELDS)} is expected, found {', '.join(record)}"
+            f"no problem text: one of {', '.join(names)} is expected, found {', '.join(record)}"
         )
-    answer = ""
-    if mode == "math":
+    answer, tests, limits = "", [], {}
+    if mode == "code":
+        tests = _tests(record)
+        if _first_text(record, QUESTION_FIELDS) is None:
+            x = _statement(record, x)
+        limits = {name: record[field] for field, name in LIMITS.items() if record.get(field)}
+    else:
         found = _first_text(record, ANSWER_FIELDS)
         if found is None:
             raise ValueError(f"no answer: one of {', '.join(ANSWER_FIELDS)} is expected and not empty")
         answer = extract_gold(found)
         if not answer:
             raise ValueError("the answer is empty")
+        if answer.lower() in NO_ANSWERS or record.get("question_type") == "proof":
+            raise ValueError(f"a problem without an answer that could be verified (answer: {answer[:80]!r})")
     own_id = record.get("id", record.get("uuid"))
     return Problem(
         id=str(own_id) if own_id not in (None, "") else fingerprint(x),
@@ -145,7 +173,26 @@ def _problem(record: dict, mode: str) -> Problem:
         answer=answer,
         mode=mode,
         source=str(record.get("source") or ""),
+        tests=tests,
+        limits=limits,
     )
+
+
+def _statement(record: dict, description: str) -> str:
+    """The text of a code problem that has no prompt: its description with what belongs to it."""
+    parts = {name: _first_text(record, (name,)) for name in STATEMENT_PARTS}
+    examples = [f"Input\n{test['input']}\nOutput\n{test['output']}" for test in record.get("examples") or []]
+    titled = [f"{name.replace('_', ' ').capitalize()}\n{text}" for name, text in parts.items() if text]
+    return "\n\n".join([description, *titled, *(f"Example\n{example}" for example in examples)])
+
+
+def _tests(record: dict) -> list[dict]:
+    """Raises ValueError for a test that has no input or no output."""
+    tests = [test for name in TEST_FIELDS for test in record.get(name) or []]
+    for test in tests:
+        if not isinstance(test, dict) or not {"input", "output"} <= set(test):
+            raise ValueError(f"a test needs an input and an output, found {test!r:.80}")
+    return [{"input": test["input"], "output": test["output"]} for test in tests]
 
 
 def _first_text(record: dict, names: tuple[str, ...]) -> str | None:

@@ -27,7 +27,8 @@ def unpack_ids(packed: str) -> list[int]:
         data = zlib.decompress(base64.b64decode(packed, validate=True))
         return list(struct.unpack(f"<{len(data) // 4}i", data))
     except (TypeError, binascii.Error, zlib.error, struct.error) as error:
-        raise UserError(f"token ids are expected as srt.records.pack_ids writes them, found {packed!r:.80}") from error
+        found = repr(packed)[:80]
+        raise UserError(f"token ids are expected as srt.records.pack_ids writes them, found {found}") from error
 
 
 @dataclass(frozen=True)

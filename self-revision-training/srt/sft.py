@@ -38,7 +38,7 @@ from srt.provenance import (
     write_metadata,
 )
 from srt.sft_data import metadata_path
-from srt.sft_rows import build_rows, load_stage
+from srt.sft_rows import StageRows, build_rows, load_stage
 
 COMPLETE = "complete"  # marks a checkpoint whose last file was written
 
@@ -84,7 +84,12 @@ def train(argv: list[str]) -> None:
         knobs.control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_paths[0]))
     )
     prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
-    _layout(knobs.base_model, phrases, prompt)  # a base that cannot be used must not leave a run.json behind
+    # What cannot be trained, or trained on, must not leave a run.json behind.
+    layout = _layout(knobs.base_model, phrases, prompt)
+    ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(layout.tokenizer)
+    built = [
+        _rows(records, layout, stage, knobs.max_length, ids_fit) for stage, records in enumerate(data, start=1)
+    ]
     identity = {
         name: value
         for name, value in asdict(knobs).items()
@@ -96,13 +101,12 @@ def train(argv: list[str]) -> None:
     open_run(output_dir, identity, asdict(knobs))
 
     model_path = knobs.base_model
-    for stage, records in enumerate(data, start=1):
+    for stage, rows in enumerate(built, start=1):
         folder, work = output_dir / f"stage{stage}", output_dir / f"stage{stage}.work"
         if (folder / CHECKPOINT_METADATA).is_file():
             print(f"stage {stage} is complete: {folder}")
             shutil.rmtree(work, ignore_errors=True)  # there when the run was killed after its last rename
         else:
-            layout = _layout(model_path, phrases, prompt)
             metadata = {
                 "base_model": knobs.base_model,
                 "mode": made_by.get("mode", "math"),
@@ -113,8 +117,7 @@ def train(argv: list[str]) -> None:
                 "git_commit": git_commit(),
                 "packages": package_versions(),
             }
-            ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(layout.tokenizer)
-            _train_stage(knobs, stage, model_path, records, layout, ids_fit, folder, work, metadata)
+            _train_stage(knobs, stage, model_path, rows, layout, folder, work, metadata)
         model_path = str(folder)
     print(f"\nthe SRT model: {model_path}")
 
@@ -128,27 +131,31 @@ def _collection_of(stage_path: Path) -> dict[str, Any]:
     """What the data was made with, from the file beside it; empty for data that somebody else made."""
     path = metadata_path(stage_path)
     if not path.is_file():
-        print(f"{path} is missing: the prompts and phrases that made this data are taken from the knobs")
+        print(
+            f"{path} is missing: the data is taken to be made with the default prompt of MODE=math, and with "
+            "the phrases of CONTROL_PHRASES"
+        )
         return {}
     return read_json(path)["identity"]
+
+
+def _rows(records: list[dict], layout: Layout, stage: int, max_length: int, ids_fit: bool) -> StageRows:
+    built = build_rows(records, layout, stage, max_length, ids_fit)
+    if not built.rows:
+        raise UserError(f"stage {stage}: all {built.too_long} tuples are longer than MAX_LENGTH={max_length}")
+    return built
 
 
 def _train_stage(
     knobs: SftKnobs,
     stage: int,
     model_path: str,
-    records: list[dict],
+    built: StageRows,
     layout: Layout,
-    ids_fit: bool,
     folder: Path,
     work: Path,
     metadata: dict[str, Any],
 ) -> None:
-    built = build_rows(records, layout, stage, knobs.max_length, ids_fit)
-    if not built.rows:
-        raise UserError(
-            f"stage {stage}: all {built.too_long} tuples are longer than MAX_LENGTH={knobs.max_length}"
-        )
     print(
         f"\nstage {stage} ({'generation' if stage == 1 else 'revision'}) from {model_path}: "
         f"{len(built.rows)} tuples, {built.too_long} set aside as longer than MAX_LENGTH"

@@ -62,11 +62,13 @@ def prepare(argv: list[str]) -> None:
     phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
     paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
     for path in paths:
-        remove(path)  # killed in between, this must not leave a stage of an older collection beside a new one
+        # Killed in between, this must not leave a stage of an older collection beside a new one.
+        remove(path, "TRAIN_DATA_DIR")
     for stage, (path, indices) in enumerate(zip(paths, chosen, strict=True), start=1):
         # The stages' metadata comes first: a stage file without it would be data of unknown making.
-        write_json(metadata_path(path), run | {"stage": stage, "tuples": len(indices)})
-        write_json(path, [stage_record(tuples[index], stage) for index in indices])
+        made_by = run | {"stage": stage, "tuples": len(indices)}
+        write_json(metadata_path(path), made_by, knob="TRAIN_DATA_DIR")
+        write_json(path, [stage_record(tuples[index], stage) for index in indices], knob="TRAIN_DATA_DIR")
     print_summary(
         "SFT data",
         {

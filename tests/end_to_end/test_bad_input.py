@@ -141,7 +141,7 @@ def test_evaluation_without_a_model(call, good):
 # Knobs --------------------------------------------------------------------------------------------------------
 
 WRONG_TYPES = {
-    "collect": ("BATCH_SIZE", "many", "a whole number is expected (problems in flight)"),
+    "collect": ("BATCH_SIZE", "many", "a whole number is expected (problems in flight"),
     "prepare": ("STAGE1_SIZE", "1.5", "a whole number is expected (tuples for SFT stage 1 (generation))"),
     "sft": ("LR_STAGE1", "small", "a number is expected (peak learning rate of stage 1)"),
     "distill": ("LR", "small", "a number is expected (peak learning rate)"),
@@ -222,6 +222,7 @@ def test_stage_files_whose_control_phrases_differ_from_the_knob(call, good, tmp_
 def test_tuples_that_are_all_too_long(call, good):
     error = the_error(call("sft", good["sft"] | {"MAX_LENGTH": 5}))
     assert "stage 1: all 1 tuples are longer than MAX_LENGTH=5" in error
+    assert not good["sft"]["OUTPUT_DIR"].exists()  # MAX_LENGTH can still be raised in the same place
 
 
 def test_splitting_before_anything_was_collected(call, good, tmp_path):

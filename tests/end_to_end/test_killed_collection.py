@@ -151,11 +151,11 @@ def test_new_tuples_never_stand_beside_a_stage_file_of_older_ones(whole_run, tmp
     assert call("prepare", knobs).code == 0
     written = []
 
-    def stop_at_the_second_stage(path, value):
+    def stop_at_the_second_stage(path, value, **knob):
         if path.name == "little_stage2.json":
             raise KeyboardInterrupt
         written.append(path.name)
-        real(path, value)
+        real(path, value, **knob)
 
     from srt.sft_data import write_json as real
 

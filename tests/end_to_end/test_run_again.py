@@ -138,4 +138,5 @@ def test_a_report_below_a_file(call, whole_run, tmp_path):
 def test_stage_files_below_a_file(call, whole_run, tmp_path):
     (tmp_path / "file").write_text("")
     knobs = whole_run.collection | {"TRAIN_DATA_DIR": tmp_path / "file" / "train_data"}
-    assert f"{tmp_path}/file/train_data/little_stage" in the_error(call("prepare", knobs))
+    error = the_error(call("prepare", knobs))
+    assert f"{tmp_path}/file/train_data/little_stage" in error and "change TRAIN_DATA_DIR" in error

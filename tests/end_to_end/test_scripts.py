@@ -3,11 +3,13 @@
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
 from srt.knobs import CONFIGS, KnobLine, read_knob_table
-from tests.end_to_end.commands import REPOSITORY, run_script, the_error
+from tests.end_to_end.commands import ENTRY_POINTS, REPOSITORY, environment, run_script, the_error
+from tests.end_to_end.little_world import write_problems
 
 CONFIG_OF = {
     "run_srt_data": "srt_data", "sft": "sft", "distill": "distill", "evaluate": "evaluate", "report": "report",
@@ -55,5 +57,61 @@ def test_a_refused_command_line_ends_the_script_with_2_and_one_sentence():
     """Also in run_srt_data.sh, which would go on to a second program."""
     outcome = run_script("run_srt_data", {"BATCH_SIZE": "many"})
     error = the_error(outcome)
-    assert error == "error: BATCH_SIZE=many: a whole number is expected (problems in flight)"
+    assert error.startswith("error: BATCH_SIZE=many: a whole number is expected (problems in flight")
     assert outcome.out == ""
+
+
+def run_entry_point_file(entry_point: str, before: str, *arguments: str) -> subprocess.CompletedProcess:
+    """The file as a program, after the statements `before` and with what is imported in the end on stdout."""
+    path = str(REPOSITORY / ENTRY_POINTS[entry_point])
+    program = f"""
+import runpy, sys, atexit
+atexit.register(lambda: print("torch" in sys.modules, file=sys.__stdout__))
+{before}
+sys.argv = {[path, *arguments]!r}
+runpy.run_path({path!r}, run_name="__main__")
+"""
+    paths = os.pathsep.join(str(REPOSITORY / name) for name in ("self-revision-training", "self-distillation"))
+    env = environment({}) | {"PYTHONPATH": paths}
+    return subprocess.run([sys.executable, "-c", program], env=env, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.parametrize("entry_point", ENTRY_POINTS)
+def test_help_does_not_wait_for_torch(entry_point):
+    done = run_entry_point_file(entry_point, "", "--help")
+    assert done.returncode == 0 and "Knobs of" in done.stdout, done
+    assert done.stdout.endswith("False\n")
+
+
+INTERRUPTING_IMPORT = """
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize("entry_point", [name for name in ENTRY_POINTS if name != "report"])
+def test_ctrl_c_in_the_first_seconds_ends_without_a_traceback(entry_point):
+    """While the libraries are imported, which takes longest."""
+    done = run_entry_point_file(entry_point, INTERRUPTING_IMPORT)
+    assert done.returncode == 130, done
+    assert done.stderr == "\nstopped; the same command continues from here\n"
+
+
+def test_a_dry_run_of_the_script_starts_nothing_writes_nothing_and_does_not_go_on_to_splitting(
+    tiny_checkpoint, tmp_path
+):
+    problems = write_problems(tmp_path / "problems.jsonl", 4)
+    knobs = {"MODEL_PATH": tiny_checkpoint, "DATASET": problems}
+    places = {"OUTPUT_DIR": tmp_path / "output", "TRAIN_DATA_DIR": tmp_path / "train_data"}
+    outcome = run_script("run_srt_data", knobs | places, "--dry-run")
+    assert outcome.code == 0, outcome
+    assert outcome.out.endswith("dry run: no engine was started, nothing was written\n")
+    assert "MODEL_PATH=" in outcome.out and "<|im_start|>" in outcome.out
+    assert [path.name for path in tmp_path.iterdir()] == ["problems.jsonl"]
+
+
+def test_help_says_that_there_is_a_dry_run():
+    assert "With --dry-run it prints" in run_script("run_srt_data", {}, "--help").out

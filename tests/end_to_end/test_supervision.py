@@ -10,6 +10,7 @@ from trl import SFTTrainer
 
 from srt.files import read_json
 from srt.phrases import PHRASE_SETS
+from srt.records import pack_ids
 from srt.sft_data import metadata_path, stage_record
 
 PROBLEM = "x = 4 [A] + 5"
@@ -26,10 +27,10 @@ def example(tokenizer, y_init: str, ended: bool, r: int, y_revised: str) -> dict
     return {
         "x": PROBLEM,
         "y_init": y_init,
-        "y_init_ids": tokenizer.encode(y_init) + (eot if ended else []),
+        "y_init_ids": pack_ids(tokenizer.encode(y_init) + (eot if ended else [])),
         "p_r": PHRASE_SETS["qwen"].text(r),
         "y_revised": y_revised,
-        "y_revised_ids": tokenizer.encode(y_revised) + eot,
+        "y_revised_ids": pack_ids(tokenizer.encode(y_revised) + eot),
     }
 
 

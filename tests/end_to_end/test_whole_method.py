@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
 from srt.files import read_jsonl
 from srt.phrases import PHRASE_SETS
+from srt.records import unpack_ids
 from srt.sft_data import metadata_path
 from tests.end_to_end.conftest import Run
 from tests.end_to_end.little_world import MAX_TOKENS
@@ -71,15 +72,16 @@ def test_responses_cut_off_by_the_limit_count_as_wrong_and_have_no_end_of_turn(w
     cut = [line for line in responses if line["y_init_finish_reason"] == "length"]
     assert 0 < len(cut) < len(responses)
     for line in responses:
-        assert (line["y_init_ids"][-1] == eot) == (line["y_init_finish_reason"] == "stop")
-    assert all(len(line["y_init_ids"]) == MAX_TOKENS and line["y_init_correct"] is False for line in cut)
+        assert (unpack_ids(line["y_init_ids"])[-1] == eot) == (line["y_init_finish_reason"] == "stop")
+    assert all(line["y_init_tokens"] == len(unpack_ids(line["y_init_ids"])) for line in responses)
+    assert all(line["y_init_tokens"] == MAX_TOKENS and line["y_init_correct"] is False for line in cut)
 
 
 def test_the_text_of_a_tuple_is_its_ids_decoded(whole_run, tuples):
     tokenizer = AutoTokenizer.from_pretrained(whole_run.base)
     for kept in tuples:
         for name in ("y_init", "y_revised"):
-            assert tokenizer.decode(kept[f"{name}_ids"], skip_special_tokens=True) == kept[name]
+            assert tokenizer.decode(unpack_ids(kept[f"{name}_ids"]), skip_special_tokens=True) == kept[name]
 
 
 def test_a_broken_line_of_the_data_set_is_set_aside_with_its_place_and_the_run_goes_on(whole_run):
@@ -212,7 +214,7 @@ def test_evaluation_figures_follow_from_the_logged_responses(whole_run):
     assert len(responses) == 12 * 2 and figures["problems"] == 12 and figures["k"] == 2
     assert figures["avg_at_k"] == pytest.approx(sum(right.values()) / 24)
     assert figures["pass_at_k"] == pytest.approx(len(right) / 12)
-    assert figures["mean_response_tokens"] == pytest.approx(sum(len(r["y_init_ids"]) for r in responses) / 24)
+    assert figures["mean_response_tokens"] == pytest.approx(sum(r["y_init_tokens"] for r in responses) / 24)
     assert figures["revisions_r0"] + figures["revisions_r1"] == 24
     low, high = figures["avg_at_k_interval"]
     assert 0 <= low <= figures["avg_at_k"] <= high <= 1

@@ -10,10 +10,10 @@ from srt.collection import CollectionSettings, Collector
 from srt.files import read_jsonl
 from srt.layout import Layout, PromptSettings
 from srt.phrases import PHRASE_SETS
-from srt.records import Problem
-from srt.sampling.base import Sample
+from srt.records import Problem, unpack_ids
 from srt.seeds import sample_seed
 from srt.verifiers.pool import Grader
+from tests.srt.scripted import ScriptedSampler
 
 PHRASES = PHRASE_SETS["qwen"]
 PROBLEMS = [Problem(id=f"p{n}", x=f"x = {n % 10}", answer="7", source="here") for n in range(12)]
@@ -31,46 +31,14 @@ def grader():
         yield grader
 
 
-class ScriptedSampler:
-    """A model of which only the request's seed decides what it says; answers come in a drawn order."""
-
-    def __init__(self, layout, order=0, right_share=0.4, truncated_share=0.0):
-        self.layout, self.order = layout, random.Random(order)
-        self.right_share, self.truncated_share = right_share, truncated_share
-        self.waiting, self.requests, self.most_waiting = [], [], 0
-
-    @property
-    def pending(self):
-        return len(self.waiting)
-
-    def submit(self, key, request):
-        self.waiting.append((key, request))
-        self.requests.append((key, request))
-        self.most_waiting = max(self.most_waiting, len({key[0] for key, _ in self.waiting}))
-
-    def poll(self):
-        self.order.shuffle(self.waiting)
-        count = self.order.randint(0, len(self.waiting))
-        finished, self.waiting = self.waiting[:count], self.waiting[count:]
-        return [(key, self._say(request)) for key, request in finished]
-
-    def _say(self, request):
-        rng = random.Random(request.seed)
-        answer = 7 if rng.random() < self.right_share else 8
-        ids = self.layout.tokenizer.encode(f"A 1 + {rng.randint(0, 9)}\n\\boxed{{{answer}}}")
-        if rng.random() < self.truncated_share:
-            return Sample(ids, "length", [0.0] * len(ids))
-        return Sample([*ids, 2], "stop", [0.0] * (len(ids) + 1))
-
-
 @pytest.fixture
 def collect(layout, grader, tmp_path):
     """Runs a collection in `tmp_path`/name and returns it with its sampler."""
 
-    def run(name, problems=PROBLEMS, order=0, right_share=0.4, truncated_share=0.0, **changes):
+    def run(name, problems=PROBLEMS, order=0, model=None, **changes):
         settings = {"num_responses": 2, "num_revisions": 2, "revise": frozenset({0}), "revise_truncated": True,
                     "max_tokens": 50, "max_model_len": 500, "window": 4, "seed": 0, "target": None}  # fmt: skip
-        sampler = ScriptedSampler(layout, order, right_share, truncated_share)
+        sampler = ScriptedSampler(layout, order, **model or {})
         collector = Collector(
             problems, layout, sampler, grader, CollectionSettings(**settings | changes), tmp_path / name
         )
@@ -83,8 +51,12 @@ def collect(layout, grader, tmp_path):
     return run
 
 
+def keys_of_line(line):
+    return (line["problem_idx"], line["response_idx"], line.get("revision_idx"))
+
+
 def keys_of(path):
-    return [(line["problem_idx"], line["response_idx"], line.get("revision_idx")) for line in read_jsonl(path)]
+    return [keys_of_line(line) for line in read_jsonl(path)]
 
 
 # Who is sampled, and how --------------------------------------------------------------------------------
@@ -102,7 +74,7 @@ def test_every_sample_is_asked_for_once_with_its_own_seed_and_the_layouts_prompt
             assert request.prompt_ids == chat
         else:
             y_init = collector.responses[(problem, response, None)]
-            assert request.prompt_ids == layout.revision_prompt(chat, y_init.y_init_ids, y_init.r)
+            assert request.prompt_ids == layout.revision_prompt(chat, unpack_ids(y_init.y_init_ids), y_init.r)
 
 
 def test_only_the_wanted_rewards_are_revised_with_their_phrase(collect):
@@ -127,12 +99,13 @@ def test_tuples_are_the_revisions_that_verify_in_problem_order(collect):
 
 
 def test_a_truncated_response_is_wrong_and_its_revision_is_a_choice(collect):
-    collector, _ = collect("revised", right_share=1.0, truncated_share=0.5)
+    collector, _ = collect("revised", model={"right_share": 1.0, "truncated_share": 0.5})
     truncated = [r for r in collector.responses.values() if r.y_init_finish_reason == "length"]
     assert 0 < len(truncated) < 24
     assert all(r.r == 0 and "\\boxed{7}" in r.y_init for r in truncated)  # right, had it been graded
     assert {key[:2] for key in collector.revisions} == {r.key[:2] for r in truncated}
-    left_alone, _ = collect("left", right_share=1.0, truncated_share=0.5, revise_truncated=False)
+    model = {"right_share": 1.0, "truncated_share": 0.5}
+    left_alone, _ = collect("left", model=model, revise_truncated=False)
     assert not left_alone.revisions
 
 
@@ -146,7 +119,9 @@ def test_no_more_problems_than_the_window_are_in_flight(collect):
 def test_a_prompt_that_leaves_no_room_is_set_aside_and_counted(collect, layout, tmp_path):
     problems = [PROBLEMS[0], Problem(id="long", x="word " * 300, answer="7"), PROBLEMS[1]]
     collector, _ = collect("run", problems)
-    assert collector.counts.set_aside == 2 and {key[0] for key in collector.responses} == {0, 2}
+    assert {key[0] for key in collector.responses} == {0, 2}
+    assert collector.counts.set_aside == {"the prompt is too long": 2}
+    assert collector.counts.summary()["set_aside_by_reason"] == {"the prompt is too long": 2}
     lines = read_jsonl(tmp_path / "run" / "set_aside.jsonl")
     assert [line["id"] for line in lines] == ["long", "long"] and "the model takes 500" in lines[0]["reason"]
 
@@ -165,7 +140,79 @@ def test_a_gold_answer_that_cannot_be_graded_is_no_verdict_and_is_not_tried_agai
     reasons = {line["reason"] for line in read_jsonl(tmp_path / "run" / "set_aside.jsonl")}
     assert all(reason.startswith("the verifier broke") for reason in reasons)
     again, sampler = collect("run", problems)
-    assert sampler.requests == [] and again.counts.set_aside == 2
+    assert sampler.requests == [] and again.counts.set_aside == {"the gold answer cannot be compared": 2}
+
+
+# Cleaning -----------------------------------------------------------------------------------------------
+
+REPETITIVE = {"variety": 2, "loop_share": 0.3}  # problems n and n + 10 are the same text: twins among their tuples
+
+
+def says(tuples):
+    return [(t["x"], t["y_init"], t["y_revised"]) for t in tuples]
+
+
+def test_of_tuples_that_say_the_same_the_first_in_problem_order_is_kept(collect):
+    raw, _ = collect("raw", model={"variety": 1})
+    cleaned, _ = collect("cleaned", model={"variety": 1}, clean=True)
+    first = dict(zip(says(reversed(raw.tuples())), reversed(raw.tuples()), strict=True))
+    assert says(cleaned.tuples()) == list(dict.fromkeys(says(raw.tuples())))
+    assert cleaned.tuples() == [first[said] for said in says(cleaned.tuples())]
+    removed = len(raw.tuples()) - len(cleaned.tuples())
+    assert removed > 1 and cleaned.counts.cleaned == {"duplicate": removed}
+    assert cleaned.counts.kept == len(cleaned.tuples())
+
+
+def test_tuples_are_cleaned_and_the_log_is_not(collect, layout, tmp_path):
+    cleaned, _ = collect("cleaned", model=REPETITIVE, clean=True)
+    collect("raw", model=REPETITIVE)
+    log, raw_log = (sorted(keys_and_ids(tmp_path / name)) for name in ("cleaned", "raw"))
+    assert log == raw_log
+    for tuple_ in cleaned.tuples():
+        for part in ("y_init", "y_revised"):
+            assert tuple_[part].count("B 1.") < 3
+            assert layout.decode(unpack_ids(tuple_[f"{part}_ids"])) == tuple_[part]
+        assert bool(tuple_["cleaned"]) == ("B" in tuple_["y_init"] + tuple_["y_revised"])
+    assert cleaned.counts.summary()["cleaned"].keys() == {"duplicate", "loop cut"}
+
+
+def keys_and_ids(folder):
+    lines = read_jsonl(folder / "attempts.jsonl")
+    return [(str(keys_of_line(line)), line.get("y_init_ids"), line.get("y_revised_ids")) for line in lines]
+
+
+@pytest.mark.parametrize("target", [None, 1, 4, 6])
+@pytest.mark.parametrize(("order", "window"), [(1, 1), (2, 4), (4, 100)])
+def test_cleaned_tuples_do_not_depend_on_scheduling(collect, target, order, window):
+    everything = collect("all", model=REPETITIVE, clean=True)[0].tuples()
+    collector, _ = collect("run", order=order, window=window, model=REPETITIVE, clean=True, target=target)
+    assert len(everything) > 6 and collector.tuples() == everything[:target]
+
+
+def test_equal_tuples_of_several_problems_count_once_towards_the_target(collect, tmp_path):
+    """All problems are one text, and the log has the later ones first: they give theirs up to earlier ones."""
+    problems = [Problem(id=f"p{n}", x="x = 1", answer="7") for n in range(12)]
+    model = {"variety": 3}
+    whole, _ = collect("whole", problems, model=model, clean=True)
+    everything = whole.tuples()
+    last = int(everything[-1]["id"][1:])
+    lines = sorted(read_jsonl(tmp_path / "whole" / "attempts.jsonl"), key=lambda line: -line["problem_idx"])
+    assert whole.counts.cleaned["duplicate"] > 0 and last < 11
+    (tmp_path / "run").mkdir()
+    without_last = [json.dumps(line) + "\n" for line in lines if line["problem_idx"] != last]
+    (tmp_path / "run" / "attempts.jsonl").write_text("".join(without_last))
+    run, _ = collect("run", problems, model=model, clean=True, window=1, target=len(everything))
+    assert run.tuples() == everything
+
+
+def test_a_log_can_be_cleaned_and_not_cleaned_again_and_counts_are_the_same_after_a_restart(collect):
+    first, _ = collect("run", model=REPETITIVE, clean=True)
+    raw, sampler = collect("run", clean=False)
+    again, sampler_again = collect("run", clean=True)
+    assert sampler.requests == sampler_again.requests == []
+    assert len(raw.tuples()) == raw.counts.kept > first.counts.kept and not raw.counts.cleaned
+    assert again.tuples() == first.tuples()
+    assert json.dumps(first.counts.summary()) == json.dumps(again.counts.summary())
 
 
 # When it stops, and where it goes on --------------------------------------------------------------------

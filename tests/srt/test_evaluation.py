@@ -12,15 +12,15 @@ from srt.records import Response, Revision
 def new_response(problem, index, right, tokens=3, finish_reason="stop"):
     return Response(
         problem_idx=problem, response_idx=index, id=f"p{problem}", source="", x="x", ground_truth="1", y_init="",
-        y_init_ids=[1] * tokens, y_init_correct=bool(right), y_init_extracted="", y_init_reason="",
+        y_init_ids="", y_init_tokens=tokens, y_init_correct=bool(right), y_init_extracted="", y_init_reason="",
         y_init_finish_reason=finish_reason, y_init_seed=0,
     )  # fmt: skip
 
 
 def new_revision(problem, index, right):
     return Revision(
-        problem_idx=problem, response_idx=index, revision_idx=0, p_r="", y_revised="", y_revised_ids=[1, 2],
-        y_revised_correct=bool(right), y_revised_extracted="", y_revised_reason="",
+        problem_idx=problem, response_idx=index, revision_idx=0, p_r="", y_revised="", y_revised_ids="",
+        y_revised_tokens=2, y_revised_correct=bool(right), y_revised_extracted="", y_revised_reason="",
         y_revised_finish_reason="stop", y_revised_seed=0,
     )  # fmt: skip
 

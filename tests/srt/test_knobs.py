@@ -182,13 +182,27 @@ def test_null_on_the_command_line_unsets_what_the_environment_sets(monkeypatch):
     assert data_knobs("max_samples=null").max_samples is None
 
 
+@pytest.mark.parametrize("knob", ["max_samples", "dataset", "system_prompt"])
+def test_null_means_unset_in_the_environment_as_well(monkeypatch, knob):
+    monkeypatch.setenv(knob.upper(), "null")
+    assert getattr(data_knobs(), knob) is None
+
+
+def test_null_for_a_knob_that_must_be_set_is_refused_from_either_side(monkeypatch):
+    with pytest.raises(UserError, match="SEED=None: a whole number is expected"):
+        data_knobs("seed=null")
+    monkeypatch.setenv("SEED", "null")
+    with pytest.raises(UserError, match="SEED=null: a whole number is expected"):
+        data_knobs()
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("batch_size=many", "BATCH_SIZE=many: a whole number is expected (problems in flight)"),
+        ("batch_size=many", "BATCH_SIZE=many: a whole number is expected (problems in flight"),
         ("batch_size=1.5", "BATCH_SIZE=1.5: a whole number is expected"),
         ("batch_size=", "BATCH_SIZE=: a whole number is expected"),
-        ("batch_size=0", "BATCH_SIZE=0: at least 1 is expected (problems in flight)"),
+        ("batch_size=0", "BATCH_SIZE=0: at least 1 is expected (problems in flight"),
         ("temperature=hot", "TEMPERATURE=hot: a number is expected (0 is greedy)"),
         ("temperature=-1", "TEMPERATURE=-1.0: at least 0 is expected"),
         ("temperature=nan", "TEMPERATURE=nan: a finite number is expected"),
@@ -247,7 +261,9 @@ def test_a_user_error_ends_an_entry_point_with_one_sentence(monkeypatch, capsys)
     with pytest.raises(SystemExit) as exit_:
         run_entry_point(lambda argv: load_knobs(SrtDataKnobs, "srt_data", argv))
     assert exit_.value.code == 2
-    assert capsys.readouterr().err == "error: BATCH_SIZE=0: at least 1 is expected (problems in flight)\n"
+    error = capsys.readouterr().err
+    assert error.startswith("error: BATCH_SIZE=0: at least 1 is expected (problems in flight")
+    assert error.count("\n") == 1
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

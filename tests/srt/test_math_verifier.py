@@ -2,49 +2,52 @@
 
 import json
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from srt.records import Problem
 from srt.verifiers import VerifierBroke
 from srt.verifiers.answers import extract_boxed, extract_gold
 from srt.verifiers.math import MAX_DIGITS_IN_A_ROW, verify_math
+from srt.verifiers.pool import Grader
 
 CASES = [
     json.loads(line)
     for line in (Path(__file__).parent / "data" / "math_verdicts.jsonl").read_text("utf-8").splitlines()
 ]
 
-# (gold, response) -> the wrong verdict given. Whoever improves on math-verify shortens these lists.
-FALSE_CORRECT = {
-    ("(1,2,3)", r"so the answer is $\boxed{\{1,2,3\}}$."),  # a set for a triple
-    ("(1,2)", r"so the answer is $\boxed{\{1,2\}}$."),  # a set for a pair
-    (r"10 \text{ cm}", r"so the answer is $\boxed{10 \text{ m}}$."),  # units are dropped
-    (r"x=1 \wedge y=2", r"so the answer is $\boxed{y=2}$."),  # read as a chain, whose end counts
-    ("5", r"so the answer is $\boxed{7=5}$."),  # likewise
-    ("101_2", r"so the answer is $\boxed{101}$."),  # bases are dropped
-}
-FALSE_WRONG = {
-    ("1 1/2", r"so the answer is $\boxed{1.5}$."),  # 1 times 1/2
-    (r"0.\overline{3}", r"so the answer is $\boxed{\frac13}$."),
-    ("5", r"so the answer is $\boxed{5 dollars}$."),  # letters are variables outside of \text
-    ("5", r"so the answer is $\boxed{\text{five}}$."),
-    ("C", r"so the answer is $\boxed{\text{(C) } 5}$."),
-    ("1 000", r"so the answer is $\boxed{1000}$."),
-    (r"e^{i\pi}", r"so the answer is $\boxed{-1}$."),  # i is a variable in most places
-    (r"2\sqrt{3}i", r"so the answer is $\boxed{2i\sqrt{3}}$."),
-}
+KINDS = {
+    "fraction", "decimal", "percentage", "interval", "set", "tuple", "matrix", "units", "degrees", "text",
+    "choice", "thousands", "equation", "several boxes", "nested braces", "unterminated box", "solution text",
+}  # fmt: skip
+
+
+def test_there_are_cases_of_every_kind_and_none_twice():
+    assert len(CASES) >= 300
+    assert len({(case["gold"], case["response"]) for case in CASES}) == len(CASES)
+    number = Counter(case["note"] for case in CASES)
+    assert all(number[kind] >= 7 for kind in KINDS), number
 
 
 def test_verdicts_are_right_but_for_the_known_errors():
-    assert len(CASES) >= 100
-    false_correct, false_wrong = set(), set()
+    """A case says what is mathematically right; `known_error` says why we still err."""
+    wrong, mended = [], []
     for case in CASES:
-        verdict = verify_math(case["response"], case["gold"])
-        if verdict.correct != case["correct"]:
-            (false_correct if verdict.correct else false_wrong).add((case["gold"], case["response"]))
-    assert false_correct == FALSE_CORRECT
-    assert false_wrong == FALSE_WRONG
+        gives_right = verify_math(case["response"], extract_gold(case["gold"])).correct == case["correct"]
+        if not gives_right and "known_error" not in case:
+            wrong.append(case)
+        if gives_right and "known_error" in case:
+            mended.append(case)
+    assert wrong == []
+    assert mended == []  # delete their `known_error`
+
+
+def test_the_known_errors_are_few_and_rarely_call_a_wrong_answer_right():
+    errors = [case for case in CASES if "known_error" in case]
+    assert len(errors) <= 0.03 * len(CASES)
+    assert sum(not case["correct"] for case in errors) <= 3
 
 
 ADVERSARIAL = {
@@ -78,6 +81,13 @@ ADVERSARIAL = {
     "nothing but backslashes": "\\\\" * 200,
     "another script": "\u4e2d\u6587 \u7b54\u6848",
     "division by zero": r"\frac{1}{0}",
+    "words after a number": "5" + " abc" * 120,
+    "groups of three digits": "1" + " 000" * 120,
+    "points and digits": "0." * 240,
+    "repeating decimals": r"0.\overline{3}+" * 30 + "1",
+    "a long repeating decimal": r"0.\overline{" + "142857" * 30 + "}",
+    "scientific": "1e999999999",
+    "a unit tower": r"5 \text{ kg}^{9^{9^{9}}}",
 }
 
 
@@ -94,6 +104,14 @@ def test_an_adversarial_answer_is_wrong_at_once(name):
     assert not verdict.correct and verdict.reason
     assert len(verdict.extracted) <= 1000
     verdict.extracted.encode("utf-8")
+
+
+def test_adversarial_answers_leave_the_pool_healthy():
+    items = [(f"\\boxed{{{answer}}}", Problem("p", "?", "7"), "stop") for answer in ADVERSARIAL.values()]
+    with Grader(1, time_limit_seconds=10) as grader:
+        outcomes = grader.grade_all(items)
+        assert [outcome.correct for outcome in outcomes] == [False] * len(items)  # verdicts, all of them
+        assert grader.grade_all([("\\boxed{7}", Problem("p", "?", "7"), "stop")])[0].correct
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import datetime
 import json
 import re
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
@@ -10,7 +11,9 @@ import pytest
 
 from srt.errors import UserError
 from srt.problems import load_problems
+from srt.verifiers.math import verify_math
 
+DATA = Path(__file__).parent / "data"
 RECORDS = [
     {"id": "a", "problem": "1 + 1?", "answer": "2", "source": "school"},
     {"id": "b", "problem": "2 + 2?", "answer": "4", "source": "school"},
@@ -261,3 +264,91 @@ def test_mostly_bad_records_stop_the_run_with_the_first_place_and_reason(tmp_pat
 def test_code_problems_need_no_answer(tmp_path):
     loaded = load_problems(write(tmp_path / "problems.jsonl", [{"prompt": "sort"}]), "code")
     assert [(p.x, p.mode, p.answer) for p in loaded.problems] == [("sort", "code", "")]
+
+
+# The default data sets' own layouts ---------------------------------------------------------------------
+
+
+@pytest.fixture(params=["jsonl", "parquet", "hub"])
+def in_format(request, tmp_path, monkeypatch):
+    """in_format(name): a file of tests/srt/data, as it is, as parquet, or as a folder for `datasets` to load."""
+
+    def place(name):
+        records = [json.loads(line) for line in (DATA / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        if request.param == "jsonl":
+            return str(DATA / f"{name}.jsonl")
+        if request.param == "parquet":
+            return write(tmp_path / f"{name}.parquet", records)
+        monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+        (tmp_path / name / "data").mkdir(parents=True)
+        write(tmp_path / name / "data" / "train-00000-of-00001.parquet", records)
+        return str(tmp_path / name)
+
+    return place
+
+
+def test_openr1_math_220k(in_format):
+    loaded = load_problems(in_format("openr1_math_220k"))
+    assert [(p.answer, p.source) for p in loaded.problems] == [
+        ("80", "cn_k12"), (r"x=2 \text{ or } x=3", "olympiads"), ("B", "amc_aime"), (r"\frac{3}{8}", "cn_contest"),
+    ]  # fmt: skip
+    assert [p.id[-1] for p in loaded.problems] == ["1", "2", "3", "7"]  # by uuid
+    assert loaded.problems[0].x == "A train goes 120 km in 1.5 hours. What is its mean speed in km/h?"
+
+
+def test_proofs_and_answers_that_were_not_found_are_set_aside_however_they_are_typed(in_format):
+    bad = load_problems(in_format("openr1_math_220k")).bad
+    types = [record["record"]["question_type"] for record in bad]
+    assert types == ["proof", "math-word-problem", "math-word-problem"]
+    assert all("a problem without an answer that could be verified" in record["reason"] for record in bad)
+    assert "(answer: 'notfound')" in bad[2]["reason"]
+
+
+def test_the_gold_answers_of_openr1_math_220k_can_be_verified():
+    problems = load_problems(str(DATA / "openr1_math_220k.jsonl")).problems
+    for problem, right, wrong in zip(problems, ("80", "2, 3", r"\text{(B)}", "0.375"), "ABCD", strict=True):
+        assert verify_math(f"\\boxed{{{right}}}", problem.answer).correct
+        assert not verify_math(f"\\boxed{{{wrong}}}", problem.answer).correct
+
+
+def test_codeforces_cots(in_format):
+    """It has a record for each solution: a problem with several is one problem, and that is no bad record."""
+    loaded = load_problems(in_format("codeforces_cots"), "code")
+    assert [p.id for p in loaded.problems] == ["1/A", "1/B", "2/C"]
+    assert (loaded.bad, loaded.repeated) == ([], 3)
+    double, reverse, guess = loaded.problems
+    assert double.x.startswith("You will be given a competitive programming problem.")
+    assert double.tests == [{"input": "2\n", "output": "4\n"}, {"input": "50\n", "output": "100\n"}]
+    assert double.limits == {"time_seconds": 1.0, "memory_mb": 256}
+    assert reverse.limits == {"time_seconds": 2.5, "memory_mb": 64}
+    assert (guess.tests, guess.limits) == ([], {})
+
+
+def test_a_description_without_a_prompt_is_told_with_its_formats_and_examples(tmp_path):
+    record = json.loads((DATA / "codeforces_cots.jsonl").read_text("utf-8").splitlines()[1]) | {"prompt": None}
+    record |= {"official_tests": [{"input": "q\n", "output": "q\n"}]}
+    problem = load_problems(write(tmp_path / "problems.jsonl", [record]), "code").problems[0]
+    places = [
+        problem.x.index(part)
+        for part in ("Print the given word", "Input format\nA word", "Output format\nThe", "Note\nLetters",
+                     "Example\nInput\nabc\n\nOutput\ncba")
+    ]  # fmt: skip
+    assert places == sorted(places)
+    assert problem.tests == [{"input": "abc\n", "output": "cba\n"}, {"input": "q\n", "output": "q\n"}]
+    assert "q" not in problem.x.split("Example")[1]  # the official tests are not shown
+
+
+def test_a_test_without_an_output_is_set_aside(tmp_path):
+    records = [{"prompt": "a", "examples": [{"input": "1"}]}, {"prompt": "b"}]
+    loaded = load_problems(write(tmp_path / "problems.jsonl", records), "code")
+    assert [p.x for p in loaded.problems] == ["b"]
+    assert "a test needs an input and an output" in loaded.bad[0]["reason"]
+
+
+def test_the_fingerprint_of_code_changes_with_tests_and_limits(tmp_path):
+    records = [{"prompt": "a", "examples": [{"input": "1", "output": o}], "time_limit": t} for o, t in
+               (("1", 1), ("2", 1), ("1", 2))]  # fmt: skip
+    prints = {
+        load_problems(write(tmp_path / f"{i}.jsonl", [r]), "code").fingerprint for i, r in enumerate(records)
+    }
+    assert len(prints) == 3

@@ -30,13 +30,13 @@ EVIL = "<script>alert(1)</script> & <b onclick='x()'>bold</b>"
 
 def response(problem: int, index: int, correct: bool, text: str = "\\boxed{7}", tokens: int = 5) -> Response:
     return Response(
-        problem, index, f"p{problem}", "", "3 + 4", "7", text, [1] * tokens, correct, "7" if correct else "8", "",
+        problem, index, f"p{problem}", "", "3 + 4", "7", text, "", tokens, correct, "7" if correct else "8", "",
         "stop", 0,
     )  # fmt: skip
 
 
 def revision(problem: int, index: int, r: int, correct: bool, text: str = "\\boxed{7}") -> Revision:
-    return Revision(problem, index, 0, PHRASES.text(r), text, [1] * 5, correct, "7", "", "stop", 0)
+    return Revision(problem, index, 0, PHRASES.text(r), text, "", 5, correct, "7", "", "stop", 0)
 
 
 def write_evaluation(folder: Path, right: int, k: int = 8, **settings) -> dict:

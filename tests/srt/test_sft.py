@@ -37,10 +37,11 @@ def test_phrases_that_contradict_the_data_are_refused(run_train, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_limit_that_no_tuple_fits_is_refused(run_train, tmp_path):
+def test_a_limit_that_no_tuple_fits_is_refused_and_can_then_be_raised(run_train, tmp_path):
+    """MAX_LENGTH belongs to the identity of a run: one that never began must not pin it."""
     with pytest.raises(UserError, match="stage 1: all 3 tuples are longer than MAX_LENGTH=10"):
         run_train("max_length=10")
-    assert not (tmp_path / "out" / "stage1").exists()
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_stage_of_zero_rows_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
@@ -50,13 +51,17 @@ def test_a_stage_of_zero_rows_is_refused_before_the_other_one_is_trained(run_tra
     assert not (tmp_path / "out").exists()
 
 
-def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path):
-    with pytest.raises(UserError, match="MAX_LENGTH"):
-        run_train("max_length=10")
+def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("srt.sft._train_stage", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_train()
     records = read_json(tmp_path / "data" / "p_stage1.json")
     write_json(tmp_path / "data" / "p_stage1.json", records[:2])
     with pytest.raises(UserError, match="holds a run with other settings: data_fingerprints was"):
-        run_train("max_length=10")
+        run_train()
 
 
 def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 from srt.errors import UserError
 from srt.files import read_json, write_json
 from srt.phrases import PHRASE_SETS
+from srt.records import pack_ids
 from srt.sft_data import metadata_path, prepare, stage_record, stage_sizes
 
 PHRASES = PHRASE_SETS["qwen"]
@@ -14,8 +15,8 @@ def new_tuple(index):
     return {
         "id": f"p{index}", "x": f"x{index}?", "ground_truth": "2", "y_init": f"y{index}", "y_init_correct": False,
         "p_r": PHRASES.wrong, "y_revised": f"z{index}", "y_revised_correct": True, "y_init_extracted": "1",
-        "y_revised_extracted": "2", "response_idx": 0, "revision_idx": 0, "source": "", "y_init_ids": [5, 2],
-        "y_revised_ids": [6, 2],
+        "y_revised_extracted": "2", "response_idx": 0, "revision_idx": 0, "source": "", "cleaned": [],
+        "y_init_ids": pack_ids([5, 2]), "y_revised_ids": pack_ids([6, 2]),
     }  # fmt: skip
 
 

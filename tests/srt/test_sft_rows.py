@@ -7,6 +7,7 @@ from srt.errors import UserError
 from srt.files import write_json
 from srt.layout import Layout, PromptSettings
 from srt.phrases import PHRASE_SETS
+from srt.records import pack_ids, unpack_ids
 from srt.sft_rows import build_rows, load_stage
 
 PHRASES = PHRASE_SETS["qwen"]
@@ -27,7 +28,7 @@ def record(layout):
     for name, digit in (("y_init", "4"), ("y_revised", "2")):
         ids = tokenizer.encode("A 3 =") + tokenizer.convert_tokens_to_ids(["Ġ", digit])
         assert tokenizer.decode(ids) == record[name] and tokenizer.encode(record[name]) != ids
-        record[f"{name}_ids"] = [*ids, tokenizer.eos_token_id]
+        record[f"{name}_ids"] = pack_ids([*ids, tokenizer.eos_token_id])
     return record
 
 
@@ -36,10 +37,10 @@ def test_rows_are_the_layouts_of_the_sampled_ids(layout, record):
         built = build_rows([record], layout, stage, LONG, ids_fit=True)
         assert (built.too_long, built.retokenized) == (0, 0)
         (row,) = built.rows
-        prompt = layout.chat("x = 1") + record["y_init_ids"][:-1] + layout.cue(0)
-        assert row.ids == prompt + record["y_revised_ids"]
-        supervised = {1: record["y_init_ids"][:-1] + layout.cue(0) + record["y_revised_ids"],
-                      2: record["y_revised_ids"]}[stage]  # fmt: skip
+        y_init, y_revised = unpack_ids(record["y_init_ids"]), unpack_ids(record["y_revised_ids"])
+        prompt = layout.chat("x = 1") + y_init[:-1] + layout.cue(0)
+        assert row.ids == prompt + y_revised
+        supervised = {1: y_init[:-1] + layout.cue(0) + y_revised, 2: y_revised}[stage]
         assert row.ids[row.start :] == supervised
 
 
@@ -59,7 +60,7 @@ def test_text_is_tokenised_part_by_part_where_ids_do_not_fit_and_that_is_counted
 
 
 def test_tuples_beyond_the_limit_are_set_aside_and_counted(layout, record):
-    longer = record | {"y_revised_ids": record["y_revised_ids"][:-1] * 2 + [2]}
+    longer = record | {"y_revised_ids": pack_ids(unpack_ids(record["y_revised_ids"])[:-1] * 2 + [2])}
     length = len(build_rows([record], layout, 1, LONG, ids_fit=True).rows[0].ids)
     built = build_rows([longer, record, longer], layout, 1, length, ids_fit=True)
     assert len(built.rows) == 1 and len(built.rows[0].ids) == length

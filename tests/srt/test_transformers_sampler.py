@@ -253,17 +253,17 @@ def test_prompts_may_hold_the_token_that_pads_a_batch(model, prompts, pad_id):
 # The queue ----------------------------------------------------------------------------------------------
 
 
-def test_keys_come_back_with_their_samples_in_batches(model, prompts):
-    sampler = new_sampler(model, 0.0, max_batch=3)
+def test_keys_come_back_with_their_samples_in_batches_of_like_length(model):
+    sampler = new_sampler(model, 0.0, max_batch=2)
     assert sampler.pending == 0 and list(sampler.poll()) == []
+    prompts = [[5] * length for length in (4, 20, 21, 5)]
     for index, prompt in enumerate(prompts):
         sampler.submit(("key", index, None), SampleRequest(prompt, 0, 5))
     assert sampler.pending == 4
     polled = [list(sampler.poll()), list(sampler.poll())]
-    assert [[key for key, _ in batch] for batch in polled] == [
-        [("key", 0, None), ("key", 1, None), ("key", 2, None)],
-        [("key", 3, None)],
-    ]
+    # The oldest request comes first, and the one whose prompt is about as long joins it.
+    assert [[key[1] for key, _ in batch] for batch in polled] == [[0, 3], [1, 2]]
     assert sampler.pending == 0
-    for (_, sample), prompt in zip(polled[0] + polled[1], prompts, strict=True):
+    for key, sample in polled[0] + polled[1]:
+        prompt = prompts[key[1]]
         assert sample.token_ids == greedy_continuation(model, prompt, 5)[: len(sample.token_ids)]

@@ -30,10 +30,18 @@ def choose_backend(knob: str) -> str:
 def open_sampler(
     backend: str, model_path: str, settings: SamplingSettings, *, max_model_len: int | None, **options: Any
 ) -> Sampler:
-    """A sampler over the checkpoint at `model_path`; see the two backends for `options`."""
+    """A sampler over the checkpoint at `model_path`; see the backends for `options`.
+
+    vLLM with the option `engines` runs so many engines in processes of their own, else one in this process.
+    """
+    if backend == "vllm" and options.get("engines"):
+        from srt.sampling.vllm_parallel import VllmParallelSampler
+
+        return VllmParallelSampler(model_path, settings, max_model_len=max_model_len, **options)
     if backend == "vllm":
         from srt.sampling.vllm_sampler import VllmSampler
 
+        print("vLLM: starting in this process", flush=True)
         return VllmSampler(model_path, settings, max_model_len=max_model_len, **options)
     from srt.sampling.transformers_sampler import TransformersSampler
 

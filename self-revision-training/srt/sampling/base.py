@@ -16,23 +16,28 @@ class SamplingSettings:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """`seed` fixes the sample's randomness, whatever else is sampled beside it."""
+    """`seed` fixes the sample's randomness, whatever else is sampled beside it.
+
+    Requests of one `group` begin alike: a sampler with several engines keeps them where that is cached.
+    """
 
     prompt_ids: list[int]
     seed: int
     max_tokens: int
+    group: Hashable = None
 
 
 @dataclass(frozen=True)
 class Sample:
     """`token_ids` hold the end-of-turn token exactly when `finish_reason` is "stop".
 
-    `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), nats.
+    `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), nats; None from a
+    sampler that was opened without them.
     """
 
     token_ids: list[int]
     finish_reason: Literal["stop", "length"]
-    logprobs: list[float]
+    logprobs: list[float] | None
 
 
 class Sampler(Protocol):
@@ -50,9 +55,13 @@ class Sampler(Protocol):
 
 
 class OnDemandSampler:
-    """Starts the sampler it stands for with the first request: a run whose samples are all there starts none."""
+    """Starts the sampler it stands for with the first request: a run whose samples are all there starts none.
 
-    def __init__(self, start: Callable[[], Sampler]):
+    `engines`: how many copies of the model that sampler will run.
+    """
+
+    def __init__(self, start: Callable[[], Sampler], engines: int = 1):
+        self.engines = engines
         self._start = start
         self._sampler: Sampler | None = None
 

@@ -1,6 +1,5 @@
 """Sampling with transformers' `generate`: no extra package, any device; also over a model in training."""
 
-from collections import deque
 from collections.abc import Hashable
 from typing import Any
 
@@ -35,30 +34,38 @@ class _SeededSampling(LogitsProcessor):
         if self.settings.temperature == 0:
             chosen = logprobs.argmax(-1, keepdim=True)
         else:
-            probs = torch.softmax(scores.float() / self.settings.temperature, dim=-1)
+            chosen = self._draw(torch.softmax(scores.double() / self.settings.temperature, dim=-1))
+        self.logprobs.append(logprobs.gather(-1, chosen)[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+    def _draw(self, probs: Tensor) -> Tensor:
+        """(B, V) float64 probabilities -> (B, 1) tokens, at this position's uniform numbers."""
+        order = None
+        if self.settings.top_p < 1:
             probs, order = probs.sort(dim=-1, descending=True, stable=True)
             before = probs.cumsum(-1) - probs
             # As everywhere in the field: the smallest set that reaches top_p, never empty.
             probs = probs.masked_fill(before >= self.settings.top_p, 0.0)
-            cumulative = probs.cumsum(-1)
-            position = len(self.logprobs)
-            target = self.uniforms[:, position : position + 1] * cumulative[:, -1:]
-            index = torch.searchsorted(cumulative, target, right=True)
-            index = index.clamp(max=(probs > 0).sum(-1, keepdim=True) - 1)
-            chosen = order.gather(-1, index)
-        self.logprobs.append(logprobs.gather(-1, chosen)[:, 0])
-        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+        cumulative = probs.cumsum(-1)
+        position = len(self.logprobs)
+        target = self.uniforms[:, position : position + 1] * cumulative[:, -1:]  # below the total: uniforms < 1
+        # The first token whose cumulative probability exceeds the target; one of probability zero never does.
+        index = torch.searchsorted(cumulative, target, right=True)
+        return index if order is None else order.gather(-1, index)
 
 
 class TransformersSampler:
-    """Batches of at most `max_batch` requests in the order of submission, one `generate` call each."""
+    """Batches of at most `max_batch` requests, one `generate` call each.
+
+    The oldest request comes first, and those whose prompts are about as long as its own join it: little padding.
+    """
 
     def __init__(self, model: Any, pad_id: int, settings: SamplingSettings, max_batch: int):
         self.model = model
         self.pad_id = pad_id
         self.settings = settings
         self.max_batch = max_batch
-        self._queue: deque[tuple[Hashable, SampleRequest]] = deque()
+        self._queue: list[tuple[Hashable, SampleRequest]] = []
 
     @classmethod
     def from_checkpoint(
@@ -76,9 +83,13 @@ class TransformersSampler:
         self._queue.append((key, request))
 
     def poll(self) -> list[tuple[Hashable, Sample]]:
-        batch = [self._queue.popleft() for _ in range(min(self.max_batch, len(self._queue)))]
-        if not batch:
+        if not self._queue:
             return []
+        oldest = len(self._queue[0][1].prompt_ids)
+        nearest = sorted(range(len(self._queue)), key=lambda i: abs(len(self._queue[i][1].prompt_ids) - oldest))
+        chosen = set(nearest[: self.max_batch])
+        batch = [item for index, item in enumerate(self._queue) if index in chosen]
+        self._queue = [item for index, item in enumerate(self._queue) if index not in chosen]
         samples = self._generate([request for _, request in batch])
         return [(key, sample) for (key, _), sample in zip(batch, samples, strict=True)]
 

@@ -1,15 +1,15 @@
-"""Sampling with vLLM: the GPU build or the CPU build, through the same Python API.
+"""Sampling with a vLLM engine in our own process: Phase 2, and machines without a GPU.
 
-Requests enter the engine at once and leave it one by one, so its scheduler always has work (continuous
-batching); prefix caching lets a revision reuse the cache of its problem and first response.
+It starts in seconds, weights can be handed over to it, and it can give the GPU's memory back in between. It
+only works while `poll` runs; `vllm_parallel.py` has the one that keeps GPUs busy.
 """
 
 import os
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from srt.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
     from torch import Tensor
@@ -33,41 +33,32 @@ class VllmSampler:
         dtype: str = "auto",
         memory_utilization: float = 0.9,
         tensor_parallel_size: int = 1,
+        with_logprobs: bool = True,
         can_sleep: bool = False,
         seed: int = 0,
     ):
         # The engine in our own process: no second process to leak, and weights can be handed over.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
-        import torch
-
-        on_gpu = torch.cuda.is_available()
-        if not on_gpu:
-            # Without these the CPU build reserves nearly all memory, and compiles for minutes.
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-            os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
+        on_gpu = prepare_vllm()
         import vllm
 
         self._vllm = vllm
         self.settings = settings
+        self.with_logprobs = with_logprobs
+        arguments = engine_arguments(
+            model_path,
+            on_gpu=on_gpu,
+            max_model_len=max_model_len,
+            max_batch=max_batch,
+            dtype=dtype,
+            memory_utilization=memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            seed=seed,
+        )
         try:
-            self.engine = vllm.LLM(
-                model=model_path,
-                dtype=("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype,
-                max_model_len=max_model_len,
-                max_num_seqs=max_batch,
-                enable_prefix_caching=True,
-                enforce_eager=not on_gpu,
-                gpu_memory_utilization=memory_utilization,
-                tensor_parallel_size=tensor_parallel_size,
-                enable_sleep_mode=can_sleep and on_gpu,
-                seed=seed,
-                disable_log_stats=True,
-            ).llm_engine
+            self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except (ValueError, RuntimeError, OSError) as error:
-            raise UserError(
-                f"vLLM did not start on {model_path}: {str(error).splitlines()[0]} (a smaller MAX_TOKENS or "
-                "SAMPLER_BATCH needs less memory; SAMPLER=transformers does without vLLM)"
-            ) from error
+            raise did_not_start(model_path, error) from error
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._asleep = False
@@ -82,32 +73,17 @@ class VllmSampler:
         name = str(self._submitted)  # vLLM wants text; a key may be any hashable
         self._submitted += 1
         self._keys[name] = key
-        params = self._vllm.SamplingParams(
-            temperature=self.settings.temperature,
-            top_p=self.settings.top_p,
-            seed=request.seed,
-            max_tokens=request.max_tokens,
-            stop_token_ids=list(self.settings.eot_ids),
-            ignore_eos=True,  # nothing else ends a response, not even an eos of the tokenizer's own
-            logprobs=0,  # only the sampled token's, from the raw logits (logprobs_mode's default)
-            detokenize=False,
-            skip_special_tokens=False,
-        )
-        self.engine.add_request(name, {"prompt_token_ids": request.prompt_ids}, params)
+        params = sampling_params(self.settings, request, self.with_logprobs)
+        self.engine.add_request(name, self._vllm.inputs.tokens_input(request.prompt_ids), params)
 
     def poll(self) -> list[tuple[Hashable, Sample]]:
         if not self._keys:
             return []
         return [
-            (self._keys.pop(output.request_id), self._sample(output.outputs[0]))
+            (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.settings))
             for output in self.engine.step()
             if output.finished
         ]
-
-    def _sample(self, completion: Any) -> Sample:
-        ids = list(completion.token_ids)
-        logprobs = [step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True)]
-        return Sample(ids, "stop" if ids and ids[-1] in self.settings.eot_ids else "length", logprobs)
 
     def take_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
         """Sample from these weights from now on (Hugging Face names, any dtype); wakes the engine if it sleeps."""

@@ -13,7 +13,14 @@ class Verdict:
 
 
 class VerifierBroke(RuntimeError):
-    """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be read."""
+    """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be read.
+
+    `kind`: the reason in a few words that are the same for all of its kind, to be counted by.
+    """
+
+    def __init__(self, reason: str, kind: str = "the verifier broke"):
+        super().__init__(reason)
+        self.kind = kind
 
 
 Outcome = Verdict | VerifierBroke

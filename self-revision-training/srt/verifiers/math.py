@@ -17,6 +17,7 @@ from sympy import Basic, Integer, MatrixBase, Pow, Rational, binomial, factorial
 
 from srt.verifiers import Verdict, VerifierBroke
 from srt.verifiers.answers import extract_boxed
+from srt.verifiers.forms import different_kind, readable, same_choice
 
 # Beyond any of these an answer is wrong without being handed to sympy, unless it is the gold answer verbatim.
 MAX_ANSWER_CHARACTERS = 500  # a product of 900 letters parses for 2 s
@@ -33,8 +34,7 @@ _BINOMIAL = re.compile(r"\\[dt]?binom[\s{]*(\d+)|(\d+)[\s}]*\\choose")
 _NESTED = re.compile(r"![\s)}]*!|\\[dt]?binom\s*\{[^{}]*\d\s*[\^!]")  # 9!!, \binom{9^9}{2}
 _NOT_TEXT = re.compile("[\ud800-\udfff\ufffd\0]")  # surrogates, what decoders put for broken bytes, NUL
 
-# math-verify reads 1\,000 as 1 * 0, and neither "3." nor a per cent sign inside of the box.
-_THIN_SPACE = re.compile(r"(?<=\d)(?:\\[,!;: ]|~)(?=\d{3}(?!\d))")
+# math-verify reads no per cent sign inside of the box.
 _PER_CENT = re.compile(r"\s*\\?%\s*$")
 
 # The one box is all that is parsed; its expression extraction would pick any number out of unreadable text.
@@ -64,11 +64,17 @@ def verify_math(response: str, gold: str) -> Verdict:
     try:
         return _compare(answer, gold)
     except (MemoryError, RecursionError) as error:
-        raise VerifierBroke(f"comparing {answer!r} with {gold[:200]!r}: {type(error).__name__}") from error
+        reason = f"comparing {answer!r} with {gold[:200]!r}: {type(error).__name__}"
+        raise VerifierBroke(reason, "a comparison took too much memory") from error
 
 
 def _compare(answer: str, gold: str) -> Verdict:
+    choice = same_choice(answer, gold)
+    if choice is not None:
+        return Verdict(choice, answer, "the same choice" if choice else "another choice")
     gold_parsed = _parse_gold(gold)
+    if difference := different_kind(answer, gold):
+        return Verdict(False, answer, difference)
     parsed = _parse(answer)
     if not parsed:
         return Verdict(False, answer, "unreadable")
@@ -92,8 +98,7 @@ def _compare(answer: str, gold: str) -> Verdict:
 
 def _parse(answer: str) -> list:
     """[expression, text], [text] when math-verify cannot read it, or []."""
-    answer = _THIN_SPACE.sub("", answer)
-    answer = answer.removesuffix(".").rstrip()
+    answer = readable(answer)
     number = _PER_CENT.sub("", answer)
     text = f"$\\boxed{{{number}}}$" + ("\\%" if number != answer else "")
     return parse(text, _EXTRACTION, parsing_timeout=None)
@@ -106,7 +111,7 @@ def _parse_gold(gold: str) -> list:
     if parsed:
         excess = _excess_when_evaluated(parsed[0])
     if excess or not parsed:
-        raise VerifierBroke(f"the gold answer {gold[:200]!r} cannot be compared: {excess or 'unreadable'}")
+        raise _bad_gold(gold, excess or "unreadable")
     return parsed
 
 
@@ -114,7 +119,13 @@ def _check_comparable(gold_parsed: list, gold: str) -> None:
     try:
         verify(gold_parsed[:1], gold_parsed[:1], timeout_seconds=None, raise_on_error=True)
     except Exception as error:
-        raise VerifierBroke(f"the gold answer {gold[:200]!r} cannot be compared: {error}") from error
+        raise _bad_gold(gold, error) from error
+
+
+def _bad_gold(gold: str, reason: object) -> VerifierBroke:
+    return VerifierBroke(
+        f"the gold answer {gold[:200]!r} cannot be compared: {reason}", "the gold answer cannot be compared"
+    )
 
 
 def _excess(answer: str) -> str | None:

@@ -5,6 +5,7 @@ import importlib
 import multiprocessing
 import os
 import queue
+import re
 import resource
 import signal
 import sys
@@ -23,6 +24,7 @@ from srt.verifiers import Outcome, Verdict, VerifierBroke
 MEMORY_BYTES_PER_WORKER = 4 * 2**30  # address space, on top of what a worker holds when it starts
 TASKS_PER_WORKER = 20_000  # then a fresh one takes over: sympy's caches grow
 MAX_RESTARTS_WITHOUT_OUTCOME = 3
+SURROGATES = re.compile("[\ud800-\udfff]")
 
 Verify = Callable[[str, Problem], Verdict]
 
@@ -88,7 +90,7 @@ class Grader:
             self._ready.append((key, Verdict(False, "", "cut off by the token limit")))
             return
         # Lone surrogates cannot be sent to a worker; U+FFFD is what decoders put for broken bytes.
-        sendable = "".join("\ufffd" if "\ud800" <= c <= "\udfff" else c for c in response)
+        sendable = SURROGATES.sub("\ufffd", response)
         self._schedule((key, self.verifiers[problem.mode], sendable, problem))
 
     def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
@@ -143,9 +145,9 @@ class Grader:
         if error is None:
             return future.result()
         if isinstance(error, TimeoutError):
-            return VerifierBroke(f"no verdict within {self.time_limit_seconds:g} s")
+            return VerifierBroke(f"no verdict within {self.time_limit_seconds:g} s", "no verdict within the limit")
         if isinstance(error, ProcessExpired):
-            return VerifierBroke(f"the worker died (exit code {error.exitcode})")
+            return VerifierBroke(f"the worker died (exit code {error.exitcode})", "a grading worker died")
         return VerifierBroke(f"{type(error).__name__}: {error}")
 
     def _new_pool(self) -> ProcessPool:
@@ -197,6 +199,6 @@ def _grade(verify: Verify, response: str, problem: Problem) -> Outcome:
     try:
         return verify(response, problem)
     except VerifierBroke as error:
-        return VerifierBroke(str(error))
+        return VerifierBroke(str(error), error.kind)
     except Exception as error:
         return VerifierBroke(f"{type(error).__name__}: {error}"[:1000])

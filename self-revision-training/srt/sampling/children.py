@@ -1,0 +1,37 @@
+"""Processes that must not outlive ours, however it ends."""
+
+import subprocess
+from collections.abc import Iterable
+
+# Reads process ids until its input ends, which happens when the process that holds the other end is gone.
+_SCRIPT = 'while read -r pid; do pids="$pids $pid"; done; kill -9 $pids 2>/dev/null'
+
+
+class Guard:
+    """Kills what it watches as soon as this process is gone, even by kill -9.
+
+    vLLM's engine processes do not notice that by themselves, and would keep the GPU's memory from the next start.
+    """
+
+    def __init__(self) -> None:
+        # A session of its own, so that Ctrl-C does not end the guard first.
+        self._shell = subprocess.Popen(
+            ["sh", "-c", _SCRIPT], stdin=subprocess.PIPE, text=True, start_new_session=True
+        )
+        self._watched: set[int] = set()
+
+    def watch(self, pids: Iterable[int]) -> None:
+        for pid in set(pids) - self._watched:
+            self._watched.add(pid)
+            self._shell.stdin.write(f"{pid}\n")
+            self._shell.stdin.flush()
+
+    def kill_all(self) -> None:
+        self._shell.stdin.close()
+        self._shell.wait()
+
+    def dismiss(self) -> None:
+        """The processes have ended by themselves."""
+        self._shell.kill()
+        self._shell.stdin.close()
+        self._shell.wait()

@@ -1,0 +1,248 @@
+"""Sampling with vLLM engines in processes of their own: collection and evaluation on GPUs.
+
+Scheduling and sampling go on while this process grades and writes, and one engine per GPU (vLLM's own data
+parallelism) uses them all. Requests enter at once and leave one by one, so every engine always has work.
+"""
+
+import asyncio
+import concurrent.futures
+import logging
+import multiprocessing
+import os
+import queue
+import threading
+import time
+from collections.abc import Hashable
+from typing import Any
+
+from srt.errors import UserError
+from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+from srt.sampling.children import Guard
+from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
+
+# How long poll waits when nothing is finished: long enough not to burn CPU, short enough that a verdict which
+# comes meanwhile is hardly delayed (a sample takes seconds).
+POLL_SECONDS = 0.01
+
+
+class VllmParallelSampler:
+    """`max_batch` and `memory_utilization` are per engine; the other options are those of VllmSampler.
+
+    `engines`: copies of the model, each on `tensor_parallel_size` GPUs. `data_parallel_backend`: "mp" starts
+    them on this machine, "ray" on the machines of the Ray cluster that this one belongs to.
+    Raises UserError when an engine does not start, and from `poll` when one dies.
+    """
+
+    def __init__(
+        self,
+        model_path: str,
+        settings: SamplingSettings,
+        *,
+        max_model_len: int | None,
+        max_batch: int,
+        dtype: str = "auto",
+        memory_utilization: float = 0.9,
+        tensor_parallel_size: int = 1,
+        engines: int = 1,
+        data_parallel_backend: str = "mp",
+        with_logprobs: bool = False,
+        seed: int = 0,
+    ):
+        on_gpu = prepare_vllm()
+        # This process runs threads (grading, this sampler's own), and a fork of it may hang.
+        os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+        # Fill one machine after the other, also where they have different numbers of GPUs.
+        os.environ.setdefault("VLLM_RAY_DP_PACK_STRATEGY", "fill")
+        self.settings = settings
+        self.with_logprobs = with_logprobs
+        self.engines = engines
+        arguments = engine_arguments(
+            model_path,
+            on_gpu=on_gpu,
+            max_model_len=max_model_len,
+            max_batch=max_batch,
+            dtype=dtype,
+            memory_utilization=memory_utilization,
+            tensor_parallel_size=tensor_parallel_size,
+            seed=seed,
+        )
+        if engines > 1:
+            arguments |= {"data_parallel_size": engines, "data_parallel_backend": data_parallel_backend}
+            if data_parallel_backend == "ray":
+                arguments["data_parallel_size_local"] = min(engines, visible_gpus() // tensor_parallel_size)
+        # None: the engine died before the sample was finished.
+        self._finished: queue.SimpleQueue[tuple[Hashable, Sample | Exception | None]] = queue.SimpleQueue()
+        self._dead = False
+        self._pending = 0
+        self._submitted = 0
+        self._tasks: set[asyncio.Task] = set()  # only touched by the loop's thread
+        self._load = [0] * engines  # requests in flight
+        self._rank_of: dict[Hashable, int] = {}  # group -> the engine whose cache holds its prefix
+        self._ranks: dict[Hashable, int] = {}  # key -> its engine, while in flight
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
+        self._thread.start()
+        self._guard = Guard()
+        self._start(model_path, arguments)
+
+    def _start(self, model_path: str, arguments: dict[str, Any]) -> None:
+        started = time.monotonic()
+        print(f"vLLM: starting {self.engines} engine process{'es' * (self.engines > 1)}", flush=True)
+        others = set(multiprocessing.active_children())  # graders, which look after themselves
+        starting = asyncio.run_coroutine_threadsafe(_start_engine(arguments), self.loop)
+        try:
+            while not starting.done():
+                concurrent.futures.wait([starting], timeout=0.2)
+                self._guard.watch(child.pid for child in multiprocessing.active_children() if child not in others)
+            self.engine = starting.result()
+            # poll says in one sentence that an engine died; the engine's own process has said why.
+            logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
+        except (ValueError, RuntimeError, OSError) as error:
+            self._guard.kill_all()
+            raise did_not_start(model_path, error) from error
+        except BaseException:  # Ctrl-C while it starts
+            self._guard.kill_all()
+            raise
+        print(f"vLLM: ready after {time.monotonic() - started:.0f} s", flush=True)
+
+    @property
+    def pending(self) -> int:
+        return self._pending
+
+    def submit(self, key: Hashable, request: SampleRequest) -> None:
+        self._pending += 1
+        self._submitted += 1
+        rank = self._rank_for(key, request.group)
+        self.loop.call_soon_threadsafe(self._begin, key, request, str(self._submitted), rank)
+
+    def poll(self) -> list[tuple[Hashable, Sample]]:
+        """The samples that finished since the last call; waits a moment when there is none.
+
+        Raises UserError when an engine died, after all finished samples were handed out.
+        """
+        samples: list[tuple[Hashable, Sample]] = []
+        while self._pending and not self._dead:
+            try:
+                key, outcome = self._finished.get(block=not samples, timeout=POLL_SECONDS)
+            except queue.Empty:
+                self._dead = not samples and self.engine.errored
+                break
+            if outcome is None:
+                self._dead = True
+                break
+            if isinstance(outcome, Exception):
+                raise outcome
+            self._pending -= 1
+            self._load[self._ranks.pop(key)] -= 1
+            samples.append((key, outcome))
+        if self._dead and not samples:
+            raise UserError(
+                "a vLLM engine died (what it said of it, if anything, stands above); every graded sample is in "
+                "the log, and the same command continues from there"
+            )
+        return samples
+
+    def drop(self) -> None:
+        """Forget all requests in flight."""
+        asyncio.run_coroutine_threadsafe(_cancel(self._tasks), self.loop).result()
+        while not self._finished.empty():
+            self._finished.get()
+        self._ranks.clear()
+        self._load = [0] * self.engines
+        self._pending = 0
+
+    def close(self) -> None:
+        """End the engines' processes."""
+        if self.loop.is_closed():
+            return
+        self.drop()
+        asyncio.run_coroutine_threadsafe(_cancel(asyncio.all_tasks(self.loop)), self.loop).result()
+        self.engine.shutdown()
+        del self.engine  # its destructor fails once Python itself shuts down
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+        self._guard.dismiss()
+
+    def _rank_for(self, key: Hashable, group: Hashable) -> int:
+        """The least busy engine; for a group that was there before, the engine that has its prefix cached."""
+        rank = self._rank_of.get(group) if group is not None else None
+        if rank is None:
+            rank = self._load.index(min(self._load))
+            if group is not None:
+                self._rank_of[group] = rank
+        self._load[rank] += 1
+        self._ranks[key] = rank
+        return rank
+
+    # In the loop's thread -------------------------------------------------------------------------------
+
+    def _begin(self, key: Hashable, request: SampleRequest, name: str, rank: int) -> None:
+        task = self.loop.create_task(self._sample(key, request, name, rank))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _sample(self, key: Hashable, request: SampleRequest, name: str, rank: int) -> None:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            self._finished.put((key, await self.generate(request, name, rank)))
+        except EngineDeadError:
+            self._finished.put((key, None))
+        except Exception as error:  # raised again by poll, in the thread that waits for the sample
+            self._finished.put((key, error))
+
+    async def generate(self, request: SampleRequest, name: str, rank: int | None = None) -> Sample:
+        from vllm.inputs import tokens_input
+
+        params = sampling_params(self.settings, request, self.with_logprobs)
+        prompt = tokens_input(request.prompt_ids)
+        async for output in self.engine.generate(prompt, params, name, data_parallel_rank=rank):
+            final = output
+        return as_sample(final.outputs[0], self.settings)
+
+
+async def _cancel(tasks: set[asyncio.Task]) -> None:
+    tasks = set(tasks)
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _start_engine(arguments: dict[str, Any]) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    # This context takes the defaults of offline inference, which fit throughput: prefill of 16384 tokens a step
+    # on GPUs with 70 GiB and more, 8192 on others (without a context: 2048).
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+
+
+def visible_gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def engine_count(data_parallel_size: int | None, tensor_parallel_size: int, backend: str) -> int | None:
+    """How many engine processes to start; None for one engine in our own process (no GPU, and none asked for).
+
+    Raises UserError when there are too few GPUs.
+    """
+    gpus = visible_gpus()
+    if backend == "ray":
+        if data_parallel_size is None:
+            raise UserError(
+                "DATA_PARALLEL_BACKEND=ray needs DATA_PARALLEL_SIZE: the engines that all machines run together"
+            )
+        return data_parallel_size
+    if not gpus:
+        return data_parallel_size
+    engines = data_parallel_size or gpus // tensor_parallel_size
+    if not engines or engines * tensor_parallel_size > gpus:
+        raise UserError(
+            f"DATA_PARALLEL_SIZE={max(engines, 1)} engines on TENSOR_PARALLEL_SIZE={tensor_parallel_size} GPUs "
+            f"each: only {gpus} are visible"
+        )
+    return engines

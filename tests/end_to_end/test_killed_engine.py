@@ -1,0 +1,88 @@
+"""A collection with vLLM whose engine process is killed, and the same command again."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from srt.files import read_jsonl
+from tests.end_to_end.commands import REPOSITORY, Outcome, environment, lines_in, run_script
+from tests.end_to_end.little_world import MAX_TOKENS, write_problems
+
+pytestmark = pytest.mark.vllm
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of the children, their children, and so on."""
+    children = []
+    for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children += map(int, tasks.read_text().split())
+        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            continue
+    return [found for child in children for found in (child, *descendants(child))]
+
+
+def title(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
+
+
+def collect_and_kill_the_engine(knobs: dict, when) -> Outcome:
+    process = subprocess.Popen(
+        ["bash", REPOSITORY / "scripts" / "run_srt_data.sh"],
+        env=environment(knobs),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        while not when():
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.005)
+        (engine,) = [pid for pid in descendants(process.pid) if "VLLM::EngineCore" in title(pid)]
+        os.kill(engine, signal.SIGKILL)
+        out, err = process.communicate(timeout=120)  # nobody is left who holds the pipes
+    finally:
+        process.kill()
+    return Outcome(process.returncode, out, err)
+
+
+def test_a_killed_engine_ends_in_one_sentence_and_the_same_command_continues(answering_model, tmp_path):
+    output = tmp_path / "output"
+    knobs = {
+        "MODEL_PATH": answering_model,
+        "DATASET": write_problems(tmp_path / "problems.jsonl", 60),
+        "PROMPT_SUFFIX": "",
+        "MAX_TOKENS": MAX_TOKENS,
+        "TARGET_REVISION_SAMPLES": 10,
+        "STAGE1_SIZE": 6,
+        "STAGE2_SIZE": 3,
+        "BATCH_SIZE": 2,  # so slow that the kill comes before the end
+        "SAMPLER": "vllm",
+        "GRADING_WORKERS": 1,
+        "OUTPUT_DIR": output,
+        "TRAIN_DATA_DIR": tmp_path,
+    }
+    log = output / "attempts.jsonl"
+    in_a_process_of_its_own = {"DATA_PARALLEL_SIZE": 1}  # as on GPUs
+    killed = collect_and_kill_the_engine(knobs | in_a_process_of_its_own, lambda: lines_in(log) >= 10)
+    assert killed.code == 2 and "Traceback" not in killed.err, killed
+    (error,) = [line for line in killed.err.splitlines() if line.startswith("error: ")]
+    assert "a vLLM engine died" in error and "the same command continues" in error
+    assert not (output / "d_revision.json").exists()
+    before = log.read_bytes()
+
+    again = run_script("run_srt_data", knobs)
+    assert again.code == 0, again
+    assert "continuing: " in again.out
+    assert log.read_bytes().startswith(before)
+    keys = [(line["problem_idx"], line["response_idx"], line.get("revision_idx")) for line in read_jsonl(log)]
+    assert len(keys) == len(set(keys))
+    assert len(json.loads((output / "d_revision.json").read_text())) == 10
