@@ -1,0 +1,64 @@
+"""vLLM beside the student on one GPU: fresh weights every time it wakes, memory given back while it sleeps."""
+
+import copy
+
+import pytest
+import torch
+
+from opsd.rollouts import on_policy
+from srt.contract import layout_of_checkpoint
+from srt.models import load_model
+from srt.sampling import open_sampler
+from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.vllm,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+
+
+@torch.no_grad()
+def mean_gap(student, prompt, samples):
+    """Mean distance of the samples' log-probs from the student's own in fp32, in nats per token."""
+    gaps = []
+    for sample in samples:
+        ids = torch.tensor([prompt + sample.token_ids], device="cuda")
+        logits = student(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+        own = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
+        gaps.append((own - torch.tensor(sample.logprobs)).abs())
+    return float(torch.cat(gaps).mean())
+
+
+def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_checkpoint):
+    layout = layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None)
+    student = load_model(str(tiny_checkpoint), "float32")
+    settings = SamplingSettings(1.0, 1.0, tuple(layout.eot_ids))
+    sampler = open_sampler(
+        "vllm",
+        str(tiny_checkpoint),
+        settings,
+        max_model_len=128,
+        max_batch=8,
+        memory_utilization=0.2,
+        can_sleep=True,
+    )
+    prompt = layout.chat("x = 1 [A] + 1")
+    requests = [SampleRequest(prompt, seed=seed, max_tokens=32) for seed in range(8)]
+    torch.manual_seed(0)
+    try:
+        for _ in range(3):
+            before = copy.deepcopy(student)
+            with torch.no_grad():
+                for parameter in student.parameters():
+                    parameter.add_(0.05 * torch.randn_like(parameter))
+            with on_policy(sampler, student):
+                awake = torch.cuda.mem_get_info()[0]
+                samples = sample_all(sampler, requests)
+            asleep, total = torch.cuda.mem_get_info()
+            assert asleep - awake > 0.1 * total
+            gap = mean_gap(student, prompt, samples)
+            assert gap < 0.05  # nats; bf16 against fp32
+            assert gap < 0.2 * mean_gap(before, prompt, samples)  # what stale weights would give
+    finally:
+        sampler.close()
