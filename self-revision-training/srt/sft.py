@@ -6,6 +6,7 @@ about itself. A stage's folder appears under its name only when it is complete.
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import time
@@ -170,6 +171,8 @@ def _train_stage(
     # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
     finished = work / "final"
     model = trainer.accelerator.unwrap_model(trainer.model)
+    # The Trainer puts the tokenizer's eos there, which need not be what ends a turn.
+    model.generation_config.eos_token_id = layout.eot_ids
     model.to(stored_dtype(model_path)).save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", trainer.state.log_history)
@@ -219,6 +222,7 @@ def _trainer(
         save_steps=knobs.save_steps,
         save_total_limit=2,
         logging_steps=knobs.logging_steps,
+        logging_nan_inf_filter=False,  # it would show a NaN loss as 0
         report_to=knobs.report_to,
         include_num_input_tokens_seen="all",
         disable_tqdm=True,
@@ -277,6 +281,12 @@ class _Progress(TrainerCallback):
 
     def on_log(self, args, state, control, logs=None, **kwargs):
         if logs and "loss" in logs:
+            if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
+                raise UserError(
+                    f"{self.title}, update {state.global_step}: the loss is {logs['loss']} and the gradient's "
+                    f"norm {logs.get('grad_norm')}; the newest checkpoint is from before. A lower learning rate "
+                    "in a new OUTPUT_DIR is the usual remedy"
+                )
             tokens = int(state.num_input_tokens_seen) - self.tokens_before
             rate = tokens / (time.monotonic() - self.started)
             self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {rate:.0f} tok/s", refresh=False)

@@ -1,8 +1,9 @@
-"""What SFT refuses before it trains."""
+"""What SFT refuses before and while it trains, and what a checkpoint says of the end of a turn."""
 
 import shutil
 
 import pytest
+from transformers import GenerationConfig
 
 from srt.errors import UserError
 from srt.files import read_json, write_json
@@ -72,3 +73,21 @@ def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train,
     with pytest.raises(UserError, match="base: its tokenizer has no chat template"):
         run_train(f"base_model={base}")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_shown_as_zero(run_train, tmp_path):
+    with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient's norm nan"):
+        run_train("lr_stage1=1e30", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
+    assert not (tmp_path / "out" / "stage1").exists()
+
+
+def test_a_checkpoint_ends_its_turns_as_the_base_does_whatever_its_tokenizers_eos(
+    run_train, tiny_checkpoint, tmp_path
+):
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    config = GenerationConfig.from_pretrained(base)
+    config.eos_token_id = [1, 0]  # the tokenizer's eos is 2
+    config.save_pretrained(base)
+    run_train(f"base_model={base}", "epochs_stage1=0.1", "epochs_stage2=0.1")
+    for stage in (1, 2):
+        assert GenerationConfig.from_pretrained(tmp_path / "out" / f"stage{stage}").eos_token_id == [1, 0]
