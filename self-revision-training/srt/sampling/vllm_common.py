@@ -14,7 +14,7 @@ def prepare_vllm() -> bool:
     """Set what vLLM reads when it is imported, where the user has not; True when there is a GPU."""
     # Its reports on every start-up step would bury the progress bar; warnings and errors are shown.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # It warns, at every refresh of the weights, of modules that have none of their own (rotary tables, tied heads).
+    # It warns, at every refresh of the weights, of modules that have none (rotary tables, tied heads).
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     import torch
 
