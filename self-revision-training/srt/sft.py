@@ -172,7 +172,7 @@ def _train_stage(
     finished = work / "final"
     model = trainer.accelerator.unwrap_model(trainer.model)
     # The Trainer puts the tokenizer's eos there, which need not be what ends a turn.
-    model.generation_config.eos_token_id = layout.eot_ids
+    model.generation_config.eos_token_id = layout.eot_ids[0] if len(layout.eot_ids) == 1 else layout.eot_ids
     model.to(stored_dtype(model_path)).save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", trainer.state.log_history)
