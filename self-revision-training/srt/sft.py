@@ -76,6 +76,11 @@ class SftKnobs:
 def train(argv: list[str]) -> None:
     """Both stages; a stage that is complete is not trained again, one that was killed goes on."""
     knobs = load_knobs(SftKnobs, "sft", argv)
+    if torch.cuda.device_count() > 1:  # the Trainer would split batches over them in one slow process
+        raise UserError(
+            f"{torch.cuda.device_count()} GPUs are visible and SFT trains on one yet; put CUDA_VISIBLE_DEVICES=0 "
+            "before the command"
+        )
     prefix = data_prefix(knobs.data_prefix, "math", knobs.base_model)
     output_dir = sft_dir(knobs.output_dir, knobs.base_model, prefix)
     stage_paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
