@@ -6,7 +6,7 @@ from srt.knobs import answer_help
 
 def main(argv: list[str]) -> None:
     answer_help("srt_data", argv)
-    from srt.sft_data import prepare  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+    from srt.sft_data import prepare  # here, so that Ctrl-C may end it
 
     prepare(argv)
 

@@ -9,7 +9,7 @@ from srt.contract import layout_of_checkpoint
 from srt.errors import UserError
 from srt.knobs import load_knobs
 from srt.models import load_tokenizer
-from srt.paths import DEFAULT_DATASETS, distillation_dir, newest_stage2
+from srt.paths import dataset_or_default, distillation_dir, newest_stage2
 from srt.pipeline import CODE_MODE_MISSING
 from srt.problems import load_problems
 from srt.provenance import tokenizer_fingerprint
@@ -28,9 +28,8 @@ def distill(argv: list[str]) -> None:
         knobs.chat_template_kwargs,
     )  # fmt: skip
     _check_teacher(knobs, layout.tokenizer)
-    default, default_subset = DEFAULT_DATASETS[knobs.mode]
-    subset = knobs.train_subset if knobs.train_dataset or knobs.train_subset else default_subset
-    train = load_problems(knobs.train_dataset or default, knobs.mode, subset, knobs.train_split)
+    dataset, subset = dataset_or_default(knobs.mode, knobs.train_dataset, knobs.train_subset)
+    train = load_problems(dataset, knobs.mode, subset, knobs.train_split)
     validation = load_problems(knobs.val_dataset, knobs.mode, None, knobs.val_split) if knobs.val_period else None
     output_dir = distillation_dir(knobs.output_dir, knobs.student_model)
     print(f"{len(train.problems)} problems, {len(train.bad)} unreadable records; output: {output_dir}")

@@ -186,7 +186,8 @@ class Collector:
             self._set_aside(key, "the prompt is too long", reason)
             return
         self._waiting[key[0]].add(key)
-        request = SampleRequest(prompt_ids, self._seed(key), min(self.settings.max_tokens, room))
+        limit = min(self.settings.max_tokens, room)
+        request = SampleRequest(prompt_ids, self._seed(key), limit, group=key[0])
         self.sampler.submit(key, request)
 
     def _on_sample(self, key: Key, sample: Sample) -> None:

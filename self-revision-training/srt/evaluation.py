@@ -17,11 +17,11 @@ from srt.collection import CollectionSettings, Collector
 from srt.console import print_summary
 from srt.contract import layout_of_checkpoint
 from srt.errors import UserError
-from srt.files import write_json, write_jsonl
+from srt.files import write_json
 from srt.knobs import knob, load_knobs
 from srt.paths import PHASE1, model_name
 from srt.pipeline import CODE_MODE_MISSING, sampler_from_knobs
-from srt.problems import load_problems
+from srt.problems import load_problems, set_aside_bad_records
 from srt.provenance import close_run, model_fingerprint, open_run
 from srt.records import Response, Revision
 from srt.verifiers.pool import Grader
@@ -88,10 +88,7 @@ def evaluate(argv: list[str]) -> None:
         for name in ("max_samples", "num_samples", "revise", "temperature", "top_p", "max_tokens", "seed")
     }
     open_run(output_dir, identity, asdict(knobs))
-    if loaded.bad:
-        path = output_dir / "bad_records.jsonl"
-        write_jsonl(path, loaded.bad)
-        print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
+    set_aside_bad_records(loaded, output_dir)
     print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, problems)

@@ -15,6 +15,12 @@ DEFAULT_DATASETS = {
 }
 
 
+def dataset_or_default(mode: str, dataset: str | None, subset: str | None) -> tuple[str, str | None]:
+    """The data set and its subset, the mode's own where none is asked for."""
+    default, default_subset = DEFAULT_DATASETS[mode]
+    return dataset or default, subset if dataset or subset else default_subset
+
+
 def model_name(model_path: str) -> str:
     """Qwen/Qwen3-4B-Instruct-2507 -> Qwen3-4B-Instruct-2507."""
     return Path(model_path.rstrip("/")).name

@@ -2,83 +2,34 @@
 
 import time
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from srt.collection import CollectionSettings, Collector
 from srt.console import print_summary
 from srt.dry_run import show_plan
 from srt.errors import UserError
-from srt.files import write_json, write_jsonl
-from srt.knobs import knob, load_knobs
+from srt.files import write_json
+from srt.knobs import load_knobs
 from srt.layout import Layout, PromptSettings
 from srt.models import context_limit, eot_ids, load_tokenizer
-from srt.paths import DEFAULT_DATASETS, collection_dir, data_prefix
+from srt.paths import collection_dir, data_prefix, dataset_or_default
 from srt.phrases import load_phrases
-from srt.problems import ProblemSet, load_problems
+from srt.problems import ProblemSet, load_problems, set_aside_bad_records
 from srt.provenance import close_run, model_fingerprint, open_run, tokenizer_fingerprint
 from srt.records import Problem
 from srt.sampling import OnDemandSampler, SamplingSettings, choose_backend, open_sampler
 from srt.sampling.vllm_parallel import engine_count
+from srt.srt_data_knobs import SrtDataKnobs
 from srt.verifiers.pool import Grader
 
 DRY_RUN = "--dry-run"
 CODE_MODE_MISSING = "MODE=code: the judge of programs is not built yet; use MODE=math"
 
 
-@dataclass
-class SrtDataKnobs:
-    """The knobs of configs/srt_data.yaml, where their meanings and defaults stand."""
-
-    mode: str = knob(choices=("math", "code"))
-    model_path: str = knob()
-    dataset: str | None = knob()
-    dataset_subset: str | None = knob()
-    dataset_split: str = knob()
-    start_index: int = knob(least=0)
-    end_index: int | None = knob(least=1)
-    max_samples: int | None = knob(least=1)
-    target_revision_samples: int = knob(least=1)
-    num_responses: int = knob(least=1)
-    num_revisions: int = knob(least=1)
-    revise_correct: bool = knob()
-    revise_truncated: bool = knob()
-    clean: bool = knob()
-    control_phrases: str = knob()
-    system_prompt: str | None = knob()
-    prompt_suffix: str | None = knob()
-    chat_template_kwargs: str | None = knob()
-    sampler: str = knob(choices=("auto", "vllm", "transformers"))
-    batch_size: int = knob(least=1)
-    sampler_batch: int = knob(least=1)
-    temperature: float = knob(least=0)
-    top_p: float = knob(least=1e-6, most=1)
-    max_tokens: int = knob(least=1)
-    dtype: str = knob(choices=("auto", "bfloat16", "float16", "float32"))
-    gpu_memory_utilization: float = knob(least=0.01, most=1)
-    tensor_parallel_size: int = knob(least=1)
-    data_parallel_size: int | None = knob(least=1)
-    data_parallel_backend: str = knob(choices=("mp", "ray"))
-    seed: int = knob()
-    grading_workers: int = knob(least=1)
-    grading_time_limit: float = knob(least=0.1)
-    stage1_size: int = knob(least=1)
-    stage2_size: int = knob(least=1)
-    data_prefix: str | None = knob()
-    output_dir: str | None = knob()
-    train_data_dir: str | None = knob()
-
-
-def chosen_dataset(knobs: SrtDataKnobs) -> tuple[str, str | None]:
-    """The data set and its subset, the mode's own where none is asked for."""
-    default, default_subset = DEFAULT_DATASETS[knobs.mode]
-    subset = knobs.dataset_subset if knobs.dataset or knobs.dataset_subset else default_subset
-    return knobs.dataset or default, subset
-
-
 def selected_problems(knobs: SrtDataKnobs) -> ProblemSet:
     """The problems that START_INDEX, END_INDEX and MAX_SAMPLES leave. Raises UserError when none is left."""
-    dataset, subset = chosen_dataset(knobs)
+    dataset, subset = dataset_or_default(knobs.mode, knobs.dataset, knobs.dataset_subset)
     loaded = load_problems(dataset, knobs.mode, subset, knobs.dataset_split)
     problems = loaded.problems[knobs.start_index : knobs.end_index][: knobs.max_samples]
     if not problems:
@@ -140,7 +91,7 @@ def collect(argv: list[str]) -> None:
     prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.model_path)
     output_dir = collection_dir(knobs.output_dir, prefix)
     if DRY_RUN in argv:
-        dataset, subset = chosen_dataset(knobs)
+        dataset, subset = dataset_or_default(knobs.mode, knobs.dataset, knobs.dataset_subset)
         resolved = {"dataset": dataset, "dataset_subset": subset, "prompt_suffix": prompt.prompt_suffix}
         places = {"data_prefix": prefix, "output_dir": str(output_dir)}
         show_plan(replace(knobs, **resolved, **places), loaded, layout, output_dir)
@@ -166,10 +117,7 @@ def collect(argv: list[str]) -> None:
         "seed": knobs.seed,
     }
     open_run(output_dir, identity, asdict(knobs))
-    if loaded.bad:
-        path = output_dir / "bad_records.jsonl"
-        write_jsonl(path, loaded.bad)
-        print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
+    set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, loaded.problems)

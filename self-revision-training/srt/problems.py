@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt.errors import UserError
+from srt.files import write_jsonl
 from srt.provenance import fingerprint
 from srt.records import Problem
 from srt.verifiers.answers import extract_gold
@@ -80,6 +81,15 @@ def load_problems(
     tests = [json.dumps([p.tests, p.limits]) for p in problems] if mode == "code" else []
     digest = fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems), *tests)
     return ProblemSet(problems, bad, digest, repeated)
+
+
+def set_aside_bad_records(loaded: ProblemSet, output_dir: Path) -> None:
+    """Write the records that could not be read to bad_records.jsonl, and say so; nothing when there is none."""
+    if not loaded.bad:
+        return
+    path = output_dir / "bad_records.jsonl"
+    write_jsonl(path, loaded.bad)
+    print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
 
 
 def _records(dataset: str, subset: str | None, split: str) -> Iterator[tuple[str, dict | str]]:

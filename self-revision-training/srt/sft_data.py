@@ -10,7 +10,7 @@ from srt.files import read_json, remove, write_json
 from srt.knobs import load_knobs
 from srt.paths import collection_dir, data_prefix, stage_file
 from srt.phrases import PhraseSet
-from srt.pipeline import SrtDataKnobs
+from srt.srt_data_knobs import SrtDataKnobs
 
 
 def stage_sizes(available: int, stage1_size: int, stage2_size: int) -> tuple[int, int]:

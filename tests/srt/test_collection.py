@@ -70,6 +70,7 @@ def test_every_sample_is_asked_for_once_with_its_own_seed_and_the_layouts_prompt
         chat = layout.chat(PROBLEMS[problem].x)
         part = "init" if revision is None else revision
         assert request.seed == sample_seed(5, PROBLEMS[problem].id, response, part)
+        assert request.group == problem  # all that begins with its prompt goes to one engine's cache
         if revision is None:
             assert request.prompt_ids == chat
         else:
