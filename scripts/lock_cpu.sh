@@ -4,5 +4,5 @@
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 {
   echo "# Every version of .venv-cpu, as constraints (torch itself stands in cpu.in). Made by scripts/lock_cpu.sh."
-  "$CPU_ENVIRONMENT/bin/python" -m pip freeze --all | grep -vE '^(torch==|pip==|vllm|-e|sd[-_]zero)'
+  "$CPU_ENVIRONMENT/bin/python" -m pip freeze --all | grep -vE '^(#|torch==|pip==|vllm|-e|sd[-_]zero)'
 } >"$REPOSITORY/requirements/cpu.txt"
