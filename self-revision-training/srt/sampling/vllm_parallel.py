@@ -24,6 +24,10 @@ from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments,
 # comes meanwhile is hardly delayed (a sample takes seconds).
 POLL_SECONDS = 0.01
 
+# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, which vLLM 0.20 takes by
+# itself, draws it sequence by sequence in Python. The variable of the user wins.
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+
 
 class VllmParallelSampler:
     """`max_batch` and `memory_utilization` are per engine; the other options are those of VllmSampler.
@@ -83,13 +87,13 @@ class VllmParallelSampler:
         self._thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
         self._guard = Guard()
-        self._start(model_path, arguments)
+        self._start(model_path, arguments, on_gpu)
 
-    def _start(self, model_path: str, arguments: dict[str, Any]) -> None:
+    def _start(self, model_path: str, arguments: dict[str, Any], on_gpu: bool) -> None:
         started = time.monotonic()
         print(f"vLLM: starting {self.engines} engine process{'es' * (self.engines > 1)}", flush=True)
         others = set(multiprocessing.active_children())  # graders, which look after themselves
-        starting = asyncio.run_coroutine_threadsafe(_start_engine(arguments), self.loop)
+        starting = asyncio.run_coroutine_threadsafe(_start_engine(arguments, on_gpu), self.loop)
         try:
             while not starting.done():
                 concurrent.futures.wait([starting], timeout=0.2)
@@ -209,14 +213,27 @@ async def _cancel(tasks: set[asyncio.Task]) -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _start_engine(arguments: dict[str, Any]) -> Any:
+async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
     from vllm import AsyncEngineArgs
     from vllm.usage.usage_lib import UsageContext
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    # This context takes the defaults of offline inference, which fit throughput: prefill of 16384 tokens a step
-    # on GPUs with 70 GiB and more, 8192 on others (without a context: 2048).
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+    def start() -> AsyncLLM:
+        # This context takes the defaults of offline inference, which fit throughput: prefill of 16384 tokens a
+        # step on GPUs with 70 GiB and more, 8192 on others (without a context: 2048).
+        return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
+
+    if not on_gpu or RUNNER in os.environ:
+        return start()
+    os.environ[RUNNER] = "1"
+    try:
+        return start()
+    except ValueError as error:  # raised by the configuration, before anything was started
+        if RUNNER not in str(error):
+            raise
+        print(f"vLLM: its first model runner, since {(str(error).splitlines() or [''])[0]}", flush=True)
+        os.environ[RUNNER] = "0"
+        return start()
 
 
 def visible_gpus() -> int:

@@ -1,0 +1,82 @@
+"""vLLM's engines on a GPU draw from the model's own distribution, and a seed fixes a sample."""
+
+import math
+
+import pytest
+import torch
+
+from srt.contract import layout_of_checkpoint
+from srt.models import load_model
+from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.vllm_parallel import VllmParallelSampler
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.vllm,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+SAMPLES = 16_384
+TOP_P = 0.9
+
+
+@pytest.fixture(scope="module")
+def chat(tiny_checkpoint):
+    return layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None).chat("x = 1 [A] + 1")
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_checkpoint):
+    settings = SamplingSettings(temperature=1.0, top_p=TOP_P, eot_ids=())
+    sampler = VllmParallelSampler(
+        str(tiny_checkpoint), settings, max_model_len=64, max_batch=256, memory_utilization=0.1
+    )
+    yield sampler
+    sampler.close()
+
+
+@pytest.fixture(scope="module")
+def samples(sampler, chat):
+    """The ids of SAMPLES samples of two tokens, by seed."""
+    requests = [SampleRequest(chat, seed, max_tokens=2) for seed in range(SAMPLES)]
+    return torch.tensor([sample.token_ids for sample in sample_all(sampler, requests)])
+
+
+@torch.no_grad()
+def nucleus(model, ids):
+    """The next token's distribution, cut to the smallest set of tokens that holds TOP_P."""
+    probs, order = (
+        model(input_ids=torch.tensor([ids], device="cuda")).logits[0, -1].float().softmax(-1).sort(descending=True)
+    )
+    probs[probs.cumsum(0) - probs >= TOP_P] = 0
+    return torch.zeros_like(probs).scatter_(0, order, probs / probs.sum()).cpu()
+
+
+def excess(drawn, expected):
+    """Total variation between the frequencies of drawn tokens and a distribution, less what chance alone gives."""
+    distance = (torch.bincount(drawn, minlength=len(expected)) / len(drawn) - expected).abs().sum() / 2
+    return float(distance) - math.sqrt(int((expected > 0).sum()) / (2 * math.pi * len(drawn)))
+
+
+def test_first_tokens_follow_the_models_nucleus(tiny_checkpoint, chat, samples):
+    expected = nucleus(load_model(str(tiny_checkpoint), "bfloat16"), chat)
+    assert excess(samples[:, 0], expected) < 0.02
+
+
+def test_second_tokens_follow_it_whatever_noise_drew_the_first(tiny_checkpoint, chat, samples):
+    model = load_model(str(tiny_checkpoint), "bfloat16")
+    firsts, counts = samples[:, 0].unique(return_counts=True)
+    expected = sum(
+        count * nucleus(model, chat + [int(first)]) for first, count in zip(firsts, counts, strict=True)
+    )
+    assert excess(samples[:, 1], expected / SAMPLES) < 0.02
+    repeats = (samples[:, 0] == samples[:, 1]).float().mean()
+    by_chance = sum(
+        count * nucleus(model, chat + [int(first)])[first] for first, count in zip(firsts, counts, strict=True)
+    )
+    assert abs(float(repeats - by_chance / SAMPLES)) < 0.01
+
+
+def test_a_seed_fixes_a_sample_whatever_is_sampled_beside_it(sampler, chat, samples):
+    few = sample_all(sampler, [SampleRequest(chat, seed, max_tokens=2) for seed in range(5, 500, 7)])
+    same = [sample.token_ids == samples[seed].tolist() for sample, seed in zip(few, range(5, 500, 7), strict=True)]
+    assert sum(same) / len(same) > 0.9  # bf16 products differ a little between batch sizes
