@@ -29,8 +29,7 @@ def open_engine(make_engine, grader):
 
     def make(*arguments, **settings):
         engine = make_engine(*arguments, **settings)
-        engine._open()
-        engine.grader = grader
+        engine._open(grader)
         return engine
 
     return make
@@ -103,16 +102,17 @@ def test_an_update_is_the_formula_of_the_paper(
     )
     pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
     metrics = StepMetrics()
-    grad_norm, scored = engine._update(pairs, metrics, {})
+    grad_norm, scored = engine.updates.update(pairs, metrics, {})
 
     loss, token_kl, gradients = reference
     assert metrics.means()["kl"] == pytest.approx(loss, rel=1e-5)
     assert metrics.tokens["kl"] == sum(map(len, token_kl))
     assert len(scored) == len(pairs)
-    for pair, got in scored:
+    for one in scored:
+        pair, got = one.pair, one.token_kl
         wanted = token_kl[next(i for i, rollout in enumerate(rollouts) if rollout is pair.rollout)]
         assert got == pytest.approx(wanted, rel=1e-4)
-    for name, parameter in engine.student.named_parameters():
+    for name, parameter in engine.student.model.named_parameters():
         error = (parameter.grad.double() - gradients[name]).norm() / gradients[name].norm()
         assert error <= 1e-4, name
     wanted_norm = sum(gradient.square().sum() for gradient in gradients.values()).sqrt()
@@ -123,8 +123,9 @@ def test_the_gradients_norm_is_told_before_it_is_clipped(
     open_engine, tiny_checkpoint, other_checkpoint, rollouts, layout
 ):
     engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0.01, lr=0)
-    grad_norm, _ = engine._update([build_pair(rollout, layout, 1000) for rollout in rollouts], StepMetrics(), {})
-    clipped = torch.stack([p.grad.norm() for p in engine.student.parameters()]).norm().item()
+    pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
+    grad_norm, _ = engine.updates.update(pairs, StepMetrics(), {})
+    clipped = torch.stack([p.grad.norm() for p in engine.student.model.parameters()]).norm().item()
     assert grad_norm > 0.02
     assert clipped == pytest.approx(0.01, rel=1e-3)
 
@@ -134,7 +135,7 @@ def test_gradients_of_an_update_do_not_leak_into_the_next(
 ):
     engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0, lr=0)
     pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
-    norms = [engine._update(pairs, StepMetrics(), {})[0] for _ in range(2)]
+    norms = [engine.updates.update(pairs, StepMetrics(), {})[0] for _ in range(2)]
     assert norms[0] == norms[1]
 
 
@@ -143,11 +144,11 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
 ):
     engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint)
     with torch.no_grad():
-        engine.teacher.get_input_embeddings().weight.fill_(torch.nan)
-    before = copy.deepcopy(engine.student.state_dict())
+        engine.teacher.model.get_input_embeddings().weight.fill_(torch.nan)
+    before = copy.deepcopy(engine.student.model.state_dict())
     with pytest.raises(UserError, match="the gradient's norm is nan: the update was not made"):
-        engine._update([build_pair(rollouts[0], layout, 1000)], StepMetrics(), {})
-    assert equal(engine.student.state_dict(), before)
+        engine.updates.update([build_pair(rollouts[0], layout, 1000)], StepMetrics(), {})
+    assert equal(engine.student.model.state_dict(), before)
 
 
 def test_a_step_makes_one_update_for_each_global_batch(open_engine, tiny_checkpoint, monkeypatch):
@@ -155,13 +156,13 @@ def test_a_step_makes_one_update_for_each_global_batch(open_engine, tiny_checkpo
         tiny_checkpoint, PROBLEMS, num_prompts_per_step=6, train_global_batch_size=2, max_total_sequence_length=20
     )
     sizes = []
-    update = engine._update
+    update = engine.updates.update
 
     def counted(pairs, *rest):
         sizes.append(len(pairs))
         return update(pairs, *rest)
 
-    monkeypatch.setattr(engine, "_update", counted)
+    monkeypatch.setattr(engine.updates, "update", counted)
     figures = engine._step(0)
     assert sizes == [2, 2, 2]
     assert figures["trained_responses"] == figures["rollouts"] == 6
@@ -190,13 +191,13 @@ def test_truncated_responses_enter_the_loss_only_when_asked_for(
     settings = {"max_total_sequence_length": 20, "include_truncated": include_truncated}
     engine = open_engine(coin_checkpoint, [*PROBLEMS[:2], *longer], **settings)
     trained = []
-    update = engine._update
+    update = engine.updates.update
 
     def recorded(pairs, *rest):
         trained.extend(pairs)
         return update(pairs, *rest)
 
-    monkeypatch.setattr(engine, "_update", recorded)
+    monkeypatch.setattr(engine.updates, "update", recorded)
     figures = engine._step(0)
     assert figures["truncated"] == 0.5
     cut_off = [pair for pair in trained if pair.rollout.finish_reason == "length"]
@@ -220,7 +221,7 @@ def test_responses_that_were_shortened_for_the_teacher_are_counted(open_engine, 
 
 def test_limits_beyond_the_models_context_are_lowered_with_a_line(open_engine, tiny_checkpoint, capsys):
     engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=600, max_teacher_tokens=700)
-    assert (engine.max_total_tokens, engine.max_teacher_tokens) == (512, 512)
+    assert (engine.rollouts.max_total_tokens, engine.max_teacher_tokens) == (512, 512)
     out = capsys.readouterr().out
     assert "MAX_TOTAL_SEQUENCE_LENGTH: 512 tokens instead of 600" in out
     assert "MAX_TEACHER_TOKENS: 512 tokens instead of 700" in out
@@ -238,32 +239,34 @@ def take_steps(engine, count):
     states = []
     for step in range(count):
         engine._step(step)
-        engine._synchronise_teacher(step + 1)
-        states.append((copy.deepcopy(engine.student.state_dict()), copy.deepcopy(engine.teacher.state_dict())))
+        engine.finished_steps = step + 1
+        engine._synchronise_teacher()
+        models = (engine.student.model, engine.teacher.model)
+        states.append(tuple(copy.deepcopy(model.state_dict()) for model in models))
     return states
 
 
 def test_a_frozen_teacher_gets_no_gradient_and_stays_what_it_was(open_engine, tiny_checkpoint):
     engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3)
-    start = copy.deepcopy(engine.teacher.state_dict())
+    start = copy.deepcopy(engine.teacher.model.state_dict())
     student, teacher = take_steps(engine, 2)[-1]
     assert equal(teacher, start)
     assert not equal(student, start)
-    assert all(p.grad is None and not p.requires_grad for p in engine.teacher.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in engine.teacher.model.parameters())
 
 
 def test_a_teacher_that_is_synchronised_is_the_student_of_that_step_until_the_next_time(
     open_engine, tiny_checkpoint
 ):
     engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, teacher_sync_steps=2)
-    start = copy.deepcopy(engine.teacher.state_dict())
+    start = copy.deepcopy(engine.teacher.model.state_dict())
     states = take_steps(engine, 4)
     students, teachers = zip(*states, strict=True)
     assert equal(teachers[0], start)
     assert equal(teachers[1], students[1])
     assert equal(teachers[2], students[1]) and not equal(students[2], students[1])
     assert equal(teachers[3], students[3])
-    assert all(p.grad is None and not p.requires_grad for p in engine.teacher.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in engine.teacher.model.parameters())
 
 
 def test_a_teacher_synchronised_every_step_equals_the_student(open_engine, tiny_checkpoint):
@@ -304,10 +307,10 @@ def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
     stopped = engine("stopped")
     save = stopped._checkpoint
 
-    def stop_after_step_4(finished_steps):  # its figures are logged, its checkpoint is not made
-        if finished_steps == 4:
+    def stop_after_step_4():  # its figures are logged, its checkpoint is not made
+        if stopped.finished_steps == 4:
             raise KeyboardInterrupt
-        save(finished_steps)
+        save()
 
     monkeypatch.setattr(stopped, "_checkpoint", stop_after_step_4)
     with pytest.raises(KeyboardInterrupt):
@@ -315,15 +318,14 @@ def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
     assert len(read_jsonl(stopped.output_dir / "metrics.jsonl")) == 4
     resumed = engine("stopped")
     resumed.run()
-    assert resumed.first_step == 3
     assert "continuing after step 3" in capsys.readouterr().out
 
-    assert equal(resumed.student.state_dict(), straight.student.state_dict())
-    assert equal(resumed.teacher.state_dict(), straight.teacher.state_dict())
-    for name in ("metrics.jsonl", "samples.jsonl", "set_aside.jsonl"):
+    assert equal(resumed.student.model.state_dict(), straight.student.model.state_dict())
+    assert equal(resumed.teacher.model.state_dict(), straight.teacher.model.state_dict())
+    for name in ("metrics.jsonl", "validation.jsonl", "samples.jsonl", "set_aside.jsonl"):
         once, again = (without_seconds(engine.output_dir / name) for engine in (straight, resumed))
         assert once and again == once, name
-    assert vars(resumed.health) == vars(straight.health)  # the same warnings will follow
+    assert vars(resumed.reports.health) == vars(straight.reports.health)  # the same warnings will follow
     set_aside = read_jsonl(straight.output_dir / "set_aside.jsonl")
     assert {line["purpose"] for line in set_aside} == {"train", "validation"}
 
@@ -349,7 +351,7 @@ def test_validation_of_which_every_sample_is_set_aside_is_said_and_does_not_stop
     open_engine, coin_checkpoint, capsys
 ):
     engine = open_engine(coin_checkpoint, PROBLEMS, validation=[TOO_LONG], val_period=1)
-    assert engine._validate(0) == {}
+    assert engine._validate(bar=None) == {}
     assert "every validation sample was set aside" in capsys.readouterr().out
 
 

@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from opsd.kl import exact_kl
-from opsd.models import check_head, head, predicting_hidden
+from opsd.models import check_model, head, predicting_hidden
 from opsd.rows import build_pair
 from srt.errors import UserError
 from srt.models import load_model
@@ -73,9 +73,9 @@ def tiny_gemma(**settings):
 
 def test_a_model_that_changes_its_logits_after_the_head_is_refused():
     with pytest.raises(UserError, match="some/model: its config sets final_logit_softcapping=30.0"):
-        check_head(tiny_gemma(final_logit_softcapping=30.0), "some/model")
+        check_model(tiny_gemma(final_logit_softcapping=30.0), "some/model")
 
 
 def test_a_model_with_plain_logits_is_accepted(model):
-    check_head(model, "tiny")
-    check_head(tiny_gemma(final_logit_softcapping=None), "gemma")
+    check_model(model, "tiny")
+    check_model(tiny_gemma(final_logit_softcapping=None), "gemma")

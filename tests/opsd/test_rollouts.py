@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsd.rollouts import sample_and_grade
+from opsd.rollouts import Rollouts
 from srt.files import JsonlLog, read_jsonl
 from srt.models import load_model
 from srt.records import Problem
@@ -29,9 +29,8 @@ def rollouts_of(layout, sampler, grader, tmp_path):
 
     def run(problems, *, purpose="train", step=0, max_total_tokens=24, seed=0):
         log = JsonlLog(tmp_path / "set_aside.jsonl")
-        rollouts = sample_and_grade(
-            problems, purpose, step, layout, sampler, grader, max_total_tokens, seed, log
-        )
+        source = Rollouts(layout, sampler, grader, max_total_tokens, 2 * max_total_tokens, seed, log)
+        rollouts = source.sample(problems, purpose, step, {})
         log.close()
         return rollouts, read_jsonl(log.path)
 
