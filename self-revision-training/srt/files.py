@@ -1,13 +1,17 @@
 """Files that survive a crash: written under a temporary name and renamed, or appended line by line."""
 
+import errno
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from srt.errors import UserError
+
+_locks: dict[Path, IO] = {}  # open as long as they are held
 
 
 def _dumps(value: Any, **kwargs: Any) -> str:
@@ -41,6 +45,31 @@ def cannot_write(path: Path, error: OSError, knob: str = "OUTPUT_DIR") -> UserEr
     is_file = isinstance(error, (FileExistsError, NotADirectoryError))
     reason = "a part of its path is a file" if is_file else error.strerror or error
     return UserError(f"{path}: cannot be written ({reason}); free space or change {knob}")
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of `folder` until this one ends, by whatever means: the kernel frees the lock.
+
+    Raises UserError when another process is in it. Of the processes of one job (torchrun's RANK), the first one
+    holds the lock; a process may ask again for what it holds.
+    """
+    path = folder.resolve() / ".lock"
+    if path in _locks or os.environ.get("RANK", "0") != "0":
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = open(path, "a")
+    except OSError as error:
+        raise cannot_write(path, error) from error
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process's own: no child inherits it
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            raise UserError(
+                f"{folder} is in use by another process; wait for its end, or choose another OUTPUT_DIR"
+            ) from None
+        print(f"note: {folder}: no locks here ({error.strerror}); never start two runs in this folder at once")
+    _locks[path] = file
 
 
 def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:

@@ -4,12 +4,15 @@ import copy
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from opsd.metrics import StepMetrics
+from opsd.models import predicting_hidden
 from opsd.rows import build_pair
 from srt.errors import UserError
 from srt.files import read_json, read_jsonl
+from srt.layout import Row
+from srt.models import load_model
 from srt.records import Problem
 
 PHRASES = {0: "Wait, this response is wrong. Let me correct it.", 1: "Let me rephrase the above solution."}
@@ -269,6 +272,28 @@ def test_a_teacher_that_is_synchronised_is_the_student_of_that_step_until_the_ne
     assert all(p.grad is None and not p.requires_grad for p in engine.teacher.model.parameters())
 
 
+def test_a_teacher_is_synchronised_when_a_pass_over_the_problems_ends(open_engine, tiny_checkpoint):
+    settings = {"max_total_sequence_length": 20, "lr": 1e-3, "teacher_sync_epochs": 1}
+    engine = open_engine(tiny_checkpoint, PROBLEMS, **settings)  # 6 problems, 4 in a step
+    students, teachers = zip(*take_steps(engine, 3), strict=True)
+    assert not equal(teachers[0], students[0])
+    assert equal(teachers[1], students[1])
+    assert equal(teachers[2], students[2])
+
+
+@pytest.mark.parametrize("knob", ["teacher_sync_steps", "teacher_sync_epochs"])
+def test_a_teacher_of_another_architecture_that_is_to_be_synchronised_is_refused_at_the_start(
+    open_engine, tiny_checkpoint, tmp_path, knob
+):
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    config.intermediate_size *= 2
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "wider")
+    wider = str(tmp_path / "wider")
+    open_engine(tiny_checkpoint, PROBLEMS, teacher=wider)  # as a frozen teacher it will do
+    with pytest.raises(UserError, match="has another architecture"):
+        open_engine(tiny_checkpoint, PROBLEMS, teacher=wider, **{knob: 1})
+
+
 def test_a_teacher_synchronised_every_step_equals_the_student(open_engine, tiny_checkpoint):
     engine = open_engine(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, teacher_sync_steps=1)
     assert all(equal(student, teacher) for student, teacher in take_steps(engine, 2))
@@ -287,16 +312,30 @@ RUN = {
 }
 
 
+def same_file(one, other):
+    return one.read_bytes() == other.read_bytes()
+
+
 def without_seconds(path):
     return [{name: value for name, value in line.items() if name != "seconds"} for line in read_jsonl(path)]
 
 
-@pytest.mark.parametrize("teacher_sync_steps", [0, 2])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"teacher_sync_steps": 2},
+        {"teacher_sync_epochs": 1, "stop_on_collapse": 1},
+        {"lora_rank": 2},
+        {"lora_rank": 2, "teacher_sync_steps": 2},
+    ],
+    ids=str,
+)
 def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
-    make_engine, coin_checkpoint, monkeypatch, teacher_sync_steps, capsys
+    make_engine, coin_checkpoint, monkeypatch, more, capsys
 ):
     def engine(folder):
-        settings = RUN | {"teacher_sync_steps": teacher_sync_steps}
+        settings = RUN | more
         validation = [problem("8", id="validation"), TOO_LONG]
         train = [*PROBLEMS, TOO_LONG]
         return make_engine(coin_checkpoint, train, validation=validation, folder=folder, **settings)
@@ -320,6 +359,7 @@ def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
     resumed.run()
     assert "continuing after step 3" in capsys.readouterr().out
 
+    assert same_file(*(engine.output_dir / "student" / "model.safetensors" for engine in (resumed, straight)))
     assert equal(resumed.student.model.state_dict(), straight.student.model.state_dict())
     assert equal(resumed.teacher.model.state_dict(), straight.teacher.model.state_dict())
     for name in ("metrics.jsonl", "validation.jsonl", "samples.jsonl", "set_aside.jsonl"):
@@ -370,3 +410,93 @@ def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(open
     for line in lines:
         assert len(line["kl"]) == len(line["tokens"]) > 0
         assert line["p_r"] == PHRASES[line["r"]]
+
+
+# Validation ---------------------------------------------------------------------------------------------
+
+
+def test_validation_comes_before_the_first_step_at_every_period_and_at_the_end(make_engine, coin_checkpoint):
+    engine = make_engine(coin_checkpoint, PROBLEMS, validation=[problem("8", id="validation")], **RUN)
+    engine.run()
+    lines = read_jsonl(engine.output_dir / "validation.jsonl")
+    assert [line["step"] for line in lines] == [-1, 1, 3, 4]
+    for line in lines:
+        assert line["revisions_r0"] + line["revisions_r1"] == RUN["val_num_samples"]
+        assert (line["revise_r1"] is None) == (line["revisions_r1"] == 0)
+    metrics = {line["step"]: line for line in read_jsonl(engine.output_dir / "metrics.jsonl")}
+    assert [step for step, line in metrics.items() if "val_avg_at_k" in line] == [1, 3, 4]
+    assert metrics[3]["val_revise_r0"] == lines[2]["revise_r0"]
+
+
+def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
+    make_engine, coin_checkpoint, capsys
+):
+    settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
+    engine = make_engine(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
+    engine.run()
+    lines = read_jsonl(engine.output_dir / "validation.jsonl")
+    assert lines[0]["avg_at_k"] >= 0.25 and lines[-1]["avg_at_k"] == 0  # the learning rate broke it
+    assert engine.finished_steps < RUN["max_num_steps"]
+    assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in capsys.readouterr().out
+    best = max(range(len(lines)), key=lambda index: lines[index]["avg_at_k"])
+    assert best == 0
+    assert same_file(engine.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
+    assert read_json(engine.output_dir / "run.json")["results"]["student_of_step"] == 0
+    assert [path.name for path in (engine.output_dir / "best").iterdir()] == ["step_000000"]
+
+
+# A low-rank adapter -------------------------------------------------------------------------------------
+
+
+def hidden(model, layout):
+    return predicting_hidden(model, [Row(layout.chat("x = 1 [A] + 1"), start=1)], pad_id=0)
+
+
+@torch.no_grad()
+def test_with_lora_the_teacher_is_the_student_without_its_adapter(open_engine, coin_checkpoint, layout):
+    engine = open_engine(coin_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-2, lora_rank=2)
+    rows = [Row(layout.chat("x = 1 [A] + 1"), start=1)]
+    srt_model = load_model(str(coin_checkpoint))
+    with torch.enable_grad():
+        engine._step(0)
+    assert engine.teacher.model is engine.student.model  # no second copy
+    torch.testing.assert_close(engine.teacher.hidden(rows, 0), hidden(srt_model, layout))
+    assert not torch.allclose(hidden(engine.student.model, layout), hidden(srt_model, layout), atol=1e-2)
+    names = {name for name, p in engine.student.model.named_parameters() if p.requires_grad}
+    assert names and all(".lora_" in name for name in names)
+    assert not any("lm_head" in name for name in names)
+
+
+@torch.no_grad()
+def test_a_synchronised_lora_teacher_is_the_student_of_that_step(open_engine, coin_checkpoint, layout):
+    settings = {"max_total_sequence_length": 20, "lr": 1e-2, "lora_rank": 2, "teacher_sync_steps": 1}
+    engine = open_engine(coin_checkpoint, PROBLEMS, **settings)
+    rows = [Row(layout.chat("x = 1 [A] + 1"), start=1)]
+    with torch.enable_grad():
+        for step in range(2):
+            engine._step(step)
+            engine.finished_steps = step + 1
+            engine._synchronise_teacher()
+            then = hidden(engine.student.model, layout)
+            torch.testing.assert_close(engine.teacher.hidden(rows, 0), then)
+        engine._step(2)
+    torch.testing.assert_close(engine.teacher.hidden(rows, 0), then)
+    assert not torch.allclose(hidden(engine.student.model, layout), then, atol=1e-3)
+
+
+@torch.no_grad()
+def test_an_adapter_is_merged_into_the_weights_that_a_sampler_gets_and_the_run_hands_over(
+    open_engine, coin_checkpoint, layout, tmp_path
+):
+    engine = open_engine(coin_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-2, lora_rank=2)
+    with torch.enable_grad():
+        engine._step(0)
+    wanted = hidden(engine.student.model, layout)
+    weights = dict(engine.student.weights())
+    plain = load_model(str(coin_checkpoint))
+    assert weights.keys() == dict(plain.named_parameters()).keys()
+    plain.load_state_dict(weights, strict=False)  # the tied head goes with the embedding
+    torch.testing.assert_close(hidden(plain, layout), wanted)
+    engine.student.write_model(tmp_path / "merged", torch.float32)
+    assert {path.suffix for path in (tmp_path / "merged").iterdir()} == {".safetensors", ".json"}
+    torch.testing.assert_close(hidden(load_model(str(tmp_path / "merged")), layout), wanted)
