@@ -57,6 +57,7 @@ class LocalEngine:
         if is_complete(self.output_dir):
             print(f"self-distillation is complete: {self.output_dir / 'student'}")
             return
+        set_aside_bad_records(self.train, self.output_dir)
         with Grader(self.knobs.grading_workers, self.knobs.grading_time_limit) as grader:
             self._open(grader)
             with progress(self.total_steps, "step", initial=self.finished_steps) as bar:
@@ -148,7 +149,6 @@ class LocalEngine:
             "prompt": self.layout.prompt.as_dict(),
         }
         open_run(self.output_dir, of_run, asdict(self.knobs))
-        set_aside_bad_records(self.train, self.output_dir)
 
     def _open(self, grader: Grader) -> None:
         """Fresh start, or everything as the newest checkpoint left it."""

@@ -86,7 +86,7 @@ class Updates:
                 output = self._kl(batch, teacher_hidden, 1 / denominator)
                 output.loss.backward()
             metrics.add(batch, output)
-            token_kl = output.token_kl.split([len(pair.targets) for pair in batch])
+            token_kl = output.token_kl.cpu().split([len(pair.targets) for pair in batch])
             scored += [Scored(pair, kl.tolist()) for pair, kl in zip(batch, token_kl, strict=True)]
         with timed(seconds, "update"):
             grad_norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))

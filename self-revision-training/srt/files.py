@@ -1,17 +1,16 @@
 """Files that survive a crash: written under a temporary name and renamed, or appended line by line."""
 
-import errno
 import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from srt.errors import UserError
 
-_locks: dict[Path, IO] = {}  # open as long as they are held
+_locks: dict[Path, int] = {}  # folder -> descriptor, open as long as this process lives
 
 
 def _dumps(value: Any, **kwargs: Any) -> str:
@@ -53,23 +52,24 @@ def lock_folder(folder: Path) -> None:
     Raises UserError when another process is in it. Of the processes of one job (torchrun's RANK), the first one
     holds the lock; a process may ask again for what it holds.
     """
-    path = folder.resolve() / ".lock"
-    if path in _locks or os.environ.get("RANK", "0") != "0":
+    place = folder.resolve()
+    if place in _locks or os.environ.get("RANK", "0") != "0":
         return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "a")
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY)  # of the folder itself; started programs do not inherit it
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise cannot_write(folder, error) from error
     try:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # a process's own: no child inherits it
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            raise UserError(
-                f"{folder} is in use by another process; wait for its end, or choose another OUTPUT_DIR"
-            ) from None
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} is in use by another process; wait for its end, or choose another OUTPUT_DIR"
+        ) from None
+    except OSError as error:  # a network file system
         print(f"note: {folder}: no locks here ({error.strerror}); never start two runs in this folder at once")
-    _locks[path] = file
+    _locks[place] = descriptor
 
 
 def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:
