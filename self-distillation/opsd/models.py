@@ -16,11 +16,15 @@ LOGIT_CHANGES = (
 )  # fmt: skip
 
 
-def check_model(model: Any, name: str) -> None:
-    """Raises UserError for a model that is not causal, or whose logits are more than hidden @ head.T + bias."""
-    config = model.config.get_text_config()
-    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+def check_causal(model: Any, name: str) -> None:
+    """Raises UserError for a model whose tokens look ahead: in `predicting_hidden` they would see padding."""
+    if getattr(model.config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
         raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
+
+
+def check_head(model: Any, name: str) -> None:
+    """Raises UserError for a model whose logits are more than hidden @ head.T + bias."""
+    config = model.config.get_text_config()
     for setting in LOGIT_CHANGES:
         if getattr(config, setting, None) not in (None, 1, 1.0):
             raise UserError(

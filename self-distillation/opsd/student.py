@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from opsd.models import check_model
+from opsd.models import check_causal, check_head
 from opsd.settings import DistillKnobs
 from srt.models import load_model
 
@@ -39,7 +39,8 @@ class Student:
                 if checkpoint
                 else get_peft_model(self.model, config)
             )
-        check_model(self.model, knobs.student_model)
+        check_causal(self.model, knobs.student_model)
+        check_head(self.model, knobs.student_model)
         if knobs.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from peft import get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from opsd.models import check_model, head, predicting_hidden
+from opsd.models import check_causal, check_head, head, predicting_hidden
 from opsd.settings import DistillKnobs
 from opsd.student import ADAPTER, Student, save_adapter
 from srt.errors import UserError
@@ -34,7 +34,8 @@ class FrozenCopy:
 
     def __init__(self, knobs: DistillKnobs, student: Student, checkpoint: Path | None):
         self.model = load_model(str(checkpoint or knobs.teacher_model), "auto").eval().requires_grad_(False)
-        check_model(self.model, knobs.teacher_model)
+        check_causal(self.model, knobs.teacher_model)
+        check_head(self.model, knobs.teacher_model)
         self.was_synchronised = checkpoint is not None
         shapes, own = ({k: v.shape for k, v in m.state_dict().items()} for m in (student.model, self.model))
         if (knobs.teacher_sync_steps or knobs.teacher_sync_epochs) and shapes != own:
