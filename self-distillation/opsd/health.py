@@ -11,7 +11,19 @@ ENTROPY_SHARE = 0.1
 GAP_LIMIT = 0.05  # nats per token
 GAP_GROWTH, GAP_FLOOR = 3.0, 0.02  # of what it was in the first steps; nats per token
 REWARD_DROP, REWARD_ERRORS = 0.05, 3.0  # the fall must exceed both, the second one in standard errors
+KEPT_RIGHT, FEWEST_REVISIONS = 0.8, 20  # what a reviser should reach, and how many say so
 WATCHED = ("kl_r0", "kl_r1", "entropy", "logprob_gap", "reward", "rollouts")
+
+
+def check_reviser(validation: dict[str, float | None]) -> str | None:
+    """A warning about the SRT model as a teacher, from the validation before the first step."""
+    kept = validation.get("revise_r1")
+    if kept is None or kept >= KEPT_RIGHT or validation["revisions_r1"] < FEWEST_REVISIONS:
+        return None
+    return (
+        f"asked to rephrase its right responses, the SRT model keeps only {kept:.1%} of them right: as a teacher it "
+        "will pull right answers away; REVISE_CORRECT=1 in Phase 1 trains it for that"
+    )
 
 
 class Health:

