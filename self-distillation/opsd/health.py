@@ -21,8 +21,8 @@ def check_reviser(validation: dict[str, float | None]) -> str | None:
     if kept is None or kept >= KEPT_RIGHT or validation["revisions_r1"] < FEWEST_REVISIONS:
         return None
     return (
-        f"asked to rephrase its right responses, the SRT model keeps only {kept:.1%} of them right: as a teacher it "
-        "will pull right answers away; REVISE_CORRECT=1 in Phase 1 trains it for that"
+        f"asked to rephrase its right responses, the SRT model keeps only {kept:.1%} of them right: as a teacher "
+        "it will pull right answers away; REVISE_CORRECT=1 in Phase 1 trains it for that"
     )
 
 

@@ -1,6 +1,7 @@
 """The local engine: its update against the paper's formula written out, its teacher, and its resuming."""
 
 import copy
+import shutil
 
 import pytest
 import torch
@@ -443,6 +444,13 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     assert same_file(engine.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
     assert read_json(engine.output_dir / "run.json")["results"]["student_of_step"] == 0
     assert [path.name for path in (engine.output_dir / "best").iterdir()] == ["step_000000"]
+
+    shutil.rmtree(engine.output_dir / "student")  # killed before it was there
+    again = make_engine(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
+    again.run()
+    assert again.finished_steps == engine.finished_steps
+    assert read_jsonl(engine.output_dir / "validation.jsonl") == lines
+    assert same_file(engine.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
 
 
 # A low-rank adapter -------------------------------------------------------------------------------------
