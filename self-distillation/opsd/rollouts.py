@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 
 from opsd.models import autocast
 from opsd.rows import Rollout
-from opsd.student import Student
 from opsd.timing import timed
 from srt.files import JsonlLog
 from srt.layout import Layout
@@ -19,9 +19,12 @@ from srt.seeds import sample_seed
 from srt.verifiers import VerifierBroke
 from srt.verifiers.pool import Grader
 
+if TYPE_CHECKING:  # it needs PEFT, and the other engine has none
+    from opsd.student import Student
+
 
 @contextmanager
-def on_policy(sampler: Sampler, student: Student, seconds: dict[str, float]) -> Iterator[None]:
+def on_policy(sampler: Sampler, student: "Student", seconds: dict[str, float]) -> Iterator[None]:
     """For the block, `sampler` draws from the student as it is now.
 
     transformers samples from the very weights in training. vLLM takes a copy of them over and, on a GPU, gives its

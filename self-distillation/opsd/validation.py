@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from opsd.checkpoint import Saved
 from opsd.metrics import open_step_log, rollout_figures
 from opsd.rollouts import Rollouts
 from opsd.settings import DistillKnobs
-from opsd.student import Student
 from srt.problems import ProblemSet
 
 
@@ -32,7 +32,7 @@ class Validation:
         done = bool(self.lines) and self.lines[-1]["step"] == finished_steps - 1  # by a run that was killed since
         return not done and (finished_steps % self.period == 0 or finished_steps == total_steps)
 
-    def run(self, finished_steps: int, rollouts: Rollouts, student: Student) -> dict[str, Any]:
+    def run(self, finished_steps: int, rollouts: Rollouts, student: Saved) -> dict[str, Any]:
         """The figures of `student` as it is; empty when every sample was set aside."""
         step, seconds = finished_steps - 1, {}
         repeated = [problem for problem in self.problems for _ in range(self.samples)]
@@ -81,7 +81,7 @@ class Validation:
     def _place(self, finished_steps: int) -> Path:
         return self.folder / f"step_{finished_steps:06d}"
 
-    def _keep(self, student: Student, finished_steps: int) -> None:
+    def _keep(self, student: Saved, finished_steps: int) -> None:
         place = self._place(finished_steps)
         temporary = place.with_name(f".{place.name}.tmp")
         for old in (temporary, place):  # of a run that was killed
