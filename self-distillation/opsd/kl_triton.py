@@ -3,7 +3,7 @@
 One read of both logits gives, for every row and block of columns, a few sums (`_block_sums`). They are merged
 per row in fp64 (`_merge_blocks`): value, entropies and everything the gradient needs. Then either
 
-- `dense`: a second read writes the gradient of all columns, for bf16 products over the student's own logits; or
+- `dense`: a second read writes the gradient of all columns; or
 - `flag` and `at`: a second read of only those blocks in which an entry of the gradient can exceed the
   threshold flags columns, and the gradient is formed at the flagged columns alone.
 
@@ -31,9 +31,10 @@ from torch import Tensor
 
 from opsd.divergences import KLOptions
 
-# Columns per program and its warps; `benchmarks/kl.py tune` measures others.
-BLOCK = 4096
-WARPS = 8
+# Columns per program and its warps, by kernel; `benchmarks/kl.py mode=tune` measures others.
+BLOCK, WARPS = 4096, 8  # sums and flags
+DENSE_BLOCK, DENSE_WARPS = 4096, 8
+AT_BLOCK, AT_WARPS = 512, 4
 
 KINDS = {"reverse": 0, "forward": 1, "mixed": 2}
 
@@ -95,29 +96,26 @@ class FusedChunk:
     def at(self, columns: Int[Tensor, " F"], dtype: torch.dtype) -> Float[Tensor, "N F"]:
         """The weighted gradient of the student's logits at some columns."""
         gradient = torch.empty(len(self.student), len(columns), dtype=dtype, device=self.student.device)
-        block = 512
-        _gradient_at[(triton.cdiv(len(columns), block), len(self.student))](
+        self._gradient(_gradient_at, (AT_BLOCK, AT_WARPS), columns, gradient)
+        return gradient
+
+    def dense(self, out: Float[Tensor, "N V"] | None = None) -> Float[Tensor, "N V"]:
+        """The weighted gradient at all columns, in `out` or in place of the student's logits, which end here."""
+        gradient = self.student if out is None else out
+        self._gradient(_gradient_everywhere, (DENSE_BLOCK, DENSE_WARPS), gradient, gradient)
+        return gradient
+
+    def _gradient(self, kernel, launch: tuple[int, int], columns: Tensor, gradient: Tensor) -> None:
+        count, width = gradient.shape
+        block, warps = launch
+        if not width:
+            return
+        kernel[(triton.cdiv(width, block), count)](
             self.student, self.teacher, self.student.stride(0), self.teacher.stride(0), columns, gradient,
-            self.weights / self.options.temperature, self.rows, len(self.student), len(columns),
+            gradient.stride(0), self.weights / self.options.temperature, self.rows, count, width,
             1.0 / self.options.temperature, self.options.mixed_weight,
-            KIND=KINDS[self.options.kind], BLOCK=block, num_warps=4,
+            KIND=KINDS[self.options.kind], BLOCK=block, num_warps=warps,
         )  # fmt: skip
-        return gradient
-
-    def dense(self, dtype: torch.dtype) -> Float[Tensor, "N V"]:
-        """The weighted gradient at all columns, in place of the student's logits: `flag` and `at` end here.
-
-        dtype: fp32, or bf16, which fills the first half of each row's memory.
-        """
-        vocab = self.student.shape[1]
-        gradient = self.student.view(dtype)[:, :vocab]
-        _gradient_in_place[(len(self.student),)](
-            self.student, self.teacher, self.student.stride(0), self.teacher.stride(0), gradient,
-            gradient.stride(0), self.weights / self.options.temperature, self.rows, len(self.student), vocab,
-            1.0 / self.options.temperature, self.options.mixed_weight,
-            KIND=KINDS[self.options.kind], BLOCK=BLOCK, num_warps=WARPS,
-        )  # fmt: skip
-        return gradient
 
 
 def compare(
@@ -129,7 +127,7 @@ def compare(
     first_column: int = 0,
     gather: Callable[[Tensor], Tensor] | None = None,
 ) -> FusedChunk:
-    """Sums over both logits (fp32, the last dimension contiguous), which are kept until `dense`.
+    """Sums over both logits (computed in fp32; the last dimension contiguous), which are kept for the gradient.
 
     first_column, gather: for a vocabulary-sharded head, the token id of column 0 and what turns a process's
     block sums into those of all processes, in the vocabulary's order (`opsd.kl_sharded`).
@@ -157,6 +155,12 @@ def extras(chunk: FusedChunk) -> dict[str, Tensor]:
         "teacher_entropy": chunk.rows[ENTROPY_Y],
         "agreement": chunk.rows[LIKELIEST_X] == chunk.rows[LIKELIEST_Y],
     }
+
+
+@triton.jit
+def _load(logits, inside, inverse_temperature):
+    """Logits divided by the temperature; -inf outside of the vocabulary."""
+    return tl.load(logits, mask=inside, other=-float("inf")).to(tl.float32) * inverse_temperature
 
 
 @triton.jit
@@ -200,11 +204,11 @@ def _block_sums(
     row = tl.program_id(1).to(tl.int64)
     column = block * BLOCK + tl.arange(0, BLOCK)
     inside = column < vocab
-    x = tl.load(student + row * student_stride + column, mask=inside, other=-float("inf")) * inverse_temperature
-    y = tl.load(teacher + row * teacher_stride + column, mask=inside, other=-float("inf")) * inverse_temperature
+    x = _load(student + row * student_stride + column, inside, inverse_temperature)
+    y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature)
     x_max, x_at, y_max, y_at = tl.reduce((x, column, y, column), axis=0, combine_fn=_larger)
     # Not a third reduction: the value is in the cache.
-    shift = x_max - tl.load(teacher + row * teacher_stride + x_at) * inverse_temperature
+    shift = x_max - tl.load(teacher + row * teacher_stride + x_at).to(tl.float32) * inverse_temperature
     e = tl.exp(x - x_max)  # 0 outside
     f = tl.exp(y - y_max)
     h = tl.where(inside, x - y - shift, 0.0)
@@ -330,37 +334,33 @@ def _gradient(x, y, rows, count, row, mixed_weight, KIND: tl.constexpr):
 
 
 @triton.jit
-def _gradient_in_place(
-    student, teacher, student_stride, teacher_stride, gradient, gradient_stride, scale, rows, count, vocab,
-    inverse_temperature, mixed_weight, KIND: tl.constexpr, BLOCK: tl.constexpr,
+def _gradient_everywhere(
+    student, teacher, student_stride, teacher_stride, columns, gradient, gradient_stride, scale, rows, count,
+    width, inverse_temperature, mixed_weight, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    row = tl.program_id(0).to(tl.int64)
-    row_scale = tl.load(scale + row)
-    # One program walks the row from its start: a bf16 block is written where logits were read before.
-    for start in range(0, vocab, BLOCK):
-        column = start + tl.arange(0, BLOCK)
-        inside = column < vocab
-        x = tl.load(student + row * student_stride + column, mask=inside, other=-float("inf"))
-        y = tl.load(teacher + row * teacher_stride + column, mask=inside, other=-float("inf"))
-        value = _gradient(x * inverse_temperature, y * inverse_temperature, rows, count, row, mixed_weight, KIND)
-        tl.debug_barrier()
-        value = (value * row_scale).to(gradient.dtype.element_ty)
-        tl.store(gradient + row * gradient_stride + column, value, mask=inside)
+    # From the last row back: the end of what `_block_sums` read is still in the L2 cache.
+    row = count - 1 - tl.program_id(1).to(tl.int64)
+    column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < width
+    x = _load(student + row * student_stride + column, inside, inverse_temperature)
+    y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature)
+    value = _gradient(x, y, rows, count, row, mixed_weight, KIND) * tl.load(scale + row)
+    tl.store(gradient + row * gradient_stride + column, value.to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def _gradient_at(
-    student, teacher, student_stride, teacher_stride, columns, gradient, scale, rows, count, width,
-    inverse_temperature, mixed_weight, KIND: tl.constexpr, BLOCK: tl.constexpr,
+    student, teacher, student_stride, teacher_stride, columns, gradient, gradient_stride, scale, rows, count,
+    width, inverse_temperature, mixed_weight, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < width
     column = tl.load(columns + place, mask=inside, other=0)
-    x = tl.load(student + row * student_stride + column, mask=inside, other=-float("inf")) * inverse_temperature
-    y = tl.load(teacher + row * teacher_stride + column, mask=inside, other=-float("inf")) * inverse_temperature
+    x = _load(student + row * student_stride + column, inside, inverse_temperature)
+    y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature)
     value = _gradient(x, y, rows, count, row, mixed_weight, KIND) * tl.load(scale + row)
-    tl.store(gradient + row * width + place, value.to(gradient.dtype.element_ty), mask=inside)
+    tl.store(gradient + row * gradient_stride + place, value.to(gradient.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -387,9 +387,9 @@ def _flag_columns(
     else:
         column = block * BLOCK + tl.arange(0, BLOCK)
         inside = column < vocab
-        x = tl.load(student + row * student_stride + column, mask=inside, other=-float("inf"))
-        y = tl.load(teacher + row * teacher_stride + column, mask=inside, other=-float("inf"))
-        value = _gradient(x * inverse_temperature, y * inverse_temperature, rows, count, row, 0.0, 0) * row_scale
+        x = _load(student + row * student_stride + column, inside, inverse_temperature)
+        y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature)
+        value = _gradient(x, y, rows, count, row, 0.0, 0) * row_scale
         over = ~(tl.abs(value) <= threshold)  # so that what is not finite is kept
         tl.store(flags + column, tl.full((BLOCK,), 1, tl.int32), mask=over & inside)
         lost = tl.sum(tl.where(over, 0.0, value * value), axis=0)
