@@ -7,6 +7,7 @@ Each part runs in a process of its own, one after the other:
 
 - step: `steps` whole steps of the engine after one to warm up; their responses are what the others train on;
 - ours: opsd.updates.Updates, teacher and student forward, backward and update, rows sorted by length;
+- ours-columns: the same with KL_GRAD_EPS=1e-4;
 - ours-plain: the same without gradient checkpointing;
 - trl: DistillationTrainer with its chunked reverse KL, fed our two rows (its own teacher reads the student's row);
 - sdft: SDFTTrainer, TRL's trainer whose teacher reads a context of its own, with the reverse KL of full logits.
@@ -27,6 +28,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +39,7 @@ class Options:
     data: str = ""
     samples: str = ""
     samples_to: str = ""  # file to keep the responses in
-    parts: str = "step,ours,ours-plain,trl,sdft"
+    parts: str = "step,ours,ours-columns,ours-plain,trl,sdft"
     prompts: int = 64  # responses of a step, all of them one update
     max_tokens: int = 1024  # x and y together
     steps: int = 3
@@ -189,7 +191,7 @@ class Watch:
         return {"seconds": seconds, "tokens_per_second": tokens / seconds, "peak_gib": peak, **more}
 
 
-def ours(options: Options, samples: Path, checkpointing: int = 1) -> dict[str, Any]:
+def ours(options: Options, samples: Path, **more: Any) -> dict[str, Any]:
     from opsd.metrics import StepMetrics
     from opsd.settings import kl_options
     from opsd.student import Student
@@ -197,22 +199,19 @@ def ours(options: Options, samples: Path, checkpointing: int = 1) -> dict[str, A
     from opsd.updates import Updates
 
     pairs = read_pairs(options, samples)
-    knobs = engine_knobs(options, "unused", gradient_checkpointing=checkpointing)
+    knobs = engine_knobs(options, "unused", **{"kl_grad_eps": 0} | more)
     student = Student(knobs, None)
     updates = Updates(knobs, kl_options(knobs), student, open_teacher(knobs, student, None), 0, 1000, None)
-    watch, kl = Watch(), []
+    watch, kl, dropped = Watch(), [], []
     for _ in range(1 + options.repeats):
         metrics, seconds = StepMetrics(), {}
         watch.start()
         updates.update(pairs, metrics, seconds)
         watch.stop()
         kl.append(metrics.means()["kl"])
+        dropped.append(metrics.means().get("dropped_columns", 0))
     shares = {name: value / sum(seconds.values()) for name, value in seconds.items()}
-    return watch.figures(pairs, loss=kl, shares=shares)
-
-
-def ours_plain(options: Options, samples: Path) -> dict[str, Any]:
-    return ours(options, samples, checkpointing=0)
+    return watch.figures(pairs, loss=kl, shares=shares, dropped_columns=statistics.mean(dropped))
 
 
 def padded(rows: list[list[int]], side: str) -> dict[str, Any]:
@@ -384,7 +383,14 @@ def sdft(options: Options, samples: Path) -> dict[str, Any]:
     return setting["watch"].figures(pairs, loss=losses(trainer), rows=rows)
 
 
-PARTS = {"step": step, "ours": ours, "ours-plain": ours_plain, "trl": trl, "sdft": sdft}
+PARTS = {
+    "step": step,
+    "ours": ours,
+    "ours-columns": partial(ours, kl_grad_eps=1e-4),
+    "ours-plain": partial(ours, gradient_checkpointing=0),
+    "trl": trl,
+    "sdft": sdft,
+}
 
 
 # All of it ----------------------------------------------------------------------------------------------

@@ -28,6 +28,10 @@ class StepMetrics:
             "teacher_entropy": output.teacher_entropy,
             "logprob": output.student_logprob,
         }
+        if output.dropped_columns is not None:
+            rows = len(output.token_kl)
+            self.sums["dropped_columns"] += output.dropped_columns * rows
+            self.tokens["dropped_columns"] += rows
         table = torch.stack([values.float() for values in per_token.values()]).cpu()  # one transfer
         sizes = [len(pair.targets) for pair in pairs]
         for pair, columns in zip(pairs, table.split(sizes, dim=1), strict=True):

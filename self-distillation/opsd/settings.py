@@ -34,6 +34,7 @@ class DistillKnobs:
     jsd_beta: float = knob(least=0.001, most=0.999)
     kl_temperature: float = knob(least=0.001)
     topk: int = knob(least=0)
+    kl_grad_eps: float = knob(least=0, most=0.01)
     include_truncated: bool = knob()
     max_teacher_tokens: int = knob(least=8)
     teacher_sync_steps: int = knob(least=0)

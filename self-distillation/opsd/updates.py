@@ -49,6 +49,7 @@ class Updates:
         self.student = student
         self.teacher = teacher
         self.options = options
+        self.grad_eps = knobs.kl_grad_eps
         self.pad_id = pad_id
         self.tokens_per_micro_batch = knobs.tokens_per_micro_batch
         self.max_grad_norm = knobs.max_grad_norm or math.inf
@@ -117,4 +118,5 @@ class Updates:
             teacher_bias=teacher_bias,
             # Heads may be padded beyond the tokenizer, each model's differently.
             vocab_size=min(len(student_head), len(teacher_head)),
+            grad_eps=self.grad_eps,
         )

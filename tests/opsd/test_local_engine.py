@@ -134,6 +134,19 @@ def test_the_gradients_norm_is_told_before_it_is_clipped(
     assert clipped == pytest.approx(0.01, rel=1e-3)
 
 
+def test_columns_that_carry_nothing_are_left_out_of_the_gradient_and_counted(
+    open_engine, tiny_checkpoint, other_checkpoint, rollouts, reference, layout
+):
+    settings = {"kl_grad_eps": 1e-3, "max_grad_norm": 0, "lr": 0}
+    engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, **settings)
+    metrics = StepMetrics()
+    norm, _ = engine.updates.update([build_pair(rollout, layout, 1000) for rollout in rollouts], metrics, {})
+    assert metrics.means()["kl"] == pytest.approx(reference[0], rel=1e-5)
+    assert 0 <= metrics.means()["dropped_columns"] < 1
+    wanted = sum(gradient.square().sum() for gradient in reference[2].values()).sqrt()
+    assert norm == pytest.approx(wanted.item(), rel=0.01)
+
+
 def test_gradients_of_an_update_do_not_leak_into_the_next(
     open_engine, tiny_checkpoint, other_checkpoint, rollouts, layout
 ):
