@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 
 from srt.console import print_summary
 from srt.errors import UserError
@@ -290,7 +291,7 @@ def _train_stage(prepared: Prepared, stage: Stage, model_path: str, folder: Path
     checkpoint = _newest_complete(work)
     model = new_model(model_path, knobs, attention)
     if checkpoint:
-        load_trained(model, torch.load(checkpoint / WEIGHTS, map_location="cpu", weights_only=True))
+        load_trained(model, load_file(checkpoint / WEIGHTS))
     arguments = training_arguments(knobs, work, plan, stage.learning_rate, bool(validation))
     arguments.eval_on_start &= checkpoint is None
     pad_id = layout.tokenizer.pad_token_id if layout.tokenizer.pad_token_id is not None else layout.eot_ids[0]

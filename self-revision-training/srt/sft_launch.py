@@ -69,15 +69,22 @@ def find_processes(
     )
 
 
-def launch_command(processes: Processes, worker_arguments: list[str]) -> list[str]:
-    on_gpu = torch.cuda.is_available()
+def launch_command(processes: Processes, worker_arguments: list[str], on_gpu: bool) -> list[str]:
+    """`accelerate launch`; without GPUs, the launcher that it calls, as it would start CPU processes with MPI."""
+    worker = ["--module", "srt.sft_worker", *worker_arguments]
+    if on_gpu:
+        return [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu"),
+            *(f"--num_processes={processes.total}", f"--num_machines={processes.machines}"),
+            *(f"--machine_rank={processes.machine}", f"--main_process_ip={processes.address}"),
+            *(f"--main_process_port={processes.port}", "--mixed_precision=no", "--dynamo_backend=no"),
+            *worker,
+        ]
     return [
-        *(sys.executable, "-m", "accelerate.commands.launch"),
-        *(f"--num_processes={processes.total}", f"--num_machines={processes.machines}"),
-        *(f"--machine_rank={processes.machine}", f"--main_process_ip={processes.address}"),
-        *(f"--main_process_port={processes.port}", "--mixed_precision=no", "--dynamo_backend=no"),
-        *(("--multi_gpu",) if on_gpu else ("--cpu", "--num_cpu_threads_per_process=1")),
-        *("--module", "srt.sft_worker", *worker_arguments),
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes.here}"),
+        *(f"--nnodes={processes.machines}", f"--node_rank={processes.machine}"),
+        *(f"--master_addr={processes.address}", f"--master_port={processes.port}"),
+        *worker,
     ]
 
 
@@ -92,7 +99,9 @@ def launch(processes: Processes, prepared: Path) -> None:
     environment = os.environ | {"PYTHONPATH": path, WORKER_ERROR: str(error_file)}
     environment.setdefault("OMP_NUM_THREADS", "1")
     workers = subprocess.Popen(
-        launch_command(processes, [str(prepared)]), env=environment, preexec_fn=die_with_parent
+        launch_command(processes, [str(prepared)], torch.cuda.is_available()),
+        env=environment,
+        preexec_fn=die_with_parent,
     )
     try:
         code = workers.wait()

@@ -11,6 +11,7 @@ import torch
 from accelerate import FullyShardedDataParallelPlugin
 from accelerate.utils import DistributedType
 from datasets import Dataset
+from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
     get_model_state_dict,
@@ -29,7 +30,7 @@ from srt.sft_knobs import SftKnobs
 from srt.sft_plan import Plan
 from srt.sft_progress import MarkComplete
 
-WEIGHTS, OPTIMIZER, SCHEDULE = "weights.pt", "optimizer.pt", "scheduler.pt"
+WEIGHTS, OPTIMIZER, SCHEDULE = "weights.safetensors", "optimizer.pt", "scheduler.pt"
 FSDP2 = {  # what accelerate reads
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -113,7 +114,7 @@ class PlannedTrainer(SFTTrainer):
         weights = trained_weights(self.model)
         if self.args.should_save:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
-            torch.save(weights, Path(output_dir) / WEIGHTS)
+            save_file(weights, Path(output_dir) / WEIGHTS)
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -138,14 +139,16 @@ class PlannedTrainer(SFTTrainer):
 
 
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """What is trained, by name, whole and on the CPU; complete on the first process, which all must join."""
+    """What is trained, by name, whole and on the CPU; all processes must join, the first one gets it."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    return get_model_state_dict(model, options=options)
+    state = get_model_state_dict(model, options=options)
+    # Not all of the state: tied tensors stand in it twice.
+    return {name: state[name].contiguous() for name, _ in model.named_parameters() if name in state}
 
 
 def load_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
     """Put trained_weights back. Raises ValueError for weights of another model."""
-    missing, unexpected = model.load_state_dict(weights, strict=False)
+    missing, unexpected = model.load_state_dict(weights, strict=False)  # tied tensors stand in it once
     trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     if unexpected or trained & set(missing):
         raise ValueError(f"the weights are of another model: {unexpected or trained & set(missing)}")
