@@ -25,7 +25,7 @@ from srt.knobs import load_knobs
 from srt.layout import Layout, PromptSettings, Row
 from srt.models import eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.paths import data_prefix, sft_dir, stage_file
-from srt.phrases import PhraseSet, reconcile_phrases
+from srt.phrases import reconcile_phrases
 from srt.provenance import (
     CHECKPOINT_METADATA,
     fingerprint,
@@ -93,11 +93,12 @@ class Prepared:
 def train(argv: list[str]) -> None:
     """All stages; a stage that is complete is not trained again, one that was killed goes on."""
     prepared = prepare(load_knobs(SftKnobs, "sft", argv))
+    path = prepared.output_dir / f".prepared{prepared.processes.machine}.pickle"
+    path.unlink(missing_ok=True)  # there when the run was killed
     if prepared.processes.total == 1:
         _use_one_gpu()
         train_stages(prepared)
     else:
-        path = prepared.output_dir / f".prepared{prepared.processes.machine}.pickle"
         with writing(path) as temporary:
             temporary.write_bytes(pickle.dumps(prepared))
         try:
@@ -115,19 +116,14 @@ def prepare(knobs: SftKnobs) -> Prepared:
     output_dir = sft_dir(knobs.output_dir, knobs.base_model, prefix)
     stage_paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
     data = [load_stage(path) for path in stage_paths]
-    made_by = _collection_of(stage_paths[0])
-    phrases = reconcile_phrases(
-        knobs.control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_paths[0]))
-    )
-    prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
-    layout = _layout(knobs.base_model, phrases, prompt)
-    ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(layout.tokenizer)
+    made_by = collection_of(stage_paths[0])
+    layout, ids_fit = layout_of_data(knobs.base_model, knobs.control_phrases, stage_paths[0], made_by)
     fingerprints = [fingerprint(path.read_bytes()) for path in stage_paths]
     metadata = {
         "base_model": knobs.base_model,
         "mode": made_by.get("mode", "math"),
-        "control_phrases": phrases.as_dict(),
-        "prompt": prompt.as_dict(),
+        "control_phrases": layout.phrases.as_dict(),
+        "prompt": layout.prompt.as_dict(),
         "git_commit": git_commit(),
         "packages": package_versions(),
     }
@@ -193,12 +189,18 @@ def _use_one_gpu() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = first
 
 
-def _layout(model_path: str, phrases: PhraseSet, prompt: PromptSettings) -> Layout:
+def layout_of_data(
+    model_path: str, control_phrases: str | None, stage_path: Path, made_by: dict[str, Any]
+) -> tuple[Layout, bool]:
+    """The layout that the data was made with, and whether its ids come from the model's tokenizer."""
+    phrases = reconcile_phrases(control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_path)))
+    prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
     tokenizer = load_tokenizer(model_path)
-    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+    ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
+    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer)), ids_fit
 
 
-def _collection_of(stage_path: Path) -> dict[str, Any]:
+def collection_of(stage_path: Path) -> dict[str, Any]:
     """What the data was made with, from the file beside it; empty for data that somebody else made."""
     path = metadata_path(stage_path)
     if not path.is_file():

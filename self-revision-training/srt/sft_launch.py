@@ -20,6 +20,13 @@ from srt.errors import UserError
 from srt.paths import PHASE1
 
 WORKER_ERROR = "SD_ZERO_WORKER_ERROR"  # the file in which the first worker leaves a sentence for the launcher
+FSDP2 = {  # what accelerate reads
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
+}
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,12 @@ def launch(processes: Processes, prepared: Path) -> None:
         if error_file.is_file():
             raise UserError(error_file.read_text(encoding="utf-8"))
         raise UserError(f"a training process ended with code {code}; its error stands above")
+
+
+def shard_alone() -> None:
+    """Make this process a group of one that trains like one of several."""
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1"}
+    os.environ.update(FSDP2 | alone | {"MASTER_PORT": str(_free_port())})
 
 
 def die_with_parent() -> None:

@@ -31,13 +31,6 @@ from srt.sft_plan import Plan
 from srt.sft_progress import MarkComplete
 
 WEIGHTS, OPTIMIZER, SCHEDULE = "weights.safetensors", "optimizer.pt", "scheduler.pt"
-FSDP2 = {  # what accelerate reads
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-    "FSDP_STATE_DICT_TYPE": "FULL_STATE_DICT",
-}
 
 
 class PassCollator:

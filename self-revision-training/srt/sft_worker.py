@@ -5,11 +5,11 @@ import pickle
 import sys
 from pathlib import Path
 
+from srt.errors import UserError
+
 
 def main(prepared_path: Path) -> None:
-    from srt.errors import UserError
-    from srt.sft_launch import WORKER_ERROR, die_with_parent
-    from srt.sft_trainer import FSDP2
+    from srt.sft_launch import FSDP2, WORKER_ERROR, die_with_parent
 
     die_with_parent()
     os.environ.update(FSDP2)
