@@ -4,6 +4,7 @@ TRL's loss never holds all logits: its fused head computes log-probs in tiles. T
 over the supervised tokens of all its tuples, in all passes of all processes, divided by their number.
 """
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +151,8 @@ def load_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
 def new_model(model_path: str, knobs: SftKnobs, attention: str) -> Any:
     """The model with fp32 weights, or with adapters when LORA_RANK is set."""
     # fp32 weights, bf16 computation: bf16 weights would lose updates at a learning rate of 5e-6.
-    model = load_model(model_path, "float32")
+    # What is sharded goes to its GPU shard by shard.
+    model = load_model(model_path, "float32", "cpu" if "ACCELERATE_USE_FSDP" in os.environ else None)
     model.set_attn_implementation(attention)
     return with_adapters(model, knobs)
 

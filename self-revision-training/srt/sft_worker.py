@@ -16,8 +16,12 @@ def main(prepared_path: Path) -> None:
     first = os.environ["RANK"] == "0"
     if not first:
         sys.stdout = open(os.devnull, "w")  # one voice
+    import torch
+
     from srt.sft import train_stages
 
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
         train_stages(pickle.loads(prepared_path.read_bytes()))
     except UserError as error:

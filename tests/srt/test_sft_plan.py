@@ -57,7 +57,7 @@ def test_a_tuple_above_the_limit_is_a_pass_by_itself():
 def test_the_processes_have_about_equally_much_to_do_in_each_pass():
     plan = plan_packed(plan_updates(50, 1, 25, seed=0), LENGTHS, 3000, 2)
     loads = [sum(LENGTHS[index] for index in part) for part in plan.passes]
-    assert all(abs(one - other) < 0.1 * one for one, other in zip(loads[::2], loads[1::2], strict=True)), loads
+    assert all(abs(one - other) < 0.2 * one for one, other in zip(loads[::2], loads[1::2], strict=True)), loads
 
 
 def test_fewer_tuples_than_processes_leave_empty_passes_at_the_end():

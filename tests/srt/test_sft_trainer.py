@@ -192,7 +192,7 @@ def test_a_fraction_that_leaves_nothing_to_validate_is_refused(run_train, tmp_pa
 
 
 def test_tuples_that_are_too_long_are_set_aside_into_a_file(run_train, logged):
-    limit = 160
+    limit = 78
     out = run_train(f"max_length={limit}", "epochs_stage2=0.1")
     aside = read_jsonl(out / "set_aside_stage1.jsonl")
     assert 0 < len(aside) < 12 and len(aside) + len(logged[0][0]) == 12
