@@ -41,13 +41,13 @@ def resolve_dtype(dtype: str) -> torch.dtype:
     return getattr(torch, dtype)
 
 
-def load_model(model_path: str, dtype: str = "auto") -> Any:
-    """A causal language model on the default device. Raises UserError when it cannot be loaded."""
+def load_model(model_path: str, dtype: str = "auto", device: str | None = None) -> Any:
+    """A causal language model on `device`, else the default one. Raises UserError when it cannot be loaded."""
     # On Hopper, cuDNN's attention gives NaN gradients for some lengths when there is a padding mask (pytorch issue
     # 196678; met here with Qwen2.5). The flash and memory-efficient kernels, which torch takes instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = _loaded("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
-    return model.to(default_device())
+    return model.to(device or default_device())
 
 
 def eot_ids(model_path: str, tokenizer: Any) -> list[int]:

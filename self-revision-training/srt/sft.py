@@ -1,13 +1,14 @@
 """Phase 1, training: stage 1 (generation) from the base model, stage 2 (revision) from stage 1.
 
-TRL's SFTTrainer trains; ours are the ids and masks (srt/sft_rows.py), resuming, and what a checkpoint says
-about itself. A stage's folder appears under its name only when it is complete.
+TRL's SFTTrainer trains; ours are the ids and masks (srt/sft_rows.py), which tuples an update holds
+(srt/sft_plan.py), resuming, and what a checkpoint says about itself. The command reads and checks everything
+once; then one process trains here, or several do that are given what was read (srt/sft_worker.py). A stage's
+folder appears under its name only when it is complete.
 """
 
 import contextlib
-import json
-import math
 import os
+import pickle
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -15,19 +16,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import TrainerCallback
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import SFTConfig, SFTTrainer
+from safetensors.torch import load_file
 
-from srt.console import print_summary, progress
+from srt.console import print_summary
 from srt.errors import UserError
-from srt.files import read_json, write_json
-from srt.knobs import knob, load_knobs
-from srt.layout import Layout, PromptSettings
+from srt.files import read_json, write_json, write_jsonl, writing
+from srt.knobs import load_knobs
+from srt.layout import Layout, PromptSettings, Row
 from srt.models import eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.paths import data_prefix, sft_dir, stage_file
-from srt.phrases import PhraseSet, reconcile_phrases
+from srt.phrases import reconcile_phrases
 from srt.provenance import (
     CHECKPOINT_METADATA,
     fingerprint,
@@ -38,102 +36,171 @@ from srt.provenance import (
     tokenizer_fingerprint,
     write_metadata,
 )
+from srt.sft_attention import choose_attention
 from srt.sft_data import metadata_path
+from srt.sft_knobs import NOT_IDENTITY, SftKnobs
+from srt.sft_launch import Processes, find_processes, launch
+from srt.sft_plan import Plan, plan_packed, plan_padded, plan_updates
+from srt.sft_progress import COMPLETE, Progress
 from srt.sft_rows import StageRows, build_rows, load_stage
-
-COMPLETE = "complete"  # marks a checkpoint whose last file was written
+from srt.sft_trainer import (
+    WEIGHTS,
+    PassCollator,
+    load_trained,
+    make_trainer,
+    new_model,
+    trained_weights,
+    training_arguments,
+    with_adapters,
+)
 
 
 @dataclass
-class SftKnobs:
-    """The knobs of configs/sft.yaml, where their meanings and defaults stand."""
+class Stage:
+    """One training: `train` and `validation` are indexes of rows.
 
-    base_model: str = knob()
-    data_prefix: str | None = knob()
-    train_data_dir: str | None = knob()
-    output_dir: str | None = knob()
-    control_phrases: str | None = knob()
-    epochs_stage1: float = knob(least=0.001)
-    epochs_stage2: float = knob(least=0.001)
-    lr_stage1: float = knob(least=0)
-    lr_stage2: float = knob(least=0)
-    batch_size_per_device: int = knob(least=1)
-    gradient_accumulation: int = knob(least=1)
-    lr_schedule: str = knob(choices=("cosine", "linear", "constant_with_warmup"))
-    warmup_ratio: float = knob(least=0, most=0.999)
-    weight_decay: float = knob(least=0)
-    adam_beta1: float = knob(least=0, most=0.99999)
-    adam_beta2: float = knob(least=0, most=0.99999)
-    max_grad_norm: float = knob(least=0)
-    max_length: int = knob(least=2)
-    gradient_checkpointing: bool = knob()
-    seed: int = knob()
-    save_steps: int = knob(least=1)
-    logging_steps: int = knob(least=1)
-    report_to: str = knob(choices=("tensorboard", "wandb", "trackio", "none"))
+    `revision_starts` (joint objective only) says where y_revised begins in each row. The paper's loss of a tuple
+    is the sum of two negative log-likelihoods (arXiv:2604.12002, section 2.1): generation, of
+    y_init + P_r + y_revised given x, and revision, of y_revised given x + y_init + P_r. Both are sums over tokens
+    of the very same ids in the same context, so one forward pass serves both: a token of y_revised counts twice,
+    every other supervised token once, and both sums have one denominator, the number of supervised tokens.
+    """
+
+    number: int
+    title: str
+    rows: list[Row]
+    revision_starts: list[int] | None
+    train: list[int]
+    validation: list[int]
+    epochs: float
+    learning_rate: float
+    notes: str
+    metadata: dict[str, Any]
+
+
+@dataclass
+class Prepared:
+    """Everything that training needs, read and checked."""
+
+    knobs: SftKnobs
+    processes: Processes
+    tuples_per_update: int
+    output_dir: Path
+    layout: Layout
+    stages: list[Stage]
 
 
 def train(argv: list[str]) -> None:
-    """Both stages; a stage that is complete is not trained again, one that was killed goes on."""
-    knobs = load_knobs(SftKnobs, "sft", argv)
-    if torch.cuda.device_count() > 1:  # the Trainer would split batches over them in one slow process
-        raise UserError(
-            f"{torch.cuda.device_count()} GPUs are visible and SFT trains on one yet; put CUDA_VISIBLE_DEVICES=0 "
-            "before the command"
-        )
+    """All stages; a stage that is complete is not trained again, one that was killed goes on."""
+    prepared = prepare(load_knobs(SftKnobs, "sft", argv))
+    path = prepared.output_dir / f".prepared{prepared.processes.machine}.pickle"
+    path.unlink(missing_ok=True)  # there when the run was killed
+    if prepared.processes.total == 1:
+        _use_one_gpu()
+        train_stages(prepared)
+    else:
+        with writing(path) as temporary:
+            temporary.write_bytes(pickle.dumps(prepared))
+        try:
+            launch(prepared.processes, path)
+        finally:
+            path.unlink(missing_ok=True)
+            path.with_suffix(".error").unlink(missing_ok=True)
+    print(f"\nthe SRT model: {prepared.output_dir / 'stage2'}")
+
+
+def prepare(knobs: SftKnobs) -> Prepared:
+    """Reads the data, checks it against the knobs, and opens the run; what cannot be trained leaves no trace."""
+    processes = find_processes(knobs.num_processes, knobs.master_port)
     prefix = data_prefix(knobs.data_prefix, "math", knobs.base_model)
     output_dir = sft_dir(knobs.output_dir, knobs.base_model, prefix)
     stage_paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
     data = [load_stage(path) for path in stage_paths]
-    made_by = _collection_of(stage_paths[0])
-    phrases = reconcile_phrases(
-        knobs.control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_paths[0]))
-    )
-    prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
-    # What cannot be trained, or trained on, must not leave a run.json behind.
-    layout = _layout(knobs.base_model, phrases, prompt)
-    ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(layout.tokenizer)
-    built = [
-        _rows(records, layout, stage, knobs.max_length, ids_fit) for stage, records in enumerate(data, start=1)
-    ]
-    identity = {
-        name: value
-        for name, value in asdict(knobs).items()
-        if name not in ("output_dir", "save_steps", "logging_steps", "report_to", "train_data_dir")
-    } | {
-        "base_fingerprint": model_fingerprint(knobs.base_model),
-        "data_fingerprints": [fingerprint(path.read_bytes()) for path in stage_paths],
+    made_by = collection_of(stage_paths[0])
+    layout, ids_fit = layout_of_data(knobs.base_model, knobs.control_phrases, stage_paths[0], made_by)
+    fingerprints = [fingerprint(path.read_bytes()) for path in stage_paths]
+    metadata = {
+        "base_model": knobs.base_model,
+        "mode": made_by.get("mode", "math"),
+        "control_phrases": layout.phrases.as_dict(),
+        "prompt": layout.prompt.as_dict(),
+        "git_commit": git_commit(),
+        "packages": package_versions(),
     }
-    open_run(output_dir, identity, asdict(knobs))
+    if knobs.srt_objective == "joint":
+        built = {2: (data[0] + data[1], _rows(data[0] + data[1], layout, 1, knobs.max_length, ids_fit))}
+        metadata |= {"objective": "joint"}
+    else:
+        built = {
+            stage: (records, _rows(records, layout, stage, knobs.max_length, ids_fit))
+            for stage, records in enumerate(data, start=1)
+        }
+    stages = [
+        _stage(
+            knobs,
+            number,
+            records,
+            rows,
+            metadata | {"stage": number, "data_fingerprint": fingerprints[number - 1]},
+        )
+        for number, (records, rows) in built.items()
+    ]
+    if knobs.srt_objective == "joint":
+        (joint,) = stages
+        revisions = build_rows(built[2][0], layout, 2, knobs.max_length, ids_fit)
+        joint.revision_starts = [row.start for row in revisions.rows]
+    per_update = _tuples_per_update(knobs, processes, output_dir)
+    identity = {name: value for name, value in asdict(knobs).items() if name not in NOT_IDENTITY} | {
+        "tuples_per_update": per_update,
+        "base_fingerprint": model_fingerprint(knobs.base_model),
+        "data_fingerprints": fingerprints,
+    }
+    if processes.machine == 0:
+        open_run(output_dir, identity, asdict(knobs))
+        for number, (records, rows) in built.items():
+            _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records, rows)
+    return Prepared(knobs, processes, per_update, output_dir, layout, stages)
 
-    model_path = knobs.base_model
-    for stage, rows in enumerate(built, start=1):
-        folder, work = output_dir / f"stage{stage}", output_dir / f"stage{stage}.work"
+
+def train_stages(prepared: Prepared) -> None:
+    """Each stage from the one before; runs in every training process."""
+    model_path = prepared.knobs.base_model
+    for stage in prepared.stages:
+        folder = prepared.output_dir / f"stage{stage.number}"
+        work = prepared.output_dir / f"stage{stage.number}.work"
         if (folder / CHECKPOINT_METADATA).is_file():
-            print(f"stage {stage} is complete: {folder}")
-            shutil.rmtree(work, ignore_errors=True)  # there when the run was killed after its last rename
+            print(f"stage {stage.number} is complete: {folder}")
+            if _is_first():
+                shutil.rmtree(work, ignore_errors=True)  # there when the run was killed after its last rename
         else:
-            metadata = {
-                "base_model": knobs.base_model,
-                "mode": made_by.get("mode", "math"),
-                "stage": stage,
-                "control_phrases": phrases.as_dict(),
-                "prompt": prompt.as_dict(),
-                "data_fingerprint": identity["data_fingerprints"][stage - 1],
-                "git_commit": git_commit(),
-                "packages": package_versions(),
-            }
-            _train_stage(knobs, stage, model_path, rows, layout, folder, work, metadata)
+            _train_stage(prepared, stage, model_path, folder, work)
         model_path = str(folder)
-    print(f"\nthe SRT model: {model_path}")
 
 
-def _layout(model_path: str, phrases: PhraseSet, prompt: PromptSettings) -> Layout:
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _use_one_gpu() -> None:
+    """The Trainer would split batches over several visible GPUs in one slow process."""
+    if torch.cuda.device_count() > 1:
+        first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
+        print(f"one process: of {torch.cuda.device_count()} visible GPUs it uses GPU {first}")
+        os.environ["CUDA_VISIBLE_DEVICES"] = first
+
+
+def layout_of_data(
+    model_path: str, control_phrases: str | None, stage_path: Path, made_by: dict[str, Any]
+) -> tuple[Layout, bool]:
+    """The layout that the data was made with, and whether its ids come from the model's tokenizer."""
+    phrases = reconcile_phrases(control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_path)))
+    prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
     tokenizer = load_tokenizer(model_path)
-    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+    ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
+    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer)), ids_fit
 
 
-def _collection_of(stage_path: Path) -> dict[str, Any]:
+def collection_of(stage_path: Path) -> dict[str, Any]:
     """What the data was made with, from the file beside it; empty for data that somebody else made."""
     path = metadata_path(stage_path)
     if not path.is_file():
@@ -152,47 +219,105 @@ def _rows(records: list[dict], layout: Layout, stage: int, max_length: int, ids_
     return built
 
 
-def _train_stage(
-    knobs: SftKnobs,
-    stage: int,
-    model_path: str,
-    built: StageRows,
-    layout: Layout,
-    folder: Path,
-    work: Path,
-    metadata: dict[str, Any],
-) -> None:
+def _stage(knobs: SftKnobs, number: int, records: list[dict], built: StageRows, metadata: dict[str, Any]) -> Stage:
+    held_out = [_is_held_out(records[index], knobs) for index in built.kept]
+    train = [row for row, out in enumerate(held_out) if not out]
+    validation = [row for row, out in enumerate(held_out) if out]
+    if not train or (knobs.val_fraction and not validation):
+        raise UserError(
+            f"VAL_FRACTION={knobs.val_fraction}: of the {len(held_out)} tuples of stage {number}, {len(train)} "
+            f"are left to train and {len(validation)} to validate; each needs at least one"
+        )
+    notes = f"{len(train)} tuples, {built.too_long} set aside as longer than MAX_LENGTH"
+    if validation:
+        notes += f", {len(validation)} held out for validation"
+    if built.retokenized:
+        notes += f", {built.retokenized} tokenised from text"
+    joint = knobs.srt_objective == "joint"
+    first = joint or number == 1
+    return Stage(
+        number=number,
+        title="generation and revision" if joint else ("generation" if first else "revision"),
+        rows=built.rows,
+        revision_starts=None,
+        train=train,
+        validation=validation,
+        epochs=knobs.epochs_stage1 if first else knobs.epochs_stage2,
+        learning_rate=knobs.lr_stage1 if first else knobs.lr_stage2,
+        notes=notes,
+        metadata=metadata,
+    )
+
+
+def _is_held_out(record: dict[str, Any], knobs: SftKnobs) -> bool:
+    """By the problem, so that one that is validated is trained in neither stage."""
+    draw = int(fingerprint(str(knobs.seed), str(record.get("id", record["x"]))), 16) / 16**16
+    return draw < knobs.val_fraction
+
+
+def _tuples_per_update(knobs: SftKnobs, processes: Processes, output_dir: Path) -> int:
+    """The knob, else what the run in `output_dir` began with, else what follows from the number of processes."""
+    if knobs.tuples_per_update:
+        return knobs.tuples_per_update
+    followed = knobs.batch_size_per_device * knobs.gradient_accumulation * processes.total
+    path = output_dir / "run.json"
+    begun = read_json(path)["identity"].get("tuples_per_update") if path.is_file() else None
+    if begun and begun != followed:
+        print(f"the run in {output_dir} began with {begun} tuples an update and keeps them")
+    return begun or followed
+
+
+def _write_set_aside(path: Path, records: list[dict], built: StageRows) -> None:
+    if built.set_aside:
+        write_jsonl(
+            path,
+            [
+                {"record": index + 1, "id": records[index].get("id"), "tokens": tokens, "reason": "MAX_LENGTH"}
+                for index, tokens in built.set_aside.items()
+            ],
+        )
+
+
+def _train_stage(prepared: Prepared, stage: Stage, model_path: str, folder: Path, work: Path) -> None:
+    knobs, layout = prepared.knobs, prepared.layout
+    print(f"\nstage {stage.number} ({stage.title}) from {model_path}: {stage.notes}")
+    attention, packed, words = choose_attention(knobs.packing)
+    plan, validation = _plans(prepared, stage, packed)
     print(
-        f"\nstage {stage} ({'generation' if stage == 1 else 'revision'}) from {model_path}: "
-        f"{len(built.rows)} tuples, {built.too_long} set aside as longer than MAX_LENGTH"
-        + (f", {built.retokenized} tokenised from text" if built.retokenized else "")
+        f"attention: {words}; loss: TRL's fused head, in tiles\n"
+        f"an update: {prepared.tuples_per_update} tuples, in {plan.passes_per_update} "
+        f"{'packed' if packed else 'padded'} pass{'es' if plan.passes_per_update > 1 else ''} "
+        f"on {plan.processes} process{'es (FSDP2)' if plan.processes > 1 else ''}"
     )
     started = time.monotonic()
-    with contextlib.closing(_Progress(f"stage {stage}")) as bar:
-        trainer = _trainer(knobs, stage, model_path, built.rows, layout, work, bar)
-        trainer.train(resume_from_checkpoint=_newest_complete(work))
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-
-    # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
-    finished = work / "final"
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    # The Trainer puts the tokenizer's eos there, which need not be what ends a turn.
-    model.generation_config.eos_token_id = layout.eot_ids[0] if len(layout.eot_ids) == 1 else layout.eot_ids
-    model.to(stored_dtype(model_path)).save_pretrained(finished)
-    layout.tokenizer.save_pretrained(finished)
-    write_json(finished / "training_log.json", trainer.state.log_history)
-    write_metadata(finished, metadata)
-    if folder.exists():
-        shutil.rmtree(folder)
-    os.replace(finished, folder)
-    shutil.rmtree(work)
+    checkpoint = _newest_complete(work)
+    model = new_model(model_path, knobs, attention)
+    if checkpoint:
+        load_trained(model, load_file(checkpoint / WEIGHTS))
+    arguments = training_arguments(knobs, work, plan, stage.learning_rate, bool(validation))
+    arguments.eval_on_start &= checkpoint is None
+    pad_id = layout.tokenizer.pad_token_id if layout.tokenizer.pad_token_id is not None else layout.eot_ids[0]
+    collator = PassCollator(stage.rows, pad_id, packed, stage.revision_starts)
+    with contextlib.closing(Progress(f"stage {stage.number}", plan, [len(row.ids) for row in stage.rows])) as bar:
+        trainer = make_trainer(model, arguments, collator, plan, validation, layout.tokenizer, [bar])
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    weights = trained_weights(trainer.model)
+    if _is_first():
+        _export(prepared, stage, model_path, weights, trainer.state.log_history, work, folder)
+    trainer.accelerator.wait_for_everyone()
+    seconds = time.monotonic() - started
+    entries = trainer.state.log_history
+    losses = [entry["loss"] for entry in entries if "loss" in entry]
+    validated = [entry["eval_loss"] for entry in entries if "eval_loss" in entry]
+    tokens = bar.tokens(trainer.state.global_step)
     print_summary(
-        f"Stage {stage}",
-        {
-            "loss": f"{losses[0]:.4f} -> {losses[-1]:.4f}" if losses else "-",
+        f"Stage {stage.number}",
+        {"loss": f"{losses[0]:.4f} -> {losses[-1]:.4f}" if losses else "-"}
+        | ({"validation loss": f"{validated[0]:.4f} -> {validated[-1]:.4f}"} if validated else {})
+        | {
             "updates": trainer.state.global_step,
-            "tokens seen": int(trainer.state.num_input_tokens_seen),
-            "seconds": round(time.monotonic() - started, 1),
+            "tokens seen": tokens,
+            "seconds": round(seconds, 1),
             "peak GPU memory": f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
             if torch.cuda.is_available()
             else "no GPU",
@@ -201,101 +326,57 @@ def _train_stage(
     )
 
 
-def _trainer(
-    knobs: SftKnobs, stage: int, model_path: str, rows: list, layout: Layout, work: Path, bar: TrainerCallback
-) -> SFTTrainer:
-    dataset = Dataset.from_list(
-        [{"input_ids": row.ids, "labels": [-100] * row.start + row.ids[row.start :]} for row in rows]
-    )
-    on_gpu = torch.cuda.is_available()
-    arguments = SFTConfig(
-        output_dir=str(work),
-        num_train_epochs=knobs.epochs_stage1 if stage == 1 else knobs.epochs_stage2,
-        learning_rate=knobs.lr_stage1 if stage == 1 else knobs.lr_stage2,
-        per_device_train_batch_size=knobs.batch_size_per_device,
-        gradient_accumulation_steps=knobs.gradient_accumulation,
-        lr_scheduler_type=knobs.lr_schedule,
-        warmup_steps=knobs.warmup_ratio,  # below 1, a share of all updates
-        weight_decay=knobs.weight_decay,
-        adam_beta1=knobs.adam_beta1,
-        adam_beta2=knobs.adam_beta2,
-        max_grad_norm=knobs.max_grad_norm,
-        max_length=None,  # the rows are final: nothing is cut
-        gradient_checkpointing=knobs.gradient_checkpointing,
-        bf16=on_gpu,
-        seed=knobs.seed,
-        save_steps=knobs.save_steps,
-        save_total_limit=2,
-        logging_steps=knobs.logging_steps,
-        logging_nan_inf_filter=False,  # it would show a NaN loss as 0
-        report_to=knobs.report_to,
-        include_num_input_tokens_seen="all",
-        disable_tqdm=True,
-        dataloader_pin_memory=on_gpu,
-        dataset_kwargs={"skip_prepare_dataset": True},
-    )
-    # fp32 weights under bf16 autocast: bf16 weights would lose updates at a learning rate of 5e-6.
-    model = load_model(model_path, "float32")
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        processing_class=layout.tokenizer,
-        callbacks=[_MarkComplete(), bar],
-    )
-    trainer.remove_callback(PrinterCallback)
-    trainer.remove_callback(ProgressCallback)
-    return trainer
+def _plans(prepared: Prepared, stage: Stage, packed: bool) -> tuple[Plan, Plan | None]:
+    knobs, processes = prepared.knobs, prepared.processes.total
+    lengths = [len(row.ids) for row in stage.rows]
+
+    def spread(updates: list[list[int]]) -> Plan:
+        if packed:
+            return plan_packed(updates, lengths, knobs.max_tokens_per_pass, processes)
+        return plan_padded(updates, lengths, knobs.batch_size_per_device, processes)
+
+    numbered = plan_updates(len(stage.train), stage.epochs, prepared.tuples_per_update, knobs.seed)
+    updates = [[stage.train[number] for number in update] for update in numbered]
+    return spread(updates), spread([stage.validation]) if stage.validation else None
 
 
-def _newest_complete(work: Path) -> str | None:
+def _export(
+    prepared: Prepared,
+    stage: Stage,
+    model_path: str,
+    weights: dict[str, torch.Tensor],
+    log: list[dict],
+    work: Path,
+    folder: Path,
+) -> None:
+    """The finished stage as an ordinary checkpoint, adapters merged, then the work folder's end."""
+    layout = prepared.layout
+    finished = work / "final"
+    model = with_adapters(load_model(model_path, "float32", "cpu"), prepared.knobs)
+    load_trained(model, weights)
+    if prepared.knobs.lora_rank:
+        model = model.merge_and_unload()
+    # The Trainer puts the tokenizer's eos there, which need not be what ends a turn.
+    model.generation_config.eos_token_id = layout.eot_ids[0] if len(layout.eot_ids) == 1 else layout.eot_ids
+    # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
+    model.to(stored_dtype(model_path)).save_pretrained(finished)
+    layout.tokenizer.save_pretrained(finished)
+    write_json(finished / "training_log.json", log)
+    write_metadata(finished, stage.metadata)
+    if folder.exists():
+        shutil.rmtree(folder)
+    os.replace(finished, folder)
+    shutil.rmtree(work)
+
+
+def _newest_complete(work: Path) -> Path | None:
     """The newest checkpoint whose last file was written; torn ones are deleted."""
     checkpoints = sorted(work.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for checkpoint in reversed(checkpoints):
         if (checkpoint / COMPLETE).is_file():
             print(f"continuing from {checkpoint}")
-            return str(checkpoint)
-        print(f"{checkpoint} was cut off while it was written; deleted")
-        shutil.rmtree(checkpoint)
+            return checkpoint
+        if _is_first():
+            print(f"{checkpoint} was cut off while it was written; deleted")
+            shutil.rmtree(checkpoint, ignore_errors=True)
     return None
-
-
-class _MarkComplete(TrainerCallback):
-    """The Trainer writes checkpoints in place, so a killed one looks whole; on_save comes after its last file."""
-
-    def on_save(self, args, state, control, **kwargs):
-        (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
-            json.dumps({"step": state.global_step})
-        )
-
-
-class _Progress(TrainerCallback):
-    """One bar a stage, with the loss and the rate."""
-
-    def __init__(self, title: str):
-        self.title = title
-        self.bar = None
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = progress(state.max_steps, "update", initial=state.global_step)
-        self.bar.set_description(self.title)
-        self.started, self.tokens_before = time.monotonic(), int(state.num_input_tokens_seen)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        self.bar.update(state.global_step - self.bar.n)
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        if logs and "loss" in logs:
-            if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
-                raise UserError(
-                    f"{self.title}, update {state.global_step}: the loss is {logs['loss']} and the gradient's "
-                    f"norm {logs.get('grad_norm')}; the newest checkpoint is from before. A lower learning rate "
-                    "in a new OUTPUT_DIR is the usual remedy"
-                )
-            tokens = int(state.num_input_tokens_seen) - self.tokens_before
-            rate = tokens / (time.monotonic() - self.started)
-            self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {rate:.0f} tok/s", refresh=False)
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()

@@ -14,11 +14,17 @@ PARTS = ("x", "y_init", "p_r", "y_revised")
 
 @dataclass(frozen=True)
 class StageRows:
-    """`too_long`: how many tuples exceed the length limit; `retokenized`: how many came without ids."""
+    """`kept`: the record of each row; `set_aside`: those above the length limit, with their length in tokens;
+    `retokenized`: how many came without ids."""
 
     rows: list[Row]
-    too_long: int
+    kept: list[int]
+    set_aside: dict[int, int]
     retokenized: int
+
+    @property
+    def too_long(self) -> int:
+        return len(self.set_aside)
 
 
 def load_stage(path: Path) -> list[dict[str, Any]]:
@@ -44,7 +50,10 @@ def build_rows(
     by part, which need not give the ids that were sampled.
     Raises UserError for a control phrase that is not of the layout's set.
     """
-    rows, too_long, retokenized = [], 0, 0
+    rows: list[Row] = []
+    kept: list[int] = []
+    set_aside: dict[int, int] = {}
+    retokenized = 0
     for index, record in enumerate(records):
         r = _reward(record, layout, index)
         if ids_fit and "y_init_ids" in record and "y_revised_ids" in record:
@@ -57,10 +66,11 @@ def build_rows(
             retokenized += 1
         row = layout.sft_row(stage, layout.chat(record["x"]), y_init, r, y_revised)
         if len(row.ids) > max_length:
-            too_long += 1
+            set_aside[index] = len(row.ids)
         else:
             rows.append(row)
-    return StageRows(rows, too_long, retokenized)
+            kept.append(index)
+    return StageRows(rows, kept, set_aside, retokenized)
 
 
 def _reward(record: dict[str, Any], layout: Layout, index: int) -> int:

@@ -46,7 +46,7 @@ def stopped(whole_run, tmp_path_factory) -> Stopped:
     torn = output / "stage1.work" / "checkpoint-400"
     shutil.copytree(output / "stage1.work" / "checkpoint-8", torn)
     (torn / "complete").unlink()
-    (torn / "model.safetensors").write_bytes(b"half")
+    (torn / "weights.safetensors").write_bytes(b"half")
     ctrl_c = interrupt_script("sft", knobs, signal.SIGINT, after_checkpoint(1, 16))
     interrupt_script("sft", knobs, signal.SIGKILL, after_checkpoint(2, 4))
     assert (output / "stage1").exists() and not (output / "stage2").exists()
