@@ -157,8 +157,6 @@ class Bench:
         seconds = clock.ended - clock.started
         peak = torch.cuda.max_memory_allocated() / 2**30 if torch.cuda.is_available() else math.nan
         trainer.accelerator.free_memory()
-        del trainer
-        _forget()
         rate = None if self.rate is None else flops / seconds / self.rate
         return Figures(
             variant, seconds, sum(measured), sum(measured) / seconds, peak, rate, passes, losses[0], losses[-1]
@@ -272,7 +270,7 @@ def main(arguments: list[str]) -> None:
             print(f"{variant}: {rows[-1].seconds:.1f} s", flush=True)
         except torch.OutOfMemoryError as error:
             print(f"{variant}: {str(error).splitlines()[0]}", flush=True)
-            _forget()
+        _forget()  # not earlier: the error holds the trainer
     base = next((row.tokens_per_second for row in rows if row.variant == "trl"), None)
     for row in rows:
         row.to_trl = base and row.tokens_per_second / base
