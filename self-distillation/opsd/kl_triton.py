@@ -157,6 +157,10 @@ def extras(chunk: FusedChunk) -> dict[str, Tensor]:
     }
 
 
+# Kernels. Numbers of rows, blocks and columns vary from call to call: they are not specialised, or each would be
+# compiled anew for 1 and for multiples of 16.
+
+
 @triton.jit
 def _load(logits, inside, inverse_temperature):
     """Logits divided by the temperature; -inf outside of the vocabulary."""
@@ -195,7 +199,7 @@ def _add(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, most0, b0, b1, b2, b3, b4, b5, 
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "blocks", "vocab", "first_column"])
 def _block_sums(
     student, teacher, student_stride, teacher_stride, sums, count, blocks, vocab, first_column,
     inverse_temperature, BLOCK: tl.constexpr,
@@ -207,8 +211,9 @@ def _block_sums(
     x = _load(student + row * student_stride + column, inside, inverse_temperature)
     y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature)
     x_max, x_at, y_max, y_at = tl.reduce((x, column, y, column), axis=0, combine_fn=_larger)
-    # Not a third reduction: the value is in the cache.
-    shift = x_max - tl.load(teacher + row * teacher_stride + x_at).to(tl.float32) * inverse_temperature
+    # Not a third reduction: the value is in the cache. (Where logits are not finite, x_at can lie outside.)
+    y_there = tl.load(teacher + row * teacher_stride + tl.minimum(x_at, vocab - 1)).to(tl.float32)
+    shift = x_max - y_there * inverse_temperature
     e = tl.exp(x - x_max)  # 0 outside
     f = tl.exp(y - y_max)
     h = tl.where(inside, x - y - shift, 0.0)
@@ -249,7 +254,7 @@ def _field(sums, index, row, count, blocks, block, inside, other):
     return tl.load(sums + index * step + row * blocks + block, mask=inside, other=other).to(tl.float64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "blocks"])
 def _merge_blocks(sums, rows, count, blocks, BLOCKS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCKS)
@@ -321,19 +326,20 @@ def _gradient(x, y, rows, count, row, mixed_weight, KIND: tl.constexpr):
     """d divergence / d(x / temperature), from logits divided by it; columns outside hold x = y = -inf."""
     p = tl.exp(x - tl.load(rows + row)) * tl.load(rows + count + row)
     h = tl.where(p > 0.0, x - y - tl.load(rows + 4 * count + row), 0.0)
-    reverse = p * (h - tl.load(rows + 5 * count + row))
-    if KIND == 0:
-        return reverse
-    q = tl.exp(y - tl.load(rows + 2 * count + row)) * tl.load(rows + 3 * count + row)
-    ratio = h + tl.load(rows + 6 * count + row)  # log p/q
-    forward = tl.where(tl.abs(ratio) < 0.5, p * (ratio - _excess(ratio)), p - q)
-    forward = tl.where(p > 0.0, forward, -q)
-    if KIND == 1:
-        return forward
-    return mixed_weight * forward + (1.0 - mixed_weight) * reverse
+    value = p * (h - tl.load(rows + 5 * count + row))
+    if KIND != 0:
+        q = tl.exp(y - tl.load(rows + 2 * count + row)) * tl.load(rows + 3 * count + row)
+        ratio = h + tl.load(rows + 6 * count + row)  # log p/q
+        forward = tl.where(tl.abs(ratio) < 0.5, p * (ratio - _excess(ratio)), p - q)
+        forward = tl.where(p > 0.0, forward, -q)
+        if KIND == 1:
+            value = forward
+        else:
+            value = mixed_weight * forward + (1.0 - mixed_weight) * value
+    return value
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "width"])
 def _gradient_everywhere(
     student, teacher, student_stride, teacher_stride, columns, gradient, gradient_stride, scale, rows, count,
     width, inverse_temperature, mixed_weight, KIND: tl.constexpr, BLOCK: tl.constexpr,
@@ -348,7 +354,7 @@ def _gradient_everywhere(
     tl.store(gradient + row * gradient_stride + column, value.to(gradient.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "width"])
 def _gradient_at(
     student, teacher, student_stride, teacher_stride, columns, gradient, gradient_stride, scale, rows, count,
     width, inverse_temperature, mixed_weight, KIND: tl.constexpr, BLOCK: tl.constexpr,
@@ -363,7 +369,7 @@ def _gradient_at(
     tl.store(gradient + row * gradient_stride + place, value.to(gradient.dtype.element_ty), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["count", "blocks", "vocab"])
 def _flag_columns(
     student, teacher, student_stride, teacher_stride, scale, norm2, eps, rows, sums, flags, dropped,
     count, blocks, vocab, inverse_temperature, BLOCK: tl.constexpr,
