@@ -192,10 +192,7 @@ def _compare_fused(
 
     sharded = {}
     if isinstance(vocabulary, ShardedVocabulary):
-        sharded = {
-            "first_column": vocabulary.first,
-            "gather": lambda sums: vocabulary.concatenate(sums, lambda size: -(-size // kl_triton.BLOCK)),
-        }
+        sharded["gather"] = lambda sums: vocabulary.concatenate(sums, lambda size: -(-size // kl_triton.BLOCK))
     result = kl_triton.compare(student_logits, teacher_logits, weights, options, **sharded)
     values = {"token_kl": result.token_kl}
     if with_extras:
