@@ -232,6 +232,7 @@ class _DenseGradient:
 
     values: Float[Tensor, "N V"]
     vocabulary: Vocabulary
+    can_flag = True
 
     def flag(self, eps: float, max_dropped: float) -> Bool[Tensor, " V"]:
         return flag_columns(self.values, eps, max_dropped, self.vocabulary.total)
@@ -303,6 +304,8 @@ class _Gradients:
 
     def add(self, rows: Int[Tensor, " N"], gradient) -> None:
         """Fold in the gradient of the rows' logits: a `_DenseGradient` or a `kl_triton.FusedChunk`."""
+        if self.grad_eps and not self.wait and not gradient.can_flag:
+            gradient = _DenseGradient(gradient.dense(), self.vocabulary)
         columns = self._columns(gradient)
         self.rows += len(rows)
         self.kept += len(rows) * (self.head.vocab_size if columns is None else len(columns))

@@ -75,11 +75,15 @@ class FusedChunk:
             return self.rows[FORWARD]
         return torch.lerp(self.rows[REVERSE], self.rows[FORWARD], self.options.mixed_weight)
 
+    @property
+    def can_flag(self) -> bool:
+        return self.options.kind == "reverse"
+
     def flag(self, eps: float, max_dropped: float) -> Int[Tensor, " V"]:
         """1 for each column in which |gradient| exceeds eps times the root mean square of the rows' gradient
         norms; all 1 when what the other columns hold is more than `max_dropped` of the gradient's norm.
 
-        Only for the reverse KL. `max_dropped` is compared with the entries below the threshold, of which the
+        Only where `can_flag`. `max_dropped` is compared with the entries below the threshold, of which the
         flagged columns keep some: the gradient's true relative error is smaller.
         """
         count, vocab = self.student.shape
