@@ -26,7 +26,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opsd.divergences import WHOLE, KLOptions, Vocabulary, compare_chunk
-from opsd.kl_columns import MAX_DROPPED, MAX_SHARE, PATIENCE, ColumnSums, flag_columns
+from opsd.kl_columns import MAX_DROPPED, MAX_SHARE, PATIENCE, ColumnSums, flag_columns, mean_row
+from opsd.kl_products import add_product, multiplied_as_is, product
 from opsd.kl_sharded import ShardedVocabulary
 
 __all__ = ["KLOptions", "KLOutput", "exact_kl"]
@@ -96,7 +97,7 @@ def exact_kl(
     extras: False leaves out the entropies, the log-probabilities and the agreement.
     grad_eps: a chunk's columns take no part in its gradient where no entry of the logits' gradient exceeds
         grad_eps times the root mean square of its rows' gradient norms; the value is of all columns. A chunk
-        in which that would lose more than 2e-3 of the gradient, or too few columns to be worth it, takes all.
+        in which that would lose more than 1e-3 of the gradient, or too few columns to be worth it, takes all.
         0: all columns, always.
     group: the vocabulary is sharded over its processes in the order of their ranks (tensor parallel). Heads
         and biases are this process's rows, plain tensors, as many in both models but not in all processes;
@@ -146,7 +147,7 @@ def exact_kl(
     names = _column_names(extras, targets is not None)
     table = weights.new_zeros(len(names), len(weights))
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _kernels_run_on(weights.device):
-        gradients = _Gradients(student, trained, grad_eps, vocabulary) if with_gradient else None
+        gradients = _Gradients(student, trained, grad_eps, vocabulary, len(rows)) if with_gradient else None
         for start in range(0, len(rows), chunk_tokens):
             chunk = rows[start : start + chunk_tokens]
             compare = _compare_fused if fused else _compare
@@ -191,10 +192,7 @@ def _compare_fused(
 
     sharded = {}
     if isinstance(vocabulary, ShardedVocabulary):
-        sharded = {
-            "first_column": vocabulary.first,
-            "gather": lambda sums: vocabulary.concatenate(sums, lambda size: -(-size // kl_triton.BLOCK)),
-        }
+        sharded["gather"] = lambda sums: vocabulary.concatenate(sums, lambda size: -(-size // kl_triton.BLOCK))
     result = kl_triton.compare(student_logits, teacher_logits, weights, options, **sharded)
     values = {"token_kl": result.token_kl}
     if with_extras:
@@ -234,6 +232,7 @@ class _DenseGradient:
 
     values: Float[Tensor, "N V"]
     vocabulary: Vocabulary
+    can_flag = True
 
     def flag(self, eps: float, max_dropped: float) -> Bool[Tensor, " V"]:
         return flag_columns(self.values, eps, max_dropped, self.vocabulary.total)
@@ -257,12 +256,12 @@ class _Head:
 
     def logits(self, rows: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
         hidden = self.hidden[rows]
-        if self.weight.dtype == self.compute or _multiplied_as_is(hidden, self.weight):
-            logits = _product(hidden, self.weight[: self.vocab_size].T, self.compute)
+        if self.weight.dtype == self.compute or multiplied_as_is(hidden, self.weight):
+            logits = product(hidden, self.weight[: self.vocab_size].T, self.compute)
         else:
             logits = hidden.new_empty(len(rows), self.vocab_size, dtype=self.compute)
             for part in self.vocab_parts():
-                logits[:, part] = _product(hidden, self.weight[part].T, self.compute)
+                logits[:, part] = product(hidden, self.weight[part].T, self.compute)
         return logits if self.bias is None else logits.add_(self.bias.detach()[: self.vocab_size])
 
     def gradient_dtype(self) -> torch.dtype:
@@ -286,6 +285,7 @@ class _Gradients:
         trained: tuple[Tensor, Tensor, Tensor | None],
         grad_eps: float,
         vocabulary: Vocabulary,
+        most_rows: int,
     ) -> None:
         self.head, self.grad_eps, self.vocabulary = head, grad_eps, vocabulary
         hidden, weight, bias = (x if x is not None and x.requires_grad else None for x in trained)
@@ -294,14 +294,18 @@ class _Gradients:
         self.hidden = None if hidden is None else torch.zeros_like(head.hidden, dtype=dtype)
         self.weight = None if weight is None else ColumnSums(weight.shape, head.compute, weight.device)
         self.bias = None if bias is None else torch.zeros_like(bias, dtype=head.compute, requires_grad=False)
+        self.mean_row = mean_row(head.weight[: head.vocab_size], head.compute, vocabulary) if grad_eps else None
         self.wait = 0  # chunks that take all columns without looking
         self.rows = self.kept = 0
         # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Int[Tensor, " N"]] = []
-        self.collected: Float[Tensor, "DENSE_ROWS V"] | None = None
+        self.collected: Float[Tensor, "N V"] | None = None
+        self.most_rows = min(DENSE_ROWS, most_rows)
 
     def add(self, rows: Int[Tensor, " N"], gradient) -> None:
         """Fold in the gradient of the rows' logits: a `_DenseGradient` or a `kl_triton.FusedChunk`."""
+        if self.grad_eps and not self.wait and not gradient.can_flag:
+            gradient = _DenseGradient(gradient.dense(), self.vocabulary)
         columns = self._columns(gradient)
         self.rows += len(rows)
         self.kept += len(rows) * (self.head.vocab_size if columns is None else len(columns))
@@ -325,7 +329,7 @@ class _Gradients:
             self._add_all(torch.cat(self.waiting), self.collected[:count])
             self.waiting, count = [], 0
         if self.collected is None:
-            size = max(DENSE_ROWS, len(rows))
+            size = max(self.most_rows, len(rows))
             self.collected = rows.new_empty(size, self.head.vocab_size, dtype=torch.bfloat16)
         gradient.dense(out=self.collected[count : count + len(rows)])
         self.waiting.append(rows)
@@ -335,28 +339,36 @@ class _Gradients:
     ) -> None:
         hidden, compute = self.head.hidden[rows], self.head.compute
         if self.hidden is not None:
-            product = _product(part, self.head.weight[columns], compute)
-            self.hidden[rows] = self.vocabulary.total(product).to(self.hidden.dtype)
+            self._add_to_hidden(rows, part, product(part, self.head.weight[columns], compute))
         if self.weight is not None:
-            self.weight.add(columns, _product(part.T, hidden, compute))
+            self.weight.add(columns, product(part.T, hidden, compute))
         if self.bias is not None:
             self.bias[columns] += part.sum(0, dtype=compute)
 
     def _add_all(self, rows: Int[Tensor, " N"], part: Float[Tensor, "N V"]) -> None:
         head, hidden = self.head, self.head.hidden[rows]
-        as_is = _multiplied_as_is(part, head.weight)
+        as_is = multiplied_as_is(part, head.weight)
         pieces = [slice(0, head.vocab_size)] if as_is else list(head.vocab_parts())
         if self.hidden is not None:
-            product = torch.zeros_like(hidden, dtype=head.compute)
+            total = torch.zeros_like(hidden, dtype=head.compute)
             for piece in pieces:
-                _add_product(product, part[:, piece], head.weight[piece])
-            self.hidden[rows] = self.vocabulary.total(product).to(self.hidden.dtype)
-        if self.weight is not None:
+                add_product(total, part[:, piece], head.weight[piece])
+            self._add_to_hidden(rows, part, total)
+        if self.weight is not None and self.weight.is_empty() and pieces == [slice(0, len(head.weight))]:
+            self.weight.start(product(part.T, hidden, head.compute))
+        elif self.weight is not None:
             whole = self.weight.everything()
             for piece in pieces:
-                _add_product(whole[piece], part[:, piece].T, hidden)
+                add_product(whole[piece], part[:, piece].T, hidden)
         if self.bias is not None:
             self.bias[: head.vocab_size] += part.sum(0, dtype=head.compute)
+
+    def _add_to_hidden(
+        self, rows: Int[Tensor, " N"], part: Float[Tensor, "N F"], product: Float[Tensor, "N H"]
+    ) -> None:
+        if self.mean_row is not None:
+            product.addr_(part.sum(1, dtype=product.dtype), self.mean_row, alpha=-1.0)
+        self.hidden[rows] = self.vocabulary.total(product).to(self.hidden.dtype)
 
     def _columns(self, gradient) -> Int[Tensor, " F"] | None:
         """The columns that enter; None: all."""
@@ -402,25 +414,6 @@ class _AttachGradients(torch.autograd.Function):
 
 def _scaled(x: Tensor, factor: Float[Tensor, ""], dtype: torch.dtype) -> Tensor:
     return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
-
-
-def _multiplied_as_is(a: Tensor, b: Tensor) -> bool:
-    return a.is_cuda and a.dtype == b.dtype and a.dtype in (torch.bfloat16, torch.float16)
-
-
-def _product(a: Float[Tensor, "M K"], b: Float[Tensor, "K N"], compute: torch.dtype) -> Float[Tensor, "M N"]:
-    """a @ b in `compute`, never rounded to a narrower dtype."""
-    if compute == torch.float32 and _multiplied_as_is(a, b):
-        return torch.mm(a, b, out_dtype=torch.float32)
-    return torch.mm(a.to(compute), b.to(compute))
-
-
-def _add_product(total: Float[Tensor, "M N"], a: Float[Tensor, "M K"], b: Float[Tensor, "K N"]) -> None:
-    """total += a @ b, in the dtype of total."""
-    if total.dtype == torch.float32 and _multiplied_as_is(a, b):
-        torch.addmm(total, a, b, out_dtype=torch.float32, out=total)
-    else:
-        total.addmm_(a.to(total.dtype), b.to(total.dtype))
 
 
 def _column_names(extras: bool, has_targets: bool) -> list[str]:

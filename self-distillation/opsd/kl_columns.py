@@ -3,6 +3,11 @@
 The gradient of a logit is p (log p/q - KL): nearly all columns of a chunk carry nothing. The two products of the
 backward pass then run over the columns that were flagged, and the head's gradient is summed, in fp32, for the
 rows of the head that any chunk has flagged. The whole [V, H] appears only where autograd wants it.
+
+What is dropped is small in every column but points one way: the rows of a head have a common direction. As a
+row's gradient sums to zero over the vocabulary, sum_v g_v W_v = sum_v g_v (W_v - m) for any m, and with m the
+mean of the head's rows the columns that are left out take that direction with them exactly (on hidden states of
+Qwen2.5-Coder-0.5B at grad_eps = 1e-4 the error of the hidden states' gradient falls from 0.6% to 0.3%).
 """
 
 # ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
@@ -13,12 +18,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from opsd.divergences import Vocabulary
+
 # Beyond this share of flagged columns the products over all of them are cheaper than gathering.
 MAX_SHARE = 0.4
 # The part of a chunk's gradient (norm of its logits' gradient) that may be dropped, at most.
-MAX_DROPPED = 2e-3
+MAX_DROPPED = 1e-3
 # After a chunk of which no column could be dropped, so many chunks take all columns without looking.
 PATIENCE = 7
+# Rows of the head whose mean stands for that of all.
+MEAN_ROWS = 4096
 
 
 def flag_columns(
@@ -31,6 +40,13 @@ def flag_columns(
     below = square <= eps**2 * norm2 / len(gradient)  # what is not finite is not below
     dropped = square.mul_(below).sum()
     return (~below).any(0) | ~(dropped <= max_dropped**2 * norm2)
+
+
+def mean_row(head: Float[Tensor, "V H"], compute: torch.dtype, vocabulary: Vocabulary) -> Float[Tensor, " H"]:
+    """About the mean of the whole head's rows: that of some thousands of them (any vector would be right)."""
+    some = head[:: max(1, len(head) // MEAN_ROWS)].to(compute)
+    total = vocabulary.total(some.sum(0))
+    return total / vocabulary.total(torch.tensor(float(len(some)), dtype=compute, device=head.device))
 
 
 class ColumnSums:
@@ -60,6 +76,13 @@ class ColumnSums:
             grown[:known] = self.table[:known]
             self.table = grown
         self.table.index_add_(0, self.place[columns], part)
+
+    def is_empty(self) -> bool:
+        return self.columns is not None and not len(self.columns)
+
+    def start(self, whole: Float[Tensor, "V H"]) -> None:
+        """The first sum, which is kept."""
+        self.table, self.columns = whole, None
 
     def everything(self) -> Float[Tensor, "V H"]:
         """The whole sum, to be added to in place."""

@@ -1,0 +1,131 @@
+"""Hidden states and heads to measure the exact KL on: random ones, near-equal ones, and a model's own."""
+
+import math
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from opsd.models import head, predicting_hidden
+from opsd.rows import Rollout, build_pair, micro_batches
+from srt.contract import layout_of_checkpoint
+from srt.models import load_model
+from srt.records import Problem
+from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.transformers_sampler import TransformersSampler
+
+QUESTIONS = (
+    "What is {a} * {b} + {b}?",
+    "Write a Python function that returns the {a} smallest primes above {b}.",
+    "A train covers {a} km in {b} minutes. How fast is it in km/h?",
+    "Explain in a few sentences what happens when {a} people share {b} apples.",
+    "Write a program that reads {a} numbers and prints the ones that divide {b}.",
+    "How many ways are there to write {a} as a sum of two squares? Check it for {b} too.",
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """Inputs of exact_kl: T rows, width H, V tokens."""
+
+    name: str
+    student_hidden: Tensor
+    student_head: Tensor
+    teacher_hidden: Tensor
+    teacher_head: Tensor
+
+    @cached_property
+    def weights(self) -> Tensor:
+        tokens = len(self.student_hidden)
+        return torch.full((tokens,), 1 / tokens, dtype=torch.float32, device=self.student_hidden.device)
+
+    def leaves(self) -> tuple[Tensor, Tensor]:
+        return (self.student_hidden.requires_grad_(), self.student_head.requires_grad_())
+
+    def first(self, tokens: int) -> "Case":
+        return replace(
+            self,
+            student_hidden=self.student_hidden.detach()[:tokens].clone(),
+            teacher_hidden=self.teacher_hidden[:tokens],
+        )
+
+    def widened(self, width: int) -> "Case":
+        """The same logits at another width, from hidden states and heads turned into `width` dimensions.
+
+        Rotated rather than padded: products with zeros take less power and run faster than real ones.
+        """
+        generator = torch.Generator(self.student_hidden.device).manual_seed(0)
+
+        def turned(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+            shape = (width, hidden.shape[1])
+            noise = torch.randn(shape, generator=generator, device=hidden.device)
+            turn = torch.linalg.qr(noise).Q.T  # (H, width), orthonormal rows
+            return tuple((x.detach().float() @ turn).to(x.dtype) for x in (hidden, weight))
+
+        student, teacher = (self.student_hidden, self.student_head), (self.teacher_hidden, self.teacher_head)
+        if width < self.student_hidden.shape[1]:
+            raise ValueError(f"width {width} is below the model's {self.student_hidden.shape[1]}")
+        new_student = turned(*student)
+        new_teacher = turned(*teacher)
+        return Case(self.name, *new_student, *new_teacher)
+
+
+def random_case(tokens: int, width: int, vocab: int, device: str, dtype: torch.dtype, scale: float = 3.0) -> Case:
+    """Two unrelated models; `scale` is the standard deviation of their logits."""
+    generator = torch.Generator(device).manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator, device=device).to(dtype)
+
+    def model() -> tuple[Tensor, Tensor]:
+        return normal(tokens, width), (normal(vocab, width) * (scale / math.sqrt(width))).to(dtype)
+
+    return Case("random" if scale > 1 else "flat", *model(), *model())
+
+
+def near_equal_case(tokens: int, width: int, vocab: int, device: str, dtype: torch.dtype) -> Case:
+    """The teacher is the student but for 1% of noise: early in Phase 2."""
+    case = random_case(tokens, width, vocab, device, dtype, scale=4.0)
+    generator = torch.Generator(device).manual_seed(1)
+    noise = torch.randn(case.student_hidden.shape, generator=generator, device=device)
+    return replace(
+        case,
+        name="near-equal",
+        teacher_hidden=(case.student_hidden.float() * (1 + 0.01 * noise)).to(dtype),
+        teacher_head=case.student_head,
+    )
+
+
+@torch.no_grad()
+def model_case(path: str, tokens: int, response_tokens: int = 256) -> Case:
+    """A checkpoint's hidden states on what it wrote: student row chat + y, teacher row chat + y + cue + y."""
+    layout = layout_of_checkpoint(path, "math", None, None, None, None)
+    model = load_model(path)
+    model.eval()
+    pad_id = layout.tokenizer.pad_token_id
+    pad_id = layout.eot_ids[0] if pad_id is None else pad_id
+    sampler = TransformersSampler(model, pad_id, SamplingSettings(1.0, 1.0, tuple(layout.eot_ids)), max_batch=192)
+    pairs, found, seed = [], 0, 0
+    while found < tokens:
+        chats, requests = [], []
+        for _ in range(min(192, math.ceil((tokens - found) / response_tokens * 1.25))):
+            question = QUESTIONS[seed % len(QUESTIONS)].format(a=seed % 37 + 11, b=seed % 53 + 29)
+            chats.append(layout.chat(question))
+            requests.append(SampleRequest(chats[-1], seed, response_tokens))
+            seed += 1
+        for index, sample in enumerate(sample_all(sampler, requests)):
+            problem = Problem(id=str(index), x="", answer="")
+            rollout = Rollout(
+                problem, chats[index], sample.token_ids, sample.logprobs, sample.finish_reason, index % 2
+            )
+            pairs.append(build_pair(rollout, layout, max_teacher_tokens=2**20))
+            found += len(sample.token_ids)
+    student, teacher = [], []
+    for batch in micro_batches(pairs, 16384):
+        student.append(predicting_hidden(model, [pair.student for pair in batch], pad_id))
+        teacher.append(predicting_hidden(model, [pair.teacher for pair in batch], pad_id))
+    weight = head(model)[0].detach().clone()
+    mixed = torch.randperm(found, generator=torch.Generator().manual_seed(0))[:tokens].to(weight.device)
+    hidden = [torch.cat(parts)[mixed].to(weight.dtype) for parts in (student, teacher)]
+    return Case("model", hidden[0], weight, hidden[1], weight)

@@ -1,0 +1,149 @@
+"""The exact KL's CUDA path against float64, and its memory."""
+
+import math
+import os
+
+import pytest
+import torch
+
+from opsd import kl, kl_triton
+from opsd.kl import KLOptions, exact_kl
+from tests.opsd.test_kl import KINDS, make_case, naive, near_equal_case, relative_error, run
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
+
+ACCURACY = 5e-3
+
+
+def on_gpu(case):
+    return {name: x.cuda() for name, x in case.items()}
+
+
+def lm_like_case(tokens, vocab, width, dtype=torch.bfloat16):
+    """Each row believes in a few tokens of a vocabulary that is used as unevenly as a language model's."""
+    generator = torch.Generator("cuda").manual_seed(0)
+
+    def normal(*shape):
+        return torch.randn(*shape, generator=generator, device="cuda").to(dtype)
+
+    bias = -3.0 * (torch.arange(vocab, device="cuda") + 1.0).log()
+    case = {"weights": torch.full((tokens,), 1 / tokens, device="cuda")}
+    for role in ("student", "teacher"):
+        case[f"{role}_hidden"] = normal(tokens, width)
+        case[f"{role}_head"] = normal(vocab, width) * (3 / math.sqrt(width))
+        case[f"{role}_bias"] = bias.to(dtype)
+    return case
+
+
+def assert_accurate(case, options=KLOptions(), **arguments):  # noqa: B008 - frozen
+    out, gradients = run(case, options=options, **arguments)
+    loss, token_kl, wanted, _ = naive(case, options)
+    assert relative_error(out.loss, loss) <= ACCURACY
+    assert relative_error(out.token_kl, token_kl) <= ACCURACY
+    assert out.token_kl.min() >= -1e-7
+    for got, want in zip(gradients, wanted, strict=True):
+        assert relative_error(got, want) <= ACCURACY
+    return out
+
+
+# 50 001 is no multiple of what the kernels read at once.
+@pytest.mark.parametrize("vocab", [50_001, 151_936])
+@pytest.mark.parametrize("kind", KINDS)
+def test_near_equal_distributions_of_bf16_models(kind, vocab):
+    assert_accurate(on_gpu(near_equal_case(1e-2, torch.bfloat16, 70, vocab, 256)), KLOptions(kind))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("scale", [3.0, 30.0])
+def test_far_apart_distributions(kind, dtype, scale):
+    case = make_case(70, 50_001, 256, 256, scale, dtype)
+    options = KLOptions(kind, temperature=1.3)
+    if scale == 3.0 or dtype == torch.float32:
+        assert_accurate(on_gpu(case), options, chunk_tokens=32)
+    else:  # rows that are all but certain: the gradient is smaller than what its inputs are rounded to
+        out, _ = run(on_gpu(case), options=options)
+        assert relative_error(out.token_kl, naive(on_gpu(case), options)[1]) <= ACCURACY
+
+
+def test_extras_match_the_reference():
+    case = on_gpu(make_case(70, 50_001, 64, 64, 3.0, torch.bfloat16))
+    targets = torch.arange(70, device="cuda") * 700
+    out = exact_kl(**case, targets=targets)
+    student, teacher = naive({name: x.requires_grad_(name != "weights") for name, x in case.items()})[3]
+    for name, logits in (("student", student), ("teacher", teacher)):
+        log_probs = logits.log_softmax(-1)
+        entropy = -(log_probs.exp() * log_probs).sum(-1)
+        torch.testing.assert_close(getattr(out, f"{name}_entropy"), entropy.float(), rtol=1e-4, atol=1e-4)
+        wanted = log_probs.gather(-1, targets[:, None])[:, 0].float()
+        torch.testing.assert_close(getattr(out, f"{name}_logprob"), wanted, rtol=1e-4, atol=1e-4)
+    assert (out.agreement == (student.argmax(-1) == teacher.argmax(-1))).float().mean() > 0.98
+
+
+@pytest.mark.parametrize("options", [KLOptions(), KLOptions("forward"), KLOptions(topk=64)], ids=lambda o: o.kind)
+def test_flagged_columns(options):
+    case = lm_like_case(300, 50_001, 256)
+    out = assert_accurate(case, options, grad_eps=1e-4, chunk_tokens=128)
+    assert 0.6 < out.dropped_columns < 1.0
+
+
+def test_filter_switches_itself_off_on_flat_distributions():
+    case = on_gpu(make_case(300, 50_001, 64, 64, 0.5, torch.bfloat16))
+    assert assert_accurate(case, grad_eps=1e-4, chunk_tokens=128).dropped_columns == 0.0
+
+
+def test_all_columns_are_collected_over_chunks(monkeypatch):
+    monkeypatch.setattr(kl, "DENSE_ROWS", 100)
+    assert_accurate(on_gpu(near_equal_case(1e-2, torch.bfloat16, 170, 50_001, 64)), chunk_tokens=40)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 70_000])
+def test_any_number_of_rows(rows):
+    case = on_gpu(make_case(rows, 64, 16, 16, 3.0, torch.bfloat16))
+    assert_accurate(case)
+    assert_accurate(case, grad_eps=1e-4)
+
+
+def test_zero_weight_rows_contribute_nothing_even_when_not_finite():
+    case = lm_like_case(64, 5000, 64)
+    case["weights"][10:20] = 0.0
+    wanted, wanted_gradients = run(case, grad_eps=1e-4)
+    case["student_hidden"][10:15] = math.nan
+    case["teacher_hidden"][15:20] = math.inf
+    out, gradients = run(case, grad_eps=1e-4)
+    assert torch.equal(out.loss, wanted.loss)
+    assert all(torch.equal(x, y) for x, y in zip(gradients, wanted_gradients, strict=True))
+
+
+def peak_gib(case, **arguments):
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    run(case, **arguments)
+    return (torch.cuda.max_memory_allocated() - before) / 2**30
+
+
+def test_memory_is_flat_in_the_number_of_tokens():
+    # At H = 2560; the copies of the inputs that `run` makes, and the hidden states' own gradient, are not ours.
+    peaks = {}
+    for tokens in (2048, 16384):
+        case = lm_like_case(tokens, 151_936, 2560)
+        own = 2 * 2 * tokens * 2560 + 3 * 2 * tokens * 2560 + 2 * 2 * 151_936 * 2560
+        peaks[tokens] = peak_gib(case, grad_eps=1e-4) - own / 2**30
+    assert peaks[16384] <= 1.5
+    assert peaks[16384] - peaks[2048] <= 0.2
+
+
+@pytest.mark.skipif("KL_TEST_MODEL" not in os.environ, reason="KL_TEST_MODEL names no checkpoint")
+def test_flagged_columns_on_a_models_hidden_states(monkeypatch):
+    monkeypatch.syspath_prepend("self-distillation/benchmarks")
+    from kl_cases import model_case
+
+    case = model_case(os.environ["KL_TEST_MODEL"], 1024)
+    names = ("student_hidden", "student_head", "teacher_hidden", "teacher_head", "weights")
+    out = assert_accurate({name: getattr(case, name) for name in names}, grad_eps=1e-4)
+    assert out.dropped_columns > 0.8
+
+
+def test_kernels_do_not_serve_what_they_do_not_know():
+    assert not kl_triton.serves(KLOptions("jsd"), 100) and not kl_triton.serves(KLOptions(topk=5), 100)
