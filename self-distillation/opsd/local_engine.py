@@ -44,7 +44,7 @@ from srt.provenance import (
 from srt.records import Problem
 from srt.sampling import Sampler, SamplingSettings, choose_backend, open_sampler
 from srt.sampling.transformers_sampler import TransformersSampler
-from srt.verifiers.pool import Grader
+from srt.verifiers import open_grader
 
 LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
@@ -76,7 +76,7 @@ class LocalEngine:
             print(f"self-distillation is complete: {self.output_dir / 'student'}")
             return
         self._open()
-        with Grader(self.knobs.grading_workers, self.knobs.grading_time_limit) as self.grader:
+        with open_grader(self.knobs) as self.grader:
             with progress(self.total_steps, "step", initial=self.first_step) as bar:
                 for step in range(self.first_step, self.total_steps):
                     figures = self._step(step)
