@@ -209,7 +209,8 @@ def _code_fields(record: dict) -> dict[str, Any]:
         raise ValueError("an interactive problem: its program would have to talk with the judge")
     tests = _tests(record)
     if not tests:
-        raise ValueError(f"no tests: one of {', '.join(TEST_FIELDS)}, or {' and '.join(FUNCTION_FIELDS)}, is expected")
+        fields = f"{', '.join(TEST_FIELDS)}, or {' and '.join(FUNCTION_FIELDS)}"
+        raise ValueError(f"no tests: one of {fields} is expected")
     limits = {}
     for field, name in LIMITS.items():
         if record.get(field) is not None:
@@ -226,7 +227,7 @@ def _code_fields(record: dict) -> dict[str, Any]:
 
 
 def _tests(record: dict) -> list[dict]:
-    """Each once: examples are often among the official tests. Raises ValueError for one without input or output."""
+    """Each once: examples are often among the official tests. Raises ValueError for one without an output."""
     test, entry_point = (record.get(name) for name in FUNCTION_FIELDS)
     if isinstance(test, str) and isinstance(entry_point, str):
         return [{"test": test, "entry_point": entry_point}]
@@ -241,7 +242,8 @@ def _tests(record: dict) -> list[dict]:
 def _test_list(tests: Any) -> list:
     """A list of tests; `datasets` may hand it over turned round, as {"input": [...], "output": [...]}."""
     if isinstance(tests, dict) and all(isinstance(tests.get(part), list) for part in ("input", "output")):
-        return [{"input": one, "output": other} for one, other in zip(tests["input"], tests["output"], strict=True)]
+        pairs = zip(tests["input"], tests["output"], strict=True)
+        return [{"input": given, "output": output} for given, output in pairs]
     return tests if isinstance(tests, list) else []
 
 

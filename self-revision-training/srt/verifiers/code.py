@@ -47,7 +47,7 @@ class CodeSettings:
 
 
 class CodeJudge:
-    """Judges on this machine. May be used from several threads. Raises UserError when the sandbox does not work."""
+    """Judges on this machine. May be used from several threads."""
 
     def __init__(self, settings: CodeSettings, sandbox: Sandbox):
         self.settings = settings
@@ -66,7 +66,8 @@ class CodeJudge:
         extracted = program.source[:SHOWN_CHARACTERS]
         if "entry_point" in problem.tests[0]:
             if program.language is not PYTHON:
-                return Verdict(False, extracted, f"a function in Python is asked for, not in {program.language.name}")
+                other = program.language.name
+                return Verdict(False, extracted, f"a function in Python is asked for, not in {other}")
             return FunctionTrial(self, program, problem, extracted)
         built = self._build(program)
         if isinstance(built, str):
@@ -266,7 +267,7 @@ class FunctionTrial(Trial):
         finally:
             for descriptor in (calls_out, calls_in, answers_out, answers_in):
                 os.close(descriptor)
-        # The caller ends when the callee does. The callee ends when nobody calls any more, unless it has other plans.
+        # The caller ends when the callee does. The callee ends when nobody calls any more, or has other plans.
         ended = caller.wait()
         return ended, callee.wait(math.inf if ended.exit_code == CALLEE_DIED else PATIENCE_SECONDS)
 

@@ -36,7 +36,7 @@ class CodeGrader:
         check_sandbox(settings)
         cores = len(os.sched_getaffinity(0))
         if workers > cores:
-            print(f"GRADING_WORKERS: {cores} programs at the same time instead of {workers}, one for each processor")
+            print(f"GRADING_WORKERS: {cores} programs at the same time, not {workers}: one for each processor")
         self._ready: list[tuple[Hashable, Outcome]] = []
         self._keys: dict[int, Hashable] = {}
         self._count = 0

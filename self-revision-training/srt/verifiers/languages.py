@@ -29,10 +29,9 @@ class Language:
     """A row of the table.
 
     `fences`: the words after ``` that mean it. `builds`: shell commands that leave PROGRAM behind, tried in turn
-    until one succeeds; none: the source is the program. In these and in `run`, {tool}, {bin} (its folder), {source}
-    and {name} (the source's without its ending) are filled in, in `run` also {memory} (MB) and, by the sandbox,
-    {box}.
-    `processes`: processes and threads that it may have. `address_space`: whether its limit makes sense: the JVM
+    until one succeeds; none: the source is the program. In these and in `run`, {tool}, {bin} (its folder),
+    {source}, {name} (the source's without its ending) and {memory} (MB, in `run`) are filled in, and by the
+    sandbox {box}. `processes`: processes and threads that it may have. `address_space`: whether its limit makes sense: the JVM
     and Go reserve much more than they use.
     """
 

@@ -111,7 +111,7 @@ class Running:
             poll.register(watched, select.POLLIN)
             seconds = min(patience, max(0.0, self._deadline - time.monotonic()))
             hung = not poll.poll(seconds * 1000)
-            # The group is bubblewrap's own process, whose death takes the sandbox along; without it, the program's.
+            # The group holds bubblewrap, whose death takes the sandbox along; without it, the program.
             self._kill_group()
             _, status, used = os.wait4(pid, 0)
         finally:
@@ -226,7 +226,8 @@ class Sandbox:
         return Running(process, out, err, limits, folder)
 
     def _namespaces(self) -> list[str]:
-        names = ["--as-pid-1", "--unshare-ipc", "--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
+        kinds = ("ipc", "pid", "net", "uts", "cgroup-try")
+        names = ["--as-pid-1", *(f"--unshare-{kind}" for kind in kinds)]
         if self._as_root:
             # What it takes to become another user; _user() gives all of it up.
             needed = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")
@@ -240,9 +241,8 @@ class Sandbox:
         if not self._as_root:
             return []
         uid = UIDS[next(self._numbers) % len(UIDS)]
-        return [
-            "setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all",
-        ]  # fmt: skip
+        as_user = ("setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+        return [*as_user, "--bounding-set=-all", "--inh-caps=-all"]
 
 
 def _mounts(roots: Iterable[Path]) -> list[str]:

@@ -1,6 +1,6 @@
 """Runs in a sandbox: the tests of a problem, which call a function that lives in another sandbox.
 
-    python caller.py <fd to write calls to> <fd to read answers from>     standard input: {"test", "entry_point", ...}
+    python caller.py <fd to write calls to> <fd to read answers from> < {"preamble", "test", "entry_point"}
 
 The program under test is never in this process, so that it cannot read what the tests expect, end them, or
 replace what they compare with; and its values arrive as plain data, so that no __eq__ of its own decides.
