@@ -31,8 +31,8 @@ class Language:
     `fences`: the words after ``` that mean it. `builds`: shell commands that leave PROGRAM behind, tried in turn
     until one succeeds; none: the source is the program. In these and in `run`, {tool}, {bin} (its folder),
     {source}, {name} (the source's without its ending) and {memory} (MB, in `run`) are filled in, and by the
-    sandbox {box}. `processes`: processes and threads that it may have. `address_space`: whether its limit makes sense: the JVM
-    and Go reserve much more than they use.
+    sandbox {box}. `processes`: processes and threads that it may have. `address_space`: whether its limit makes
+    sense: the JVM and Go reserve much more than they use.
     """
 
     name: str
@@ -75,7 +75,7 @@ LANGUAGES = (
         "Java", ("java",), "javac", "default-jdk-headless", _java_source,
         builds=(
             "{tool} -J-XX:+UseSerialGC -nowarn -d classes {source} && "
-            f"{{tool}}/../jar --create --file {PROGRAM} --main-class {{name}} -C classes .",
+            f"{{bin}}/jar --create --file {PROGRAM} --main-class {{name}} -C classes .",
         ),
         run=(
             "{bin}/java", "-Xmx{memory}m", "-Xss64m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-jar",
