@@ -89,7 +89,7 @@ class CodeJudge:
         seconds = problem.limits.get("time_seconds", self.settings.time_limit) * self.settings.time_factor
         return Limits(
             cpu_seconds=seconds + START_SECONDS,
-            wall_seconds=3 * seconds + 2,
+            wall_seconds=4 * seconds + 4,
             memory_mb=problem.limits.get("memory_mb", self.settings.memory_limit),
             output_bytes=OUTPUT_BYTES,
             processes=language.processes,
@@ -105,8 +105,7 @@ class CodeJudge:
         if ran.cpu_seconds > limits.cpu_seconds or (ran.exit_code == KILLED and ran.cpu_seconds > 0.95 * allowed):
             return f"time limit ({ran.cpu_seconds:.2f} s of processor time, {allowed:g} s allowed)"
         if ran.hung:
-            waited = f"{limits.wall_seconds:g} s passed, {ran.cpu_seconds:.2f} s of processor time"
-            return f"time limit (it waits: {waited})"
+            return f"time limit (it waits: {limits.wall_seconds:g} s have passed)"
         # A fork has what this process has resident until it becomes the program: that is not the program's.
         if ran.memory_mb > max(limits.memory_mb, _resident_mb() + 16):
             return f"memory limit ({ran.memory_mb:.0f} MB, {limits.memory_mb:g} MB allowed)"
