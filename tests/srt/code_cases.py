@@ -35,6 +35,13 @@ def doubling(**more):
     return Problem("double", "Print twice the given number.", "", mode="code", tests=tests, **more)
 
 
-def adding(test="def check(candidate):\n    assert candidate([1], 2) == [3]\n    assert candidate([4, 0], 5) == [9, 5]\n"):
-    x = 'from typing import List\n\n\ndef add(numbers: List[int], more: int) -> List[int]:\n    """Add more to each."""'
+CHECK = """
+def check(candidate):
+    assert candidate([1], 2) == [3]
+    assert candidate([4, 0], 5) == [9, 5]
+"""
+
+
+def adding(test=CHECK):
+    x = 'from typing import List\n\n\ndef add(numbers: List[int], more: int):\n    """Add more to each."""'
     return Problem("add", x, "", mode="code", tests=[{"test": test, "entry_point": "add"}])

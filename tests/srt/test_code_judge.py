@@ -34,7 +34,11 @@ def test_programs_in_python_and_cpp_get_the_verdicts_they_were_written_for():
 @pytest.mark.parametrize(
     ("language", "program"),
     [
-        ("c", '#include <math.h>\n#include <stdio.h>\nint main() { double n; scanf("%lf", &n); printf("%.0f", fabs(2 * n)); }'),
+        (
+            "c",
+            "#include <math.h>\n#include <stdio.h>\n"
+            'int main() { double n; scanf("%lf", &n); printf("%.0f", fabs(2 * n)); }',
+        ),
         (
             "java",
             "import java.util.*;\nclass Helper { }\npublic class Double { public static void main(String[] a) { "
@@ -56,12 +60,14 @@ def test_the_other_languages(language, program):
     assert wrong.reason == "test 1 of 3: wrong answer: '3' instead of '2' (word 1)"
 
 
-@pytest.mark.parametrize("program", ["[[maybe_unused]] int midpoint; using namespace std;", "#include <ranges>"])
-def test_cpp_of_1997_and_of_2020(program):
-    source = f"#include <iostream>\n#include <numeric>\n{program}\nint main() {{ int n; std::cin >> n; std::cout << 2 * n; }}"
-    if "ranges" in program:
-        source = source.replace("int n;", "auto v = std::views::iota(0, 1); int n;")
-    assert judge().judge(fenced(source, "cpp"), doubling()).correct
+@pytest.mark.parametrize(
+    ("head", "line"),
+    [("using namespace std;\nint midpoint = 2;", "n = n * midpoint / 2;"),  # std::midpoint is of C++20
+     ("#include <ranges>", "for (int i : std::views::iota(0, 1)) n += i;")],
+)  # fmt: skip
+def test_cpp_of_2017_and_of_2020(head, line):
+    program = f"#include <iostream>\n#include <numeric>\n{head}\nint main() {{ int n; std::cin >> n; {line} "
+    assert judge().judge(fenced(program + "std::cout << 2 * n; }", "cpp"), doubling()).correct
 
 
 def test_what_is_extracted_and_why_there_is_no_program():
@@ -73,7 +79,8 @@ def test_what_is_extracted_and_why_there_is_no_program():
 
 
 def test_the_last_line_of_standard_error_is_the_reason():
-    verdict = judge().judge(fenced("import sys\nprint('loading', file=sys.stderr)\nraise ValueError('odd')"), doubling())
+    program = "import sys\nprint('loading', file=sys.stderr)\nraise ValueError('odd')"
+    verdict = judge().judge(fenced(program), doubling())
     assert verdict.reason == "test 1 of 3: runtime error (exit code 1): ValueError: odd"
 
 
@@ -89,15 +96,16 @@ def test_a_missing_compiler_is_our_failure(monkeypatch):
 
 
 def test_time_limits_are_stretched_by_the_factor():
-    work = "n = int(input())\nimport time\nwhile time.process_time() < 1.3:\n    pass\nprint(2 * n)"
-    problem = doubling(limits={"time_seconds": 0.5})
+    work = "import time\nwhile time.process_time() < 0.7:\n    pass\nprint(2 * int(input()))"
+    problem = doubling(limits={"time_seconds": 0.3})
     assert "time limit" in judge().judge(fenced(work), problem).reason
     with CodeGrader(1, type(SETTINGS)("bwrap", 1.0, 256, 4.0)) as grader:
         assert grader.grade_all([(fenced(work), problem, "stop")])[0].correct
 
 
 def test_memory_that_is_reserved_and_not_used_is_no_offence():
-    program = "import threading\nthreading.stack_size(2**29)\nt = threading.Thread(target=lambda: print(2 * int(input())))\nt.start()"
+    program = "import threading\nthreading.stack_size(2**29)\n"
+    program += "threading.Thread(target=lambda: print(2 * int(input()))).start()"
     assert judge().judge(fenced(program), doubling()).correct
 
 
@@ -147,7 +155,8 @@ def test_a_function_in_another_language_is_wrong():
         ("def add(a, b):\n    yield from (a, b)", "assert add(1, 2) != [1, 2] and list(add(1, 2)) == [1, 2]"),
         ("def add(a, b):\n    raise ValueError('no')",
          "try:\n    add(1, 2)\nexcept ValueError as e:\n    assert str(e) == 'no'\nelse:\n    assert False"),
-        ("from collections import Counter\ndef add(a, b):\n    return Counter([a, b])", "assert add(1, b=1) == {1: 2}"),
+        ("from collections import Counter\ndef add(a, b):\n    return Counter([a, b])",
+         "assert add(1, b=1) == {1: 2}"),
         ("def add(a, b):\n    return {(1, 2.5): {None, True, 'x'}}, 10**30, b'y', 1j",
          "assert add(0, 0) == ({(1, 2.5): {None, True, 'x'}}, 10**30, b'y', 1j)"),
     ],

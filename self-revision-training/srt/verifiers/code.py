@@ -11,7 +11,6 @@ import json
 import math
 import os
 import re
-import resource
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,6 +98,9 @@ class CodeJudge:
     def over_limit(self, ran: Ran, limits: Limits) -> str | None:
         """The limit that a run passed, in words, or None."""
         allowed = limits.cpu_seconds - START_SECONDS
+        # A fork has what this process has resident until it becomes the program: that is not the program's.
+        if ran.memory_mb > max(limits.memory_mb, _resident_mb() + 16):
+            return f"memory limit ({ran.memory_mb:.0f} MB, {limits.memory_mb:g} MB allowed)"
         if ran.flooded:
             return f"output limit ({OUTPUT_BYTES >> 20} MiB)"
         # A program killed by the limit has used it up, to within what the kernel counts in.
@@ -106,9 +108,6 @@ class CodeJudge:
             return f"time limit ({ran.cpu_seconds:.2f} s of processor time, {allowed:g} s allowed)"
         if ran.hung:
             return f"time limit (it waits: {limits.wall_seconds:g} s have passed)"
-        # A fork has what this process has resident until it becomes the program: that is not the program's.
-        if ran.memory_mb > max(limits.memory_mb, _resident_mb() + 16):
-            return f"memory limit ({ran.memory_mb:.0f} MB, {limits.memory_mb:g} MB allowed)"
         if ran.exit_code and any(words in ran.stderr for words in OUT_OF_MEMORY):
             return f"memory limit ({limits.memory_mb:g} MB allowed): {_last_line(ran.stderr)}"
         return None
@@ -291,4 +290,6 @@ def _start(output: bytes) -> str:
 
 
 def _resident_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    """The most that this process has had resident; getrusage would count what started it, too."""
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
