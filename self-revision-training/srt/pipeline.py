@@ -77,6 +77,8 @@ def collect(argv: list[str]) -> None:
     With --dry-run, only print what would be done.
     """
     knobs = load_knobs(SrtDataKnobs, "srt_data", [argument for argument in argv if argument != DRY_RUN])
+    if DRY_RUN not in argv:
+        check_verifier(knobs)
     started = time.monotonic()
     phrases = load_phrases(knobs.control_phrases)
     prompt = PromptSettings.from_knobs(
@@ -93,7 +95,6 @@ def collect(argv: list[str]) -> None:
         places = {"data_prefix": prefix, "output_dir": str(output_dir)}
         show_plan(replace(knobs, **resolved, **places), loaded, layout, output_dir)
         return
-    check_verifier(knobs)
 
     # TARGET_REVISION_SAMPLES and CLEAN are left out: they choose from the log, which stays the same.
     identity = {

@@ -49,6 +49,7 @@ class SftKnobs:
     """The knobs of configs/sft.yaml, where their meanings and defaults stand."""
 
     base_model: str = knob()
+    mode: str = knob(choices=("math", "code"))
     data_prefix: str | None = knob()
     train_data_dir: str | None = knob()
     output_dir: str | None = knob()
@@ -81,7 +82,7 @@ def train(argv: list[str]) -> None:
             f"{torch.cuda.device_count()} GPUs are visible and SFT trains on one yet; put CUDA_VISIBLE_DEVICES=0 "
             "before the command"
         )
-    prefix = data_prefix(knobs.data_prefix, "math", knobs.base_model)
+    prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.base_model)
     output_dir = sft_dir(knobs.output_dir, knobs.base_model, prefix)
     stage_paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
     data = [load_stage(path) for path in stage_paths]
@@ -99,7 +100,7 @@ def train(argv: list[str]) -> None:
     identity = {
         name: value
         for name, value in asdict(knobs).items()
-        if name not in ("output_dir", "save_steps", "logging_steps", "report_to", "train_data_dir")
+        if name not in ("mode", "output_dir", "save_steps", "logging_steps", "report_to", "train_data_dir")
     } | {
         "base_fingerprint": model_fingerprint(knobs.base_model),
         "data_fingerprints": [fingerprint(path.read_bytes()) for path in stage_paths],
