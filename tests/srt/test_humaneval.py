@@ -17,8 +17,11 @@ pytestmark = pytest.mark.bwrap
 
 FILE = Path(__file__).parent / "data" / "humaneval" / "HumanEval.jsonl.gz"
 SETTINGS = CodeSettings("bwrap", time_limit=3.0, memory_limit=512, time_factor=1.0)
-# Mistakes that change nothing, or nothing that the 164 problems' own tests look at.
-SURVIVORS: dict[str, str] = {}
+# Drawn mistakes that change nothing: a bound that is never reached, a tie that cannot be, a count that is only
+# compared with 0.
+EQUIVALENT = {25, 35, 39, 116, 128, 131, 132, 139, 148, 154}
+# Drawn mistakes that HumanEval's own tests do not notice; they pass without this judge too.
+UNNOTICED = {20, 52, 59, 72, 124, 150}
 
 OTHER_OPERATOR = {
     ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
@@ -44,13 +47,11 @@ def mistakes(tree):
 
 
 def broken(program, entry_point, seed):
-    """The program with one drawn mistake in the function that is asked for, and the line where it is."""
+    """The program with one drawn mistake in the function that is asked for."""
     tree = ast.parse(program)
     function = next(n for n in reversed(tree.body) if isinstance(n, ast.FunctionDef) and n.name == entry_point)
-    before = ast.unparse(tree).splitlines()
     random.Random(seed).choice(list(mistakes(ast.Module(function.body, []))))()
-    after = ast.unparse(tree).splitlines()
-    return "\n".join(after), next(new for old, new in zip(before, after, strict=True) if old != new).strip()
+    return ast.unparse(tree)
 
 
 def test_canonical_solutions_pass_and_broken_ones_fail(tmp_path):
@@ -66,9 +67,7 @@ def test_canonical_solutions_pass_and_broken_ones_fail(tmp_path):
     ]
     with CodeGrader(2, SETTINGS) as grader:
         right = grader.grade_all([(fenced(s), p, "stop") for s, p in zip(programs, problems, strict=True)])
-        wrong = grader.grade_all([(fenced(s), p, "stop") for (s, _), p in zip(mutants, problems, strict=True)])
+        wrong = grader.grade_all([(fenced(s), p, "stop") for s, p in zip(mutants, problems, strict=True)])
     assert {p.id: v for p, v in zip(problems, right, strict=True) if not v.correct} == {}
-    alive = {
-        p.id: line for p, (_, line), v in zip(problems, mutants, wrong, strict=True) if v.correct
-    }
-    assert alive == SURVIVORS
+    alive = {p.id for p, v in zip(problems, wrong, strict=True) if v.correct}
+    assert alive == {f"HumanEval/{number}" for number in EQUIVALENT | UNNOTICED}
