@@ -17,7 +17,7 @@ from srt.verifiers.code import CodeSettings
 from srt.verifiers.code_grader import CodeGrader
 
 PROGRAMS = {
-    "python": "def double(n):\n    return 2 * n\n\n\nn = int(input())\nprint(double(n) + (n == {wrong_at}), {number})",
+    "python": "n = int(input())\nprint(2 * n + (n == {wrong_at}), {number})",
     "cpp": (
         "#include <iostream>\nint main() {{\n  long long n;\n  std::cin >> n;\n"
         '  std::cout << 2 * n + (n == {wrong_at}) << " " << {number} << std::endl;\n}}'
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         int(given.get(name, default))
         for name, default in (("programs", 200), ("tests", 10), ("workers", cores), ("rounds", 2))
     )
-    print(f"{programs} programs with {tests} tests, {workers} at the same time on {cores} processors, {os.uname().release}")
+    print(f"{programs} programs with {tests} tests, {workers} at the same time on {cores} processors")
     result = {"programs": programs, "tests": tests, "workers": workers, "processors": cores}
     for language in PROGRAMS:
         work = items(language, programs, tests)
