@@ -5,6 +5,7 @@ import random
 
 import pytest
 
+from opsd.distill import distill
 from srt.evaluation import evaluate
 from srt.files import read_json, read_jsonl
 from srt.models import load_tokenizer
@@ -85,3 +86,17 @@ def test_evaluation(knobs, tmp_path):
     result = read_json(tmp_path / "out" / "evaluation.json")
     assert result["problems"] == 2
     assert 0 < result["avg_at_k"] < 1 and 0 < result["revise_r0"] < 1
+
+
+def test_distillation(knobs, tmp_path, tiny_checkpoint):
+    """An untrained model writes no program, so every reward is 0; that is enough to see the judge at work."""
+    sizes = ["num_prompts_per_step=2", "train_global_batch_size=2", "max_num_steps=1", "val_period=0"]
+    distill([
+        "mode=code", "engine=local", "sampler=transformers", f"student_model={tiny_checkpoint}", *sizes,
+        f"train_dataset={tmp_path / 'problems.jsonl'}", "max_total_sequence_length=200", "report_to=none",
+        f"output_dir={tmp_path / 'student'}",
+    ])  # fmt: skip
+    metrics = read_jsonl(tmp_path / "student" / "metrics.jsonl")
+    assert [line["reward"] for line in metrics] == [0]
+    assert not read_jsonl(tmp_path / "student" / "set_aside.jsonl")
+    assert read_json(tmp_path / "student" / "student" / "sd_zero.json")["mode"] == "code"

@@ -5,7 +5,6 @@ Programs that succeed print 2, the expected output: a verdict of "right" means t
 
 import os
 import socket
-import threading
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -180,12 +179,12 @@ def test_passwords_and_settings_of_the_machine():
 
 def test_a_listener_on_this_machine():
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        met = []
-        threading.Thread(target=lambda: met.append(listener.accept()), daemon=True).start()
         port = listener.getsockname()[1]
         attack(f"import socket\nsocket.create_connection(('127.0.0.1', {port}), 1)\nprint(2)")
         attack("import socket\nsocket.create_connection(('8.8.8.8', 53), 1)\nprint(2)")
-        assert not met
+        listener.settimeout(0.1)
+        with pytest.raises(TimeoutError):
+            listener.accept()
 
 
 def test_a_socket_in_the_abstract_namespace():

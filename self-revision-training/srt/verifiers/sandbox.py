@@ -31,11 +31,11 @@ import itertools
 import math
 import os
 import resource
-import select
 import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -105,17 +105,19 @@ class Running:
     def wait(self, patience: float = math.inf) -> Ran:
         """Waits until the run ends, or kills it at the wall-clock limit or after `patience` seconds."""
         pid = self._process.pid
-        watched = os.pidfd_open(pid)
-        try:
-            poll = select.poll()
-            poll.register(watched, select.POLLIN)
-            seconds = min(patience, max(0.0, self._deadline - time.monotonic()))
-            hung = not poll.poll(seconds * 1000)
-            # The group holds bubblewrap, whose death takes the sandbox along; without it, the program.
+        hung = threading.Event()
+
+        def stop() -> None:
+            hung.set()
             self._kill_group()
-            _, status, used = os.wait4(pid, 0)
-        finally:
-            os.close(watched)
+
+        watch = threading.Timer(min(patience, max(0.0, self._deadline - time.monotonic())), stop)
+        watch.start()
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)  # it keeps its process id, so that none else is killed
+        watch.cancel()
+        watch.join()
+        self._kill_group()
+        _, status, used = os.wait4(pid, 0)
         code = os.waitstatus_to_exitcode(status)
         self._process.returncode = code  # Popen must not wait for a process id that is somebody else's by now
         out_size = os.fstat(self._out).st_size
@@ -126,7 +128,7 @@ class Running:
             memory_mb=used.ru_maxrss / 1024,
             stdout=os.pread(self._out, self._limits.output_bytes, 0),
             stderr=os.pread(self._err, STDERR_BYTES, max(0, err_size - STDERR_BYTES)).decode("utf-8", "replace"),
-            hung=hung,
+            hung=hung.is_set(),
             flooded=out_size >= self._limits.output_bytes,
         )
         os.close(self._out)
@@ -136,6 +138,7 @@ class Running:
         return ran
 
     def _kill_group(self) -> None:
+        """The group holds bubblewrap, whose death takes the sandbox along; without it, the program."""
         try:
             os.killpg(self._process.pid, signal.SIGKILL)
         except ProcessLookupError:
