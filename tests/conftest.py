@@ -8,7 +8,9 @@ import pytest
 
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
+from srt.errors import UserError
 from srt.knobs import CONFIGS, KnobLine, read_knob_table
+from srt.verifiers.sandbox import Sandbox
 
 KNOB_VARIABLES = {
     line.env
@@ -28,7 +30,19 @@ def why_no_vllm() -> str | None:
     return None
 
 
+@functools.cache
+def why_no_bwrap() -> str | None:
+    """None, or why programs cannot be shut in here."""
+    try:
+        Sandbox("bwrap")
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def pytest_runtest_setup(item):
+    if item.get_closest_marker("bwrap") and (reason := why_no_bwrap()):
+        pytest.skip(reason)
     if item.get_closest_marker("vllm") and (reason := why_no_vllm()):
         pytest.skip(reason)
 

@@ -10,17 +10,16 @@ from srt.errors import UserError
 from srt.knobs import load_knobs
 from srt.models import load_tokenizer
 from srt.paths import dataset_or_default, distillation_dir, newest_stage2
-from srt.pipeline import CODE_MODE_MISSING
 from srt.problems import load_problems
 from srt.provenance import tokenizer_fingerprint
+from srt.verifiers import check_verifier
 
 
 def distill(argv: list[str]) -> None:
     """Distill the SRT model into itself; the result is <output_dir>/student."""
     knobs = load_knobs(DistillKnobs, "distill", argv)
     check(knobs)
-    if knobs.mode == "code":
-        raise UserError(CODE_MODE_MISSING)
+    check_verifier(knobs)
     _choose_engine(knobs.engine)
     _choose_models(knobs)
     layout = layout_of_checkpoint(

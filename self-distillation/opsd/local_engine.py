@@ -28,6 +28,7 @@ from srt.problems import ProblemSet, set_aside_bad_records
 from srt.provenance import model_fingerprint, open_run
 from srt.sampling import Sampler, SamplingSettings, choose_backend, open_sampler
 from srt.sampling.transformers_sampler import TransformersSampler
+from srt.verifiers import open_grader
 from srt.verifiers.pool import Grader
 
 LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
@@ -58,7 +59,7 @@ class LocalEngine:
             print(f"self-distillation is complete: {self.output_dir / 'student'}")
             return
         set_aside_bad_records(self.train, self.output_dir)
-        with Grader(self.knobs.grading_workers, self.knobs.grading_time_limit) as grader:
+        with open_grader(self.knobs) as grader:
             self._open(grader)
             with progress(self.total_steps, "step", initial=self.finished_steps) as bar:
                 self._validate(bar)

@@ -48,6 +48,10 @@ class DistillKnobs:
     gpu_memory_utilization: float = knob(least=0.01, most=1)
     grading_workers: int = knob(least=1)
     grading_time_limit: float = knob(least=0.1)
+    code_sandbox: str = knob(choices=("bwrap", "rlimits"))
+    code_time_limit: float = knob(least=0.1)
+    code_memory_limit: float = knob(least=16)
+    code_time_factor: float = knob(least=0.1)
     train_global_batch_size: int = knob(least=1)
     tokens_per_micro_batch: int = knob(least=1)
     max_num_steps: int = knob(least=1)
@@ -73,7 +77,7 @@ class DistillKnobs:
 # Where an output goes, and how often things are logged, does not change what a run is.
 NOT_IDENTITY = (
     "output_dir", "report_to", "log_samples_period", "save_period", "keep_checkpoints", "grading_workers",
-    "grading_time_limit", "sampler", "sampler_batch", "gpu_memory_utilization",
+    "grading_time_limit", "code_sandbox", "sampler", "sampler_batch", "gpu_memory_utilization",
     "tokens_per_micro_batch", "gradient_checkpointing",
 )  # fmt: skip
 # Nor does validation, unless it decides when to stop.

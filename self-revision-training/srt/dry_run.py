@@ -22,7 +22,8 @@ def show_plan(knobs: Any, loaded: ProblemSet, layout: Layout, output_dir: Path) 
     _show_knobs(knobs)
     for problem in loaded.problems[:PROMPTS]:
         ids = layout.chat(problem.x)
-        print(f"\nproblem {problem.id} (gold answer {problem.answer!r}): {len(ids)} tokens of prompt")
+        gold = f"{len(problem.tests)} tests" if problem.mode == "code" else f"gold answer {problem.answer!r}"
+        print(f"\nproblem {problem.id} ({gold}): {len(ids)} tokens of prompt")
         print(_visible(ids, layout))
     chat = layout.chat(loaded.problems[0].x)
     y_init = layout.tokenizer.encode("<y_init: the first response>", add_special_tokens=False)

@@ -20,11 +20,11 @@ from srt.errors import UserError
 from srt.files import write_json
 from srt.knobs import knob, load_knobs
 from srt.paths import PHASE1, model_name
-from srt.pipeline import CODE_MODE_MISSING, sampler_from_knobs
+from srt.pipeline import sampler_from_knobs
 from srt.problems import load_problems, set_aside_bad_records
 from srt.provenance import close_run, model_fingerprint, open_run
 from srt.records import Response, Revision
-from srt.verifiers.pool import Grader
+from srt.verifiers import check_verifier, code_settings, open_grader
 
 BOOTSTRAP_DRAWS = 2000
 
@@ -58,6 +58,10 @@ class EvaluateKnobs:
     data_parallel_backend: str = knob(choices=("mp", "ray"))
     grading_workers: int = knob(least=1)
     grading_time_limit: float = knob(least=0.1)
+    code_sandbox: str = knob(choices=("bwrap", "rlimits"))
+    code_time_limit: float = knob(least=0.1)
+    code_memory_limit: float = knob(least=16)
+    code_time_factor: float = knob(least=0.1)
     seed: int = knob()
     output_dir: str | None = knob()
 
@@ -67,8 +71,7 @@ def evaluate(argv: list[str]) -> None:
     knobs = load_knobs(EvaluateKnobs, "evaluate", argv)
     if knobs.model_path is None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
-    if knobs.mode == "code":
-        raise UserError(CODE_MODE_MISSING)
+    check_verifier(knobs)
     started = time.monotonic()
     loaded = load_problems(knobs.dataset, knobs.mode, knobs.dataset_subset, knobs.dataset_split)
     problems = loaded.problems[: knobs.max_samples]
@@ -87,12 +90,14 @@ def evaluate(argv: list[str]) -> None:
         name: getattr(knobs, name)
         for name in ("max_samples", "num_samples", "revise", "temperature", "top_p", "max_tokens", "seed")
     }
+    if knobs.mode == "code":  # what decides about right and wrong
+        identity |= asdict(code_settings(knobs))
     open_run(output_dir, identity, asdict(knobs))
     set_aside_bad_records(loaded, output_dir)
     print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, problems)
-    with closing(sampler), Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
+    with closing(sampler), open_grader(knobs) as grader:
         settings = CollectionSettings(
             num_responses=knobs.num_samples,
             num_revisions=1,

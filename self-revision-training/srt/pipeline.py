@@ -21,10 +21,9 @@ from srt.records import Problem
 from srt.sampling import OnDemandSampler, SamplingSettings, choose_backend, open_sampler
 from srt.sampling.vllm_parallel import engine_count
 from srt.srt_data_knobs import SrtDataKnobs
-from srt.verifiers.pool import Grader
+from srt.verifiers import check_verifier, code_settings, open_grader
 
 DRY_RUN = "--dry-run"
-CODE_MODE_MISSING = "MODE=code: the judge of programs is not built yet; use MODE=math"
 
 
 def selected_problems(knobs: SrtDataKnobs) -> ProblemSet:
@@ -78,8 +77,8 @@ def collect(argv: list[str]) -> None:
     With --dry-run, only print what would be done.
     """
     knobs = load_knobs(SrtDataKnobs, "srt_data", [argument for argument in argv if argument != DRY_RUN])
-    if knobs.mode == "code":
-        raise UserError(CODE_MODE_MISSING)
+    if DRY_RUN not in argv:
+        check_verifier(knobs)
     started = time.monotonic()
     phrases = load_phrases(knobs.control_phrases)
     prompt = PromptSettings.from_knobs(
@@ -116,12 +115,14 @@ def collect(argv: list[str]) -> None:
         "max_tokens": knobs.max_tokens,
         "seed": knobs.seed,
     }
+    if knobs.mode == "code":  # what decides about right and wrong
+        identity |= asdict(code_settings(knobs))
     open_run(output_dir, identity, asdict(knobs))
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_knobs(knobs, layout, loaded.problems)
-    with closing(sampler), Grader(knobs.grading_workers, knobs.grading_time_limit) as grader:
+    with closing(sampler), open_grader(knobs) as grader:
         settings = CollectionSettings(
             num_responses=knobs.num_responses,
             num_revisions=knobs.num_revisions,

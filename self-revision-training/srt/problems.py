@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from srt.errors import UserError
 from srt.files import write_jsonl
@@ -18,9 +20,16 @@ ANSWER_FIELDS = ("answer", "solution")
 TEST_FIELDS = ("examples", "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
 STATEMENT_PARTS = ("input_format", "output_format", "interaction_format", "note")  # beside a description
 LIMITS = {"time_limit": "time_seconds", "memory_limit": "memory_mb"}  # as in codeforces-cots -> in Problem.limits
-OTHER_FIELDS = ("id", "uuid", "source", "question_type")
+FUNCTION_FIELDS = ("test", "entry_point")  # as in HumanEval: tests that call a function of the program
+CHECKER = "generated_checker"  # as in open-r1/codeforces: a program that decides, where many outputs are right
+INTERACTION = "interaction_format"  # of a problem whose program talks with the judge
+# open-r1/codeforces: input_mode "file" means these names; the two other fields give names of one's own.
+INPUT_MODE, FILES = "input_mode", {"input_file": "input.txt", "output_file": "output.txt"}
+ID_FIELDS = ("id", "uuid", "task_id")
+OTHER_FIELDS = (*ID_FIELDS, "source", "question_type")
 USED_FIELDS = (
-    *QUESTION_FIELDS, DESCRIPTION, *ANSWER_FIELDS, *TEST_FIELDS, *STATEMENT_PARTS, *LIMITS, *OTHER_FIELDS,
+    *QUESTION_FIELDS, DESCRIPTION, *ANSWER_FIELDS, *TEST_FIELDS, *STATEMENT_PARTS, *LIMITS, *FUNCTION_FIELDS,
+    CHECKER, INPUT_MODE, *FILES, *OTHER_FIELDS,
 )  # fmt: skip
 NO_ANSWERS = ("proof", "notfound")  # what NuminaMath 1.5, and OpenR1-Math made from it, put in place of an answer
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -78,7 +87,7 @@ def load_problems(
             f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
             f"{first['place']}: {first['reason']}"
         )
-    tests = [json.dumps([p.tests, p.limits]) for p in problems] if mode == "code" else []
+    tests = [_judged_by(p) for p in problems] if mode == "code" else []
     digest = fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems), *tests)
     return ProblemSet(problems, bad, digest, repeated)
 
@@ -161,12 +170,11 @@ def _problem(record: dict, mode: str) -> Problem:
         raise ValueError(
             f"no problem text: one of {', '.join(names)} is expected, found {', '.join(record)}"
         )
-    answer, tests, limits = "", [], {}
+    answer, code = "", {}
     if mode == "code":
-        tests = _tests(record)
+        code = _code_fields(record)
         if _first_text(record, QUESTION_FIELDS) is None:
             x = _statement(record, x)
-        limits = {name: record[field] for field, name in LIMITS.items() if record.get(field)}
     else:
         found = _first_text(record, ANSWER_FIELDS)
         if found is None:
@@ -176,15 +184,14 @@ def _problem(record: dict, mode: str) -> Problem:
             raise ValueError("the answer is empty")
         if answer.lower() in NO_ANSWERS or record.get("question_type") == "proof":
             raise ValueError(f"a problem without an answer that could be verified (answer: {answer[:80]!r})")
-    own_id = record.get("id", record.get("uuid"))
+    own_id = next((record[name] for name in ID_FIELDS if name in record), None)
     return Problem(
         id=str(own_id) if own_id not in (None, "") else fingerprint(x),
         x=x,
         answer=answer,
         mode=mode,
         source=str(record.get("source") or ""),
-        tests=tests,
-        limits=limits,
+        **code,
     )
 
 
@@ -196,13 +203,52 @@ def _statement(record: dict, description: str) -> str:
     return "\n\n".join([description, *titled, *(f"Example\n{example}" for example in examples)])
 
 
+def _code_fields(record: dict) -> dict[str, Any]:
+    """What a program is judged by. Raises ValueError when that is not there or cannot be used."""
+    if _first_text(record, (INTERACTION,)):
+        raise ValueError("an interactive problem: its program would have to talk with the judge")
+    tests = _tests(record)
+    if not tests:
+        fields = f"{', '.join(TEST_FIELDS)}, or {' and '.join(FUNCTION_FIELDS)}"
+        raise ValueError(f"no tests: one of {fields} is expected")
+    limits = {}
+    for field, name in LIMITS.items():
+        if record.get(field) is not None:
+            if not isinstance(record[field], (int, float)) or not 0 < record[field] < math.inf:
+                raise ValueError(f"{field}: a number above 0 is expected, found {record[field]!r:.80}")
+            limits[name] = record[field]
+    files = {name: _first_text(record, (name,)) or "" for name in FILES}
+    if record.get(INPUT_MODE) == "file":
+        files = {name: files[name] or default for name, default in FILES.items()}
+    for name, file in files.items():
+        if not re.fullmatch(r"[\w.-]*", file) or file.startswith((".", "-")):
+            raise ValueError(f"{name}: a plain file name is expected, found {file!r:.80}")
+    return {"tests": tests, "limits": limits, "checker": _first_text(record, (CHECKER,)) or "", **files}
+
+
 def _tests(record: dict) -> list[dict]:
-    """Raises ValueError for a test that has no input or no output."""
-    tests = [test for name in TEST_FIELDS for test in record.get(name) or []]
-    for test in tests:
-        if not isinstance(test, dict) or not {"input", "output"} <= set(test):
+    """Each once: examples are often among the official tests. Raises ValueError for one without an output."""
+    test, entry_point = (record.get(name) for name in FUNCTION_FIELDS)
+    if isinstance(test, str) and isinstance(entry_point, str):
+        return [{"test": test, "entry_point": entry_point}]
+    given = [test for name in TEST_FIELDS for test in _test_list(record.get(name))]
+    for test in given:
+        if not isinstance(test, dict) or not all(isinstance(test.get(part), str) for part in ("input", "output")):
             raise ValueError(f"a test needs an input and an output, found {test!r:.80}")
-    return [{"input": test["input"], "output": test["output"]} for test in tests]
+    pairs = dict.fromkeys((test["input"], test["output"]) for test in given)
+    return [{"input": given, "output": output} for given, output in pairs]
+
+
+def _test_list(tests: Any) -> list:
+    """A list of tests; `datasets` may hand it over turned round, as {"input": [...], "output": [...]}."""
+    if isinstance(tests, dict) and all(isinstance(tests.get(part), list) for part in ("input", "output")):
+        pairs = zip(tests["input"], tests["output"], strict=True)
+        return [{"input": given, "output": output} for given, output in pairs]
+    return tests if isinstance(tests, list) else []
+
+
+def _judged_by(problem: Problem) -> str:
+    return json.dumps([problem.tests, problem.limits, problem.checker, problem.input_file, problem.output_file])
 
 
 def _first_text(record: dict, names: tuple[str, ...]) -> str | None:

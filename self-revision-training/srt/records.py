@@ -33,7 +33,12 @@ def unpack_ids(packed: str) -> list[int]:
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. Math: `answer` is the gold answer. Code: `tests` and `limits`."""
+    """One problem. Math: `answer` is the gold answer. Code: the rest.
+
+    `tests`: each {"input", "output"}, or {"test", "entry_point"} for a function in Python. `limits`: time_seconds
+    and memory_mb, where the problem names them. `checker`: a program in Python that decides instead of a
+    comparison with the output. `input_file`, `output_file`: used instead of standard input and output.
+    """
 
     id: str
     x: str
@@ -42,6 +47,9 @@ class Problem:
     source: str = ""
     tests: list[dict] = field(default_factory=list)
     limits: dict = field(default_factory=dict)
+    checker: str = ""
+    input_file: str = ""
+    output_file: str = ""
 
 
 @dataclass(frozen=True)

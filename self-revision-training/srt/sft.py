@@ -112,7 +112,7 @@ def train(argv: list[str]) -> None:
 def prepare(knobs: SftKnobs) -> Prepared:
     """Reads the data, checks it against the knobs, and opens the run; what cannot be trained leaves no trace."""
     processes = find_processes(knobs.num_processes, knobs.master_port)
-    prefix = data_prefix(knobs.data_prefix, "math", knobs.base_model)
+    prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.base_model)
     output_dir = sft_dir(knobs.output_dir, knobs.base_model, prefix)
     stage_paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
     data = [load_stage(path) for path in stage_paths]

@@ -10,6 +10,7 @@ class SftKnobs:
     """Typed and checked by srt/knobs.py."""
 
     base_model: str = knob()
+    mode: str = knob(choices=("math", "code"))
     data_prefix: str | None = knob()
     train_data_dir: str | None = knob()
     output_dir: str | None = knob()
@@ -46,6 +47,7 @@ class SftKnobs:
 
 # What decides neither which weights come out nor what is in the logs of a finished stage.
 NOT_IDENTITY = (
+    "mode",
     "output_dir",
     "train_data_dir",
     "num_processes",

@@ -172,9 +172,11 @@ def test_an_unknown_knob_is_answered_with_the_nearest(call, good, entry_point):
 
 
 @pytest.mark.parametrize("entry_point", ["collect", "distill", "evaluate"])
-def test_code_mode_says_that_its_judge_is_not_built(call, good, entry_point):
+def test_code_mode_without_a_sandbox_says_what_to_install(call, good, entry_point, monkeypatch):
+    monkeypatch.setenv("PATH", "/nowhere")
     error = the_error(call(entry_point, good[entry_point] | {"MODE": "code"}))
-    assert error == "error: MODE=code: the judge of programs is not built yet; use MODE=math"
+    assert error.startswith("error: MODE=code: bubblewrap is not installed; install bubblewrap")
+    assert "apt-get install bubblewrap" in error and "CODE_SANDBOX=rlimits" in error
 
 
 def test_the_engine_that_is_not_built_says_so(call, good):

@@ -150,6 +150,7 @@ def test_a_model_must_be_named():
         evaluate([])
 
 
-def test_code_is_not_built_yet(run_evaluate):
-    with pytest.raises(UserError, match="MODE=code: the judge of programs is not built yet"):
+def test_code_problems_without_tests_are_refused(run_evaluate, monkeypatch):
+    monkeypatch.setattr("srt.evaluation.check_verifier", lambda knobs: None)
+    with pytest.raises(UserError, match="1 of 1 records cannot be used.*no tests"):
         run_evaluate([{"problem": "x", "answer": "7"}], "mode=code")

@@ -143,12 +143,10 @@ def test_a_response_cut_off_is_wrong_without_being_graded(acting):
     assert acting.poll() == [("key", Verdict(False, "", "cut off by the token limit"))]
 
 
-def test_code_is_not_built_yet(acting):
+def test_a_mode_without_a_verifier_is_refused(acting):
     for kind in (ValueError, UserError):
-        with pytest.raises(kind, match="MODE=code: the judge of programs is not built yet; use MODE=math"):
-            acting.submit("key", "7", problem(mode="code"), "stop")
-    with pytest.raises(ValueError, match="MODE=poetry"):
-        acting.submit("key", "7", problem(mode="poetry"), "stop")
+        with pytest.raises(kind, match="MODE=poetry: this grader's modes are "):
+            acting.submit("key", "7", problem(mode="poetry"), "stop")
     assert acting.pending == 0
 
 

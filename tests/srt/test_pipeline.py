@@ -121,7 +121,7 @@ def dry_run(knobs_for, capsys, monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("a dry run starts nothing")
 
-    for name in ("open_sampler", "Grader", "open_run"):
+    for name in ("open_sampler", "open_grader", "open_run"):
         monkeypatch.setattr(f"srt.pipeline.{name}", refuse)
 
     def run(*overrides):

@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import math
 import re
 from pathlib import Path
 
@@ -134,7 +135,8 @@ def test_the_fingerprint_changes_with_every_part_that_counts(tmp_path):
     variants = [RECORDS, *([record, *RECORDS[1:]] for record in changed), RECORDS[:2], RECORDS[::-1]]
     prints = [load_problems(write(tmp_path / f"{i}.jsonl", r)).fingerprint for i, r in enumerate(variants)]
     assert len(set(prints)) == len(variants)
-    assert load_problems(write(tmp_path / "x.jsonl", RECORDS), "code").fingerprint not in prints
+    code = [record | {"examples": EXAMPLES} for record in RECORDS]
+    assert load_problems(write(tmp_path / "x.jsonl", code), "code").fingerprint not in prints
 
 
 # Bad files ----------------------------------------------------------------------------------------------
@@ -261,9 +263,66 @@ def test_mostly_bad_records_stop_the_run_with_the_first_place_and_reason(tmp_pat
     assert len(load_problems(str(path)).problems) == 1  # half is not yet most
 
 
+EXAMPLES = [{"input": "1", "output": "2"}]
+
+
+def load_code(tmp_path, **record):
+    """The problem of a record, or the reason why it is set aside."""
+    good = {"prompt": "b", "examples": EXAMPLES}
+    loaded = load_problems(write(tmp_path / "problems.jsonl", [{"prompt": "a"} | record, good]), "code")
+    return loaded.problems[0] if len(loaded.problems) == 2 else loaded.bad[0]["reason"]
+
+
 def test_code_problems_need_no_answer(tmp_path):
-    loaded = load_problems(write(tmp_path / "problems.jsonl", [{"prompt": "sort"}]), "code")
+    loaded = load_problems(write(tmp_path / "problems.jsonl", [{"prompt": "sort", "examples": EXAMPLES}]), "code")
     assert [(p.x, p.mode, p.answer) for p in loaded.problems] == [("sort", "code", "")]
+
+
+def test_code_problems_need_tests(tmp_path):
+    assert "no tests: one of examples, official_tests, test_cases, or test" in load_code(tmp_path)
+    assert "no tests" in load_code(tmp_path, examples=[], official_tests=None)
+
+
+def test_interactive_problems_are_set_aside(tmp_path):
+    reason = load_code(tmp_path, examples=EXAMPLES, interaction_format="Ask at most 7 times.")
+    assert "an interactive problem" in reason
+
+
+def test_tests_of_all_fields_each_once(tmp_path):
+    other = [{"input": "3", "output": "4"}]
+    problem = load_code(tmp_path, examples=EXAMPLES, official_tests=other + EXAMPLES, test_cases=other)
+    assert problem.tests == EXAMPLES + other
+
+
+def test_tests_turned_round_as_datasets_may_give_them(tmp_path):
+    problem = load_code(tmp_path, test_cases={"input": ["1", "3"], "output": ["2", "4"]})
+    assert problem.tests == [*EXAMPLES, {"input": "3", "output": "4"}]
+
+
+def test_functions_as_in_humaneval(tmp_path):
+    problem = load_code(tmp_path, task_id="HumanEval/0", test="def check(f): pass", entry_point="f")
+    assert (problem.id, problem.tests) == ("HumanEval/0", [{"test": "def check(f): pass", "entry_point": "f"}])
+
+
+def test_named_files(tmp_path):
+    problem = load_code(tmp_path, examples=EXAMPLES, input_mode="file")
+    assert (problem.input_file, problem.output_file) == ("input.txt", "output.txt")
+    problem = load_code(tmp_path, examples=EXAMPLES, input_file="a.in", output_file="a.out")
+    assert (problem.input_file, problem.output_file) == ("a.in", "a.out")
+    problem = load_code(tmp_path, examples=EXAMPLES, input_mode="stdio")
+    assert (problem.input_file, problem.output_file) == ("", "")
+    for name in ("../a", "/a", ".a", "-a", "a b"):
+        assert "a plain file name is expected" in load_code(tmp_path, examples=EXAMPLES, output_file=name)
+
+
+@pytest.mark.parametrize("limit", [0, -1, "2 seconds", math.inf])
+def test_limits_that_are_none(tmp_path, limit):
+    assert "time_limit: a number above 0 is expected" in load_code(tmp_path, examples=EXAMPLES, time_limit=limit)
+
+
+def test_a_checker(tmp_path):
+    assert load_code(tmp_path, examples=EXAMPLES, generated_checker="print(1)").checker == "print(1)"
+    assert load_code(tmp_path, examples=EXAMPLES, generated_checker=None).checker == ""
 
 
 # The default data sets' own layouts ---------------------------------------------------------------------
@@ -314,14 +373,14 @@ def test_the_gold_answers_of_openr1_math_220k_can_be_verified():
 def test_codeforces_cots(in_format):
     """It has a record for each solution: a problem with several is one problem, and that is no bad record."""
     loaded = load_problems(in_format("codeforces_cots"), "code")
-    assert [p.id for p in loaded.problems] == ["1/A", "1/B", "2/C"]
-    assert (loaded.bad, loaded.repeated) == ([], 3)
-    double, reverse, guess = loaded.problems
+    assert [p.id for p in loaded.problems] == ["1/A", "1/B"]
+    assert (len(loaded.bad), loaded.repeated) == (1, 3)
+    assert "an interactive problem" in loaded.bad[0]["reason"] and loaded.bad[0]["record"]["id"] == "2/C"
+    double, reverse = loaded.problems
     assert double.x.startswith("You will be given a competitive programming problem.")
     assert double.tests == [{"input": "2\n", "output": "4\n"}, {"input": "50\n", "output": "100\n"}]
     assert double.limits == {"time_seconds": 1.0, "memory_mb": 256}
     assert reverse.limits == {"time_seconds": 2.5, "memory_mb": 64}
-    assert (guess.tests, guess.limits) == ([], {})
 
 
 def test_a_description_without_a_prompt_is_told_with_its_formats_and_examples(tmp_path):
@@ -339,16 +398,17 @@ def test_a_description_without_a_prompt_is_told_with_its_formats_and_examples(tm
 
 
 def test_a_test_without_an_output_is_set_aside(tmp_path):
-    records = [{"prompt": "a", "examples": [{"input": "1"}]}, {"prompt": "b"}]
+    records = [{"prompt": "a", "examples": [{"input": "1"}]}, {"prompt": "b", "examples": EXAMPLES}]
     loaded = load_problems(write(tmp_path / "problems.jsonl", records), "code")
     assert [p.x for p in loaded.problems] == ["b"]
     assert "a test needs an input and an output" in loaded.bad[0]["reason"]
 
 
 def test_the_fingerprint_of_code_changes_with_tests_and_limits(tmp_path):
-    records = [{"prompt": "a", "examples": [{"input": "1", "output": o}], "time_limit": t} for o, t in
-               (("1", 1), ("2", 1), ("1", 2))]  # fmt: skip
+    first = {"prompt": "a", "examples": EXAMPLES, "time_limit": 1}
+    changes = [{}, {"time_limit": 2}, {"examples": [{"input": "1", "output": "1"}]}, {"input_mode": "file"}]
+    records = [first | change for change in [*changes, {"generated_checker": "print(1)"}]]
     prints = {
         load_problems(write(tmp_path / f"{i}.jsonl", [r]), "code").fingerprint for i, r in enumerate(records)
     }
-    assert len(prints) == 3
+    assert len(prints) == 5

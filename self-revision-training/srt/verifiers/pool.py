@@ -38,7 +38,6 @@ def _verify_math(response: str, problem: Problem) -> Verdict:
 
 
 VERIFIERS: dict[str, Verify] = {"math": _verify_math}
-NOT_BUILT = {"code": "the judge of programs is not built yet; use MODE=math"}
 
 
 class Grader:
@@ -84,8 +83,7 @@ class Grader:
         Raises ModeNotBuilt (a ValueError) when there is no verifier for the problem's mode.
         """
         if problem.mode not in self.verifiers:
-            reason = NOT_BUILT.get(problem.mode, f"the modes are {', '.join(self.verifiers)}")
-            raise ModeNotBuilt(f"MODE={problem.mode}: {reason}")
+            raise ModeNotBuilt(f"MODE={problem.mode}: this grader's modes are {', '.join(self.verifiers)}")
         if finish_reason == "length":
             self._ready.append((key, Verdict(False, "", "cut off by the token limit")))
             return

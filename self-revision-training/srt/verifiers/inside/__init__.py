@@ -1,0 +1,1 @@
+"""Scripts that run inside of the sandbox; nothing here imports anything of ours."""
