@@ -6,18 +6,22 @@ r"""Cleaning of kept tuples before they are written: what SFT would otherwise le
 
 attempts.jsonl keeps what was sampled; a changed tuple says what was done to it in `cleaned`. Ids are cut, never
 made anew: where a change does not fall between two tokens it is not made. A verdict depends on nothing but the
-last complete box (srt/verifiers/math.py), so a cut that leaves the box as it was leaves the verdict; where it
-does not, the tuple is dropped.
+last complete box (srt/verifiers/math.py) or the last program (srt/verifiers/programs.py), so a cut that leaves
+that as it was leaves the verdict; where it does not, the tuple is dropped.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from srt.layout import Layout
 from srt.records import pack_ids, unpack_ids
 from srt.verifiers.answers import extract_boxed
+from srt.verifiers.programs import extract_program
+
+AnswerOf = Callable[[str], Any]  # what of a response decides about its verdict; None when there is none
+ANSWERS: dict[str, AnswerOf] = {"math": extract_boxed, "code": extract_program}  # by mode
 
 # A y loops when its last tokens are so many repetitions of one piece, and so many tokens, that no working does
 # it: a row of zeros or a short table must not count.
@@ -64,11 +68,11 @@ class Change:
     text: str
 
 
-def clean(tuple_: dict[str, Any], layout: Layout) -> Cleaned:
+def clean(tuple_: dict[str, Any], layout: Layout, answer_of: AnswerOf = extract_boxed) -> Cleaned:
     """The record of d_revision.json as it should be written; `tuple_` itself is left as it is."""
     cleaned, changes = dict(tuple_), []
     for part, step in (("y_init", cut_loop), ("y_revised", cut_loop), ("y_revised", strip_opening)):
-        change = step(unpack_ids(cleaned[f"{part}_ids"]), cleaned[part], layout)
+        change = step(unpack_ids(cleaned[f"{part}_ids"]), cleaned[part], layout, answer_of)
         if change is None:
             continue
         changes.append({"part": part, "change": change.kind, "tokens": change.tokens, "text": change.text})
@@ -78,7 +82,9 @@ def clean(tuple_: dict[str, Any], layout: Layout) -> Cleaned:
     return Cleaned(cleaned | {"cleaned": changes}, changes)
 
 
-def cut_loop(ids: list[int], text: str, layout: Layout) -> Change | None:
+def cut_loop(
+    ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed
+) -> Change | None:
     """Cut the repetition that `ids` end with, after its first round; None when there is none."""
     y = layout.without_eot(ids)
     loop = find_loop(y)
@@ -86,10 +92,10 @@ def cut_loop(ids: list[int], text: str, layout: Layout) -> Change | None:
         return None
     start, period = loop
     # One that the limit cut off was not graded, so it keeps its r = 0 only while it gives no answer.
-    answer = extract_boxed(text) if len(y) < len(ids) else None
+    answer = answer_of(text) if len(y) < len(ids) else None
     for end in _ends(y, start, period, layout):
         said = layout.decode(y[:end])
-        if text.startswith(said) and extract_boxed(said) == answer:
+        if text.startswith(said) and answer_of(said) == answer:
             return Change("loop cut", y[:end] + ids[len(y) :], len(y) - end, text[len(said) :][:SHOWN_CHARACTERS])
     return Change("dropped, its loop holds the answer", None, len(y) - start, text[-SHOWN_CHARACTERS:])
 
@@ -116,7 +122,9 @@ def _ends(y: list[int], start: int, period: int, layout: Layout) -> Iterator[int
     yield from (start + period, start + 2 * period)
 
 
-def strip_opening(ids: list[int], text: str, layout: Layout) -> Change | None:
+def strip_opening(
+    ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed
+) -> Change | None:
     """Take a chat-like opening away; None when there is none, or when it does not end between two tokens."""
     end = opening_end(text)
     if end == 0:
@@ -126,7 +134,7 @@ def strip_opening(ids: list[int], text: str, layout: Layout) -> Change | None:
     opening, rest = text[:end], text[end:]
     if layout.decode(ids[:count]) != opening or layout.decode(ids[count:]) != rest:
         return None
-    if extract_boxed(rest) != extract_boxed(text):
+    if answer_of(rest) != answer_of(text):
         return None
     return Change("opening stripped", ids[count:], count, opening)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from srt.cleaning import clean
+from srt.cleaning import ANSWERS, clean
 from srt.console import progress
 from srt.errors import UserError
 from srt.files import JsonlLog
@@ -272,7 +272,7 @@ class Collector:
         """Clean a tuple and count it, unless an equal one of an earlier problem is there."""
         says = fingerprint(*map(str, key))
         if self.settings.clean:
-            cleaned = clean(tuple_, self.layout)
+            cleaned = clean(tuple_, self.layout, ANSWERS[self.problems[key[0]].mode])
             self.counts.cleaned.update(change["change"] for change in cleaned.changes)
             if cleaned.tuple is None:
                 return

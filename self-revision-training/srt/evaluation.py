@@ -90,8 +90,8 @@ def evaluate(argv: list[str]) -> None:
         name: getattr(knobs, name)
         for name in ("max_samples", "num_samples", "revise", "temperature", "top_p", "max_tokens", "seed")
     }
-    if knobs.mode == "code":  # what decides about right and wrong
-        identity |= asdict(code_settings(knobs))
+    if knobs.mode == "code":
+        identity |= code_settings(knobs).identity()
     open_run(output_dir, identity, asdict(knobs))
     set_aside_bad_records(loaded, output_dir)
     print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")

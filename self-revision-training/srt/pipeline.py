@@ -115,8 +115,8 @@ def collect(argv: list[str]) -> None:
         "max_tokens": knobs.max_tokens,
         "seed": knobs.seed,
     }
-    if knobs.mode == "code":  # what decides about right and wrong
-        identity |= asdict(code_settings(knobs))
+    if knobs.mode == "code":
+        identity |= code_settings(knobs).identity()
     open_run(output_dir, identity, asdict(knobs))
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")

@@ -3,7 +3,7 @@ r"""Cleaning: what is cut, what is left alone, and that ids stay those that were
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
-from srt.cleaning import clean, find_loop, opening_end
+from srt.cleaning import ANSWERS, clean, find_loop, opening_end
 from srt.layout import Layout, PromptSettings
 from srt.phrases import PHRASE_SETS
 from srt.records import pack_ids, unpack_ids
@@ -204,3 +204,14 @@ def test_what_is_clean_stays_as_it_is_and_nothing_is_changed_in_place(new_tuple,
     dirty = new_tuple(y_init=looping("", "A 1\n", 40), ended=False)
     copy = dict(dirty)
     assert clean(dirty, layout).changes and dirty == copy
+
+
+def test_in_code_mode_a_loop_that_belongs_to_the_program_is_not_cut_out_of_it(new_tuple, looping, layout):
+    program = looping("```python\n", "x = 1\n", 40, "```")
+    record = new_tuple(y_revised=program)
+    cleaned = clean(record, layout, ANSWERS["code"])
+    assert cleaned.tuple is None and the_change(cleaned)["change"] == "dropped, its loop holds the answer"
+    after_it = looping("```python\nx = 1\n```\n", "A 1\n", 40)
+    cleaned = clean(new_tuple(y_revised=after_it), layout, ANSWERS["code"])
+    assert cleaned.tuple["y_revised"].startswith("```python\nx = 1\n```\n")
+    assert the_change(cleaned)["change"] == "loop cut"

@@ -44,6 +44,11 @@ class CodeSettings:
     memory_limit: float
     time_factor: float
 
+    def identity(self) -> dict[str, float]:
+        """What decides about right and wrong, for run.json."""
+        names = ("time_limit", "memory_limit", "time_factor")
+        return {f"code_{name}": getattr(self, name) for name in names}
+
 
 class CodeJudge:
     """Judges on this machine. May be used from several threads."""

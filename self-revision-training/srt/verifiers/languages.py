@@ -108,10 +108,13 @@ def find_toolchain(language: Language) -> Toolchain | None:
     if found is None:
         return None
     path = Path(found).resolve()
-    if language.name == "Rust":  # which may be rustup's, that would look for its toolchain in the home folder
-        path = Path(_ask(found, "--print", "sysroot"), "bin", "rustc")
-    elif language.name == "Go":
-        path = Path(_ask(found, "env", "GOROOT"), "bin", "go")
+    # What is found may only stand in for the real one, which it looks for in the home folder (rustup).
+    home_of = {"Rust": ("--print", "sysroot"), "Go": ("env", "GOROOT")}
+    if language.name in home_of:
+        asked = subprocess.run([found, *home_of[language.name]], capture_output=True, text=True)
+        if asked.returncode:
+            return None
+        path = Path(asked.stdout.strip(), "bin", language.tool)
     return Toolchain(str(path), _outside_usr(path.parents[1]))
 
 
@@ -135,7 +138,3 @@ def installed_roots() -> list[Path]:
 
 def _outside_usr(folder: Path) -> tuple[Path, ...]:
     return () if folder.is_relative_to("/usr") else (folder,)
-
-
-def _ask(*command: str) -> str:
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
