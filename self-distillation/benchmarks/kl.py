@@ -40,7 +40,7 @@ class Arguments:
     tokens: list[int] = field(default_factory=lambda: [8192, 2048, 16384, 32768])
     widths: list[int] = field(default_factory=lambda: [2560, 1536, 4096])
     vocab: int = 151936  # of random heads
-    grad_eps: float = 1e-4
+    grad_eps: float = 2e-4
     chunk_tokens: int = 0  # rows per chunk of ours; 0: by free memory
     dense_rows: int = 0  # kl.DENSE_ROWS; 0: as it is
     liger_compiled: int = 1  # its own default

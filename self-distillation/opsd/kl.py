@@ -97,7 +97,7 @@ def exact_kl(
     extras: False leaves out the entropies, the log-probabilities and the agreement.
     grad_eps: a chunk's columns take no part in its gradient where no entry of the logits' gradient exceeds
         grad_eps times the root mean square of its rows' gradient norms; the value is of all columns. A chunk
-        in which that would lose more than 1e-3 of the gradient, or too few columns to be worth it, takes all.
+        in which that would lose more than 2e-3 of the gradient, or too few columns to be worth it, takes all.
         0: all columns, always.
     group: the vocabulary is sharded over its processes in the order of their ranks (tensor parallel). Heads
         and biases are this process's rows, plain tensors, as many in both models but not in all processes;

@@ -83,13 +83,13 @@ def test_extras_match_the_reference():
 @pytest.mark.parametrize("options", [KLOptions(), KLOptions("forward"), KLOptions(topk=64)], ids=lambda o: o.kind)
 def test_flagged_columns(options):
     case = lm_like_case(300, 50_001, 256)
-    out = assert_accurate(case, options, grad_eps=1e-4, chunk_tokens=128)
+    out = assert_accurate(case, options, grad_eps=2e-4, chunk_tokens=128)
     assert 0.6 < out.dropped_columns < 1.0
 
 
 def test_filter_switches_itself_off_on_flat_distributions():
     case = on_gpu(make_case(300, 50_001, 64, 64, 0.5, torch.bfloat16))
-    assert assert_accurate(case, grad_eps=1e-4, chunk_tokens=128).dropped_columns == 0.0
+    assert assert_accurate(case, grad_eps=2e-4, chunk_tokens=128).dropped_columns == 0.0
 
 
 def test_all_columns_are_collected_over_chunks(monkeypatch):
@@ -101,16 +101,16 @@ def test_all_columns_are_collected_over_chunks(monkeypatch):
 def test_any_number_of_rows(rows):
     case = on_gpu(make_case(rows, 64, 16, 16, 3.0, torch.bfloat16))
     assert_accurate(case)
-    assert_accurate(case, grad_eps=1e-4)
+    assert_accurate(case, grad_eps=2e-4)
 
 
 def test_zero_weight_rows_contribute_nothing_even_when_not_finite():
     case = lm_like_case(64, 5000, 64)
     case["weights"][10:20] = 0.0
-    wanted, wanted_gradients = run(case, grad_eps=1e-4)
+    wanted, wanted_gradients = run(case, grad_eps=2e-4)
     case["student_hidden"][10:15] = math.nan
     case["teacher_hidden"][15:20] = math.inf
-    out, gradients = run(case, grad_eps=1e-4)
+    out, gradients = run(case, grad_eps=2e-4)
     assert torch.equal(out.loss, wanted.loss)
     assert all(torch.equal(x, y) for x, y in zip(gradients, wanted_gradients, strict=True))
 
@@ -129,7 +129,7 @@ def test_memory_is_flat_in_the_number_of_tokens():
     for tokens in (2048, 16384):
         case = lm_like_case(tokens, 151_936, 2560)
         own = 2 * 2 * tokens * 2560 + 3 * 2 * tokens * 2560 + 2 * 2 * 151_936 * 2560
-        peaks[tokens] = peak_gib(case, grad_eps=1e-4) - own / 2**30
+        peaks[tokens] = peak_gib(case, grad_eps=2e-4) - own / 2**30
     assert peaks[16384] <= 1.5
     assert peaks[16384] - peaks[2048] <= 0.2
 
@@ -141,7 +141,7 @@ def test_flagged_columns_on_a_models_hidden_states(monkeypatch):
 
     case = model_case(os.environ["KL_TEST_MODEL"], 1024)
     names = ("student_hidden", "student_head", "teacher_hidden", "teacher_head", "weights")
-    out = assert_accurate({name: getattr(case, name) for name in names}, grad_eps=1e-4)
+    out = assert_accurate({name: getattr(case, name) for name in names}, grad_eps=2e-4)
     assert out.dropped_columns > 0.8
 
 
