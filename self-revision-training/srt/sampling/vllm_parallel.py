@@ -24,6 +24,11 @@ from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments,
 # comes meanwhile is hardly delayed (a sample takes seconds).
 POLL_SECONDS = 0.01
 
+# A step in which a request enters runs without the CUDA graph of a whole decoding step, and with hundreds of
+# requests in flight one enters at nearly every step. Held back this long and let in together, they leave most steps
+# to the graph; of a request's seconds in flight it costs little.
+ADMISSION_SECONDS = 0.2
+
 # vLLM's second model runner draws the noise of seeded requests in one kernel; the first, which vLLM 0.20 takes by
 # itself, draws it sequence by sequence in Python. The variable of the user wins.
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
@@ -60,6 +65,7 @@ class VllmParallelSampler:
         self.settings = settings
         self.with_logprobs = with_logprobs
         self.engines = engines
+        self.admission_seconds = ADMISSION_SECONDS if on_gpu else 0.0
         arguments = engine_arguments(
             model_path,
             on_gpu=on_gpu,
@@ -79,7 +85,8 @@ class VllmParallelSampler:
         self._dead = False
         self._pending = 0
         self._submitted = 0
-        self._tasks: set[asyncio.Task] = set()  # only touched by the loop's thread
+        self._tasks: set[asyncio.Task] = set()  # only touched by the loop's thread, like the next
+        self._held: list[tuple[Hashable, SampleRequest, str, int]] = []  # enter together
         self._load = [0] * engines  # requests in flight
         self._rank_of: dict[Hashable, int] = {}  # group -> the engine whose cache holds its prefix
         self._ranks: dict[Hashable, int] = {}  # key -> its engine, while in flight
@@ -117,7 +124,7 @@ class VllmParallelSampler:
         self._pending += 1
         self._submitted += 1
         rank = self._rank_for(key, request.group)
-        self.loop.call_soon_threadsafe(self._begin, key, request, str(self._submitted), rank)
+        self.loop.call_soon_threadsafe(self._hold, key, request, str(self._submitted), rank)
 
     def poll(self) -> list[tuple[Hashable, Sample]]:
         """The samples that finished since the last call; waits a moment when there is none.
@@ -148,7 +155,7 @@ class VllmParallelSampler:
 
     def drop(self) -> None:
         """Forget all requests in flight."""
-        asyncio.run_coroutine_threadsafe(_cancel(self._tasks), self.loop).result()
+        asyncio.run_coroutine_threadsafe(self._forget(), self.loop).result()
         while not self._finished.empty():
             self._finished.get()
         self._ranks.clear()
@@ -181,10 +188,21 @@ class VllmParallelSampler:
 
     # In the loop's thread -------------------------------------------------------------------------------
 
-    def _begin(self, key: Hashable, request: SampleRequest, name: str, rank: int) -> None:
-        task = self.loop.create_task(self._sample(key, request, name, rank))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _hold(self, *request: Any) -> None:
+        if not self._held:
+            self.loop.call_later(self.admission_seconds, self._admit)
+        self._held.append(request)
+
+    def _admit(self) -> None:
+        for request in self._held:
+            task = self.loop.create_task(self._sample(*request))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._held.clear()
+
+    async def _forget(self) -> None:
+        self._held.clear()
+        await _cancel(self._tasks)
 
     async def _sample(self, key: Hashable, request: SampleRequest, name: str, rank: int) -> None:
         from vllm.v1.engine.exceptions import EngineDeadError
