@@ -1,21 +1,25 @@
 """Verdicts per second on small programs, with and without the sandbox, side by side.
 
     PYTHONPATH=self-revision-training python self-revision-training/benchmarks/judging.py [programs=200] [tests=10]
-        [workers=<processors>] [rounds=2] [out=<file>.json]
+        [workers=<processors>] [out=<file>.json]
 
 Programs in Python and C++ that double a number and print it, each with another constant in it, half of them wrong
-at the last test. Kinds of sandbox take turns on the same programs, `rounds` times; the best round counts.
+at the last test. The two kinds of sandbox take turns on the same programs, a few at a time, so that whatever else
+the machine does meets both alike.
 """
 
 import json
 import os
 import sys
 import time
+from contextlib import ExitStack
 
 from srt.records import Problem
 from srt.verifiers.code import CodeSettings
 from srt.verifiers.code_grader import CodeGrader
 
+KINDS = ("rlimits", "bwrap")
+TURN = 20  # programs
 PROGRAMS = {
     "python": "n = int(input())\nprint(2 * n + (n == {wrong_at}), {number})",
     "cpp": (
@@ -36,18 +40,26 @@ def items(language: str, programs: int, tests: int) -> list[tuple[str, Problem, 
     return made
 
 
-def rate(kind: str, work: list[tuple[str, Problem, str]], workers: int) -> float:
-    """Verdicts per second, the start of the judging process left out."""
-    with CodeGrader(workers, CodeSettings(kind, time_limit=5.0, memory_limit=256, time_factor=1.0)) as grader:
-        grader.grade_all(work[:2])
-        started = time.perf_counter()
-        outcomes = grader.grade_all(work)
-        seconds = time.perf_counter() - started
-    right = [number % 2 == 0 for number in range(len(work))]
-    if [outcome.correct for outcome in outcomes] != right:
-        wrong = next(outcome for outcome, r in zip(outcomes, right, strict=True) if outcome.correct != r)
-        raise SystemExit(f"a verdict is not what the program was written for: {wrong}")
-    return len(work) / seconds
+def rates(work: list[tuple[str, Problem, str]], workers: int) -> dict[str, float]:
+    """Verdicts per second of each kind, the start of the judging processes left out."""
+    seconds = dict.fromkeys(KINDS, 0.0)
+    with ExitStack() as stack:
+        graders = {kind: stack.enter_context(CodeGrader(workers, settings(kind))) for kind in KINDS}
+        for grader in graders.values():
+            grader.grade_all(work[: 2 * workers])
+        for turn, start in enumerate(range(0, len(work), TURN)):
+            for kind in KINDS[:: -1 if turn % 2 else 1]:
+                started = time.perf_counter()
+                outcomes = graders[kind].grade_all(work[start : start + TURN])
+                seconds[kind] += time.perf_counter() - started
+                for number, outcome in enumerate(outcomes, start=start):
+                    if outcome.correct != (number % 2 == 0):
+                        raise SystemExit(f"program {number} was not written for this verdict: {outcome}")
+    return {kind: len(work) / spent for kind, spent in seconds.items()}
+
+
+def settings(kind: str) -> CodeSettings:
+    return CodeSettings(kind, time_limit=5.0, memory_limit=256, time_factor=1.0)
 
 
 def main(arguments: list[str]) -> None:
@@ -56,24 +68,19 @@ def main(arguments: list[str]) -> None:
         return
     given = dict(argument.split("=", 1) for argument in arguments)
     cores = len(os.sched_getaffinity(0))
-    programs, tests, workers, rounds = (
-        int(given.get(name, default))
-        for name, default in (("programs", 200), ("tests", 10), ("workers", cores), ("rounds", 2))
+    programs, tests, workers = (
+        int(given.get(name, default)) for name, default in (("programs", 200), ("tests", 10), ("workers", cores))
     )
     print(f"{programs} programs with {tests} tests, {workers} at the same time on {cores} processors")
     result = {"programs": programs, "tests": tests, "workers": workers, "processors": cores}
     for language in PROGRAMS:
-        work = items(language, programs, tests)
-        best = {"rlimits": 0.0, "bwrap": 0.0}
-        for _ in range(rounds):
-            for kind in best:
-                best[kind] = max(best[kind], rate(kind, work, workers))
-        cost = best["rlimits"] / best["bwrap"] - 1
+        rate = rates(items(language, programs, tests), workers)
+        cost = rate["rlimits"] / rate["bwrap"] - 1
         print(
-            f"{language:7} {best['rlimits']:6.1f} verdicts/s without, {best['bwrap']:6.1f} with the sandbox: "
+            f"{language:7} {rate['rlimits']:6.1f} verdicts/s without, {rate['bwrap']:6.1f} with the sandbox: "
             f"it takes {cost:+.0%} time"
         )
-        result[language] = {name: round(value, 2) for name, value in best.items()} | {"cost": round(cost, 4)}
+        result[language] = {kind: round(value, 2) for kind, value in rate.items()} | {"cost": round(cost, 4)}
     if "out" in given:
         with open(given["out"], "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)

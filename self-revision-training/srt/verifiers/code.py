@@ -170,6 +170,7 @@ class Trial:
         language = program.language
         source = language.source(program.source)
         self._files = {PROGRAM if language.builds else source: built}
+        self._roots = toolchain(language).roots if language.needs_tool else ()
         self._command = judge.command(language, language.run, source, self.limits.memory_mb)
         if problem.output_file:
             # What the program leaves in the named file is its output, and what it prints is not.
@@ -185,7 +186,7 @@ class Trial:
         test = self.problem.tests[number]
         given = test["input"].encode()
         stdin, work_files = (b"", {self.problem.input_file: given}) if self.problem.input_file else (given, {})
-        ran = self.judge.sandbox.run(self._command, self._files, stdin, self.limits, work_files)
+        ran = self.judge.sandbox.run(self._command, self._files, stdin, self.limits, work_files, self._roots)
         if failure := self.judge.what_went_wrong(ran, self.limits):
             return failure
         if self.problem.checker:
@@ -213,7 +214,8 @@ class Trial:
         contents = (test["input"].encode(), test["output"].encode(), output)
         command = [toolchain(PYTHON).executable, "{box}/checker.py", *names]
         files = {"checker.py": self.problem.checker.encode()}
-        ran = self.judge.sandbox.run(command, files, b"", CHECKER, dict(zip(names, contents, strict=True)))
+        work_files = dict(zip(names, contents, strict=True))
+        ran = self.judge.sandbox.run(command, files, b"", CHECKER, work_files, toolchain(PYTHON).roots)
         if ran.exit_code or ran.hung:
             return None
         try:
@@ -258,6 +260,7 @@ class FunctionTrial(Trial):
                 {"callee.py": (INSIDE / "callee.py").read_bytes()},
                 json.dumps(for_callee).encode(),
                 self.limits,
+                roots=self._roots,
                 pass_fds=(calls_out, answers_in),
             )
             caller = start(
@@ -265,6 +268,7 @@ class FunctionTrial(Trial):
                 {"caller.py": (INSIDE / "caller.py").read_bytes()},
                 json.dumps(for_caller).encode(),
                 self.limits,
+                roots=self._roots,
                 pass_fds=(calls_in, answers_out),
             )
         finally:

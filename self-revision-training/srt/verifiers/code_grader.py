@@ -20,7 +20,7 @@ from srt.records import Problem
 from srt.verifiers import Outcome, Verdict, VerifierBroke
 from srt.verifiers.code import CodeJudge, CodeSettings, Trial
 from srt.verifiers.languages import installed_roots
-from srt.verifiers.sandbox import Sandbox
+from srt.verifiers.sandbox import Sandbox, leave_network
 
 Item = tuple[int, str, Problem]  # number, response, problem
 
@@ -231,7 +231,8 @@ def _serve(connection: Connection, workers: int, settings: CodeSettings, parent_
         with one_at_a_time:
             connection.send((number, outcome))
 
-    threads = _Threads(workers, CodeJudge(settings, check_sandbox(settings)), answer)
+    sandbox = Sandbox(settings.sandbox, installed_roots(), has_network=not leave_network())
+    threads = _Threads(workers, CodeJudge(settings, sandbox), answer)
     while True:
         try:
             threads.add(connection.recv())

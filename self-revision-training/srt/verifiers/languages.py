@@ -42,6 +42,7 @@ class Language:
     source: Callable[[str], str]
     builds: tuple[str, ...]
     run: tuple[str, ...]
+    needs_tool: bool = False  # to run, not only to be built
     processes: int = 16
     address_space: bool = True
 
@@ -59,7 +60,7 @@ def _cpp(standard: str) -> str:
 LANGUAGES = (
     Language(
         "Python", ("python", "python3", "py", "py3"), "python", "python3", lambda _: "program.py",
-        builds=(), run=("{tool}", "{box}/program.py"),
+        builds=(), run=("{tool}", "{box}/program.py"), needs_tool=True,
     ),
     Language(
         # Some programs mean C++17, some C++20, and the two are not quite compatible.
@@ -81,7 +82,7 @@ LANGUAGES = (
             "{bin}/java", "-Xmx{memory}m", "-Xss64m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-jar",
             f"{{box}}/{PROGRAM}",
         ),
-        processes=64, address_space=False,
+        needs_tool=True, processes=64, address_space=False,
     ),
     Language(
         "Go", ("go", "golang"), "go", "golang-go", lambda _: "program.go",
@@ -115,7 +116,10 @@ def find_toolchain(language: Language) -> Toolchain | None:
         if asked.returncode:
             return None
         path = Path(asked.stdout.strip(), "bin", language.tool)
-    return Toolchain(str(path), _outside_usr(path.parents[1]))
+    roots = _outside_usr(path.parents[1])
+    if language.name == "Java":  # whose settings Debian keeps apart
+        roots += tuple(Path("/etc").glob("java-*"))
+    return Toolchain(str(path), roots)
 
 
 def toolchain(language: Language) -> Toolchain:

@@ -1,9 +1,11 @@
 """Where programs run that a model wrote: hostile until proven otherwise.
 
 CODE_SANDBOX=bwrap (bubblewrap) covers, for each run of a program apart:
-- files: /usr, the compilers and a fresh /tmp are all there is. /usr and the rest are read-only, /tmp lives in
-  memory, is limited in size, and is gone with the run. No home folder, nothing of ours, no other program's files.
-- network: a namespace of its own without any interface but its own loopback; the machine's is out of reach.
+- files: /usr, the language's own folder and a fresh /tmp are all there is. /usr and the rest are read-only, /tmp
+  lives in memory, is limited in size, and is gone with the run. No home folder, nothing of ours, no other
+  program's files.
+- network: a namespace without any interface but a loopback; the machine's is out of reach. Each program has its
+  own, unless the judge has left the network itself (`leave_network`): then all have the judge's.
 - processes: a PID namespace of its own. When the program ends or its time is over, every descendant is killed,
   also one that went into the background; it sees and signals no other process.
 - environment: only what is set here.
@@ -27,6 +29,7 @@ Input, output and files of a program are anonymous memory (memfd), not pipes: no
 the judge wait, and nothing is left on disk when the judge itself is killed.
 """
 
+import ctypes
 import itertools
 import math
 import os
@@ -44,17 +47,16 @@ from pathlib import Path
 from srt.errors import UserError
 
 KINDS = ("bwrap", "rlimits")
+DEVICES = ("null", "zero", "full", "random", "urandom")
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # beside /usr; mostly links into it
-SYSTEM_FILES = ("ld.so.cache", "alternatives", "java-*")  # of /etc, which is not there otherwise
+SYSTEM_FILES = ("ld.so.cache", "alternatives")  # of /etc, which is not there otherwise
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "PYTHONHASHSEED": "0"}
 BOX = "/box"  # the program's own files, read-only
 TMP_BYTES = 256 * 2**20  # of /tmp, in memory
 OPEN_FILES = 128
 ADDRESS_SPACE_BESIDE = 1024  # MB above the limit: stacks and arenas that are reserved and never used
 STDERR_BYTES = 4096  # of its end, that are read
-# The first process of the sandbox waits for the program, so that its processor time is counted; bubblewrap's own
-# first process does not tell (hence --as-pid-1).
-FIRST_PROCESS = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
+CLONE_NEWNET = 0x40000000
 UIDS = range(61184, 65520)  # what systemd gives to users that exist only while something runs
 
 INSTALL = (
@@ -148,10 +150,11 @@ class Running:
 class Sandbox:
     """Starts programs. `roots`: folders outside of /usr that they may read, where compilers are.
 
-    Raises UserError when the sandbox does not work on this machine. May be used from several threads.
+    `has_network`: False when this process has left it. Raises UserError when the sandbox does not work on this
+    machine. May be used from several threads.
     """
 
-    def __init__(self, kind: str, roots: Iterable[Path] = ()):
+    def __init__(self, kind: str, roots: Iterable[Path] = (), has_network: bool = True):
         self.kind = kind
         self._as_root = os.geteuid() == 0
         self._numbers = itertools.count(os.getpid() * 64)
@@ -159,7 +162,10 @@ class Sandbox:
             bwrap = shutil.which("bwrap")
             if bwrap is None:
                 raise UserError(f"MODE=code: bubblewrap is not installed; {INSTALL}")
-            self._mounts = [bwrap, *_mounts(roots), *self._namespaces()]
+            # Every mount takes time, and a program that is built needs few.
+            namespaces = self._namespaces(has_network)
+            self._for_builds = [bwrap, *_mounts([*roots, *_settings_of_tools()], DEVICES), *namespaces]
+            self._for_runs = [bwrap, *_mounts([], ("null", "urandom")), *namespaces]
         for tool in ("prlimit", "setpriv"):
             if shutil.which(tool) is None:
                 raise UserError(f"MODE=code: {tool} is missing; install util-linux")
@@ -176,8 +182,9 @@ class Sandbox:
         stdin: bytes,
         limits: Limits,
         work_files: Mapping[str, bytes] | None = None,
+        roots: Iterable[Path] | None = None,
     ) -> Ran:
-        return self.start(command, files, stdin, limits, work_files).wait()
+        return self.start(command, files, stdin, limits, work_files, roots).wait()
 
     def start(
         self,
@@ -186,24 +193,26 @@ class Sandbox:
         stdin: bytes,
         limits: Limits,
         work_files: Mapping[str, bytes] | None = None,
+        roots: Iterable[Path] | None = None,
         pass_fds: Sequence[int] = (),
     ) -> Running:
         """Start `command`; `{box}` in it becomes the folder of `files`, which are read-only and executable.
 
-        `work_files` lie in the folder where it starts. `pass_fds` keep their numbers.
+        `work_files` lie in the folder where it starts. `roots`: the folders outside of /usr that it needs; None:
+        all of the sandbox's, and the settings of compilers. `pass_fds` keep their numbers.
         """
         out, err = _memfd(), _memfd()
         given = [_memfd(stdin)]
         folder = None
         if self.kind == "bwrap":
-            argv = list(self._mounts)
+            argv = list(self._for_builds) if roots is None else [*self._for_runs, *_bind(roots)]
             for name, content, place, mode in (
                 *((name, content, BOX, "0555") for name, content in files.items()),
                 *((name, content, "/tmp", "0666") for name, content in (work_files or {}).items()),
             ):
                 given.append(_memfd(content))
                 argv += ["--perms", mode, "--file", str(given[-1]), f"{place}/{name}"]
-            argv += ["--remount-ro", "/", "--chdir", "/tmp", "--", *FIRST_PROCESS, *self._user()]
+            argv += ["--remount-ro", "/", "--chdir", "/tmp", "--", *self._user()]
             box, cwd, environment = BOX, "/", ENVIRONMENT
         else:
             argv, folder = [], tempfile.mkdtemp(prefix="srt-judge-")
@@ -228,8 +237,9 @@ class Sandbox:
             os.close(descriptor)
         return Running(process, out, err, limits, folder)
 
-    def _namespaces(self) -> list[str]:
-        kinds = ("ipc", "pid", "net", "uts", "cgroup-try")
+    def _namespaces(self, has_network: bool) -> list[str]:
+        # The program is the first process: bubblewrap's own would not tell how much time its children took.
+        kinds = ("ipc", "pid", "uts", "cgroup-try", *(["net"] if has_network else []))
         names = ["--as-pid-1", *(f"--unshare-{kind}" for kind in kinds)]
         if self._as_root:
             # What it takes to become another user; _user() gives all of it up.
@@ -248,24 +258,38 @@ class Sandbox:
         return [*as_user, "--bounding-set=-all", "--inh-caps=-all"]
 
 
-def _mounts(roots: Iterable[Path]) -> list[str]:
+def leave_network() -> bool:
+    """Take this thread, and those it starts from now on, off the network for good; False when that is not allowed.
+
+    A namespace without any interface, once for all programs, instead of one for each run.
+    """
+    return os.geteuid() == 0 and ctypes.CDLL(None).unshare(CLONE_NEWNET) == 0
+
+
+def _settings_of_tools() -> list[Path]:
+    return [path for path in (Path("/etc", name) for name in SYSTEM_FILES) if path.exists()]
+
+
+def _bind(paths: Iterable[Path]) -> list[str]:
+    arguments = []
+    for path in paths:
+        for parent in reversed(path.parents[:-1]):  # bubblewrap would give them the rights they have outside
+            arguments += ["--perms", "0755", "--dir", str(parent)]
+        arguments += ["--ro-bind", str(path), str(path)]
+    return arguments
+
+
+def _mounts(readable: Iterable[Path], devices: Iterable[str]) -> list[str]:
     """What programs see of the machine; --remount-ro / comes last, after their files."""
-    arguments = ["--die-with-parent", "--ro-bind", "/usr", "/usr", "--perms", "0755", "--dir", "/etc"]
+    arguments = ["--die-with-parent", "--ro-bind", "/usr", "/usr"]
     for name in SYSTEM_FOLDERS:
         folder = Path("/", name)
         if folder.is_symlink():
             arguments += ["--symlink", os.readlink(folder), str(folder)]
         elif folder.is_dir():
             arguments += ["--ro-bind", str(folder), str(folder)]
-    for pattern in SYSTEM_FILES:
-        for path in Path("/etc").glob(pattern):
-            arguments += ["--ro-bind", str(path), str(path)]
-    for root in roots:
-        for parent in reversed(root.parents[:-1]):  # bubblewrap would give them the rights they have outside
-            arguments += ["--perms", "0755", "--dir", str(parent)]
-        arguments += ["--ro-bind", str(root), str(root)]
-    arguments += ["--proc", "/proc", "--dir", "/dev"]
-    for device in ("null", "zero", "full", "random", "urandom"):
+    arguments += [*_bind(readable), "--proc", "/proc", "--dir", "/dev"]
+    for device in devices:
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         arguments += ["--symlink", f"/proc/self/fd{target}", f"/dev/{name}"]
