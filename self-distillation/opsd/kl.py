@@ -26,7 +26,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opsd.divergences import WHOLE, KLOptions, Vocabulary, compare_chunk
-from opsd.kl_columns import MAX_DROPPED, MAX_SHARE, PATIENCE, ColumnSums, flag_columns, mean_row
+from opsd.kl_columns import (
+    MAX_DROPPED,
+    MAX_SHARE,
+    PATIENCE,
+    ColumnSums,
+    NumbersOnTheirWay,
+    flag_columns,
+    mean_row,
+)
 from opsd.kl_products import add_product, multiplied_as_is, product
 from opsd.kl_sharded import ShardedVocabulary
 
@@ -302,6 +310,8 @@ class _Gradients:
         self.mean_row = mean_row(head.weight[: head.vocab_size], head.compute, vocabulary) if grad_eps else None
         self.wait = 0  # chunks that take all columns without looking
         self.rows = self.kept = 0
+        self.expected = head.vocab_size // 2048 * 128 + 128  # flagged columns, at first about a sixteenth
+        self.counting = torch.arange(1, head.vocab_size + 1, device=head.hidden.device)
         self.row_numbers = torch.arange(len(head.hidden), device=head.hidden.device)
         # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Int[Tensor, " N"]] = []
@@ -313,11 +323,11 @@ class _Gradients:
         if self.grad_eps and not self.wait and not gradient.can_flag:
             gradient = _DenseGradient(gradient.dense(), self.vocabulary)
         hidden = self.head.hidden[rows]
-        columns = self._columns(gradient)
+        flagged = self._flagged(gradient)
         self.rows += len(hidden)
-        self.kept += len(hidden) * (self.head.vocab_size if columns is None else len(columns))
-        if columns is not None:
-            self._add_columns(rows, hidden, columns, gradient.at(columns, self.head.gradient_dtype()))
+        self.kept += len(hidden) * (self.head.vocab_size if flagged is None else len(flagged[0]))
+        if flagged is not None:
+            self._add_columns(rows, hidden, *flagged)
         elif self.head.gradient_dtype() == torch.bfloat16:
             self._collect(self.row_numbers[rows], gradient)
         else:
@@ -379,23 +389,30 @@ class _Gradients:
             product.addr_(part.sum(1, dtype=product.dtype), self.mean_row, alpha=-1.0)
         self.hidden[rows] = self.vocabulary.total(product).to(self.hidden.dtype)
 
-    def _columns(self, gradient) -> Int[Tensor, " F"] | None:
-        """The columns that enter; None: all."""
+    def _flagged(self, gradient) -> tuple[Int[Tensor, " F"], Float[Tensor, "N F"]] | None:
+        """The columns that enter, and the gradient there; None: all columns enter."""
         if not self.grad_eps or self.wait:
             self.wait -= bool(self.wait)
             return None
-        flags = gradient.flag(self.grad_eps, MAX_DROPPED)
-        ranks = flags.cumsum(0)
+        dtype = self.head.gradient_dtype()
+        ranks = gradient.flag(self.grad_eps, MAX_DROPPED).cumsum(0)
         everywhere = self.vocabulary.total(ranks[-1].clone())  # the processes of a group decide alike
         numbers = [everywhere, ranks[-1]] + ([] if self.weight is None else [self.weight.used])
-        # The one place where the host waits for the GPU: it has nothing to do until what follows is launched.
-        everywhere, count, *used = torch.stack(numbers).tolist()
-        if everywhere <= MAX_SHARE * self.vocabulary.size(flags):
-            if self.weight is not None:
-                self.weight.make_room(used[0] + count)
-            return torch.searchsorted(ranks, torch.arange(1, count + 1, device=ranks.device))
-        self.wait = PATIENCE
-        return None
+        numbers = NumbersOnTheirWay(torch.stack(numbers))
+        # Meanwhile the GPU goes on: with as many columns as there may be, the last one where there are fewer.
+        columns = torch.searchsorted(ranks, self.counting).clamp_(max=len(ranks) - 1)
+        part = gradient.at(columns[: self.expected], dtype)
+        everywhere, count, *used = numbers.read()
+        if everywhere > MAX_SHARE * self.vocabulary.size(ranks):
+            self.wait = PATIENCE
+            return None
+        # A multiple of what a product reads at once: rows that are not aligned are multiplied slowly.
+        self.expected = (count + count // 4) // 128 * 128 + 128
+        if count > part.shape[1]:
+            part = gradient.at(columns[: self.expected], dtype)
+        if self.weight is not None:
+            self.weight.make_room(used[0] + count)
+        return columns[:count], part[:, :count]
 
     def dropped_columns(self) -> float:
         return 1.0 - self.kept / (self.rows * self.head.vocab_size) if self.rows else 0.0

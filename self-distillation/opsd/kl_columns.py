@@ -49,6 +49,20 @@ def mean_row(head: Float[Tensor, "V H"], compute: torch.dtype, vocabulary: Vocab
     return total / vocabulary.total(torch.tensor(float(len(some)), dtype=compute, device=head.device))
 
 
+class NumbersOnTheirWay:
+    """A few integers of the GPU's that the host needs; what is launched between making and reading is not waited
+    for."""
+
+    def __init__(self, numbers: Int[Tensor, " n"]) -> None:
+        self.numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
+        self.event = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
+
+    def read(self) -> list[int]:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.numbers.tolist()
+
+
 class ColumnSums:
     """sum over chunks of chunk.T @ hidden, one row for each column of the logits that occurred: [V, H] in
     `compute`, as long as few rows occur in a table of those alone."""
