@@ -26,7 +26,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opsd.divergences import WHOLE, KLOptions, Vocabulary, compare_chunk
-from opsd.kl_columns import MAX_DROPPED, MAX_SHARE, PATIENCE, ColumnSums, flag_columns, mean_row
+from opsd.kl_columns import (
+    MAX_DROPPED,
+    MAX_SHARE,
+    PATIENCE,
+    ColumnSums,
+    NumbersOnTheirWay,
+    flag_columns,
+    mean_row,
+)
 from opsd.kl_products import add_product, multiplied_as_is, product
 from opsd.kl_sharded import ShardedVocabulary
 
@@ -43,6 +51,9 @@ FUSED_MEMORY = 0.5
 # Rows whose bf16 gradient of all columns is collected before the two products back: each pass over the head's
 # gradient in fp32 costs as much as a tenth of the product.
 DENSE_ROWS = 2048
+
+# A choice of rows; a slice where possible, which copies nothing.
+Rows = slice | Int[Tensor, " N"]
 
 
 @dataclass(frozen=True)
@@ -149,7 +160,9 @@ def exact_kl(
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _kernels_run_on(weights.device):
         gradients = _Gradients(student, trained, grad_eps, vocabulary, len(rows)) if with_gradient else None
         for start in range(0, len(rows), chunk_tokens):
-            chunk = rows[start : start + chunk_tokens]
+            chunk: Rows = slice(start, min(start + chunk_tokens, len(rows)))
+            if len(rows) < len(weights):
+                chunk = rows[chunk]
             compare = _compare_fused if fused else _compare
             values, gradient = compare(
                 student.logits(chunk),
@@ -254,12 +267,12 @@ class _Head:
     vocab_size: int
     compute: torch.dtype
 
-    def logits(self, rows: Int[Tensor, " N"]) -> Float[Tensor, "N V"]:
+    def logits(self, rows: Rows) -> Float[Tensor, "N V"]:
         hidden = self.hidden[rows]
         if self.weight.dtype == self.compute or multiplied_as_is(hidden, self.weight):
             logits = product(hidden, self.weight[: self.vocab_size].T, self.compute)
         else:
-            logits = hidden.new_empty(len(rows), self.vocab_size, dtype=self.compute)
+            logits = hidden.new_empty(len(hidden), self.vocab_size, dtype=self.compute)
             for part in self.vocab_parts():
                 logits[:, part] = product(hidden, self.weight[part].T, self.compute)
         return logits if self.bias is None else logits.add_(self.bias.detach()[: self.vocab_size])
@@ -297,22 +310,26 @@ class _Gradients:
         self.mean_row = mean_row(head.weight[: head.vocab_size], head.compute, vocabulary) if grad_eps else None
         self.wait = 0  # chunks that take all columns without looking
         self.rows = self.kept = 0
+        self.expected = head.vocab_size // 2048 * 128 + 128  # flagged columns, at first about a sixteenth
+        self.counting = torch.arange(1, head.vocab_size + 1, device=head.hidden.device)
+        self.row_numbers = torch.arange(len(head.hidden), device=head.hidden.device)
         # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Int[Tensor, " N"]] = []
         self.collected: Float[Tensor, "N V"] | None = None
         self.most_rows = min(DENSE_ROWS, most_rows)
 
-    def add(self, rows: Int[Tensor, " N"], gradient) -> None:
+    def add(self, rows: Rows, gradient) -> None:
         """Fold in the gradient of the rows' logits: a `_DenseGradient` or a `kl_triton.FusedChunk`."""
         if self.grad_eps and not self.wait and not gradient.can_flag:
             gradient = _DenseGradient(gradient.dense(), self.vocabulary)
-        columns = self._columns(gradient)
-        self.rows += len(rows)
-        self.kept += len(rows) * (self.head.vocab_size if columns is None else len(columns))
-        if columns is not None:
-            self._add_columns(rows, columns, gradient.at(columns, self.head.gradient_dtype()))
+        hidden = self.head.hidden[rows]
+        flagged = self._flagged(gradient)
+        self.rows += len(hidden)
+        self.kept += len(hidden) * (self.head.vocab_size if flagged is None else len(flagged[0]))
+        if flagged is not None:
+            self._add_columns(rows, hidden, *flagged)
         elif self.head.gradient_dtype() == torch.bfloat16:
-            self._collect(rows, gradient)
+            self._collect(self.row_numbers[rows], gradient)
         else:
             self._add_all(rows, gradient.dense())
 
@@ -335,9 +352,13 @@ class _Gradients:
         self.waiting.append(rows)
 
     def _add_columns(
-        self, rows: Int[Tensor, " N"], columns: Int[Tensor, " F"], part: Float[Tensor, "N F"]
+        self,
+        rows: Rows,
+        hidden: Float[Tensor, "N H"],
+        columns: Int[Tensor, " F"],
+        part: Float[Tensor, "N F"],
     ) -> None:
-        hidden, compute = self.head.hidden[rows], self.head.compute
+        compute = self.head.compute
         if self.hidden is not None:
             self._add_to_hidden(rows, part, product(part, self.head.weight[columns], compute))
         if self.weight is not None:
@@ -345,7 +366,7 @@ class _Gradients:
         if self.bias is not None:
             self.bias[columns] += part.sum(0, dtype=compute)
 
-    def _add_all(self, rows: Int[Tensor, " N"], part: Float[Tensor, "N V"]) -> None:
+    def _add_all(self, rows: Rows, part: Float[Tensor, "N V"]) -> None:
         head, hidden = self.head, self.head.hidden[rows]
         as_is = multiplied_as_is(part, head.weight)
         pieces = [slice(0, head.vocab_size)] if as_is else list(head.vocab_parts())
@@ -363,23 +384,35 @@ class _Gradients:
         if self.bias is not None:
             self.bias[: head.vocab_size] += part.sum(0, dtype=head.compute)
 
-    def _add_to_hidden(
-        self, rows: Int[Tensor, " N"], part: Float[Tensor, "N F"], product: Float[Tensor, "N H"]
-    ) -> None:
+    def _add_to_hidden(self, rows: Rows, part: Float[Tensor, "N F"], product: Float[Tensor, "N H"]) -> None:
         if self.mean_row is not None:
             product.addr_(part.sum(1, dtype=product.dtype), self.mean_row, alpha=-1.0)
         self.hidden[rows] = self.vocabulary.total(product).to(self.hidden.dtype)
 
-    def _columns(self, gradient) -> Int[Tensor, " F"] | None:
-        """The columns that enter; None: all."""
+    def _flagged(self, gradient) -> tuple[Int[Tensor, " F"], Float[Tensor, "N F"]] | None:
+        """The columns that enter, and the gradient there; None: all columns enter."""
         if not self.grad_eps or self.wait:
             self.wait -= bool(self.wait)
             return None
-        columns = gradient.flag(self.grad_eps, MAX_DROPPED).nonzero()[:, 0]
-        if len(columns) <= MAX_SHARE * self.head.vocab_size:
-            return columns
-        self.wait = PATIENCE
-        return None
+        dtype = self.head.gradient_dtype()
+        ranks = gradient.flag(self.grad_eps, MAX_DROPPED).cumsum(0)
+        everywhere = self.vocabulary.total(ranks[-1].clone())  # the processes of a group decide alike
+        numbers = [everywhere, ranks[-1]] + ([] if self.weight is None else [self.weight.used])
+        numbers = NumbersOnTheirWay(torch.stack(numbers))
+        # Meanwhile the GPU goes on: with as many columns as there may be, the last one where there are fewer.
+        columns = torch.searchsorted(ranks, self.counting).clamp_(max=len(ranks) - 1)
+        part = gradient.at(columns[: self.expected], dtype)
+        everywhere, count, *used = numbers.read()
+        if everywhere > MAX_SHARE * self.vocabulary.size(ranks):
+            self.wait = PATIENCE
+            return None
+        # A multiple of what a product reads at once: rows that are not aligned are multiplied slowly.
+        self.expected = (count + count // 4) // 128 * 128 + 128
+        if count > part.shape[1]:
+            part = gradient.at(columns[: self.expected], dtype)
+        if self.weight is not None:
+            self.weight.make_room(used[0] + count)
+        return columns[:count], part[:, :count]
 
     def dropped_columns(self) -> float:
         return 1.0 - self.kept / (self.rows * self.head.vocab_size) if self.rows else 0.0

@@ -49,53 +49,80 @@ def mean_row(head: Float[Tensor, "V H"], compute: torch.dtype, vocabulary: Vocab
     return total / vocabulary.total(torch.tensor(float(len(some)), dtype=compute, device=head.device))
 
 
+class NumbersOnTheirWay:
+    """A few integers of the GPU's that the host needs; what is launched between making and reading is not waited
+    for."""
+
+    def __init__(self, numbers: Int[Tensor, " n"]) -> None:
+        self.numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
+        self.event = torch.cuda.current_stream(numbers.device).record_event() if numbers.is_cuda else None
+
+    def read(self) -> list[int]:
+        if self.event is not None:
+            self.event.synchronize()
+        return self.numbers.tolist()
+
+
 class ColumnSums:
     """sum over chunks of chunk.T @ hidden, one row for each column of the logits that occurred: [V, H] in
     `compute`, as long as few rows occur in a table of those alone."""
 
     def __init__(self, shape: torch.Size, compute: torch.dtype, device: torch.device) -> None:
         self.shape, self.compute, self.device = shape, compute, device
-        # Of the table's first rows, in order of arrival. None: the table is the whole sum.
-        self.columns: Int[Tensor, " U"] | None = torch.empty(0, dtype=torch.long, device=device)
-        self.place = torch.full((shape[0],), -1, dtype=torch.long, device=device)
+        # Each column's row in the table, -1 for none. None: the table is the whole sum.
+        self.place: Int[Tensor, " V"] | None = torch.full((shape[0],), -1, dtype=torch.long, device=device)
+        self.used = torch.zeros((), dtype=torch.long, device=device)  # rows of the table that have a column
         self.table = torch.empty(0, shape[1], dtype=compute, device=device)
 
+    def make_room(self, rows: int) -> None:
+        """For so many rows in use, which `add` does not look at: it never waits for the GPU."""
+        if self.place is None or rows <= len(self.table):
+            return
+        if rows > MAX_SHARE * self.shape[0]:
+            self.everything()
+            return
+        grown = self.table.new_zeros(int(1.3 * rows) + 64, self.shape[1])
+        grown[: len(self.table)] = self.table
+        self.table = grown
+
     def add(self, columns: Int[Tensor, " F"], part: Float[Tensor, "F H"]) -> None:
-        if self.columns is None:
-            self.table.index_add_(0, columns, part)
-            return
-        new = columns[self.place[columns] < 0]
-        if len(self.columns) + len(new) > MAX_SHARE * self.shape[0]:
-            self.everything().index_add_(0, columns, part)
-            return
-        known = len(self.columns)
-        self.place[new] = torch.arange(known, known + len(new), device=self.device)
-        self.columns = torch.cat([self.columns, new])
-        if len(self.columns) > len(self.table):
-            grown = self.table.new_zeros(int(1.3 * len(self.columns)) + 64, self.shape[1])
-            grown[:known] = self.table[:known]
-            self.table = grown
-        self.table.index_add_(0, self.place[columns], part)
+        """There must be room for the `used` rows and all of `columns`, which are different."""
+        if self.place is not None and len(columns):
+            places = self.place[columns]
+            is_new = places < 0
+            arrivals = is_new.cumsum(0)
+            places = torch.where(is_new, arrivals + (self.used - 1), places)
+            self.place[columns] = places
+            self.used = self.used + arrivals[-1]
+            columns = places
+        self.table.index_add_(0, columns, part)
 
     def is_empty(self) -> bool:
-        return self.columns is not None and not len(self.columns)
+        return self.place is not None and not len(self.table)
 
     def start(self, whole: Float[Tensor, "V H"]) -> None:
         """The first sum, which is kept."""
-        self.table, self.columns = whole, None
+        self.table, self.place = whole, None
 
     def everything(self) -> Float[Tensor, "V H"]:
         """The whole sum, to be added to in place."""
-        if self.columns is not None:
+        if self.place is not None:
             whole = torch.zeros(self.shape, dtype=self.compute, device=self.device)
-            whole[self.columns] = self.table[: len(self.columns)]
-            self.table, self.columns = whole, None
+            columns = self._columns()
+            whole[columns] = self.table[: len(columns)]
+            self.table, self.place = whole, None
         return self.table
 
     def scaled(self, factor: Tensor, dtype: torch.dtype) -> Float[Tensor, "V H"]:
         """The sum times `factor`, rounded once."""
-        if self.columns is None:
+        if self.place is None:
             return torch.mul(self.table, factor, out=torch.empty_like(self.table, dtype=dtype))
         result = torch.zeros(self.shape, dtype=dtype, device=self.device)
-        result[self.columns] = (self.table[: len(self.columns)] * factor).to(dtype)
+        columns = self._columns()
+        result[columns] = (self.table[: len(columns)] * factor).to(dtype)
         return result
+
+    def _columns(self) -> Int[Tensor, " U"]:
+        """Those of the table's rows in use."""
+        columns = (self.place >= 0).nonzero()[:, 0]
+        return torch.empty_like(columns).scatter_(0, self.place[columns], columns)

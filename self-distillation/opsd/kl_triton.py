@@ -32,8 +32,8 @@ from opsd.divergences import KLOptions
 
 # Columns per program and its warps, by kernel; `benchmarks/kl.py mode=tune` measures others.
 BLOCK, WARPS = 4096, 8  # sums and flags
-DENSE_BLOCK, DENSE_WARPS = 4096, 8
-AT_BLOCK, AT_WARPS = 512, 4
+DENSE_BLOCK, DENSE_WARPS = 1024, 4
+AT_BLOCK, AT_WARPS = 1024, 8
 
 KINDS = {"reverse": 0, "forward": 1, "mixed": 2}
 
@@ -62,7 +62,7 @@ class FusedChunk:
 
     student: Float[Tensor, "N V"]  # logits
     teacher: Float[Tensor, "N V"]
-    weights: Float[Tensor, " N"]
+    scale: Float[Tensor, " N"]  # weight / temperature
     options: KLOptions
     blocks: Float[Tensor, "fields N blocks"]
     rows: Float[Tensor, "fields N"]
@@ -88,12 +88,11 @@ class FusedChunk:
         """
         count, vocab = self.student.shape
         blocks = self.blocks.shape[2]
-        scale = self.weights / self.options.temperature
-        norm2 = (self.rows[GRADIENT_NORM2] * scale.square()).sum()
+        norm2 = torch.dot(self.rows[GRADIENT_NORM2], self.scale.square())
         flags = torch.zeros(vocab, dtype=torch.int32, device=self.student.device)
         dropped = torch.empty(count, blocks, dtype=torch.float32, device=self.student.device)
         _flag_columns[(blocks, count)](
-            self.student, self.teacher, self.student.stride(0), self.teacher.stride(0), scale, norm2,
+            self.student, self.teacher, self.student.stride(0), self.teacher.stride(0), self.scale, norm2,
             eps / count**0.5, self.rows, self.blocks, flags, dropped, count, blocks, vocab,
             1.0 / self.options.temperature, TEMPERED=self.options.temperature != 1.0, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
@@ -118,7 +117,7 @@ class FusedChunk:
             return
         kernel[(triton.cdiv(width, block), count)](
             self.student, self.teacher, self.student.stride(0), self.teacher.stride(0), columns, gradient,
-            gradient.stride(0), self.weights / self.options.temperature, self.rows, count, width,
+            gradient.stride(0), self.scale, self.rows, count, width,
             1.0 / self.options.temperature, self.options.mixed_weight,
             TEMPERED=self.options.temperature != 1.0, KIND=KINDS[self.options.kind], BLOCK=block, num_warps=warps,
         )  # fmt: skip
@@ -150,7 +149,8 @@ def compare(
         everywhere, rows, count, everywhere.shape[2],
         BLOCKS=triton.next_power_of_2(everywhere.shape[2]), num_warps=2,
     )  # fmt: skip
-    return FusedChunk(student, teacher, weights, options, sums, rows)
+    scale = weights if options.temperature == 1.0 else weights / options.temperature
+    return FusedChunk(student, teacher, scale, options, sums, rows)
 
 
 def extras(chunk: FusedChunk) -> dict[str, Tensor]:

@@ -59,9 +59,11 @@ def test_near_equal_distributions_of_bf16_models(kind, vocab):
 def test_far_apart_distributions(kind, dtype, scale):
     case = make_case(70, 50_001, 256, 256, scale, dtype)
     options = KLOptions(kind, temperature=1.3)
-    if scale == 3.0 or dtype == torch.float32:
+    # At 30 all rows are all but certain. jsd is then at its upper limit, and its gradient, 1e-7 of the weights
+    # in the largest row, is the rounding of the scores it is made of; the others' are rounded by bf16 and fp16.
+    if scale == 3.0 or (dtype == torch.float32 and kind != "jsd"):
         assert_accurate(on_gpu(case), options, chunk_tokens=32)
-    else:  # rows that are all but certain: the gradient is smaller than what its inputs are rounded to
+    else:
         out, _ = run(on_gpu(case), options=options)
         assert relative_error(out.token_kl, naive(on_gpu(case), options)[1]) <= ACCURACY
 

@@ -108,10 +108,11 @@ def test_column_sums_grow_and_become_whole():
     for count in (0, 1, 5, 3, 20, 60, 2):
         columns = torch.randperm(100, generator=generator)[:count]
         part = torch.randn(count, 3, generator=generator, dtype=torch.float64)
+        sums.make_room(int(sums.used) + count)
         sums.add(columns, part)
         wanted[columns] += part
         torch.testing.assert_close(sums.scaled(torch.tensor(2.0), torch.float64), 2 * wanted)
-    assert sums.columns is None
+    assert sums.place is None
     sums.everything()[7] += 1.0
     wanted[7] += 1.0
     torch.testing.assert_close(sums.scaled(torch.tensor(1.0), torch.float32), wanted.float())
