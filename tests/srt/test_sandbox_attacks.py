@@ -128,6 +128,35 @@ def test_sleeping_past_the_wall_clock_limit():
     assert "time limit (it waits" in attack("import time\ntime.sleep(1000)\nprint(2)")
 
 
+def test_a_process_that_leaves_everything_by_which_it_could_be_killed():
+    mark = f"evil-{os.getpid()}-{time.monotonic_ns()}"
+    program = f"""
+import ctypes, os, sys
+for _ in range(2):
+    if os.fork() == 0: os.setsid()
+ctypes.CDLL(None).prctl(1, 0)
+try: os.setsid()
+except OSError: pass
+os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(1000)", "{mark}"])
+"""
+    assert "time limit (it waits" in attack(program)
+    deadline = time.monotonic() + 2
+    while everywhere(mark) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not everywhere(mark)
+
+
+def everywhere(mark):
+    """The machine's processes with the mark in their command, whoever started them."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [path] if mark in path.read_text() else []
+        except OSError:  # it has just ended
+            pass
+    return found
+
+
 def test_a_daemon_that_keeps_standard_output_open():
     program = """
 import os, time

@@ -56,6 +56,10 @@ TMP_BYTES = 256 * 2**20  # of /tmp, in memory
 OPEN_FILES = 128
 ADDRESS_SPACE_BESIDE = 1024  # MB above the limit: stacks and arenas that are reserved and never used
 STDERR_BYTES = 4096  # of its end, that are read
+# The first process of the sandbox takes all others along when it dies, and dies with bubblewrap; so it must be one
+# that the program cannot reach. It waits for the program, so that its processor time is counted; bubblewrap's own
+# first process does not tell (hence --as-pid-1).
+FIRST_PROCESS = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 CLONE_NEWNET = 0x40000000
 UIDS = range(61184, 65520)  # what systemd gives to users that exist only while something runs
 
@@ -212,7 +216,7 @@ class Sandbox:
             ):
                 given.append(_memfd(content))
                 argv += ["--perms", mode, "--file", str(given[-1]), f"{place}/{name}"]
-            argv += ["--remount-ro", "/", "--chdir", "/tmp", "--", *self._user()]
+            argv += ["--remount-ro", "/", "--chdir", "/tmp", "--", *FIRST_PROCESS, *self._user()]
             box, cwd, environment = BOX, "/", ENVIRONMENT
         else:
             argv, folder = [], tempfile.mkdtemp(prefix="srt-judge-")
@@ -238,7 +242,6 @@ class Sandbox:
         return Running(process, out, err, limits, folder)
 
     def _namespaces(self, has_network: bool) -> list[str]:
-        # The program is the first process: bubblewrap's own would not tell how much time its children took.
         kinds = ("ipc", "pid", "uts", "cgroup-try", *(["net"] if has_network else []))
         names = ["--as-pid-1", *(f"--unshare-{kind}" for kind in kinds)]
         if self._as_root:
