@@ -82,9 +82,11 @@ class PlannedTrainer(SFTTrainer):
             state.fsdp_plugin = FullyShardedDataParallelPlugin()
             self.is_fsdp_enabled = True
         elif self.is_fsdp_enabled:
-            # accelerate's own policy would add up gradients, and return log-probs, in bf16.
+            # accelerate's own policy would add up gradients, and return log-probs, in bf16. Without an output type
+            # log-probs stay fp32, and what passes between layers stays bf16: it is not cast a second time when
+            # checkpointing runs a layer again.
             state.fsdp_plugin.mixed_precision_policy = MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

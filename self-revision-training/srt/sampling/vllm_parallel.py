@@ -25,12 +25,12 @@ from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments,
 POLL_SECONDS = 0.01
 
 # A step in which a request enters runs without the CUDA graph of a whole decoding step, and with hundreds of
-# requests in flight one enters at nearly every step. Held back this long and let in together, they leave most steps
-# to the graph; of a request's seconds in flight it costs little.
+# requests in flight one enters at nearly every step. Held back this long and let in together, they leave most
+# steps to the graph; of a request's seconds in flight it costs little.
 ADMISSION_SECONDS = 0.2
 
-# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, which vLLM 0.20 takes by
-# itself, draws it sequence by sequence in Python. The variable of the user wins.
+# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, which vLLM 0.20 takes
+# by itself, draws it sequence by sequence in Python. The variable of the user wins.
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 
 
