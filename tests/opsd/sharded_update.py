@@ -3,8 +3,8 @@ r"""Run by test_nemo_updates.py, once for each of two ranks: the update of a sha
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... \
         python sharded_update.py <layout> <student> <teacher> <folder>
 
-layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads updates.pt and writes <layout><rank>.pt: the results
-of the updates, and the student's gradients and weights, whole.
+layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads updates.pt and writes <layout><rank>.pt: the
+results of the updates, and the student's gradients and weights, whole.
 """
 
 import sys

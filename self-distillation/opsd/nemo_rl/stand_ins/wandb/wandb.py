@@ -1,0 +1,1 @@
+"""Stands in for wandb, which NeMo-RL imports and this repository does not use; see ../../runtime.py."""
