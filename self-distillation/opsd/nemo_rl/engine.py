@@ -6,6 +6,7 @@ This is the loop, in the driver. On each GPU a policy worker holds its shard of 
 and a vLLM worker samples while that one sleeps; the verifier is a Ray actor.
 """
 
+import contextlib
 import math
 import os
 import shutil
@@ -61,15 +62,16 @@ class NemoEngine:
     def run(self) -> None:
         if self.journal.claim():
             return
-        self._open()
-        with progress(self.total_steps, "step", initial=self.trainer.first_step) as bar:
-            for step in range(self.trainer.first_step, self.total_steps):
-                figures = self._step(step)
-                figures |= self._validate(step)
-                self._synchronise_teacher(step + 1)
-                self.journal.report(step, figures, self.total_steps, bar)
-                self._checkpoint(step + 1)
-        self._finish()
+        with contextlib.ExitStack() as self.opened:  # workers and Ray end with the run, however it ends
+            self._open()
+            with progress(self.total_steps, "step", initial=self.trainer.first_step) as bar:
+                for step in range(self.trainer.first_step, self.total_steps):
+                    figures = self._step(step)
+                    figures |= self._validate(step)
+                    self._synchronise_teacher(step + 1)
+                    self.journal.report(step, figures, self.total_steps, bar)
+                    self._checkpoint(step + 1)
+            self._finish()
 
     # The algorithm --------------------------------------------------------------------------------------
 
@@ -177,10 +179,9 @@ class NemoEngine:
         shape = cluster_shape(knobs, torch.cuda.device_count(), config, count_parameters(config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
         runtime.join_ray(knobs, shape.gpus)
-        self.environment = create_env(
-            runtime.ENVIRONMENT_NAME, {"workers": knobs.grading_workers, "time_limit": knobs.grading_time_limit}
-        )
-        self.grader = NemoGrader(self.environment)
+        self.opened.callback(ray.shutdown)
+        limits = {"workers": knobs.grading_workers, "time_limit": knobs.grading_time_limit}
+        self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, limits))
         tokenizer = self.layout.tokenizer
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.layout.eot_ids[0]
         updates_per_step = knobs.num_prompts_per_step // knobs.train_global_batch_size
@@ -193,6 +194,7 @@ class NemoEngine:
             self.total_steps * updates_per_step,
             self.output_dir / "checkpoints",
         )
+        self.opened.callback(self.trainer.close)
         self.journal.open(self.trainer.first_step)
         self.started = time.monotonic()
 
@@ -207,9 +209,6 @@ class NemoEngine:
         shutil.rmtree(temporary, ignore_errors=True)
         self.trainer.write_student(temporary)
         self.journal.describe_student(temporary)
-        self.trainer.close()
-        ray.get(self.environment.shutdown.remote())
-        ray.shutdown()
         seconds = round(time.monotonic() - self.started, 1)
         self.journal.close({"steps": self.total_steps, "seconds": seconds, "student": str(final)})
         os.replace(temporary, final)  # comes last: where this folder is, the run is complete

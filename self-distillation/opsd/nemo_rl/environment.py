@@ -52,9 +52,6 @@ class VerifierEnvironmentImpl(EnvironmentInterface):
         """Nothing: the figures of a step are made in one place for both engines (opsd/metrics.py)."""
         return batch, {}
 
-    def shutdown(self) -> None:
-        self.grader.__exit__()
-
 
 @ray.remote
 class VerifierEnvironment(VerifierEnvironmentImpl):

@@ -99,9 +99,9 @@ class Trainer:
         )
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
         if self.teacher_was_synced:
-            self.policy.run_all_workers_single_data("restore_teacher", str(Path(newest) / TEACHER))
+            self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
         elif knobs.teacher_model != knobs.student_model:
-            self.policy.run_all_workers_single_data("load_teacher", knobs.teacher_model)
+            self.policy.run_all_workers_single_data("load_teacher", model_path=knobs.teacher_model)
 
     @contextlib.contextmanager
     def awake(self, seconds: dict[str, float]) -> Iterator[NemoSampler]:
@@ -161,14 +161,16 @@ class Trainer:
             weights_path=str(folder / "policy" / "weights"), optimizer_path=str(folder / "policy" / "optimizer")
         )
         if self.teacher_was_synced:
-            self.policy.run_all_workers_single_data("save_teacher", str(folder / TEACHER))
+            self.policy.run_all_workers_single_data("save_teacher", folder=str(folder / TEACHER))
         self.checkpoints.finalize_checkpoint(folder)
 
     def write_student(self, folder: Path) -> None:
         """The student as a Hugging Face folder, in the precision of the model it started from."""
         self.policy.prepare_for_training()
         like = self.knobs.student_model
-        self.policy.run_all_workers_single_data("write_student", like, stored_dtype(like), str(folder))
+        self.policy.run_all_workers_single_data(
+            "write_student", like=like, dtype=stored_dtype(like), folder=str(folder)
+        )
 
     def close(self) -> None:
         self.sampler.close()
