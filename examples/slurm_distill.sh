@@ -28,9 +28,7 @@ if [ "$nodes" -gt 1 ]; then
     ray start --address="$address:$port" $common &
 fi
 
-# The driver runs on the first node, in the cluster above, once every node has joined.
+# The driver runs on the first node, in the cluster above; it waits a minute for the others.
+sleep 20
 export RAY_ADDRESS="$address:$port" NUM_NODES=$nodes GPUS_PER_NODE=$gpus ENGINE=nemo-rl
-srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap bash -c '
-  until [ "$(ray list nodes --filter state=ALIVE --format json 2>/dev/null | grep -c node_id)" -ge "$NUM_NODES" ]
-  do sleep 5; done
-  exec bash scripts/distill.sh "$@"' distill "$@"
+srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap bash scripts/distill.sh "$@"

@@ -38,7 +38,7 @@ def checks(commit: str) -> Iterator[tuple[str, str, str | None]]:
 def python_version() -> tuple[str, str, str | None]:
     found = ".".join(map(str, sys.version_info[:3]))
     fine = sys.version_info[:2] == (3, 12)
-    return "Python", found, None if fine else "Python 3.12 is expected: uv venv --python 3.12 in self-distillation/"
+    return "Python", found, None if fine else "expected is 3.12: uv venv --python 3.12 in self-distillation/"
 
 
 def driver() -> tuple[str, str, str | None]:
@@ -49,7 +49,7 @@ def driver() -> tuple[str, str, str | None]:
     found = answer.stdout.split("\n")[0].strip()
     if not re.match(r"\d+", found):
         reason = (answer.stderr or answer.stdout).strip().split("\n")[0]
-        return "NVIDIA driver", f"nvidia-smi says: {reason}", "ask whoever runs the machine, or use ENGINE=local"
+        return "NVIDIA driver", f"nvidia-smi says: {reason}", "use ENGINE=local until it is mended"
     old = int(found.split(".")[0]) < LEAST_DRIVER
     return "NVIDIA driver", found, f"CUDA 13 needs {LEAST_DRIVER} or newer" if old else None
 
@@ -86,7 +86,8 @@ def source(commit: str) -> tuple[str, str, str | None]:
         return "NeMo-RL", f"NEMO_RL_DIR={os.environ.get('NEMO_RL_DIR')}", "unset it to have v0.7.0 cloned"
     if not (folder / ".git").exists():
         return "NeMo-RL", f"{folder} is no git checkout; that it is v0.7.0 ({commit}) is taken on trust", None
-    head = subprocess.run(["git", "-C", folder, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    asked = ["git", "-C", folder, "rev-parse", "HEAD"]
+    head = subprocess.run(asked, capture_output=True, text=True).stdout.strip()
     fine = head.startswith(commit)
     return "NeMo-RL", f"{folder} at {head[:9]}", None if fine else f"git -C {folder} checkout {commit}"
 

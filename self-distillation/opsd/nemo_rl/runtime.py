@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+import time
 from pathlib import Path
 
 from opsd.nemo_rl.choice import nemo_rl_source, put_nemo_rl_on_path
@@ -18,6 +19,7 @@ ENVIRONMENT_NAME = "sd_zero"
 # NeMo-RL imports these for loggers and audio data that are not used here.
 STAND_INS = Path(__file__).parent / "stand_ins"
 OBJECT_STORE_BYTES = 4 * 2**30  # far above a step's rollouts and figures; Ray by itself takes a third of memory
+NODES_JOIN_SECONDS = 60.0  # in which the cluster's GPUs must be there
 
 
 def prepare() -> None:
@@ -82,7 +84,9 @@ def join_ray(knobs: DistillKnobs, gpus: int) -> None:
         # reservation, so a machine with fewer cores may say that it has them.
         cpus = max(os.cpu_count() or 1, 2 * gpus + 1)
         ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES, **common)
-    found = int(ray.cluster_resources().get("GPU", 0))
+    deadline = time.monotonic() + NODES_JOIN_SECONDS
+    while (found := int(ray.cluster_resources().get("GPU", 0))) < gpus and time.monotonic() < deadline:
+        time.sleep(1.0)
     if found < gpus:
         ray.shutdown()
         raise UserError(f"the Ray cluster has {found} GPU(s) and {gpus} are asked for (NUM_NODES, GPUS_PER_NODE)")
