@@ -177,8 +177,9 @@ def test_code_mode_says_that_its_judge_is_not_built(call, good, entry_point):
     assert error == "error: MODE=code: the judge of programs is not built yet; use MODE=math"
 
 
-def test_the_engine_that_is_not_built_says_so(call, good):
-    assert "ENGINE=nemo-rl is not built yet" in the_error(call("distill", good["distill"] | {"ENGINE": "nemo-rl"}))
+def test_nemo_rl_without_a_gpu_or_its_environment_names_the_local_engine(call, good):
+    error = the_error(call("distill", good["distill"] | {"ENGINE": "nemo-rl"}))
+    assert error.startswith("error: ENGINE=nemo-rl: ") and "ENGINE=local" in error
 
 
 def test_an_update_size_that_does_not_divide_the_step(call, good):
