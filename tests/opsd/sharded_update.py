@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard
@@ -30,8 +31,8 @@ class Worker(DistillationStep):
         mesh = init_device_mesh("cpu", (self.dp_size, tp_size), mesh_dim_names=("dp", "tp"))
         self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], None
         self.model = self._sharded(student, mesh, tp_size)
-        shards = dict(self._sharded(teacher, mesh, tp_size).named_parameters())
-        self.teacher = {name: p.detach().to_local().clone() for name, p in shards.items()}
+        shards = self._sharded(teacher, mesh, tp_size).state_dict()
+        self.teacher = {name: p.to_local().clone() for name, p in shards.items()}
         self.spare: dict[str, torch.Tensor] = {}
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, foreach=False)
         self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
@@ -49,16 +50,25 @@ class Worker(DistillationStep):
             plan["lm_head"] = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
             parallelize_module(model, mesh["tp"], plan)
         for layer in model.model.layers:
+            layer.mlp, layer.self_attn = checkpoint_wrapper(layer.mlp), checkpoint_wrapper(layer.self_attn)
             fully_shard(layer, mesh=mesh["dp"])
         model = fully_shard(model, mesh=mesh["dp"], reshard_after_forward=False)
         model.tie_weights()
         return model
 
     def _note_gradients(self) -> None:
-        self.gradients.append({name: whole(p.grad) for name, p in self.model.named_parameters()})
+        self.gradients.append({plain(name): whole(p.grad) for name, p in self.model.named_parameters()})
 
     def teacher_in_place(self):
         return weights_in_place(self.model, self.teacher, self.spare)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {plain(name): whole(parameter) for name, parameter in model.named_parameters()}
+
+
+def plain(name: str) -> str:
+    return name.replace("_checkpoint_wrapped_module.", "")
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -71,13 +81,13 @@ def main(layout: str, student: str, teacher: str, folder: str) -> None:
     rank = torch.distributed.get_rank()
     work = torch.load(Path(folder) / "updates.pt", weights_only=False)
     worker = Worker(layout, student, teacher)
-    before = {name: whole(p) for name, p in worker.model.named_parameters()}
+    before = weights(worker.model)
     result = worker.distill(work[layout][rank], KLOptions(), pad_id=0)
     restored = weights_in_place(worker.model, worker.teacher, worker.spare)
-    after = {name: whole(p) for name, p in worker.model.named_parameters()}
+    after = weights(worker.model)
     with restored:
         pass
-    again = {name: whole(p) for name, p in worker.model.named_parameters()}
+    again = weights(worker.model)
     found = {
         "result": result, "gradients": worker.gradients, "before": before, "after": after, "again": again,
     }  # fmt: skip

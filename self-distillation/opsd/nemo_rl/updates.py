@@ -221,9 +221,10 @@ def weights_in_place(model: Any, weights: dict[str, Tensor], spare: dict[str, Te
     weights: by name, this rank's shards on the CPU. spare: pinned memory for the model's own, filled on the first
     call and used again: to pin memory takes longer than to copy it.
     """
-    own = {name: _local(parameter) for name, parameter in model.named_parameters()}
     # A root that still holds its gathered weights would go on with those, whatever its shards say.
     _reshard(model)
+    # Names as in `weights`: named_parameters() would name the wrappers of activation checkpointing, too.
+    own = {name: _local(tensor) for name, tensor in model.state_dict().items()}
     for name, tensor in own.items():
         if name not in spare:
             spare[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
@@ -238,10 +239,10 @@ def weights_in_place(model: Any, weights: dict[str, Tensor], spare: dict[str, Te
             tensor.copy_(spare[name])
 
 
-def _local(parameter: Tensor) -> Tensor:
-    """This rank's shard, sharing the parameter's memory, without its gradient."""
-    parameter = parameter.detach()
-    return parameter.to_local() if isinstance(parameter, DTensor) else parameter
+def _local(tensor: Tensor) -> Tensor:
+    """This rank's shard, in the tensor's own memory, without its gradient."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def _reshard(model: Any) -> None:
@@ -251,8 +252,8 @@ def _reshard(model: Any) -> None:
 
 
 def on_cpu(output: KLOutput) -> KLOutput:
-    moved = {field.name: getattr(output, field.name) for field in fields(output)}
-    return replace(output, **{name: x.detach().cpu() for name, x in moved.items() if x is not None})
+    tensors = {field.name: getattr(output, field.name) for field in fields(output)}
+    return replace(output, **{name: x.detach().cpu() for name, x in tensors.items() if isinstance(x, Tensor)})
 
 
 @contextlib.contextmanager
