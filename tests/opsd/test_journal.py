@@ -13,7 +13,8 @@ from srt.provenance import read_metadata
 @pytest.fixture
 def journal(make_knobs, layout, tiny_checkpoint, tmp_path):
     def make(**settings):
-        knobs = make_knobs(student_model=tiny_checkpoint, teacher_model=tiny_checkpoint, report_to="none", **settings)
+        models = {"student_model": tiny_checkpoint, "teacher_model": tiny_checkpoint}
+        knobs = make_knobs(**models, report_to="none", **settings)
         return Journal(knobs, layout, ProblemSet([], [], "a fingerprint"), tmp_path / "run")
 
     return make

@@ -258,9 +258,12 @@ def on_cpu(output: KLOutput) -> KLOutput:
 
 @contextlib.contextmanager
 def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Adds the block's wall-clock seconds; waits for the GPU, so that its work counts where it was asked for."""
+    """Adds the block's wall-clock seconds; waits for the GPU, so that its work counts where it was asked for.
+
+    Also in the driver, which has no work on any GPU and must not take memory of one by asking.
+    """
     started = time.monotonic()
     yield
-    if torch.cuda.is_available():
+    if torch.cuda.is_initialized():
         torch.cuda.synchronize()
     seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started
