@@ -154,7 +154,7 @@ def measure_stock(options: Options, knobs: Any, shape: Any, cluster: Any) -> Row
     from nemo_rl.models.policy.lm_policy import Policy
 
     from opsd.nemo_rl.settings import generation_config, policy_config
-    from opsd.nemo_rl.updates import timed
+    from opsd.timing import timed
     from srt.models import load_tokenizer
 
     worker = "measured_worker.MeasuredWorker"
@@ -226,8 +226,9 @@ def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> lis
     from opsd.nemo_rl.runtime import WORKER
     from opsd.nemo_rl.settings import generation_config, policy_config
     from opsd.nemo_rl.trainer import NOT_DATA
-    from opsd.nemo_rl.updates import StepResult, timed
+    from opsd.nemo_rl.updates import StepResult
     from opsd.settings import kl_options
+    from opsd.timing import timed
     from srt.layout import Row as Ids
     from srt.models import load_tokenizer
 
@@ -260,7 +261,7 @@ def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> lis
                 in_sharded_axes=["data_parallel"],
                 replicate_on_axes=NOT_DATA,
                 output_is_replicated=NOT_DATA,
-                common_kwargs={"options": kl_options(knobs), "pad_id": 0},
+                common_kwargs={"options": kl_options(knobs), "grad_eps": knobs.kl_grad_eps, "pad_id": 0},
             )
             results: list[StepResult] = policy.worker_group.get_all_worker_results(futures)
             peak = max(peak, *(result.peak_memory for result in results))

@@ -1,6 +1,6 @@
 """Checkpoints of the local engine: everything a killed run needs to go on as if it had not been killed.
 
-    checkpoints/step_000050/student/   weights in fp32
+    checkpoints/step_000050/student/   weights in fp32, or the adapter
                             optimizer.pt   optimizer and learning-rate schedule
                             teacher/   only when the teacher is no longer the one the run started with
                             state.json
@@ -11,24 +11,30 @@ A folder gets its name when its last file is written, and no folder is ever repl
 import os
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from srt.files import read_json, write_json
 
 
+class Saved(Protocol):
+    """A student or a teacher."""
+
+    def save(self, folder: Path) -> None: ...
+
+
 def save_checkpoint(
-    output_dir: Path, step: int, student: Any, teacher: Any | None, optimizer: Any, scheduler: Any, keep: int
+    output_dir: Path, step: int, student: Saved, teacher: Saved | None, optimizer: Any, scheduler: Any, keep: int
 ) -> None:
     """`step`: the number of finished steps. `teacher`: None while it is the one the run started with."""
     folder = output_dir / "checkpoints" / f"step_{step:06d}"
     for torn in folder.parent.glob(".step_*.tmp"):  # of a run that was killed while it saved
         shutil.rmtree(torn)
     temporary = folder.with_name(f".{folder.name}.tmp")
-    student.save_pretrained(temporary / "student")
+    student.save(temporary / "student")
     if teacher is not None:
-        teacher.save_pretrained(temporary / "teacher")
+        teacher.save(temporary / "teacher")
     torch.save(
         {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, temporary / "optimizer.pt"
     )

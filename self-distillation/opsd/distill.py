@@ -34,7 +34,10 @@ def distill(argv: list[str]) -> None:
     train = load_problems(dataset, knobs.mode, subset, knobs.train_split)
     validation = load_problems(knobs.val_dataset, knobs.mode, None, knobs.val_split) if knobs.val_period else None
     output_dir = distillation_dir(knobs.output_dir, knobs.student_model)
-    print(f"{len(train.problems)} problems, {len(train.bad)} unreadable records; output: {output_dir}")
+    print(f"{len(train.problems)} problems; output: {output_dir}")
+    if validation and validation.bad:
+        first = validation.bad[0]
+        print(f"validation without {len(validation.bad)} unreadable records ({first['place']}: {first['reason']})")
 
     engine = engine_class(knobs.engine)
     engine(knobs, layout, train, validation, Path(output_dir)).run()

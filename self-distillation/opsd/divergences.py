@@ -1,7 +1,9 @@
 """Divergences between two next-token distributions, with their gradient, for one chunk of rows.
 
 Everything here is a pure function of a chunk of logits: no matrix product, no autograd graph, no state.
-`compare_chunk` is what `opsd.kl` calls per chunk; a fused kernel that keeps its signature can replace it.
+`compare_chunk` is what `opsd.kl` calls per chunk where no fused kernel (`opsd.kl_triton`) serves it. Whatever
+reduces over the vocabulary goes through a `Vocabulary`, so that the same formulas hold where each process has
+only some of the columns (`opsd.kl_sharded`).
 
 Precision. On near-equal distributions KL(a || b) is a small difference of large sums, and summing
 `a * (log a - log b)` in fp32 gives the rounding of the two normalisers rather than the answer. Two habits
@@ -84,6 +86,42 @@ class KLOptions:
             )
 
 
+class Vocabulary:
+    """What is reduced over the vocabulary, where all of it lies in the last dimension."""
+
+    def sum(self, x: Float[Tensor, "T V"]) -> Float[Tensor, " T"]:
+        return x.sum(-1)
+
+    def logsumexp(self, x: Float[Tensor, "T V"]) -> Float[Tensor, "T 1"]:
+        return x.logsumexp(-1, keepdim=True)
+
+    def topk(self, x: Float[Tensor, "T V"], k: int) -> Int[Tensor, "T k"]:
+        """The token ids of the k largest entries."""
+        return x.topk(k, dim=-1).indices
+
+    def likeliest(self, x: Float[Tensor, "T V"]) -> Int[Tensor, "T 1"]:
+        return x.argmax(-1, keepdim=True)
+
+    def at(self, x: Float[Tensor, "T V"], tokens: Int[Tensor, "T k"]) -> Float[Tensor, "T k"]:
+        return x.gather(-1, tokens)
+
+    def put_(
+        self, x: Float[Tensor, "T V"], tokens: Int[Tensor, "T k"], values: Float[Tensor, "T k"] | float
+    ) -> Float[Tensor, "T V"]:
+        """x, with `values` written to the tokens' entries in place."""
+        return x.scatter_(-1, tokens, values)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of x, which each process has for its own columns."""
+        return x
+
+    def size(self, x: Float[Tensor, "T V"]) -> int:
+        return x.shape[-1]
+
+
+WHOLE = Vocabulary()
+
+
 @dataclass(frozen=True)
 class ChunkResult:
     """What one chunk yields. `gradient` is d(sum_t weights[t] * token_kl[t]) / d(student_logits)."""
@@ -106,6 +144,7 @@ def compare_chunk(
     *,
     with_gradient: bool,
     with_extras: bool,
+    vocabulary: Vocabulary = WHOLE,
 ) -> ChunkResult:
     """Divergence per row in nats, the weighted gradient of the student's logits, and the extras.
 
@@ -115,30 +154,35 @@ def compare_chunk(
     """
     extras: dict[str, Tensor] = {}
     if with_extras:
-        extras["agreement"] = student_logits.argmax(-1) == teacher_logits.argmax(-1)
+        likeliest = [vocabulary.likeliest(logits)[:, 0] for logits in (student_logits, teacher_logits)]
+        extras["agreement"] = likeliest[0] == likeliest[1]
         for name, logits in (("student", student_logits), ("teacher", teacher_logits)):
-            log_probs = logits.log_softmax(-1)
-            extras[f"{name}_entropy"] = -(log_probs.exp() * log_probs).sum(-1)
+            log_probs = logits - vocabulary.logsumexp(logits)
+            extras[f"{name}_entropy"] = -vocabulary.sum(log_probs.exp() * log_probs)
             if targets is not None:
-                extras[f"{name}_logprob"] = log_probs.gather(-1, targets[:, None])[:, 0]
+                extras[f"{name}_logprob"] = vocabulary.at(log_probs, targets[:, None])[:, 0]
             del log_probs
 
     if options.temperature != 1.0:
         student_logits.div_(options.temperature)
         teacher_logits.div_(options.temperature)
-    log_p = _log_softmax_(student_logits)
-    log_q = _log_softmax_(teacher_logits)
-    if 0 < options.topk < log_p.shape[-1]:
-        token_kl, gradient = _divergence_on_support(log_p, log_q, options, with_gradient)
+    log_p = _log_softmax_(student_logits, vocabulary)
+    log_q = _log_softmax_(teacher_logits, vocabulary)
+    if 0 < options.topk < vocabulary.size(log_p):
+        token_kl, gradient = _divergence_on_support(log_p, log_q, options, with_gradient, vocabulary)
     else:
-        token_kl, gradient = divergence(log_p, log_q, options, with_gradient)
+        token_kl, gradient = divergence(log_p, log_q, options, with_gradient, vocabulary)
     if gradient is not None:
         gradient.mul_(weights[:, None] / options.temperature)
     return ChunkResult(token_kl, gradient, **extras)
 
 
 def divergence(
-    log_p: Float[Tensor, "T N"], log_q: Float[Tensor, "T N"], options: KLOptions, with_gradient: bool
+    log_p: Float[Tensor, "T N"],
+    log_q: Float[Tensor, "T N"],
+    options: KLOptions,
+    with_gradient: bool,
+    vocabulary: Vocabulary = WHOLE,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, "T N"] | None]:
     """`options.kind` per row, between normalised log-probabilities of student p and teacher q.
 
@@ -147,32 +191,36 @@ def divergence(
     p, q = log_p.exp(), log_q.exp()
     log_ratio = log_p - log_q
     if options.kind == "reverse":
-        return _reverse(p, q, log_ratio, with_gradient)
+        return _reverse(p, q, log_ratio, with_gradient, vocabulary)
     if options.kind == "forward":
-        return _forward(p, q, log_ratio, with_gradient)
+        return _forward(p, q, log_ratio, with_gradient, vocabulary)
     if options.kind == "jsd":
-        return _jsd(p, q, log_ratio, options.jsd_beta, with_gradient)
+        return _jsd(p, q, log_ratio, options.jsd_beta, with_gradient, vocabulary)
     share = options.mixed_weight
-    forward, forward_gradient = _forward(p, q, log_ratio, with_gradient)
-    reverse, reverse_gradient = _reverse(p, q, log_ratio, with_gradient)
+    forward, forward_gradient = _forward(p, q, log_ratio, with_gradient, vocabulary)
+    reverse, reverse_gradient = _reverse(p, q, log_ratio, with_gradient, vocabulary)
     gradient = None
     if with_gradient:
         gradient = forward_gradient.mul_(share).add_(reverse_gradient, alpha=1.0 - share)
     return share * forward + (1.0 - share) * reverse, gradient
 
 
-def _reverse(p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    value = _kl_sum(p, q, log_ratio)
-    return value, _centred(p, log_ratio) if with_gradient else None
+def _reverse(
+    p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor | None]:
+    value = _kl_sum(p, q, log_ratio, vocabulary)
+    return value, _centred(p, log_ratio, vocabulary) if with_gradient else None
 
 
-def _forward(p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool) -> tuple[Tensor, Tensor | None]:
-    value = _kl_sum(q, p, -log_ratio)
+def _forward(
+    p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor | None]:
+    value = _kl_sum(q, p, -log_ratio, vocabulary)
     return value, p - q if with_gradient else None
 
 
 def _jsd(
-    p: Tensor, q: Tensor, log_ratio: Tensor, beta: float, with_gradient: bool
+    p: Tensor, q: Tensor, log_ratio: Tensor, beta: float, with_gradient: bool, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor | None]:
     # log(p/m) straight from log(p/q): log p - log m would lose a near-equal pair's difference to the rounding
     # of log m. Where the clamp bites, the ratio it alters is multiplied by a probability below exp(-80).
@@ -180,44 +228,49 @@ def _jsd(
     log_p_over_m = -torch.log1p(beta * torch.expm1(-log_ratio))
     log_q_over_m = log_p_over_m - log_ratio
     m = torch.lerp(p, q, beta)
-    value = beta * _kl_sum(q, m, log_q_over_m) + (1.0 - beta) * _kl_sum(p, m, log_p_over_m)
+    value = beta * _kl_sum(q, m, log_q_over_m, vocabulary)
+    value += (1.0 - beta) * _kl_sum(p, m, log_p_over_m, vocabulary)
     # d value / d p is (1 - beta) log(p/m): the terms from m's dependence on p cancel.
-    return value, _centred(p, log_p_over_m).mul_(1.0 - beta) if with_gradient else None
+    return value, _centred(p, log_p_over_m, vocabulary).mul_(1.0 - beta) if with_gradient else None
 
 
-def _kl_sum(a: Tensor, b: Tensor, log_ratio: Tensor) -> Tensor:
+def _kl_sum(a: Tensor, b: Tensor, log_ratio: Tensor, vocabulary: Vocabulary) -> Tensor:
     """KL(a || b) per row, log_ratio = log a - log b; see the module's note on precision."""
     near = a * (torch.expm1(-log_ratio) + log_ratio)  # b = a * exp(-log_ratio), free of b - a's cancellation
     far = (a * log_ratio).add_(b - a)
-    return torch.where(log_ratio.abs() < _NEAR, near, far).sum(-1)
+    return vocabulary.sum(torch.where(log_ratio.abs() < _NEAR, near, far))
 
 
-def _centred(p: Tensor, score: Tensor) -> Tensor:
+def _centred(p: Tensor, score: Tensor, vocabulary: Vocabulary) -> Tensor:
     """Gradient of sum_v p_v score_v with respect to p's logits, the score taken as a constant."""
     # Only differences of scores matter. Taking them from the likeliest token's keeps the gradient of a nearly
     # certain row, which would otherwise be the rounding of that token's own score.
-    score = score - score.gather(-1, p.argmax(-1, keepdim=True))
-    return p * (score - (p * score).sum(-1, keepdim=True))
+    score = score - vocabulary.at(score, vocabulary.likeliest(p))
+    return p * (score - vocabulary.sum(p * score)[:, None])
 
 
 def _divergence_on_support(
-    log_p: Float[Tensor, "T V"], log_q: Float[Tensor, "T V"], options: KLOptions, with_gradient: bool
+    log_p: Float[Tensor, "T V"],
+    log_q: Float[Tensor, "T V"],
+    options: KLOptions,
+    with_gradient: bool,
+    vocabulary: Vocabulary,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, "T V"] | None]:
     """The divergence over the `options.topk` likeliest tokens of one model, its gradient over all V."""
-    ranking = log_q if options.topk_support == "teacher" else log_p
-    support = ranking.topk(options.topk, dim=-1).indices
-    log_p_support, log_q_support = log_p.gather(-1, support), log_q.gather(-1, support)
+    support = vocabulary.topk(log_q if options.topk_support == "teacher" else log_p, options.topk)
+    # From here on the support is small and, where the vocabulary is sharded, known to every process.
+    log_p_support, log_q_support = vocabulary.at(log_p, support), vocabulary.at(log_q, support)
     if not options.topk_tail:
         value, part = divergence(
-            _log_softmax_(log_p_support), _log_softmax_(log_q_support), options, with_gradient
+            _log_softmax_(log_p_support, WHOLE), _log_softmax_(log_q_support, WHOLE), options, with_gradient
         )
-        return value, torch.zeros_like(log_p).scatter_(-1, support, part) if with_gradient else None
+        return value, vocabulary.put_(torch.zeros_like(log_p), support, part) if with_gradient else None
 
     # Summed over the tail's own tokens: 1 - sum(support) keeps no correct digit once the support holds
     # almost everything.
-    log_p_rest = log_p.scatter(-1, support, -math.inf)
-    log_p_tail = log_p_rest.logsumexp(-1, keepdim=True)
-    log_q_tail = log_q.scatter(-1, support, -math.inf).logsumexp(-1, keepdim=True)
+    log_p_rest = vocabulary.put_(log_p.clone(), support, -math.inf)
+    log_p_tail = vocabulary.logsumexp(log_p_rest)
+    log_q_tail = vocabulary.logsumexp(vocabulary.put_(log_q.clone(), support, -math.inf))
     value, part = divergence(
         torch.cat([log_p_support, log_p_tail], dim=-1),
         torch.cat([log_q_support, log_q_tail], dim=-1),
@@ -228,9 +281,9 @@ def _divergence_on_support(
         return value, None
     # A tail token's logit moves the bucket in proportion to the token's share of it.
     gradient = log_p_rest.sub_(log_p_tail).exp_().mul_(part[:, -1:])
-    return value, gradient.scatter_(-1, support, part[:, :-1])
+    return value, vocabulary.put_(gradient, support, part[:, :-1])
 
 
-def _log_softmax_(logits: Tensor) -> Tensor:
+def _log_softmax_(logits: Tensor, vocabulary: Vocabulary) -> Tensor:
     """log_softmax over the last dimension, in place."""
-    return logits.sub_(logits.logsumexp(-1, keepdim=True))
+    return logits.sub_(vocabulary.logsumexp(logits))

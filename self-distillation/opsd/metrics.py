@@ -5,6 +5,8 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
+
 from opsd.kl import KLOutput
 from opsd.rows import Pair, Rollout
 from srt.files import JsonlLog, write_jsonl
@@ -19,20 +21,26 @@ class StepMetrics:
 
     def add(self, pairs: list[Pair], output: KLOutput) -> None:
         """The per-token figures of one micro-batch; its rows stand in `output` one after the other."""
-        sizes = [len(pair.targets) for pair in pairs]
         per_token = {
             "kl": output.token_kl,
-            "agreement": output.agreement.float(),
+            "agreement": output.agreement,
             "entropy": output.student_entropy,
             "teacher_entropy": output.teacher_entropy,
+            "logprob": output.student_logprob,
         }
-        for name, values in per_token.items():
-            for pair, part in zip(pairs, values.cpu().split(sizes), strict=True):
-                self._add(name, pair, float(part.sum()), len(part))
-        for pair, trained in zip(pairs, output.student_logprob.cpu().split(sizes), strict=True):
-            sampled = pair.rollout.logprobs[: len(trained)]
-            gap = sum(abs(a - b) for a, b in zip(trained.tolist(), sampled, strict=True))
-            self._add("logprob_gap", pair, gap, len(trained))
+        if output.dropped_columns is not None:
+            rows = len(output.token_kl)
+            self.sums["dropped_columns"] += output.dropped_columns * rows
+            self.tokens["dropped_columns"] += rows
+        table = torch.stack([values.float() for values in per_token.values()]).cpu()  # one transfer
+        sizes = [len(pair.targets) for pair in pairs]
+        for pair, columns in zip(pairs, table.split(sizes, dim=1), strict=True):
+            sums = dict(zip(per_token, columns.sum(1).tolist(), strict=True))
+            sampled = torch.tensor(pair.rollout.logprobs[: columns.shape[1]])
+            sums["logprob_gap"] = float((columns[-1] - sampled).abs().sum())
+            del sums["logprob"]
+            for name, total in sums.items():
+                self._add(name, pair, total, columns.shape[1])
 
     def _add(self, name: str, pair: Pair, total: float, tokens: int) -> None:
         for key in (name, f"{name}_r{pair.rollout.r}"):

@@ -16,6 +16,12 @@ LOGIT_CHANGES = (
 )  # fmt: skip
 
 
+def check_causal(model: Any, name: str) -> None:
+    """Raises UserError for a model whose tokens look ahead: in `predicting_hidden` they would see padding."""
+    if getattr(model.config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
+        raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
+
+
 def check_head(model: Any, name: str) -> None:
     """Raises UserError for a model whose logits are more than hidden @ head.T + bias."""
     config = model.config.get_text_config()
@@ -35,21 +41,19 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
 def predicting_hidden(model: Any, rows: list[Row], pad_id: int) -> Float[Tensor, "T H"]:  # noqa: F722
     """The last hidden states whose logits predict the rows' supervised tokens, row after row.
 
-    T is the number of supervised tokens of all rows. Logits are formed nowhere.
+    T is the number of supervised tokens of all rows. Logits are formed nowhere. There is no attention mask:
+    padding stands at the end of a row, where a causal model's real tokens never look, be it with full or
+    sliding-window attention or a recurrence; without a mask torch takes its fastest attention kernel.
     """
     width = max(len(row.ids) for row in rows)
-    ids = torch.full((len(rows), width), pad_id)
-    mask = torch.zeros_like(ids)
-    for index, row in enumerate(rows):
-        ids[index, : len(row.ids)] = torch.tensor(row.ids)
-        mask[index, : len(row.ids)] = 1
+    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])  # (B, L)
+    places = [
+        index * width + position for index, row in enumerate(rows) for position in predicting_positions(row)
+    ]
     device = model.device
     with autocast(device):
-        output = model.base_model(input_ids=ids.to(device), attention_mask=mask.to(device), use_cache=False)
-    hidden = output.last_hidden_state  # (B, L, H)
-    batch_index = torch.tensor([i for i, row in enumerate(rows) for _ in predicting_positions(row)], device=device)
-    positions = torch.tensor([p for row in rows for p in predicting_positions(row)], device=device)
-    return hidden[batch_index, positions]
+        hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state  # (B, L, H)
+    return hidden.flatten(0, 1).index_select(0, torch.tensor(places, device=device))
 
 
 def head(model: Any) -> tuple[Tensor, Tensor | None]:

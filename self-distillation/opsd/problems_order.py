@@ -17,6 +17,10 @@ class ProblemOrder:
     def total_steps(self, max_steps: int, max_epochs: int) -> int:
         return min(max_steps, math.ceil(max_epochs * self.count / self.per_step))
 
+    def epochs(self, finished_steps: int) -> int:
+        """Whole passes that so many steps have made."""
+        return finished_steps * self.per_step // self.count
+
     def step(self, step: int) -> list[int]:
         """The problem indices of a step (0 is the first)."""
         places = range(step * self.per_step, (step + 1) * self.per_step)

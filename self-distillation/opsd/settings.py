@@ -1,6 +1,7 @@
 """The knobs of Phase 2 and what follows from them, the same for every engine."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from opsd.kl import KLOptions
 from srt.errors import UserError
@@ -22,6 +23,8 @@ class DistillKnobs:
     val_split: str = knob()
     val_period: int = knob(least=0)
     val_num_samples: int = knob(least=1)
+    val_revise: bool = knob()
+    stop_on_collapse: float = knob(least=0, most=1)
     control_phrases: str | None = knob()
     system_prompt: str | None = knob()
     prompt_suffix: str | None = knob()
@@ -31,9 +34,11 @@ class DistillKnobs:
     jsd_beta: float = knob(least=0.001, most=0.999)
     kl_temperature: float = knob(least=0.001)
     topk: int = knob(least=0)
+    kl_grad_eps: float = knob(least=0, most=0.01)
     include_truncated: bool = knob()
     max_teacher_tokens: int = knob(least=8)
     teacher_sync_steps: int = knob(least=0)
+    teacher_sync_epochs: int = knob(least=0)
     num_prompts_per_step: int = knob(least=1)
     max_total_sequence_length: int = knob(least=2)
     temperature: float = knob(least=0)
@@ -56,6 +61,8 @@ class DistillKnobs:
     max_grad_norm: float = knob(least=0)
     gradient_checkpointing: bool = knob()
     seed: int = knob()
+    lora_rank: int = knob(least=0)
+    lora_alpha: float = knob(least=0)
     save_period: int = knob(least=1)
     keep_checkpoints: int = knob(least=1)
     log_samples_period: int = knob(least=1)
@@ -76,6 +83,14 @@ NOT_IDENTITY = (
     "tokens_per_micro_batch", "gradient_checkpointing", "num_nodes", "gpus_per_node", "tensor_parallel_size",
     "sampler_tensor_parallel_size", "enforce_eager", "worker_logs",
 )  # fmt: skip
+# Nor does validation, unless it decides when to stop.
+VALIDATION_KNOBS = ("val_dataset", "val_split", "val_period", "val_num_samples", "val_revise")
+
+
+def identity(knobs: DistillKnobs) -> dict[str, Any]:
+    """The knobs that decide what comes out of a run: it can only be continued with the same ones."""
+    free = NOT_IDENTITY if knobs.stop_on_collapse else NOT_IDENTITY + VALIDATION_KNOBS
+    return {name: value for name, value in asdict(knobs).items() if name not in free}
 
 
 def check(knobs: DistillKnobs) -> None:
@@ -85,6 +100,20 @@ def check(knobs: DistillKnobs) -> None:
             f"TRAIN_GLOBAL_BATCH_SIZE={knobs.train_global_batch_size} does not divide "
             f"NUM_PROMPTS_PER_STEP={knobs.num_prompts_per_step}: the responses of a step are split into whole "
             "updates"
+        )
+    if knobs.teacher_sync_steps and knobs.teacher_sync_epochs:
+        raise UserError(
+            f"TEACHER_SYNC_STEPS={knobs.teacher_sync_steps} and "
+            f"TEACHER_SYNC_EPOCHS={knobs.teacher_sync_epochs} are both set; one says when the teacher is renewed"
+        )
+    if knobs.stop_on_collapse and not knobs.val_period:
+        raise UserError(
+            f"STOP_ON_COLLAPSE={knobs.stop_on_collapse} compares validations, and VAL_PERIOD=0 makes none"
+        )
+    if knobs.lora_rank and knobs.teacher_model not in (None, knobs.student_model):
+        raise UserError(
+            f"LORA_RANK={knobs.lora_rank}: the teacher is then the student without its adapter, so "
+            f"TEACHER_MODEL={knobs.teacher_model} cannot be another model than STUDENT_MODEL"
         )
     if knobs.kl_type != "reverse" or knobs.topk or knobs.kl_temperature != 1:
         print(

@@ -1,5 +1,6 @@
 """Files that survive a crash: written under a temporary name and renamed, or appended line by line."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable, Iterator
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from srt.errors import UserError
+
+_locks: dict[Path, int] = {}  # folder -> descriptor, open as long as this process lives
 
 
 def _dumps(value: Any, **kwargs: Any) -> str:
@@ -41,6 +44,32 @@ def cannot_write(path: Path, error: OSError, knob: str = "OUTPUT_DIR") -> UserEr
     is_file = isinstance(error, (FileExistsError, NotADirectoryError))
     reason = "a part of its path is a file" if is_file else error.strerror or error
     return UserError(f"{path}: cannot be written ({reason}); free space or change {knob}")
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of `folder` until this one ends, by whatever means: the kernel frees the lock.
+
+    Raises UserError when another process is in it. Of the processes of one job (torchrun's RANK), the first one
+    holds the lock; a process may ask again for what it holds.
+    """
+    place = folder.resolve()
+    if place in _locks or os.environ.get("RANK", "0") != "0":
+        return
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY)  # of the folder itself; started programs do not inherit it
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} is in use by another process; wait for its end, or choose another OUTPUT_DIR"
+        ) from None
+    except OSError as error:  # a network file system
+        print(f"note: {folder}: no locks here ({error.strerror}); never start two runs in this folder at once")
+    _locks[place] = descriptor
 
 
 def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:

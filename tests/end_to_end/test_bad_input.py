@@ -254,5 +254,5 @@ def test_an_output_folder_below_a_file(call, good, tmp_path, entry_point):
     (tmp_path / "file").write_text("")
     knobs = good[entry_point] | {"OUTPUT_DIR": tmp_path / "file" / "output"}
     error = the_error(call(entry_point, knobs))
-    assert f"{tmp_path}/file/output/run.json: cannot be written (" in error
+    assert f"{tmp_path}/file/output: cannot be written (" in error
     assert "free space or change OUTPUT_DIR" in error

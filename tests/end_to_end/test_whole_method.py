@@ -85,10 +85,11 @@ def test_the_text_of_a_tuple_is_its_ids_decoded(whole_run, tuples):
 
 
 def test_a_broken_line_of_the_data_set_is_set_aside_with_its_place_and_the_run_goes_on(whole_run):
-    bad = read_jsonl(whole_run.folder / "collection" / "bad_records.jsonl")
-    assert len(bad) == 1 and bad[0]["place"] == f"{whole_run.problems}, line 61"
-    assert "not JSON" in bad[0]["reason"]
-    assert "1 unreadable records are set aside" in whole_run.output("run_srt_data")
+    for step, folder in (("run_srt_data", "collection"), ("distill", "sd_zero")):
+        bad = read_jsonl(whole_run.folder / folder / "bad_records.jsonl")
+        assert len(bad) == 1 and bad[0]["place"] == f"{whole_run.problems}, line 61"
+        assert "not JSON" in bad[0]["reason"]
+        assert "1 unreadable records are set aside" in whole_run.output(step)
 
 
 # Stage files ----------------------------------------------------------------------------------------------

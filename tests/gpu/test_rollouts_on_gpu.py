@@ -1,6 +1,7 @@
 """vLLM beside the student on one GPU: fresh weights every time it wakes, memory given back while it sleeps."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_che
             with torch.no_grad():
                 for parameter in student.parameters():
                     parameter.add_(0.05 * torch.randn_like(parameter))
-            with on_policy(sampler, student):
+            with on_policy(sampler, SimpleNamespace(weights=student.named_parameters), {}):
                 awake = torch.cuda.mem_get_info()[0]
                 samples = sample_all(sampler, requests)
             asleep, total = torch.cuda.mem_get_info()

@@ -82,7 +82,7 @@ def main(layout: str, student: str, teacher: str, folder: str) -> None:
     work = torch.load(Path(folder) / "updates.pt", weights_only=False)
     worker = Worker(layout, student, teacher)
     before = weights(worker.model)
-    result = worker.distill(work[layout][rank], KLOptions(), pad_id=0)
+    result = worker.distill(work[layout][rank], KLOptions(), grad_eps=0.0, pad_id=0)
     restored = weights_in_place(worker.model, worker.teacher, worker.spare)
     after = weights(worker.model)
     with restored:

@@ -10,6 +10,11 @@ from opsd.checkpoint import load_optimizer, newest_checkpoint, read_state, save_
 from srt.models import load_model
 
 
+class Saved:
+    def __init__(self, model):
+        self.save = model.save_pretrained
+
+
 class Run:
     """A model in training."""
 
@@ -26,7 +31,8 @@ class Run:
         self.scheduler.step()
 
     def save(self, folder, step, teacher=None, keep=10):
-        save_checkpoint(folder, step, self.student, teacher, self.optimizer, self.scheduler, keep)
+        teacher = teacher and Saved(teacher)
+        save_checkpoint(folder, step, Saved(self.student), teacher, self.optimizer, self.scheduler, keep)
 
 
 @pytest.fixture(scope="module")

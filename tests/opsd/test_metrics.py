@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,6 +48,13 @@ def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):
     assert means["entropy_r0"] == pytest.approx(2.0 / 4)
     assert means["teacher_entropy_r1"] == pytest.approx(18.0 / 5)
     assert means["logprob_gap"] == pytest.approx(7.0 / 9)
+
+
+def test_dropped_columns_are_averaged_over_rows(pairs):
+    metrics = StepMetrics()
+    metrics.add(pairs[:1], replace(output([0.0] * 2), dropped_columns=0.9))
+    metrics.add(pairs[1:2], replace(output([0.0] * 4), dropped_columns=0.3))
+    assert metrics.means()["dropped_columns"] == pytest.approx(0.5)
 
 
 def test_log_prob_gap_does_not_cancel(pairs):

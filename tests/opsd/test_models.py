@@ -7,7 +7,7 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from opsd.kl import exact_kl
-from opsd.models import check_head, head, predicting_hidden
+from opsd.models import check_causal, check_head, head, predicting_hidden
 from opsd.rows import build_pair
 from srt.errors import UserError
 from srt.models import load_model
@@ -74,6 +74,28 @@ def tiny_gemma(**settings):
 def test_a_model_that_changes_its_logits_after_the_head_is_refused():
     with pytest.raises(UserError, match="some/model: its config sets final_logit_softcapping=30.0"):
         check_head(tiny_gemma(final_logit_softcapping=30.0), "some/model")
+
+
+def test_a_model_whose_tokens_look_ahead_is_refused(model):
+    with pytest.raises(UserError, match="some/model: its config sets use_bidirectional_attention"):
+        check_causal(tiny_gemma(use_bidirectional_attention=True), "some/model")
+    check_causal(tiny_gemma(), "gemma")
+    check_causal(model, "tiny")
+
+
+@pytest.mark.parametrize("window", [4, 1000])
+@torch.no_grad()
+def test_padding_does_not_matter_to_sliding_windows(rows, window):
+    """Without a mask a window must still be one of the real tokens before, whatever follows."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, sliding_window=window,
+    )  # fmt: skip
+    gemma = Gemma2ForCausalLM(config).eval()
+    batched = predicting_hidden(gemma, rows, pad_id=0)
+    alone = torch.cat([predicting_hidden(gemma, [row], pad_id=0) for row in rows])
+    torch.testing.assert_close(batched, alone, rtol=1e-4, atol=1e-5)
 
 
 def test_a_model_with_plain_logits_is_accepted(model):

@@ -13,7 +13,7 @@ from transformers import AutoConfig
 
 from opsd.nemo_rl.choice import nemo_rl_source
 from opsd.nemo_rl.settings import cluster_shape, generation_config, policy_config
-from opsd.rollouts import sample_and_grade
+from opsd.rollouts import Rollouts
 from opsd.rows import build_pair
 from srt.files import JsonlLog
 from srt.records import Problem
@@ -77,7 +77,7 @@ class ScriptedGeneration:
         return BatchedDataDict({"output_ids": ids, "logprobs": logprobs, "generation_lengths": lengths})
 
 
-def test_rollouts_rows_and_seeds_are_the_local_engines(layout, make_rollout, grader, nemo_grader, tmp_path):
+def test_rollouts_rows_and_seeds_are_the_local_engines(layout, make_rollout, nemo_grader, tmp_path):
     from opsd.nemo_rl.rollouts import NemoSampler
 
     texts = [("\\boxed{7}", "stop"), ("A 1 + 1 = 2", "length"), ("\\boxed{8}", "stop")]
@@ -85,11 +85,8 @@ def test_rollouts_rows_and_seeds_are_the_local_engines(layout, make_rollout, gra
     problems = [Problem(id=f"id of x = {n}", x=f"x = {n}", answer="7") for n in range(3)]
     generation = ScriptedGeneration([rollout.y for rollout in rollouts], pad_id=0)
 
-    def sampled(sampler, grader):
-        set_aside = JsonlLog(tmp_path / "set_aside.jsonl")
-        return sample_and_grade(problems, "train", 3, layout, sampler, grader, 100, 5, set_aside)
-
-    found = sampled(NemoSampler(generation, layout.eot_ids, 0), nemo_grader)
+    sampler, set_aside = NemoSampler(generation, layout.eot_ids, 0), JsonlLog(tmp_path / "set_aside.jsonl")
+    found = Rollouts(layout, sampler, nemo_grader, 100, 200, 5, set_aside).sample(problems, "train", 3, {})
     assert [(r.y, r.finish_reason, r.r) for r in found] == [
         (rollout.y, rollout.finish_reason, r) for rollout, r in zip(rollouts, (1, 0, 0), strict=True)
     ]
@@ -99,7 +96,6 @@ def test_rollouts_rows_and_seeds_are_the_local_engines(layout, make_rollout, gra
     (asked,) = generation.asked
     assert len(set(asked["seeds"].tolist())) == 3
     assert asked["max_tokens"].tolist() == [100 - len(rollout.chat) for rollout in found]
-    assert nemo_grader.take_seconds() > 0 and nemo_grader.take_seconds() == 0
 
 
 def test_a_verifier_that_breaks_gives_no_reward(nemo_grader, environment):

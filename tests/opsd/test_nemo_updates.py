@@ -78,7 +78,7 @@ def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, 
         teacher_hidden, teacher_head = run_to_head(
             teacher, [pair.teacher for pair in batch], 0, None, lambda hidden, head: (hidden, head.copy())
         )
-    ours = kl_of_batch(student, teacher_hidden, teacher_head, batch, 0.25, KLOptions(), 0, None)
+    ours = kl_of_batch(student, teacher_hidden, teacher_head, batch, 0.25, KLOptions(), 0.0, 0, None)
     ours.loss.backward()
 
     assert update.tokens == sum(len(pair.targets) for pair in pairs)

@@ -2,11 +2,12 @@
 
 import pytest
 
-from opsd.rollouts import sample_and_grade
+from opsd.rollouts import Rollouts
+from opsd.rows import Rollout
 from srt.files import JsonlLog, read_jsonl
 from srt.models import load_model
 from srt.records import Problem
-from srt.sampling.base import SamplingSettings
+from srt.sampling.base import Sample, SamplingSettings
 from srt.sampling.transformers_sampler import TransformersSampler
 
 X = "x = 1 [A] + 1"  # 14 tokens as a prompt; the usual answer, a box and its end of turn, takes 6
@@ -29,9 +30,8 @@ def rollouts_of(layout, sampler, grader, tmp_path):
 
     def run(problems, *, purpose="train", step=0, max_total_tokens=24, seed=0):
         log = JsonlLog(tmp_path / "set_aside.jsonl")
-        rollouts = sample_and_grade(
-            problems, purpose, step, layout, sampler, grader, max_total_tokens, seed, log
-        )
+        source = Rollouts(layout, sampler, grader, max_total_tokens, 2 * max_total_tokens, seed, log)
+        rollouts = source.sample(problems, purpose, step, {})
         log.close()
         return rollouts, read_jsonl(log.path)
 
@@ -117,3 +117,32 @@ def test_a_sample_does_not_depend_on_its_neighbours(rollouts_of):
     together, _ = rollouts_of([problem(id="a"), long, problem(id="b")])
     alone, _ = rollouts_of([problem(id="a")])
     assert together[0].y == alone[0].y
+
+
+def test_responses_are_revised_after_the_phrase_of_their_reward_and_graded(layout, grader, tmp_path):
+    """A sampler that repeats what it is asked for shows the prompts; its answer is right for "right" alone."""
+    prompts = []
+
+    class Scripted:
+        def submit(self, key, request):
+            prompts.append(request.prompt_ids)
+            y = layout.with_eot(layout.tokenizer.encode("\\boxed{7}"))
+            self.done = [*getattr(self, "done", []), (key, Sample(y, "stop", [0.0] * len(y)))]
+
+        def poll(self):
+            done, self.done = self.done, []
+            return done
+
+    rollouts = [
+        Rollout(problem(answer), layout.chat(X), layout.tokenizer.encode("1"), [0.0], "length", r)
+        for answer, r in (("7", 0), ("8", 1), ("7", 1))
+    ]
+    log = JsonlLog(tmp_path / "set_aside.jsonl")
+    source = Rollouts(layout, Scripted(), grader, 24, 1000, 0, log)
+    assert source.revise(rollouts, "validation", 0, {}) == {0: [1], 1: [0, 1]}
+    assert prompts == [layout.chat(X) + layout.tokenizer.encode("1") + layout.cue(r) for r in (0, 1, 1)]
+
+    short = Rollouts(layout, Scripted(), grader, 24, len(prompts[0]), 0, log)
+    assert short.revise(rollouts[:1], "validation", 0, {}) == {0: [], 1: []}
+    [line] = read_jsonl(log.path)
+    assert "MAX_TEACHER_TOKENS allows" in line["reason"]

@@ -3,7 +3,7 @@
 import pytest
 
 from opsd.kl import KLOptions
-from opsd.settings import check, kl_options
+from opsd.settings import check, identity, kl_options
 from srt.errors import UserError
 
 
@@ -34,6 +34,30 @@ def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_knobs, prompt
     with pytest.raises(UserError) as error:
         check(make_knobs(num_prompts_per_step=prompts, train_global_batch_size=batch))
     assert f"TRAIN_GLOBAL_BATCH_SIZE={batch} does not divide NUM_PROMPTS_PER_STEP={prompts}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_sync_steps": 5, "teacher_sync_epochs": 1}, "TEACHER_SYNC_STEPS=5 and TEACHER_SYNC_EPOCHS=1"),
+        ({"stop_on_collapse": 0.1, "val_period": 0}, "STOP_ON_COLLAPSE=0.1 compares validations"),
+        ({"lora_rank": 8, "teacher_model": "another"}, "LORA_RANK=8: the teacher is then the student"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
+)
+def test_knobs_that_contradict_each_other_are_refused(make_knobs, settings, message):
+    with pytest.raises(UserError) as error:
+        check(make_knobs(student_model="a model", **settings))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("stop_on_collapse", [0, 0.1])
+def test_validation_is_part_of_what_a_run_is_only_when_it_can_stop_it(make_knobs, stop_on_collapse):
+    one, other = (
+        identity(make_knobs(stop_on_collapse=stop_on_collapse, val_period=period)) for period in (5, 10)
+    )
+    assert (one == other) == (not stop_on_collapse)
+    assert "lr" in one and "output_dir" not in one
 
 
 @pytest.mark.parametrize(

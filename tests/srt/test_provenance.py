@@ -2,6 +2,8 @@
 
 import os
 import shutil
+import subprocess
+import sys
 
 import pytest
 
@@ -31,6 +33,25 @@ def test_a_new_run_writes_what_it_is(tmp_path):
     assert written["identity"] == IDENTITY
     assert written["config"] == {"batch_size": 4}
     assert written["packages"]["transformers"] and written["git_commit"]
+
+
+OTHER_PROCESS = "from pathlib import Path; from srt.provenance import open_run; open_run(Path({!r}), {{}}, {{}})"
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_is_killed(tmp_path):
+    waiting = OTHER_PROCESS.format(str(tmp_path)) + "; print('in', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="is in use by another process"):
+            open_run(tmp_path, {}, {})
+    finally:
+        process.kill()
+        process.communicate()
+    assert open_run(tmp_path, {}, {}) is True
+    assert open_run(tmp_path, {}, {}) is True  # this process has it
 
 
 def test_the_same_settings_continue_it_and_keep_its_record(tmp_path):

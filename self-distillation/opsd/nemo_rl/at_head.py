@@ -9,10 +9,11 @@ one position a row only, since a model's forward must return some.
 
 import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -24,14 +25,17 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Head:
-    """logits = hidden @ weight.T + bias"""
+    """logits = hidden @ weight.T + bias. `group`: the ranks that share its `vocab_size` rows; None: all here."""
 
-    weight: Float[Tensor, "V H"]
-    bias: Float[Tensor, " V"] | None
+    weight: Float[Tensor, "Vp H"]
+    bias: Float[Tensor, " Vp"] | None
+    vocab_size: int
+    group: dist.ProcessGroup | None
 
     def copy(self) -> "Head":
         """The head as it is now, without its gradients and its place among the model's weights."""
-        return Head(self.weight.detach().clone(), None if self.bias is None else self.bias.detach().clone())
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return replace(self, weight=self.weight.detach().clone(), bias=bias)
 
 
 def run_to_head(
@@ -79,10 +83,9 @@ def run_to_head(
 
 
 def head_of(layer: Any) -> Head:
-    """The head's whole weight and bias; a tensor-parallel one is gathered, and its gradient scattered again."""
+    """The head's weight and bias; of a tensor-parallel one this rank's rows. Gradients find their way back."""
     weight, bias = layer.weight, getattr(layer, "bias", None)
-    return Head(_whole(weight), None if bias is None else _whole(bias))
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    if not isinstance(weight, DTensor):
+        return Head(weight, bias, len(weight), None)
+    local_bias = None if bias is None else bias.to_local()
+    return Head(weight.to_local(), local_bias, len(weight), weight.device_mesh.get_group("tp"))

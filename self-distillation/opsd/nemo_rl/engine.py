@@ -8,9 +8,9 @@ and a vLLM worker samples while that one sleeps; the verifier is a Ray actor.
 
 import contextlib
 import math
-import os
 import shutil
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,23 +19,26 @@ import torch
 from nemo_rl.environments.utils import create_env
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.journal import Journal
-from opsd.local_engine import within_context
-from opsd.metrics import StepMetrics, rollout_figures
-from opsd.models import check_head
+from opsd.local_engine import LOGGED_SAMPLES, within_context
+from opsd.metrics import StepMetrics, open_step_log, rollout_figures
+from opsd.models import check_causal, check_head
 from opsd.nemo_rl import runtime
 from opsd.nemo_rl.rollouts import NemoGrader
 from opsd.nemo_rl.settings import cluster_shape, count_parameters
 from opsd.nemo_rl.trainer import Trainer
 from opsd.problems_order import ProblemOrder
-from opsd.rollouts import sample_and_grade
-from opsd.rows import Pair, Rollout, build_pair
-from opsd.settings import DistillKnobs, kl_options
-from srt.console import progress
+from opsd.reports import Reports
+from opsd.result import is_complete, write_result
+from opsd.rollouts import Rollouts
+from opsd.rows import Pair, build_pair
+from opsd.settings import DistillKnobs, identity, kl_options
+from opsd.updates import Scored
+from opsd.validation import Validation
+from srt.console import print_summary, progress
 from srt.errors import UserError
 from srt.layout import Layout
-from srt.problems import ProblemSet
-from srt.records import Problem
+from srt.problems import ProblemSet, set_aside_bad_records
+from srt.provenance import model_fingerprint, open_run
 
 
 class NemoEngine:
@@ -52,46 +55,52 @@ class NemoEngine:
         self.knobs = knobs
         self.layout = layout
         self.train = train
-        self.validation = validation
+        self.validation_problems = validation
         self.output_dir = output_dir.resolve()  # workers have another working directory
-        self.options = kl_options(knobs)
         self.order = ProblemOrder(len(train.problems), knobs.num_prompts_per_step, knobs.seed)
         self.total_steps = self.order.total_steps(knobs.max_num_steps, knobs.max_num_epochs)
-        self.journal = Journal(knobs, layout, train, self.output_dir)
 
     def run(self) -> None:
-        if self.journal.claim():
+        if rank := self.knobs.lora_rank:
+            raise UserError(f"LORA_RANK={rank}: ENGINE=nemo-rl trains all weights; use ENGINE=local")
+        self._claim_folder()
+        if is_complete(self.output_dir):
+            print(f"self-distillation is complete: {self.output_dir / 'student'}")
             return
+        set_aside_bad_records(self.train, self.output_dir)
         with contextlib.ExitStack() as self.opened:  # workers and Ray end with the run, however it ends
             self._open()
-            with progress(self.total_steps, "step", initial=self.trainer.first_step) as bar:
-                for step in range(self.trainer.first_step, self.total_steps):
-                    figures = self._step(step)
-                    figures |= self._validate(step)
-                    self._synchronise_teacher(step + 1)
-                    self.journal.report(step, figures, self.total_steps, bar)
-                    self._checkpoint(step + 1)
+            with progress(self.total_steps, "step", initial=self.finished_steps) as bar:
+                self._validate(bar)
+                while self.finished_steps < self.total_steps and not self._collapsed():
+                    figures = self._step(self.finished_steps)
+                    self.finished_steps += 1
+                    self._synchronise_teacher()
+                    figures |= self._validate(bar)
+                    self.reports.step(self.finished_steps - 1, figures, bar)
+                    bar.write(step_line(self.finished_steps, self.total_steps, figures))
+                    self._checkpoint()
             self._finish()
 
     # The algorithm --------------------------------------------------------------------------------------
 
     def _step(self, step: int) -> dict[str, Any]:
         """Sample, grade, build both rows, score, update."""
-        started = time.monotonic()
-        seconds: dict[str, float] = {}
+        started, seconds = time.monotonic(), {}
         problems = [self.train.problems[index] for index in self.order.step(step)]
-        rollouts = self._rollouts(problems, "train", step, seconds)
+        with self.trainer.awake(seconds):
+            rollouts = self.rollouts.sample(problems, "train", step, seconds)
         pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
         pairs = [pair for pair in pairs if self._enters_loss(pair)]
         if not pairs:
             raise UserError(
                 f"step {step}: no response enters the loss ({len(rollouts)} of {len(problems)} were graded); look "
-                f"into {self.journal.set_aside.path}, raise MAX_TOTAL_SEQUENCE_LENGTH or MAX_TEACHER_TOKENS, or "
-                "let responses that were cut off take part (INCLUDE_TRUNCATED=1)"
+                f"into {self.set_aside.path}, raise MAX_TOTAL_SEQUENCE_LENGTH or MAX_TEACHER_TOKENS, or let "
+                "responses that were cut off take part (INCLUDE_TRUNCATED=1)"
             )
         size = self.knobs.train_global_batch_size
         updates = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        made = self.trainer.update(updates, self.options, seconds)
+        made = self.trainer.update(updates, kl_options(self.knobs), seconds)
         if not math.isfinite(made.figures["grad_norm"]):
             raise UserError(
                 f"step {step}: the gradient's norm is not finite: the update was not made, and the newest "
@@ -102,7 +111,7 @@ class NemoEngine:
             metrics.add(batch, output)
             parts = output.token_kl.split([len(pair.targets) for pair in batch])
             token_kl |= {id(pair): part.tolist() for pair, part in zip(batch, parts, strict=True)}
-        self.journal.log_samples(step, pairs, token_kl)
+        self.reports.responses(step, [Scored(pair, token_kl[id(pair)]) for pair in pairs[:LOGGED_SAMPLES]])
         seconds["other"] = time.monotonic() - started - sum(seconds.values())
         return {
             **rollout_figures(rollouts),
@@ -121,94 +130,128 @@ class NemoEngine:
         truncated = pair.rollout.finish_reason == "length"
         return bool(pair.targets) and (self.knobs.include_truncated or not truncated)
 
-    def _rollouts(
-        self, problems: list[Problem], purpose: str, step: int, seconds: dict[str, float]
-    ) -> list[Rollout]:
-        """vLLM is awake while the responses are graded, too: that takes seconds, and to wake it takes as long."""
-        with self.trainer.awake(seconds) as sampler:
-            started = time.monotonic()
-            rollouts = sample_and_grade(
-                problems,
-                purpose,
-                step,
-                self.layout,
-                sampler,
-                self.grader,
-                self.max_total_tokens,
-                self.knobs.seed,
-                self.journal.set_aside,
-            )
-            seconds["grading"] = self.grader.take_seconds()
-            seconds["rollouts"] = time.monotonic() - started - seconds["grading"]
-        return rollouts
-
-    def _validate(self, step: int) -> dict[str, float]:
-        """avg@k on the validation problems, after every VAL_PERIOD steps and at the end."""
-        period, finished_steps = self.knobs.val_period, step + 1
-        if self.validation is None or (finished_steps % period and finished_steps != self.total_steps):
-            return {}
-        repeated = [p for p in self.validation.problems for _ in range(self.knobs.val_num_samples)]
-        rollouts = self._rollouts(repeated, "validation", step, {})
-        if not rollouts:
-            path = self.journal.set_aside.path
-            print(f"warning, step {step}: every validation sample was set aside; see {path}")
-            return {}
-        figures = rollout_figures(rollouts)
-        return {"val_avg_at_k": figures["reward"], "val_response_tokens": figures["response_tokens"]}
-
-    def _synchronise_teacher(self, finished_steps: int) -> None:
-        period = self.knobs.teacher_sync_steps
-        if period and finished_steps % period == 0:
+    def _synchronise_teacher(self) -> None:
+        """The teacher becomes the student after TEACHER_SYNC_STEPS steps, or TEACHER_SYNC_EPOCHS passes."""
+        finished, steps = self.finished_steps, self.knobs.teacher_sync_steps
+        epochs = self.knobs.teacher_sync_epochs
+        if steps and finished % steps == 0:
+            self.trainer.synchronise_teacher()
+        if epochs and self.order.epochs(finished - 1) // epochs < self.order.epochs(finished) // epochs:
             self.trainer.synchronise_teacher()
 
+    def _validate(self, bar: Any) -> dict[str, Any]:
+        """Before the first step, after every VAL_PERIOD steps, and at the end."""
+        if self.validation is None or not self.validation.due(self.finished_steps, self.total_steps):
+            return {}
+        with self.trainer.awake({}):
+            figures = self.validation.run(self.finished_steps, self.rollouts, self.trainer)
+        if figures:
+            self.reports.validation(self.validation, bar)
+        return {f"val_{name}": value for name, value in figures.items()}
+
+    def _collapsed(self) -> bool:
+        return self.validation is not None and self.validation.collapsed
+
     # Start and end --------------------------------------------------------------------------------------
+
+    def _claim_folder(self) -> None:
+        """Raises UserError when the output folder holds a run with other settings, or one that is going on."""
+        of_run = identity(self.knobs) | {
+            "student_fingerprint": model_fingerprint(self.knobs.student_model),
+            "teacher_fingerprint": model_fingerprint(self.knobs.teacher_model),
+            "dataset_fingerprint": self.train.fingerprint,
+            "control_phrases": self.layout.phrases.as_dict(),
+            "prompt": self.layout.prompt.as_dict(),
+        }
+        open_run(self.output_dir, of_run, asdict(self.knobs))
 
     def _open(self) -> None:
         """Ray, the workers, and everything as the newest checkpoint left it."""
         knobs = self.knobs
-        self.max_total_tokens = within_context(
+        max_total_tokens = within_context(
             "MAX_TOTAL_SEQUENCE_LENGTH", knobs.max_total_sequence_length, knobs.student_model
         )
         self.max_teacher_tokens = within_context(
             "MAX_TEACHER_TOKENS", knobs.max_teacher_tokens, knobs.teacher_model
         )
+        revises = self.validation_problems is not None and knobs.val_revise
+        longest_cue = max(len(self.layout.cue(r)) for r in (0, 1))
+        max_revision_tokens = min(self.max_teacher_tokens, 2 * max_total_tokens + longest_cue)
+
         config = AutoConfig.from_pretrained(knobs.student_model)
         for model_path in dict.fromkeys((knobs.student_model, knobs.teacher_model)):
             with torch.device("meta"):  # of the model only its kind is asked
-                check_head(AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path)), model_path)
+                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
+            check_causal(model, model_path)
+            check_head(model, model_path)
         shape = cluster_shape(knobs, torch.cuda.device_count(), config, count_parameters(config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
         runtime.join_ray(knobs, shape.gpus)
         self.opened.callback(ray.shutdown)
         limits = {"workers": knobs.grading_workers, "time_limit": knobs.grading_time_limit}
-        self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, limits))
+        grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, limits))
         tokenizer = self.layout.tokenizer
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.layout.eot_ids[0]
         updates_per_step = knobs.num_prompts_per_step // knobs.train_global_batch_size
         self.trainer = Trainer(
             knobs,
             self.layout,
             shape,
-            pad_id,
-            self.max_total_tokens,
+            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.layout.eot_ids[0],
+            max(max_total_tokens, max_revision_tokens if revises else 0),
             self.total_steps * updates_per_step,
             self.output_dir / "checkpoints",
         )
         self.opened.callback(self.trainer.close)
-        self.journal.open(self.trainer.first_step)
+        self.finished_steps = first_step = self.trainer.first_step
+
+        self.reports = Reports(knobs, self.layout, self.output_dir, first_step)
+        self.set_aside = open_step_log(self.output_dir / "set_aside.jsonl", first_step)
+        self.validation = None
+        if self.validation_problems is not None:
+            self.validation = Validation(knobs, self.validation_problems, self.output_dir, first_step)
+        self.rollouts = Rollouts(
+            self.layout, self.trainer.sampler, grader, max_total_tokens, max_revision_tokens, knobs.seed,
+            self.set_aside,
+        )  # fmt: skip
         self.started = time.monotonic()
 
-    def _checkpoint(self, finished_steps: int) -> None:
-        if finished_steps % self.knobs.save_period == 0 or finished_steps == self.total_steps:
-            self.trainer.save(finished_steps)
+    def _checkpoint(self) -> None:
+        last = self.finished_steps == self.total_steps or self._collapsed()
+        if not last and self.finished_steps % self.knobs.save_period:
+            return
+        self.trainer.checkpoint(self.finished_steps)
+        if self.validation:
+            self.validation.forget_others()
 
     def _finish(self) -> None:
-        """Write the SD-Zero model as an ordinary Hugging Face folder."""
-        final = self.output_dir / "student"
-        temporary = self.output_dir / ".student.tmp"
-        shutil.rmtree(temporary, ignore_errors=True)
-        self.trainer.write_student(temporary)
-        self.journal.describe_student(temporary)
-        seconds = round(time.monotonic() - self.started, 1)
-        self.journal.close({"steps": self.total_steps, "seconds": seconds, "student": str(final)})
-        os.replace(temporary, final)  # comes last: where this folder is, the run is complete
+        """Write the last student, or with STOP_ON_COLLAPSE the best one, in the SRT model's precision."""
+        for opened in (self.reports, self.set_aside):
+            opened.close()
+        results = {
+            "steps": self.finished_steps,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "student": str(self.output_dir / "student"),
+        }
+        write_model = self.trainer.save
+        if self.validation:
+            self.validation.close()
+            if best := self.validation.best_student:
+                results["student_of_step"] = self.validation.best["step"] + 1
+
+                def write_model(folder: Path) -> None:
+                    shutil.copytree(best, folder)
+
+        write_result(self.output_dir, write_model, self.knobs, self.layout, self.train.fingerprint, results)
+        print_summary("Self-distillation", results | {"metrics": self.output_dir / "metrics.jsonl"})
+
+
+def step_line(number: int, total: int, figures: dict[str, Any]) -> str:
+    """step 12/80: reward 61.3%, KL 0.0521 (r0 0.0931, r1 0.0214), 812 tokens, 14.2 s (generation 45%, ...)"""
+    kl_r0, kl_r1 = (figures.get(name, math.nan) for name in ("kl_r0", "kl_r1"))
+    seconds = figures["seconds"]
+    total_seconds = sum(seconds.values()) or 1.0
+    shares = ", ".join(f"{name} {value / total_seconds:.0%}" for name, value in seconds.items())
+    return (
+        f"step {number}/{total}: reward {figures['reward']:.1%}, KL {figures['kl']:.4f} (r0 {kl_r0:.4f}, "
+        f"r1 {kl_r1:.4f}), {figures['response_tokens']:.0f} tokens, {total_seconds:.1f} s ({shares})"
+    )

@@ -1,9 +1,8 @@
-"""NeMo-RL's vLLM engines and its environment as the sampler and the grader of `opsd.rollouts.sample_and_grade`.
+"""NeMo-RL's vLLM engines and its environment as the sampler and the grader of `opsd.rollouts.Rollouts`.
 
-So both engines make their rollouts with one function, and their rows with another.
+So both engines make their rollouts with one class, and their rows with one function.
 """
 
-import time
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -83,29 +82,21 @@ def as_samples(requests: list[SampleRequest], output: BatchedDataDict, eot_ids: 
 
 
 class NemoGrader:
-    """The environment actor as `srt.verifiers.pool.Grader.grade_all`; `seconds` it took since it was last read."""
+    """The environment actor as a `srt.verifiers.pool.Grader`, as far as rollouts need one."""
 
     def __init__(self, environment: Any):
         self.environment = environment
-        self._seconds = 0.0
 
     def grade_all(self, items: list[tuple[str, Problem, str]]) -> list[Outcome]:
-        started = time.monotonic()
         logs = [
             [{"role": "user", "content": problem.x}, {"role": "assistant", "content": response}]
             for response, problem, _ in items
         ]
         metadata = [{"problem": problem, "finish_reason": reason} for _, problem, reason in items]
         graded = ray.get(self.environment.step.remote(logs, metadata))
-        outcomes = [
+        return [
             VerifierBroke(*entry["broke"])
             if entry["broke"]
             else Verdict(bool(reward), entry["extracted"], entry["reason"])
             for reward, entry in zip(graded.rewards.tolist(), graded.metadata, strict=True)
         ]
-        self._seconds += time.monotonic() - started
-        return outcomes
-
-    def take_seconds(self) -> float:
-        seconds, self._seconds = self._seconds, 0.0
-        return seconds

@@ -17,9 +17,10 @@ from opsd.nemo_rl.plan import deal, for_workers
 from opsd.nemo_rl.rollouts import NemoSampler, open_generation
 from opsd.nemo_rl.runtime import WORKER
 from opsd.nemo_rl.settings import ClusterShape, generation_config, policy_config
-from opsd.nemo_rl.updates import StepResult, timed
+from opsd.nemo_rl.updates import StepResult
 from opsd.rows import Pair
 from opsd.settings import DistillKnobs
+from opsd.timing import timed
 from srt.layout import Layout
 from srt.models import stored_dtype
 
@@ -47,7 +48,7 @@ class Trainer:
         layout: Layout,
         shape: ClusterShape,
         pad_id: int,
-        max_total_tokens: int,
+        max_model_len: int,
         total_updates: int,
         folder: Path,
     ):
@@ -81,7 +82,7 @@ class Trainer:
             max_colocated_worker_groups=2,  # a policy worker and a vLLM worker on each GPU
             name="sd_zero",
         )
-        generation = generation_config(knobs, shape, max_total_tokens, layout.eot_ids, pad_id)
+        generation = generation_config(knobs, shape, max_model_len, layout.eot_ids, pad_id)
         # vLLM first, while the GPUs are empty: it measures what is free.
         self.generation = open_generation(self.cluster, generation)
         self.generation.finish_generation()
@@ -125,7 +126,7 @@ class Trainer:
             in_sharded_axes=["data_parallel"],
             replicate_on_axes=NOT_DATA,
             output_is_replicated=NOT_DATA,
-            common_kwargs={"options": options, "pad_id": self.pad_id},
+            common_kwargs={"options": options, "grad_eps": self.knobs.kl_grad_eps, "pad_id": self.pad_id},
         )
         results: list[StepResult] = self.policy.worker_group.get_all_worker_results(futures)
         for name, value in results[0].seconds.items():
@@ -152,7 +153,7 @@ class Trainer:
         self.policy.run_all_workers_single_data("synchronise_teacher")
         self.teacher_was_synced = True
 
-    def save(self, finished_steps: int) -> None:
+    def checkpoint(self, finished_steps: int) -> None:
         """A checkpoint to resume from; it gets its name when its last file is written."""
         self.policy.prepare_for_training()
         state = {"step": finished_steps, "teacher_was_synced": self.teacher_was_synced}
@@ -164,13 +165,17 @@ class Trainer:
             self.policy.run_all_workers_single_data("save_teacher", folder=str(folder / TEACHER))
         self.checkpoints.finalize_checkpoint(folder)
 
-    def write_student(self, folder: Path) -> None:
-        """The student as a Hugging Face folder, in the precision of the model it started from."""
-        self.policy.prepare_for_training()
+    def save(self, folder: Path) -> None:
+        """The student as a Hugging Face folder, in the precision of the model it started from.
+
+        The sampler may be awake: the weights alone come to the GPUs, and leave them again.
+        """
         like = self.knobs.student_model
+        self.policy.prepare_for_lp_inference()
         self.policy.run_all_workers_single_data(
             "write_student", like=like, dtype=stored_dtype(like), folder=str(folder)
         )
+        self.policy.offload_after_refit()
 
     def close(self) -> None:
         self.sampler.close()

@@ -7,7 +7,6 @@ Only torch is needed here, so that it can be tested without NeMo-RL; worker.py j
 
 import contextlib
 import math
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -22,6 +21,7 @@ from torch.distributed.tensor import DTensor
 from opsd.kl import KLOptions, KLOutput, exact_kl
 from opsd.nemo_rl.at_head import Head, run_to_head
 from opsd.nemo_rl.plan import RankUpdate, TwoRows
+from opsd.timing import timed
 from srt.layout import Row
 
 
@@ -53,7 +53,9 @@ class DistillationStep:
     The worker defines `teacher_in_place()`: a context whose value is the teacher's model.
     """
 
-    def distill(self, updates: list[RankUpdate], options: KLOptions, pad_id: int) -> StepResult:
+    def distill(
+        self, updates: list[RankUpdate], options: KLOptions, grad_eps: float, pad_id: int
+    ) -> StepResult:
         """The updates of one step, one after the other, against one teacher.
 
         The teacher scores everything first: it takes the student's place on the GPU, once in a step. Its hidden
@@ -68,7 +70,7 @@ class DistillationStep:
         self.model.train()
         results = []
         for update, teacher_hidden in zip(updates, hidden, strict=True):
-            results.append(self._update(update, teacher_hidden, head, options, pad_id, seconds))
+            results.append(self._update(update, teacher_hidden, head, options, grad_eps, pad_id, seconds))
             if not math.isfinite(results[-1].grad_norm):
                 break
         self.optimizer.zero_grad(set_to_none=True)
@@ -104,6 +106,7 @@ class DistillationStep:
         teacher_hidden: list[Float[Tensor, "T H"]],
         teacher_head: Head,
         options: KLOptions,
+        grad_eps: float,
         pad_id: int,
         seconds: dict[str, float],
     ) -> UpdateResult:
@@ -116,7 +119,7 @@ class DistillationStep:
             with timed(seconds, "student"):
                 pairs, scale = (batch, weight) if batch else (alone(pad_id), 0.0)
                 output = kl_of_batch(
-                    self.model, hidden, teacher_head, pairs, scale, options, pad_id, self._autocast
+                    self.model, hidden, teacher_head, pairs, scale, options, grad_eps, pad_id, self._autocast
                 )
                 output.loss.backward()
             outputs.append(on_cpu(output) if batch else None)
@@ -140,6 +143,7 @@ def kl_of_batch(
     batch: list[TwoRows],
     weight: float,
     options: KLOptions,
+    grad_eps: float,
     pad_id: int,
     autocast: torch.dtype | None,
 ) -> KLOutput:
@@ -159,7 +163,9 @@ def kl_of_batch(
             student_bias=head.bias,
             teacher_bias=teacher_head.bias,
             # Heads may be padded beyond the tokenizer, each model's differently.
-            vocab_size=min(len(head.weight), len(teacher_head.weight)),
+            vocab_size=min(head.vocab_size, teacher_head.vocab_size),
+            grad_eps=grad_eps,
+            group=head.group,
         )
 
     return run_to_head(student, rows, pad_id, autocast, compare)
@@ -254,16 +260,3 @@ def _reshard(model: Any) -> None:
 def on_cpu(output: KLOutput) -> KLOutput:
     tensors = {field.name: getattr(output, field.name) for field in fields(output)}
     return replace(output, **{name: x.detach().cpu() for name, x in tensors.items() if isinstance(x, Tensor)})
-
-
-@contextlib.contextmanager
-def timed(seconds: dict[str, float], name: str) -> Iterator[None]:
-    """Adds the block's wall-clock seconds; waits for the GPU, so that its work counts where it was asked for.
-
-    Also in the driver, which has no work on any GPU and must not take memory of one by asking.
-    """
-    started = time.monotonic()
-    yield
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
-    seconds[name] = seconds.get(name, 0.0) + time.monotonic() - started

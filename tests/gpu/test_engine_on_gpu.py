@@ -1,0 +1,109 @@
+"""An update on the GPU, in bf16 and without a mask over padded rows, beside the CPU's; vLLM with an adapter."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from opsd.metrics import StepMetrics
+from opsd.rollouts import on_policy
+from opsd.rows import Rollout, build_pair
+from opsd.settings import DistillKnobs, kl_options
+from opsd.student import Student
+from opsd.teacher import open_teacher
+from opsd.updates import Updates
+from quickstart.base_model import new_model, save_checkpoint
+from quickstart.tokenizer import build_tokenizer
+from srt.contract import layout_of_checkpoint
+from srt.knobs import load_knobs
+from srt.records import Problem
+from srt.sampling import open_sampler
+from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+X = "x = 1 [A] + 1"
+
+
+@pytest.fixture(scope="module")
+def layout(tiny_checkpoint):
+    return layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None)
+
+
+@pytest.fixture(scope="module")
+def other_checkpoint(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("other") / "other-qwen3"
+    tokenizer = build_tokenizer()
+    save_checkpoint(new_model(tokenizer, seed=1), tokenizer, folder)
+    return folder
+
+
+def knobs_of(student, teacher=None, **settings) -> DistillKnobs:
+    settings = {
+        "student_model": student,
+        "teacher_model": teacher or student,
+        "max_grad_norm": 0,
+        "tokens_per_micro_batch": 400,
+        "warmup_steps": 0,
+    } | settings
+    return load_knobs(DistillKnobs, "distill", [f"{name}={value}" for name, value in settings.items()])
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [0, 1])
+def test_an_update_on_the_gpu_is_that_of_the_cpu_in_bf16(
+    tiny_checkpoint, other_checkpoint, layout, monkeypatch, gradient_checkpointing
+):
+    text = "A 1 + 1 = 2\nB 2 * 3 = 6\n" * 6
+    pairs = []
+    for length in (1, 3, 7, 20, 33, 64, 65):
+        y = layout.tokenizer.encode(text)[:length]
+        rollout = Rollout(Problem("p", X, "7"), layout.chat(X), y, [-1.0] * length, "length", 0)
+        pairs.append(build_pair(rollout, layout, 500))
+    figures = {}
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr("srt.models.default_device", lambda device=device: torch.device(device))
+        knobs = knobs_of(tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing)
+        student = Student(knobs, None)
+        teacher = open_teacher(knobs, student, None)
+        teacher.model.to(torch.bfloat16 if device == "cuda" else torch.float32)  # the weights are bf16's in both
+        metrics = StepMetrics()
+        updates = Updates(knobs, kl_options(knobs), student, teacher, 0, 10, None)
+        norm, _ = updates.update(pairs, metrics, {})
+        figures[device] = (metrics.means()["kl"], norm)
+    assert figures["cuda"] == pytest.approx(figures["cpu"], rel=0.05)
+
+
+@pytest.mark.vllm
+def test_vllm_samples_from_a_student_with_its_adapter(tiny_checkpoint, layout):
+    student = Student(knobs_of(tiny_checkpoint, lora_rank=4), None)
+    with torch.no_grad():
+        for name, weight in student.model.named_parameters():
+            if ".lora_" in name:
+                weight.add_(0.05 * torch.randn_like(weight))
+    settings = SamplingSettings(1.0, 1.0, tuple(layout.eot_ids))
+    options = {"max_model_len": 128, "max_batch": 8, "memory_utilization": 0.2, "can_sleep": True}
+    sampler = open_sampler("vllm", str(tiny_checkpoint), settings, **options)
+    prompt = layout.chat(X)
+    try:
+        with on_policy(sampler, student, {}):
+            samples = sample_all(sampler, [SampleRequest(prompt, seed=seed, max_tokens=32) for seed in range(8)])
+    finally:
+        sampler.close()
+
+    @torch.no_grad()
+    def gap() -> float:
+        gaps = []
+        for sample in samples:
+            ids = torch.tensor([prompt + sample.token_ids], device="cuda")
+            with torch.autocast("cuda", torch.bfloat16):
+                logits = student.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
+            own = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
+            gaps.append((own - torch.tensor(sample.logprobs)).abs())
+        return float(torch.cat(gaps).mean())
+
+    with_adapter = gap()
+    with student.adapter.disable_adapter():
+        without = gap()
+    assert with_adapter < 0.05 and with_adapter < 0.3 * without
