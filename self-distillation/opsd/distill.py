@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from opsd.nemo_rl.choice import choose_engine
 from opsd.settings import DistillKnobs, check
 from srt.contract import layout_of_checkpoint
 from srt.errors import UserError
@@ -20,7 +21,8 @@ def distill(argv: list[str]) -> None:
     knobs = load_knobs(DistillKnobs, "distill", argv)
     check(knobs)
     check_verifier(knobs)
-    _choose_engine(knobs.engine)
+    knobs.engine, reason = choose_engine(knobs.engine, torch.cuda.device_count(), knobs.num_nodes)
+    print(f"engine: {knobs.engine} ({reason})")
     _choose_models(knobs)
     layout = layout_of_checkpoint(
         knobs.student_model, knobs.mode, knobs.control_phrases, knobs.system_prompt, knobs.prompt_suffix,
@@ -36,18 +38,22 @@ def distill(argv: list[str]) -> None:
         first = validation.bad[0]
         print(f"validation without {len(validation.bad)} unreadable records ({first['place']}: {first['reason']})")
 
+    engine = engine_class(knobs.engine)
+    engine(knobs, layout, train, validation, Path(output_dir)).run()
+
+
+def engine_class(name: str) -> type:
+    """Heavy imports happen here, once everything that can be wrong before has been checked."""
+    if name == "nemo-rl":
+        from opsd.nemo_rl import runtime
+
+        runtime.prepare()
+        from opsd.nemo_rl.engine import NemoEngine
+
+        return NemoEngine
     from opsd.local_engine import LocalEngine
 
-    LocalEngine(knobs, layout, train, validation, Path(output_dir)).run()
-
-
-def _choose_engine(engine: str) -> None:
-    if engine == "nemo-rl":
-        raise UserError("ENGINE=nemo-rl is not built yet; use ENGINE=local")
-    gpus = torch.cuda.device_count()
-    print(f"engine: local ({'chosen by ENGINE' if engine == 'local' else 'ENGINE=auto; it is the only one yet'})")
-    if gpus > 1:
-        print(f"note: the local engine uses one of the {gpus} visible GPUs")
+    return LocalEngine
 
 
 def _choose_models(knobs: DistillKnobs) -> None:

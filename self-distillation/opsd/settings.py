@@ -72,13 +72,20 @@ class DistillKnobs:
     log_samples_period: int = knob(least=1)
     report_to: str = knob(choices=("tensorboard", "none"))
     output_dir: str | None = knob()
+    num_nodes: int = knob(least=1)
+    gpus_per_node: int | None = knob(least=1)
+    tensor_parallel_size: int | None = knob(least=1)
+    sampler_tensor_parallel_size: int | None = knob(least=1)
+    enforce_eager: bool = knob()
+    worker_logs: bool = knob()
 
 
 # Where an output goes, and how often things are logged, does not change what a run is.
 NOT_IDENTITY = (
     "output_dir", "report_to", "log_samples_period", "save_period", "keep_checkpoints", "grading_workers",
     "grading_time_limit", "code_sandbox", "sampler", "sampler_batch", "gpu_memory_utilization",
-    "tokens_per_micro_batch", "gradient_checkpointing",
+    "tokens_per_micro_batch", "gradient_checkpointing", "num_nodes", "gpus_per_node", "tensor_parallel_size",
+    "sampler_tensor_parallel_size", "enforce_eager", "worker_logs",
 )  # fmt: skip
 # Nor does validation, unless it decides when to stop.
 VALIDATION_KNOBS = ("val_dataset", "val_split", "val_period", "val_num_samples", "val_revise")

@@ -179,8 +179,9 @@ def test_code_mode_without_a_sandbox_says_what_to_install(call, good, entry_poin
     assert "apt-get install bubblewrap" in error and "CODE_SANDBOX=rlimits" in error
 
 
-def test_the_engine_that_is_not_built_says_so(call, good):
-    assert "ENGINE=nemo-rl is not built yet" in the_error(call("distill", good["distill"] | {"ENGINE": "nemo-rl"}))
+def test_nemo_rl_without_a_gpu_or_its_environment_names_the_local_engine(call, good):
+    error = the_error(call("distill", good["distill"] | {"ENGINE": "nemo-rl"}))
+    assert error.startswith("error: ENGINE=nemo-rl: ") and "ENGINE=local" in error
 
 
 def test_an_update_size_that_does_not_divide_the_step(call, good):

@@ -1,0 +1,34 @@
+#!/usr/bin/env bash
+# Phase 2 on several nodes of a Slurm cluster: starts Ray on each, then distill.sh on the first.
+#   sbatch --nodes=2 --gpus-per-node=8 --exclusive examples/slurm_distill.sh LR=2e-6 MAX_NUM_STEPS=500
+# Arguments and the environment are distill.sh's knobs. The checkout, its environment (source setup_env.sh once, on a
+# node with a GPU) and the models must be on a file system that all nodes see. A job that is ended and submitted again
+# continues.
+#SBATCH --job-name=sd-zero
+#SBATCH --ntasks-per-node=1
+#SBATCH --time=04:00:00
+#SBATCH --output=sd-zero-%j.log
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:?is not set: submit this with sbatch, from the repository}"
+source self-distillation/setup_env.sh
+
+nodes=$SLURM_JOB_NUM_NODES
+gpus=${SLURM_GPUS_ON_NODE:-$(nvidia-smi --list-gpus | wc -l)}
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+port=$((20000 + SLURM_JOB_ID % 10000))
+common="--num-gpus=$gpus --disable-usage-stats --block"
+
+# --block: each step lives as long as its part of the cluster, and ends with the job.
+srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
+  ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false $common &
+sleep 10
+if [ "$nodes" -gt 1 ]; then
+  srun --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --exclude="$head" --overlap \
+    ray start --address="$address:$port" $common &
+fi
+
+# The driver runs on the first node, in the cluster above; it waits a minute for the others.
+sleep 20
+export RAY_ADDRESS="$address:$port" NUM_NODES=$nodes GPUS_PER_NODE=$gpus ENGINE=nemo-rl
+srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap bash scripts/distill.sh "$@"

@@ -1,0 +1,103 @@
+"""NeMo-RL's DTensor worker with the distillation step in it: one process for each GPU that trains."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from accelerate import init_empty_weights
+from nemo_rl.models.dtensor.parallelize import _parallelize_model
+from nemo_rl.models.policy.workers.dtensor_policy_worker import DTensorPolicyWorkerImpl, get_cpu_state_dict
+from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from opsd.nemo_rl.hf_folder import write_model
+from opsd.nemo_rl.updates import DistillationStep, weights_in_place
+
+NEMO_RL_FOLDER = "weights"  # of a saved teacher
+
+
+class DistillationWorkerImpl(DistillationStep, DTensorPolicyWorkerImpl):
+    """The teacher is NeMo-RL's reference model, the weights that the student had at the start, kept on the CPU
+    and swapped in; or, when TEACHER_MODEL is another one, a sharded model beside it, on the GPU while it scores.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        # On Hopper, cuDNN's attention gives NaN gradients for some lengths (srt/models.py).
+        torch.backends.cuda.enable_cudnn_sdp(False)
+        self._spare: dict[str, torch.Tensor] = {}
+        self._own_teacher: Any = None
+        super().__init__(*args, **kwargs)
+
+    # The teacher ----------------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def teacher_in_place(self) -> Iterator[Any]:
+        if self._own_teacher is None:
+            with weights_in_place(self.model, self.reference_model_state_dict, self._spare) as teacher:
+                yield teacher
+        else:
+            self._own_teacher = self.move_to_cuda(self._own_teacher)
+            try:
+                yield self._own_teacher
+            finally:
+                self._own_teacher = self.move_to_cpu(self._own_teacher)
+
+    def load_teacher(self, model_path: str) -> None:
+        """Another model than the student: its weights go to the ranks' shards as NeMo-RL's own do."""
+        config = AutoConfig.from_pretrained(model_path, dtype=torch.float32)
+        weights = {}
+        if self.rank == 0:
+            whole = AutoModelForCausalLM.from_pretrained(model_path, config=config, device_map="cpu")
+            weights = whole.state_dict()
+        with init_empty_weights():  # weights only: its tables, say of rotary embeddings, are in no checkpoint
+            teacher = AutoModelForCausalLM.from_config(config)
+        teacher = _parallelize_model(
+            teacher,
+            self.dp_cp_mesh,
+            self.tp_mesh,
+            param_dtype=self.dtype,
+            sequence_parallel=False,
+            activation_checkpointing=False,
+            cpu_offload=False,
+            custom_parallel_plan=None,
+        )
+        set_model_state_dict(
+            teacher, weights, options=StateDictOptions(full_state_dict=True, broadcast_from_rank0=True)
+        )
+        teacher.tie_weights()
+        self._own_teacher = self.move_to_cpu(teacher.requires_grad_(False))
+
+    def synchronise_teacher(self) -> None:
+        """The student as it is now becomes the teacher."""
+        self._own_teacher = None
+        self.reference_model_state_dict = get_cpu_state_dict(self.model.state_dict().items(), pin_memory=True)
+
+    def save_teacher(self, folder: str) -> None:
+        """A synchronised teacher, in NeMo-RL's checkpoint format: it is not the one a new policy starts with."""
+        with torch.no_grad(), self.teacher_in_place() as teacher:
+            save_checkpoint(teacher, str(Path(folder) / NEMO_RL_FOLDER))
+
+    def restore_teacher(self, folder: str) -> None:
+        """What save_teacher wrote; the student's weights stay."""
+        with torch.no_grad(), weights_in_place(self.model, self.reference_model_state_dict, self._spare):
+            load_checkpoint(self.model, str(Path(folder) / NEMO_RL_FOLDER))
+            self.reference_model_state_dict = get_cpu_state_dict(self.model.state_dict().items(), pin_memory=True)
+
+    # The result -----------------------------------------------------------------------------------------
+
+    def write_student(self, like: str, dtype: torch.dtype, folder: str) -> None:
+        """The student as a Hugging Face folder; all ranks gather, rank 0 writes."""
+        options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+        weights = get_model_state_dict(self.model, options=options)
+        if self.rank == 0:
+            write_model(weights, like, dtype, Path(folder))
+        torch.distributed.barrier()
+
+
+@ray.remote
+class DistillationWorker(DistillationWorkerImpl):
+    pass
