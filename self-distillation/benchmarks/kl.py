@@ -383,10 +383,10 @@ def plot(rows: list[dict], path: Path) -> None:
     shown = [row for row in rows if row["H"] == rows[0]["H"] and row["case"] == rows[0]["case"]]
     figure, axes = pyplot.subplots(1, 2, figsize=(11, 4.5))
     for axis, entry, unit in zip(axes, ("ms", "GiB"), ("ms", "GiB beyond the inputs"), strict=True):
-        for contender in dict.fromkeys(row["contender"] for row in shown):
+        for number, contender in enumerate(dict.fromkeys(row["contender"] for row in shown)):
             points = sorted((row["T"], row[entry]) for row in shown if row["contender"] == contender)
             if entry == "ms" or not contender.startswith("four"):
-                axis.plot(*zip(*points, strict=True), marker="o", markersize=3, label=contender)
+                axis.plot(*zip(*points, strict=True), f"C{number}o-", markersize=3, label=contender)
         axis.set(xscale="log", yscale="log", xlabel="T (tokens)", ylabel=unit)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=7)

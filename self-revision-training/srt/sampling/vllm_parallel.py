@@ -168,6 +168,10 @@ class VllmParallelSampler:
             return
         self.drop()
         asyncio.run_coroutine_threadsafe(_cancel(asyncio.all_tasks(self.loop)), self.loop).result()
+        # They have nothing to lose, and asked to end by themselves, those with vLLM 0.20's second model runner
+        # (which lacks `shutdown`) end with a page of traceback below the summary.
+        logging.getLogger("vllm.v1.engine.core_client").setLevel(logging.CRITICAL)
+        self._guard.kill_all()
         self.engine.shutdown()
         del self.engine  # its destructor fails once Python itself shuts down
         self.loop.call_soon_threadsafe(self.loop.stop)
