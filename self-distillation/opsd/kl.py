@@ -104,7 +104,8 @@ def exact_kl(
     vocab_size: V; head rows and biases beyond it are padding. None: all rows, which must then be as many in
         both.
     chunk_tokens: rows per chunk; None takes as many as fit CHUNK_ELEMENTS logits or, with the fused kernels,
-        the free memory. The results do not depend on it beyond rounding, memory does.
+        the free memory (with `group`, FUSED_ROWS: it must be the same in all processes). The results do not
+        depend on it beyond rounding, memory does.
     extras: False leaves out the entropies, the log-probabilities and the agreement.
     grad_eps: a chunk's columns take no part in its gradient where no entry of the logits' gradient exceeds
         grad_eps times the root mean square of its rows' gradient norms; the value is of all columns. A chunk
@@ -151,6 +152,8 @@ def exact_kl(
     if targets is not None:
         _check_targets(targets[rows], total_columns)
     fused = compute == torch.float32 and _fused_kernels_serve(weights.device, options, total_columns)
+    if chunk_tokens is None and fused and group is not None:
+        chunk_tokens = FUSED_ROWS  # not by free memory: processes with more chunks would wait for the others forever
     chunk_tokens = _checked_chunk_tokens(chunk_tokens, columns, len(rows), weights.device, fused)
 
     trained = (student_hidden, student_head, student_bias)

@@ -24,10 +24,6 @@ from opsd.nemo_rl.plan import RankUpdate, TwoRows
 from opsd.timing import timed
 from srt.layout import Row
 
-# Rows of a chunk where ranks share a vocabulary. Left to itself, exact_kl fits chunks into the memory that is
-# free, which differs from rank to rank, and ranks with more chunks than others would wait for them forever.
-SHARED_CHUNK_TOKENS = 1024
-
 
 @dataclass(frozen=True)
 class UpdateResult:
@@ -170,7 +166,6 @@ def kl_of_batch(
             vocab_size=min(head.vocab_size, teacher_head.vocab_size),
             grad_eps=grad_eps,
             group=head.group,
-            chunk_tokens=SHARED_CHUNK_TOKENS if head.group else None,
         )
 
     return run_to_head(student, rows, pad_id, autocast, compare)
