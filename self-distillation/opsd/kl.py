@@ -153,7 +153,8 @@ def exact_kl(
         _check_targets(targets[rows], total_columns)
     fused = compute == torch.float32 and _fused_kernels_serve(weights.device, options, total_columns)
     if chunk_tokens is None and fused and group is not None:
-        chunk_tokens = FUSED_ROWS  # not by free memory: processes with more chunks would wait for the others forever
+        # Not by free memory, which differs: processes with more chunks would wait for the others forever.
+        chunk_tokens = FUSED_ROWS
     chunk_tokens = _checked_chunk_tokens(chunk_tokens, columns, len(rows), weights.device, fused)
 
     trained = (student_hidden, student_head, student_bias)
