@@ -10,6 +10,7 @@ from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
 from srt.errors import UserError
 from srt.knobs import CONFIGS, KnobLine, read_knob_table
+from srt.verifiers.languages import find_toolchain
 from srt.verifiers.sandbox import Sandbox
 
 KNOB_VARIABLES = {
@@ -52,6 +53,18 @@ def no_knob_from_outside(monkeypatch):
     """A knob that happens to be set in the shell of whoever runs the tests must not reach them."""
     for variable in KNOB_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture
+def set_path(monkeypatch):
+    """Sets PATH for one test; the compilers that it hides are found again after it."""
+
+    def set_path(path: str) -> None:
+        monkeypatch.setenv("PATH", path)
+        find_toolchain.cache_clear()
+
+    yield set_path
+    find_toolchain.cache_clear()
 
 
 @pytest.fixture(scope="session")

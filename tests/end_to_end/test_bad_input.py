@@ -172,8 +172,8 @@ def test_an_unknown_knob_is_answered_with_the_nearest(call, good, entry_point):
 
 
 @pytest.mark.parametrize("entry_point", ["collect", "distill", "evaluate"])
-def test_code_mode_without_a_sandbox_says_what_to_install(call, good, entry_point, monkeypatch):
-    monkeypatch.setenv("PATH", "/nowhere")
+def test_code_mode_without_a_sandbox_says_what_to_install(call, good, entry_point, set_path):
+    set_path("/nowhere")
     error = the_error(call(entry_point, good[entry_point] | {"MODE": "code"}))
     assert error.startswith("error: MODE=code: bubblewrap is not installed; install bubblewrap")
     assert "apt-get install bubblewrap" in error and "CODE_SANDBOX=rlimits" in error

@@ -79,10 +79,14 @@ def test_nothing_runs_on_when_grading_stops():
         while not any("bwrap" in command for _, command in processes() - before):
             assert time.monotonic() < deadline
             time.sleep(0.02)
-    deadline = time.monotonic() + 2
-    while processes() - before and time.monotonic() < deadline:
+
+    def left():
+        return {command for _, command in processes() - before if "resource_tracker" not in command}
+
+    deadline = time.monotonic() + 30
+    while left() and time.monotonic() < deadline:
         time.sleep(0.02)
-    assert not {command for _, command in processes() - before if "resource_tracker" not in command}
+    assert not left()
 
 
 @pytest.mark.bwrap
@@ -115,7 +119,7 @@ def test_a_parent_that_is_killed_leaves_neither_judge_nor_program(tmp_path):
         parent.wait()
         parent.stdout.close()
     assert judge in there and len(there) >= 3  # the parent, the judge, a sandbox
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while any(_runs(pid) for pid in there - {parent.pid}) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not [pid for pid in there - {parent.pid} if _runs(pid)]
@@ -130,17 +134,17 @@ def _runs(pid):
 
 
 @pytest.mark.parametrize("kind", ["bwrap"])
-def test_a_missing_sandbox_stops_the_run(monkeypatch, kind):
-    monkeypatch.setenv("PATH", "/nowhere")
+def test_a_missing_sandbox_stops_the_run(set_path, kind):
+    set_path("/nowhere")
     with pytest.raises(UserError, match="bubblewrap is not installed; install bubblewrap.*CODE_SANDBOX=rlimits"):
         CodeGrader(1, CodeSettings(kind, 1, 64, 1))
 
 
-def test_a_sandbox_that_does_not_work_stops_the_run(monkeypatch, tmp_path):
+def test_a_sandbox_that_does_not_work_stops_the_run(set_path, tmp_path):
     fake = tmp_path / "bwrap"
     fake.write_text("#!/bin/sh\necho 'bwrap: No permissions to create a new namespace' >&2\nexit 1\n")
     fake.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    set_path(f"{tmp_path}:{os.environ['PATH']}")
     with pytest.raises(UserError, match="does not work here .bwrap: No permissions to create a new namespace"):
         CodeGrader(1, SETTINGS)
 
