@@ -175,7 +175,7 @@ def training_arguments(
     knobs: SftKnobs, work: Path, plan: Plan, learning_rate: float, validates: bool
 ) -> SFTConfig:
     on_gpu = torch.cuda.is_available()
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(work),
         num_train_epochs=1,  # the plan holds all epochs
         learning_rate=learning_rate,
@@ -210,6 +210,8 @@ def training_arguments(
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    arguments._n_gpu = 1  # or the Trainer would split batches over all GPUs that one process sees
+    return arguments
 
 
 def make_trainer(
