@@ -108,7 +108,7 @@ class VllmParallelSampler:
             self.engine = starting.result()
             # poll says in one sentence that an engine died; the engine's own process has said why.
             logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
-        except (ValueError, RuntimeError, OSError) as error:
+        except (ValueError, RuntimeError, OSError, AssertionError) as error:  # it asserts much of its input
             self._guard.kill_all()
             raise did_not_start(model_path, error) from error
         except BaseException:  # Ctrl-C while it starts
