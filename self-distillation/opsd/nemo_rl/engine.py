@@ -10,7 +10,6 @@ import contextlib
 import math
 import shutil
 import time
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,55 +18,30 @@ import torch
 from nemo_rl.environments.utils import create_env
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.local_engine import LOGGED_SAMPLES, within_context
-from opsd.metrics import StepMetrics, open_step_log, rollout_figures
+from opsd.engine import LOGGED_SAMPLES, Engine
+from opsd.metrics import StepMetrics
 from opsd.models import check_causal, check_head
 from opsd.nemo_rl import runtime
 from opsd.nemo_rl.rollouts import NemoGrader
 from opsd.nemo_rl.settings import cluster_shape, count_parameters
 from opsd.nemo_rl.trainer import Trainer
-from opsd.problems_order import ProblemOrder
-from opsd.reports import Reports
-from opsd.result import is_complete, write_result
+from opsd.result import write_result
 from opsd.rollouts import Rollouts
-from opsd.rows import Pair, build_pair
-from opsd.settings import DistillKnobs, identity, kl_options
+from opsd.settings import kl_options
 from opsd.updates import Scored
-from opsd.validation import Validation
 from srt.console import print_summary, progress
 from srt.errors import UserError
-from srt.layout import Layout
-from srt.problems import ProblemSet, set_aside_bad_records
-from srt.provenance import model_fingerprint, open_run
 
 
-class NemoEngine:
+class NemoEngine(Engine):
     """One run in `output_dir`; `run()` starts it or continues it after the newest checkpoint."""
-
-    def __init__(
-        self,
-        knobs: DistillKnobs,
-        layout: Layout,
-        train: ProblemSet,
-        validation: ProblemSet | None,
-        output_dir: Path,
-    ):
-        self.knobs = knobs
-        self.layout = layout
-        self.train = train
-        self.validation_problems = validation
-        self.output_dir = output_dir.resolve()  # workers have another working directory
-        self.order = ProblemOrder(len(train.problems), knobs.num_prompts_per_step, knobs.seed)
-        self.total_steps = self.order.total_steps(knobs.max_num_steps, knobs.max_num_epochs)
 
     def run(self) -> None:
         if rank := self.knobs.lora_rank:
             raise UserError(f"LORA_RANK={rank}: ENGINE=nemo-rl trains all weights; use ENGINE=local")
-        self._claim_folder()
-        if is_complete(self.output_dir):
-            print(f"self-distillation is complete: {self.output_dir / 'student'}")
+        self.output_dir = self.output_dir.resolve()  # workers have another working directory
+        if not self._claim_folder():
             return
-        set_aside_bad_records(self.train, self.output_dir)
         with contextlib.ExitStack() as self.opened:  # workers and Ray end with the run, however it ends
             self._open()
             with progress(self.total_steps, "step", initial=self.finished_steps) as bar:
@@ -88,16 +62,9 @@ class NemoEngine:
         """Sample, grade, build both rows, score, update."""
         started, seconds = time.monotonic(), {}
         problems = [self.train.problems[index] for index in self.order.step(step)]
-        with self.trainer.awake(seconds):
+        with self._awake(seconds):
             rollouts = self.rollouts.sample(problems, "train", step, seconds)
-        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
-        pairs = [pair for pair in pairs if self._enters_loss(pair)]
-        if not pairs:
-            raise UserError(
-                f"step {step}: no response enters the loss ({len(rollouts)} of {len(problems)} were graded); look "
-                f"into {self.set_aside.path}, raise MAX_TOTAL_SEQUENCE_LENGTH or MAX_TEACHER_TOKENS, or let "
-                "responses that were cut off take part (INCLUDE_TRUNCATED=1)"
-            )
+        pairs = self._pairs(step, problems, rollouts)
         size = self.knobs.train_global_batch_size
         updates = [pairs[start : start + size] for start in range(0, len(pairs), size)]
         made = self.trainer.update(updates, kl_options(self.knobs), seconds)
@@ -113,71 +80,23 @@ class NemoEngine:
             token_kl |= {id(pair): part.tolist() for pair, part in zip(batch, parts, strict=True)}
         self.reports.responses(step, [Scored(pair, token_kl[id(pair)]) for pair in pairs[:LOGGED_SAMPLES]])
         seconds["other"] = time.monotonic() - started - sum(seconds.values())
-        return {
-            **rollout_figures(rollouts),
-            **metrics.means(),
-            "loss": metrics.means()["kl"],
-            **made.figures,
-            "rollouts": len(rollouts),
-            "trained_responses": len(pairs),
-            "trained_tokens": metrics.tokens["kl"],
-            "shortened_for_teacher": sum(len(pair.targets) < len(pair.rollout.y) for pair in pairs),
-            "set_aside": len(problems) - len(rollouts),
-            "seconds": {name: round(value, 4) for name, value in seconds.items()},
-        }
+        return self._figures(problems, rollouts, pairs, metrics, made.figures, seconds)
 
-    def _enters_loss(self, pair: Pair) -> bool:
-        truncated = pair.rollout.finish_reason == "length"
-        return bool(pair.targets) and (self.knobs.include_truncated or not truncated)
+    def _awake(self, seconds: dict[str, float]) -> contextlib.AbstractContextManager:
+        return self.trainer.awake(seconds)
 
-    def _synchronise_teacher(self) -> None:
-        """The teacher becomes the student after TEACHER_SYNC_STEPS steps, or TEACHER_SYNC_EPOCHS passes."""
-        finished, steps = self.finished_steps, self.knobs.teacher_sync_steps
-        epochs = self.knobs.teacher_sync_epochs
-        if steps and finished % steps == 0:
-            self.trainer.synchronise_teacher()
-        if epochs and self.order.epochs(finished - 1) // epochs < self.order.epochs(finished) // epochs:
-            self.trainer.synchronise_teacher()
+    def _validated(self) -> Trainer:
+        return self.trainer
 
-    def _validate(self, bar: Any) -> dict[str, Any]:
-        """Before the first step, after every VAL_PERIOD steps, and at the end."""
-        if self.validation is None or not self.validation.due(self.finished_steps, self.total_steps):
-            return {}
-        with self.trainer.awake({}):
-            figures = self.validation.run(self.finished_steps, self.rollouts, self.trainer)
-        if figures:
-            self.reports.validation(self.validation, bar)
-        return {f"val_{name}": value for name, value in figures.items()}
-
-    def _collapsed(self) -> bool:
-        return self.validation is not None and self.validation.collapsed
+    def _teacher_becomes_student(self) -> None:
+        self.trainer.synchronise_teacher()
 
     # Start and end --------------------------------------------------------------------------------------
-
-    def _claim_folder(self) -> None:
-        """Raises UserError when the output folder holds a run with other settings, or one that is going on."""
-        of_run = identity(self.knobs) | {
-            "student_fingerprint": model_fingerprint(self.knobs.student_model),
-            "teacher_fingerprint": model_fingerprint(self.knobs.teacher_model),
-            "dataset_fingerprint": self.train.fingerprint,
-            "control_phrases": self.layout.phrases.as_dict(),
-            "prompt": self.layout.prompt.as_dict(),
-        }
-        open_run(self.output_dir, of_run, asdict(self.knobs))
 
     def _open(self) -> None:
         """Ray, the workers, and everything as the newest checkpoint left it."""
         knobs = self.knobs
-        max_total_tokens = within_context(
-            "MAX_TOTAL_SEQUENCE_LENGTH", knobs.max_total_sequence_length, knobs.student_model
-        )
-        self.max_teacher_tokens = within_context(
-            "MAX_TEACHER_TOKENS", knobs.max_teacher_tokens, knobs.teacher_model
-        )
-        revises = self.validation_problems is not None and knobs.val_revise
-        longest_cue = max(len(self.layout.cue(r)) for r in (0, 1))
-        max_revision_tokens = min(self.max_teacher_tokens, 2 * max_total_tokens + longest_cue)
-
+        self._set_limits()
         config = AutoConfig.from_pretrained(knobs.student_model)
         for model_path in dict.fromkeys((knobs.student_model, knobs.teacher_model)):
             with torch.device("meta"):  # of the model only its kind is asked
@@ -189,38 +108,27 @@ class NemoEngine:
         runtime.join_ray(knobs, shape.gpus)
         self.opened.callback(ray.shutdown)
         grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"knobs": knobs}))
-        tokenizer = self.layout.tokenizer
-        updates_per_step = knobs.num_prompts_per_step // knobs.train_global_batch_size
         self.trainer = Trainer(
             knobs,
             self.layout,
             shape,
-            tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.layout.eot_ids[0],
-            max(max_total_tokens, max_revision_tokens if revises else 0),
-            self.total_steps * updates_per_step,
+            self.pad_id,
+            self.max_model_len,
+            self.total_updates,
             self.output_dir / "checkpoints",
         )
         self.opened.callback(self.trainer.close)
-        self.finished_steps = first_step = self.trainer.first_step
+        self.finished_steps = self.trainer.first_step
 
-        self.reports = Reports(knobs, self.layout, self.output_dir, first_step)
-        self.set_aside = open_step_log(self.output_dir / "set_aside.jsonl", first_step)
-        self.validation = None
-        if self.validation_problems is not None:
-            self.validation = Validation(knobs, self.validation_problems, self.output_dir, first_step)
+        self._open_logs()
         self.rollouts = Rollouts(
-            self.layout, self.trainer.sampler, grader, max_total_tokens, max_revision_tokens, knobs.seed,
-            self.set_aside,
+            self.layout, self.trainer.sampler, grader, self.max_total_tokens, self.max_revision_tokens,
+            knobs.seed, self.set_aside,
         )  # fmt: skip
         self.started = time.monotonic()
 
-    def _checkpoint(self) -> None:
-        last = self.finished_steps == self.total_steps or self._collapsed()
-        if not last and self.finished_steps % self.knobs.save_period:
-            return
+    def _save_checkpoint(self) -> None:
         self.trainer.checkpoint(self.finished_steps)
-        if self.validation:
-            self.validation.forget_others()
 
     def _finish(self) -> None:
         """Write the last student, or with STOP_ON_COLLAPSE the best one, in the SRT model's precision."""
