@@ -22,7 +22,7 @@ from kl_cases import Case, model_case, near_equal_case, random_case
 from kl_contenders import Contender, contenders, four_products, ours
 from torch import Tensor
 
-from opsd import kl, kl_columns
+from opsd import kl, kl_columns, kl_gradients, kl_head
 from opsd.divergences import KLOptions
 from opsd.kl_products import product
 
@@ -42,7 +42,7 @@ class Arguments:
     vocab: int = 151936  # of random heads
     grad_eps: float = 2e-4
     chunk_tokens: int = 0  # rows per chunk of ours; 0: by free memory
-    dense_rows: int = 0  # kl.DENSE_ROWS; 0: as it is
+    dense_rows: int = 0  # kl_gradients.DENSE_ROWS; 0: as it is
     liger_compiled: int = 1  # its own default
     budget: float = 60.0  # seconds for the times; what does not fit is left out
     accuracy_tokens: int = 512
@@ -221,16 +221,16 @@ def breakdown(arguments: Arguments, cases: Cases) -> list[dict]:
         case = most.first(arguments.tokens[0])
         for label, eps in (("flagged columns", arguments.grad_eps), ("all columns", 0.0)):
             parts = [
-                (kl._Head, "logits", "forward products, fp32 out"),
+                (kl_head.Head, "logits", "forward products, fp32 out"),
                 (kl_triton(), "compare", "sums over both logits, merged"),
                 (kl_triton().FusedChunk, "flag", "flags"),
                 (kl_triton().FusedChunk, "at", "gradient at the flagged columns"),
                 (kl_triton().FusedChunk, "dense", "gradient at all columns"),
-                (kl, "product", "products back (within: columns)"),
-                (kl, "add_product", "products back (all columns)"),
+                (kl_gradients, "product", "products back (flagged columns)"),
+                (kl_gradients, "add_product", "products back (all columns)"),
                 (kl_columns.ColumnSums, "add", "head's gradient into its table"),
                 (kl_columns.ColumnSums, "scaled", "head's gradient as [V, H]"),
-                (kl, "_scaled", "hidden states' gradient, scaled"),
+                (kl_gradients, "scaled", "hidden states' gradient, scaled"),
             ]
             ours(case, eps)
             with stopwatch(parts) as spent:
@@ -241,9 +241,6 @@ def breakdown(arguments: Arguments, cases: Cases) -> list[dict]:
             torch.cuda.synchronize()
             total = start.elapsed_time(stop)
             sums = {part: sum(a.elapsed_time(b) for a, b in pairs) for part, pairs in spent.items()}
-            # `logits` calls `product` too.
-            inner = "products back (within: columns)"
-            sums[inner] = sums.get(inner, 0.0) - sums["forward products, fp32 out"]
             sums["all else"] = total - sum(sums.values())
             print(f"\n{name}, T={len(case.student_hidden)}, {label}: {total:.2f} ms")
             for part, ms in sums.items():
@@ -398,7 +395,7 @@ def plot(rows: list[dict], path: Path) -> None:
 def main() -> None:
     arguments = parse(sys.argv[1:])
     if arguments.dense_rows:
-        kl.DENSE_ROWS = arguments.dense_rows
+        kl_gradients.DENSE_ROWS = arguments.dense_rows
     if arguments.chunk_tokens:
         kl.FUSED_ROWS = arguments.chunk_tokens
     out = Path(arguments.out)

@@ -11,7 +11,7 @@ import torch
 from kl_cases import Case
 from torch import Tensor
 
-from opsd import kl
+from opsd import kl_head
 from opsd.kl import exact_kl
 
 Result = tuple[Tensor, Tensor, Tensor]  # loss, dX, dW
@@ -80,7 +80,7 @@ def bf16_logits() -> Iterator[None]:
     def logits(self: Any, rows: Tensor) -> Tensor:
         return self.hidden[rows] @ self.weight[: self.vocab_size].T
 
-    with mock.patch.object(kl._Head, "logits", logits):
+    with mock.patch.object(kl_head.Head, "logits", logits):
         yield
 
 

@@ -67,8 +67,11 @@ class ColumnSums:
     """sum over chunks of chunk.T @ hidden, one row for each column of the logits that occurred: [V, H] in
     `compute`, as long as few rows occur in a table of those alone."""
 
-    def __init__(self, shape: torch.Size, compute: torch.dtype, device: torch.device) -> None:
-        self.shape, self.compute, self.device = shape, compute, device
+    def __init__(
+        self, shape: torch.Size, compute: torch.dtype, device: torch.device, fused: bool = False
+    ) -> None:
+        """fused: by `opsd.kl_table_triton`."""
+        self.shape, self.compute, self.device, self.fused = shape, compute, device, fused
         # Each column's row in the table, -1 for none. None: the table is the whole sum.
         self.place: Int[Tensor, " V"] | None = torch.full((shape[0],), -1, dtype=torch.long, device=device)
         self.used = torch.zeros((), dtype=torch.long, device=device)  # rows of the table that have a column
@@ -87,6 +90,11 @@ class ColumnSums:
 
     def add(self, columns: Int[Tensor, " F"], part: Float[Tensor, "F H"]) -> None:
         """There must be room for the `used` rows and all of `columns`, which are different."""
+        if self.fused and self.place is not None:
+            from opsd import kl_table_triton  # needs Triton, which comes with torch's CUDA builds only
+
+            kl_table_triton.add(self.table, self.place, self.used, columns, part)
+            return
         if self.place is not None and len(columns):
             places = self.place[columns]
             is_new = places < 0
@@ -117,6 +125,10 @@ class ColumnSums:
         """The sum times `factor`, rounded once."""
         if self.place is None:
             return torch.mul(self.table, factor, out=torch.empty_like(self.table, dtype=dtype))
+        if self.fused:
+            from opsd import kl_table_triton
+
+            return kl_table_triton.spread(self.table, self.place, factor, dtype)
         result = torch.zeros(self.shape, dtype=dtype, device=self.device)
         columns = self._columns()
         result[columns] = (self.table[: len(columns)] * factor).to(dtype)

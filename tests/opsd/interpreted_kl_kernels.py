@@ -8,7 +8,7 @@ import math
 import pytest
 import torch
 
-from opsd import kl, kl_triton
+from opsd import kl, kl_columns, kl_triton
 from opsd.kl import KLOptions, exact_kl
 from tests.opsd.test_kl import (
     KINDS,
@@ -107,7 +107,7 @@ def test_columns_without_gradient_are_dropped_and_the_value_is_exact(kind):
     assert whole.dropped_columns == 0.0
     assert torch.equal(out.token_kl, whole.token_kl)
     for got, want in zip(gradients, naive(case, options)[2], strict=True):
-        assert relative_error(got, want) <= 2 * kl.MAX_DROPPED
+        assert relative_error(got, want) <= 2 * kl_columns.MAX_DROPPED
 
 
 def test_same_columns_as_the_torch_path():
@@ -118,6 +118,26 @@ def test_same_columns_as_the_torch_path():
         patch.setattr(kl, "_fused_kernels_serve", lambda *_: False)
         by_torch = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2, options=options)
     assert fused.dropped_columns == pytest.approx(by_torch.dropped_columns, abs=1e-6)
+
+
+def test_table_of_flagged_columns():
+    generator = torch.Generator().manual_seed(0)
+    fused, by_torch = (
+        kl_columns.ColumnSums(torch.Size((50, 70)), torch.float32, torch.device("cpu"), fused)
+        for fused in (True, False)
+    )
+    for count in (0, 3, 10, 4):
+        columns = torch.randperm(50, generator=generator)[:count]
+        part = torch.randn(count, 70, generator=generator)
+        for sums in (fused, by_torch):
+            sums.make_room(int(sums.used) + count)
+            sums.add(columns, part)
+        assert fused.used == by_torch.used
+        factor = torch.tensor(0.3)
+        for dtype in (torch.float32, torch.bfloat16):
+            wanted = by_torch.scaled(factor, dtype)
+            torch.testing.assert_close(fused.scaled(factor, dtype), wanted, rtol=2**-7, atol=0)
+    torch.testing.assert_close(fused.everything(), by_torch.everything())
 
 
 def test_filter_switches_itself_off_where_nothing_can_be_dropped():

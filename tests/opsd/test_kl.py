@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opsd import kl
+from opsd import kl_gradients, kl_head
 from opsd.kl import KLOptions, exact_kl
 
 KINDS = ("reverse", "forward", "mixed", "jsd")
@@ -263,10 +263,10 @@ def test_no_tensor_holds_the_logits_of_all_rows(options, dtype):
 
 
 def test_default_chunk_stays_within_the_documented_budget(monkeypatch):
-    monkeypatch.setattr(kl, "CHUNK_ELEMENTS", 4096)
+    monkeypatch.setattr(kl_head, "CHUNK_ELEMENTS", 4096)
     case = make_case(96, 512, 4, 4, dtype=torch.bfloat16)
     assert largest_in(lambda: run(case)) == 4096
-    monkeypatch.setattr(kl, "CHUNK_ELEMENTS", 300)  # less than one row: rows one by one, heads in pieces
+    monkeypatch.setattr(kl_head, "CHUNK_ELEMENTS", 300)  # less than one row: rows one by one, heads in pieces
     with LargestTensor() as largest:
         out, gradients = run(case, extras=False)
     assert largest.numel == 512 * 4
@@ -358,7 +358,7 @@ def test_no_gradient_work_without_a_graph(monkeypatch):
     def fail(*_):
         raise AssertionError("a gradient was formed")
 
-    monkeypatch.setattr(kl._Gradients, "add", fail)
+    monkeypatch.setattr(kl_gradients.Gradients, "add", fail)
     case = make_case()
     with torch.no_grad():
         assert not exact_kl(**require_grad(case)).loss.requires_grad

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from opsd import kl, kl_columns
+from opsd import kl, kl_columns, kl_gradients
 from opsd.kl import KLOptions
 from opsd.kl_columns import ColumnSums
 from tests.opsd.test_kl import KINDS, make_case, naive, relative_error, run
@@ -42,7 +42,7 @@ def test_common_direction_of_the_heads_rows_costs_nothing(monkeypatch):
     case["student_head"] += 20.0
     wanted = naive(case)[2][0]
     _, (hidden, *_) = run(case, grad_eps=1e-4, chunk_tokens=16)
-    monkeypatch.setattr(kl, "mean_row", lambda head, *_: torch.zeros_like(head[0]))
+    monkeypatch.setattr(kl_gradients, "mean_row", lambda head, *_: torch.zeros_like(head[0]))
     _, (without, *_) = run(case, grad_eps=1e-4, chunk_tokens=16)
     assert relative_error(hidden, wanted) < 0.1 * relative_error(without, wanted)
 
@@ -67,10 +67,11 @@ def test_filter_switches_itself_off_where_the_small_entries_weigh_too_much():
 
 def test_after_a_chunk_without_anything_to_drop_some_chunks_do_not_look(monkeypatch):
     looked = []
-    flag = kl.flag_columns
-    monkeypatch.setattr(kl, "flag_columns", lambda gradient, *rest: looked.append(0) or flag(gradient, *rest))
+    flag = kl_gradients.flag_columns
+    looking = lambda gradient, *rest: looked.append(0) or flag(gradient, *rest)  # noqa: E731
+    monkeypatch.setattr(kl_gradients, "flag_columns", looking)
     run(make_case(40, 500, 16, 16, 0.1), grad_eps=1e-4, chunk_tokens=2)
-    assert len(looked) == math.ceil(20 / (1 + kl.PATIENCE))
+    assert len(looked) == math.ceil(20 / (1 + kl_columns.PATIENCE))
 
 
 def test_threshold_follows_the_gradient_not_the_loss_scale():
@@ -79,6 +80,36 @@ def test_threshold_follows_the_gradient_not_the_loss_scale():
     case["weights"] *= 1e-6
     out, _ = run(case, grad_eps=1e-4, chunk_tokens=16)
     assert out.dropped_columns == wanted.dropped_columns
+
+
+def uneven_case():
+    """24 rows over 6 000 tokens: most spread over 1 200 of them, those of the first chunks over three."""
+    case = make_case(24, 6000, 16, 16, 1.0)
+    bias = torch.full((6000,), -20.0, dtype=torch.float64)
+    bias[:1200] = 0.0
+    case |= {"student_bias": bias, "teacher_bias": bias + 0.1 * torch.arange(6000).cos()}
+    for role in ("student", "teacher"):
+        case[f"{role}_hidden"][:, 0] = 0.0
+        case[f"{role}_hidden"][:4, 0] = 1.0
+        case[f"{role}_head"][:3, 0] = 25.0
+    return case
+
+
+def test_chunk_with_more_columns_than_there_was_room_for_is_computed_again():
+    case, again = uneven_case(), []
+    add = kl_gradients.Gradients.add
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            kl_gradients.Gradients,
+            "add",
+            lambda self, rows, gradient, at_once=False: again.append(at_once)
+            or add(self, rows, gradient, at_once),
+        )
+        out, gradients = run(case, grad_eps=1e-4, chunk_tokens=2)
+    assert again == 12 * [False] + [True]
+    assert 0.7 < out.dropped_columns < 0.99
+    for got, want in zip(gradients, naive(case)[2], strict=True):
+        assert relative_error(got, want) <= 2 * kl_columns.MAX_DROPPED
 
 
 def test_dropped_columns_is_none_without_a_gradient():
