@@ -18,6 +18,12 @@ COMPLETE = "complete"  # marks a checkpoint whose last file was written
 class MarkComplete(TrainerCallback):
     """The Trainer writes checkpoints in place, so a killed one looks whole; on_save comes after its last file."""
 
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == state.max_steps:
+            # The stage's model is written next: a checkpoint (fp32 weights and both moments) would only be deleted.
+            # A run that is killed in between repeats the updates since the last one.
+            control.should_save = False
+
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
