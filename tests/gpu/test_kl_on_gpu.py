@@ -95,7 +95,7 @@ def test_filter_switches_itself_off_on_flat_distributions():
 
 
 def test_all_columns_are_collected_over_chunks(monkeypatch):
-    monkeypatch.setattr(kl, "DENSE_ROWS", 100)
+    monkeypatch.setattr(kl_gradients, "DENSE_ROWS", 100)
     assert_accurate(on_gpu(near_equal_case(1e-2, torch.bfloat16, 170, 50_001, 64)), chunk_tokens=40)
 
 
