@@ -96,7 +96,7 @@ def train(argv: list[str]) -> None:
     path = prepared.output_dir / f".prepared{prepared.processes.machine}.pickle"
     path.unlink(missing_ok=True)  # there when the run was killed
     if prepared.processes.total == 1:
-        _use_one_gpu()
+        _say_which_gpu()
         train_stages(prepared)
     else:
         with writing(path) as temporary:
@@ -181,12 +181,10 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _use_one_gpu() -> None:
-    """The Trainer would split batches over several visible GPUs in one slow process."""
+def _say_which_gpu() -> None:
     if torch.cuda.device_count() > 1:
         first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         print(f"one process: of {torch.cuda.device_count()} visible GPUs it uses GPU {first}")
-        os.environ["CUDA_VISIBLE_DEVICES"] = first
 
 
 def layout_of_data(
