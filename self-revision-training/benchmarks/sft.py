@@ -8,7 +8,8 @@
 - packed[:TOKENS]: ours, with passes of at most TOKENS tokens (max_tokens_per_pass without it);
 - padded[:TUPLES]: ours without packing, TUPLES (1) in a pass.
 +fsdp: sharded, on one process (bf16 weights in the computation, fp32 ones in the optimizer); +liger: Liger's layer
-kernels; +keep: without activation checkpointing.
+kernels; +keep: without activation checkpointing. A variant that fails is a row with its error; `json` is written
+after each variant.
 
 Every variant trains `warmup` updates, then `updates` measured ones, of `tuples` tuples each, from the same
 weights. tokens/s counts tokens that are no padding; peak is torch's allocator; MFU counts the products of the
@@ -23,6 +24,7 @@ import os
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -60,6 +62,9 @@ class Options:
     json: str = ""  # file to write the figures to
 
 
+NAMES, EXTRAS = ("trl", "packed", "padded"), ("fsdp", "liger", "keep")
+
+
 @dataclass
 class Figures:
     """One variant's figures."""
@@ -74,6 +79,14 @@ class Figures:
     loss_first: float
     loss_last: float
     to_trl: float | None = None
+
+
+@dataclass
+class Failure:
+    """A variant without figures."""
+
+    variant: str
+    error: str
 
 
 class Clock(TrainerCallback):
@@ -176,6 +189,7 @@ class Bench:
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **self._quiet(),
             )
+            arguments._n_gpu = min(arguments.n_gpu, 1)  # not split over all that are visible
             model = load_model(self.options.model, "float32")
             torch.backends.cuda.enable_cudnn_sdp(True)
             entries = [{"input_ids": r.ids, "labels": [-100] * r.start + r.ids[r.start :]} for r in self.rows]
@@ -228,12 +242,22 @@ def _forget() -> None:
         torch.cuda.empty_cache()
 
 
-def table(rows: list[Figures]) -> str:
+def check_variants(variants: list[str]) -> None:
+    for variant in variants:
+        name, *extras = variant.split("+")
+        if name.partition(":")[0] not in NAMES or not set(extras) <= set(EXTRAS):
+            raise UserError(f"variants: {variant!r} is none of {', '.join(NAMES)} with +{', +'.join(EXTRAS)}")
+
+
+def table(rows: list[Figures | Failure]) -> str:
     lines = [
         "variant                    seconds   tokens/s  to trl  peak GiB    MFU  passes  loss",
         "-------------------------  -------  ---------  ------  --------  -----  ------  ----------------",
     ]
     for row in rows:
+        if isinstance(row, Failure):
+            lines.append(f"{row.variant:<25}  {row.error}")
+            continue
         cells = [
             f"{row.variant:<25}",
             f"{row.seconds:>7.1f}",
@@ -255,6 +279,8 @@ def main(arguments: list[str]) -> None:
     types = {field.name: field.type for field in fields(Options)}
     given = dict(argument.split("=", 1) for argument in arguments)
     options = Options(**{name: types[name](value) for name, value in given.items()})
+    variants = options.variants.split(",")
+    check_variants(variants)
     bench = Bench(options)
     rate = "no GPU" if bench.rate is None else f"{bench.rate / 1e12:.0f} TFLOP/s in bf16 products"
     ordered = sorted(bench.lengths)
@@ -263,21 +289,32 @@ def main(arguments: list[str]) -> None:
         f"{ordered[len(ordered) // 2]}; {rate}",
         flush=True,
     )
-    rows: list[Figures] = []
-    for variant in options.variants.split(","):
-        try:
-            rows.append(bench.run(variant))
-            print(f"{variant}: {rows[-1].seconds:.1f} s", flush=True)
-        except torch.OutOfMemoryError as error:
-            print(f"{variant}: {str(error).splitlines()[0]}", flush=True)
-        _forget()  # not earlier: the error holds the trainer
-    base = next((row.tokens_per_second for row in rows if row.variant == "trl"), None)
-    for row in rows:
-        row.to_trl = base and row.tokens_per_second / base
-    print(f"\n{table(rows)}")
-    if options.json:
-        result = {"options": asdict(options), "matrix_rate": bench.rate, "rows": [asdict(row) for row in rows]}
-        Path(options.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
+    rows: list[Figures | Failure] = []
+    try:
+        for variant in variants:
+            rows.append(measure(bench, variant))
+            base = next((row for row in rows if isinstance(row, Figures) and row.variant == "trl"), None)
+            for row in rows:
+                if base and isinstance(row, Figures):
+                    row.to_trl = row.tokens_per_second / base.tokens_per_second
+            if options.json:
+                result = {"options": asdict(options), "matrix_rate": bench.rate, "rows": [asdict(r) for r in rows]}
+                Path(options.json).write_text(json.dumps(result, indent=1), encoding="utf-8")
+            _forget()
+    finally:
+        print(f"\n{table(rows)}")
+
+
+def measure(bench: Bench, variant: str) -> Figures | Failure:
+    """One variant; whatever goes wrong in it must not take the others' figures with it."""
+    try:
+        figures = bench.run(variant)
+    except Exception as error:
+        traceback.print_exc()
+        words = (str(error).splitlines() or [""])[0]
+        return Failure(variant, f"{type(error).__name__}: {words}")
+    print(f"{variant}: {figures.seconds:.1f} s", flush=True)
+    return figures
 
 
 if __name__ == "__main__":

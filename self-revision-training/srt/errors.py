@@ -20,9 +20,6 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
     """
     try:
         main(sys.argv[1:])
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
     except BrokenPipeError:  # the reader of our output is gone, as in `--help | head`
         sys.stdout = None
         sys.exit(0)
@@ -30,15 +27,23 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        reason = full_disk(error)
-        if reason is None:
+        words = sentence(error)
+        if words is None:
             raise
-        print(
-            f"error: a file could not be written ({reason}); free space or change OUTPUT_DIR, and start the same "
-            "command again",
-            file=sys.stderr,
-        )
+        print(f"error: {words}", file=sys.stderr)
         sys.exit(2)
+
+
+def sentence(error: Exception) -> str | None:
+    """What people are told of an error that they can mend; None for bugs of ours."""
+    if isinstance(error, UserError):
+        return str(error)
+    if reason := full_disk(error):
+        return (
+            f"a file could not be written ({reason}); free space or change OUTPUT_DIR, and start the same command "
+            "again"
+        )
+    return None
 
 
 def full_disk(error: Exception) -> str | None:

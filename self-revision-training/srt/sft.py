@@ -96,7 +96,7 @@ def train(argv: list[str]) -> None:
     path = prepared.output_dir / f".prepared{prepared.processes.machine}.pickle"
     path.unlink(missing_ok=True)  # there when the run was killed
     if prepared.processes.total == 1:
-        _use_one_gpu()
+        _say_which_gpu()
         train_stages(prepared)
     else:
         with writing(path) as temporary:
@@ -181,12 +181,10 @@ def _is_first() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def _use_one_gpu() -> None:
-    """The Trainer would split batches over several visible GPUs in one slow process."""
+def _say_which_gpu() -> None:
     if torch.cuda.device_count() > 1:
         first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0]
         print(f"one process: of {torch.cuda.device_count()} visible GPUs it uses GPU {first}")
-        os.environ["CUDA_VISIBLE_DEVICES"] = first
 
 
 def layout_of_data(
@@ -317,6 +315,7 @@ def _train_stage(prepared: Prepared, stage: Stage, model_path: str, folder: Path
         | {
             "updates": trainer.state.global_step,
             "tokens seen": tokens,
+            "tokens/s in updates": round(rate) if (rate := bar.rate()) else None,
             "seconds": round(seconds, 1),
             "peak GPU memory": f"{torch.cuda.max_memory_allocated() / 2**30:.1f} GiB"
             if torch.cuda.is_available()
@@ -352,14 +351,18 @@ def _export(
     """The finished stage as an ordinary checkpoint, adapters merged, then the work folder's end."""
     layout = prepared.layout
     finished = work / "final"
-    model = with_adapters(load_model(model_path, "float32", "cpu"), prepared.knobs)
-    load_trained(model, weights)
-    if prepared.knobs.lora_rank:
-        model = model.merge_and_unload()
+    # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
+    stored = stored_dtype(model_path)
+    if prepared.knobs.lora_rank:  # merged in fp32
+        model = with_adapters(load_model(model_path, "float32", "cpu"), prepared.knobs)
+        load_trained(model, weights)
+        model = model.merge_and_unload().to(stored)
+    else:
+        model = load_model(model_path, str(stored).removeprefix("torch."), "cpu").to(stored)
+        load_trained(model, weights)
     # The Trainer puts the tokenizer's eos there, which need not be what ends a turn.
     model.generation_config.eos_token_id = layout.eot_ids[0] if len(layout.eot_ids) == 1 else layout.eot_ids
-    # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
-    model.to(stored_dtype(model_path)).save_pretrained(finished)
+    model.save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", log)
     write_metadata(finished, stage.metadata)

@@ -15,8 +15,17 @@ from srt.sft_plan import Plan
 COMPLETE = "complete"  # marks a checkpoint whose last file was written
 
 
-class MarkComplete(TrainerCallback):
-    """The Trainer writes checkpoints in place, so a killed one looks whole; on_save comes after its last file."""
+class Checkpoints(TrainerCallback):
+    """None at the last update, and a mark in each that is whole.
+
+    The Trainer writes checkpoints in place, so a killed one looks whole; on_save comes after its last file.
+    """
+
+    def on_step_end(self, args, state, control, **kwargs):
+        # The Trainer would save here, too; but the export comes next and needs nothing of it. A run that does not
+        # get through the export (killed, disk full) repeats the updates since its newest checkpoint.
+        if state.global_step >= state.max_steps:
+            control.should_save = False
 
     def on_step_end(self, args, state, control, **kwargs):
         if state.global_step == state.max_steps:
@@ -32,7 +41,11 @@ class MarkComplete(TrainerCallback):
 
 
 class Progress(TrainerCallback):
-    """One bar a stage, with the loss and the rate in tokens that are no padding; an evaluation at the end."""
+    """One bar a stage, with the loss and the rate in tokens that are no padding; an evaluation at the end.
+
+    The rate is that of the updates alone, without what comes between them: checkpoints and evaluations. The run's
+    first update, in which kernels are compiled, counts only where it is the only one.
+    """
 
     def __init__(self, title: str, plan: Plan, lengths: list[int]):
         self.title = title
@@ -44,14 +57,20 @@ class Progress(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.first = state.global_step
-        self.started = time.monotonic()
+        self.seconds: list[float] = []  # of each update
         if state.is_world_process_zero:
             self.bar = progress(state.max_steps, "update", initial=state.global_step)
             self.bar.set_description(self.title)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.began = time.monotonic()
+
     def on_step_end(self, args, state, control, **kwargs):
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.monotonic() - self.began)
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
         if state.global_step == state.max_steps and args.eval_strategy != "no":
@@ -66,12 +85,19 @@ class Progress(TrainerCallback):
                     "in a new OUTPUT_DIR is the usual remedy"
                 )
             if self.bar is not None:
-                rate = self.tokens(state.global_step) / (time.monotonic() - self.started)
-                self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {rate:.0f} tok/s", refresh=False)
+                self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {self.rate():.0f} tok/s", refresh=False)
 
     def tokens(self, update: int) -> int:
         """Tokens that this process's run has trained on, from its first update to `update`."""
         return self.tokens_after[update] - self.tokens_after[self.first]
+
+    def rate(self) -> float | None:
+        """Tokens a second, of all processes together; None before the first update."""
+        if not self.seconds:
+            return None
+        skipped = min(1, len(self.seconds) - 1)
+        done = self.first + len(self.seconds)
+        return (self.tokens_after[done] - self.tokens_after[self.first + skipped]) / sum(self.seconds[skipped:])
 
     def close(self) -> None:
         if self.bar is not None:

@@ -29,7 +29,7 @@ from srt.layout import Row
 from srt.models import load_model
 from srt.sft_knobs import SftKnobs
 from srt.sft_plan import Plan
-from srt.sft_progress import MarkComplete
+from srt.sft_progress import Checkpoints
 
 WEIGHTS, OPTIMIZER, SCHEDULE = "weights.safetensors", "optimizer.pt", "scheduler.pt"
 
@@ -231,7 +231,7 @@ def make_trainer(
         train_dataset=_dataset(plan),
         eval_dataset=_dataset(validation) if validation else None,
         processing_class=tokenizer,
-        callbacks=[MarkComplete(), *callbacks],
+        callbacks=[Checkpoints(), *callbacks],
     )
     if validation:
         rows = [collator.rows[index] for index in validation.updates[0]]

@@ -5,7 +5,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from srt.errors import UserError
+from srt.errors import sentence
 
 
 def main(prepared_path: Path) -> None:
@@ -24,9 +24,12 @@ def main(prepared_path: Path) -> None:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     try:
         train_stages(pickle.loads(prepared_path.read_bytes()))
-    except UserError as error:
+    except Exception as error:
+        words = sentence(error)
+        if words is None:
+            raise
         if first:
-            Path(os.environ[WORKER_ERROR]).write_text(str(error), encoding="utf-8")
+            Path(os.environ[WORKER_ERROR]).write_text(words, encoding="utf-8")
         os._exit(2)
 
 

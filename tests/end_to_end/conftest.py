@@ -95,6 +95,7 @@ class Run:
             "GRADIENT_ACCUMULATION": 1,
             "GRADIENT_CHECKPOINTING": 0,
             "SAVE_STEPS": 4,
+            "NUM_PROCESSES": 1,
         }
 
     @property

@@ -100,7 +100,7 @@ class Killed(BaseException):
     """Nothing in the program catches it, as nothing catches SIGKILL."""
 
 
-BRIEF = {"EPOCHS_STAGE1": 0.4, "EPOCHS_STAGE2": 0.4, "REPORT_TO": "none"}
+BRIEF = {"EPOCHS_STAGE1": 0.4, "EPOCHS_STAGE2": 0.4, "REPORT_TO": "none", "SAVE_STEPS": 1}
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +112,7 @@ def undisturbed(whole_run, tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("last_call", ["os.replace", "shutil.rmtree"])
-def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_costs_nothing(
+def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_changes_nothing(
     whole_run, undisturbed, call, tmp_path, monkeypatch, last_call
 ):
     output = tmp_path / "srt"
@@ -130,9 +130,13 @@ def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_costs_nothin
         call("sft", knobs)
     monkeypatch.undo()
     assert (output / "stage1").exists() == (last_call == "shutil.rmtree")
+    last_update = losses(undisturbed / "stage1")[-1][0]
+    kept = {path.name for path in (output / "stage1.work").glob("checkpoint-*")}
+    assert f"checkpoint-{last_update - 1}" in kept and f"checkpoint-{last_update}" not in kept
 
     again = call("sft", knobs)
     assert again.code == 0, again
+    assert ("continuing from" in again.out) == (last_call == "os.replace")
     for stage in ("stage1", "stage2"):
         assert same_weights(output / stage, undisturbed / stage)
     assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]

@@ -95,6 +95,14 @@ def test_what_a_process_refuses_is_said_once_and_nothing_is_left(knobs, tmp_path
     assert sorted(path.name for path in (tmp_path / "srt").iterdir()) == ["run.json", "stage1.work"]
 
 
+def test_a_full_disk_ends_several_processes_in_one_sentence(knobs, tmp_path):
+    # The weights of a checkpoint (400 KiB) do not fit.
+    outcome = run_script("sft", knobs | TWO | {"OUTPUT_DIR": tmp_path / "srt"}, prefix="ulimit -f 200;")
+    assert outcome.code == 2
+    last = outcome.err.strip().splitlines()[-1]
+    assert last.startswith("error: a file could not be written (File too large); free space or change OUTPUT_DIR")
+
+
 def test_bad_input_is_refused_before_any_process_is_started(knobs, tmp_path):
     data = shutil.copytree(knobs["TRAIN_DATA_DIR"], tmp_path / "data")
     (data / "little_stage2.json").write_text("[]")

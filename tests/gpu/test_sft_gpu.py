@@ -1,7 +1,11 @@
 """SFT on GPUs: bf16 updates against float64 for many lengths, packed and padded; two GPUs against one."""
 
 import math
+import os
 import random
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -55,9 +59,28 @@ LENGTHS = {
 }
 
 
+@pytest.fixture(scope="module")
+def alone() -> Iterator[ProcessPoolExecutor]:
+    """A process that sees the first GPU alone, and nothing of what other tests leave behind in this one."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0])
+            assert pool.submit(torch.cuda.device_count).result() == 1
+        yield pool
+
+
+def update_and_differences(*update) -> tuple[float, bool, float, float]:
+    """One update's loss, whether its gradients are finite, the naive loss, and how far the gradients are apart."""
+    checkpoint, rows, *_ = update
+    loss, gradients = one_update(*update)
+    expected_loss, expected = naive_update(checkpoint, rows)
+    finite = all(bool(gradient.isfinite().all()) for gradient in gradients.values())
+    return loss, finite, expected_loss, largest_difference(gradients, expected)
+
+
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-def test_an_updates_loss_and_gradients_are_finite_and_right(qwen2, tmp_path, lengths, packed):
+def test_an_updates_loss_and_gradients_are_finite_and_right(qwen2, alone, tmp_path, lengths, packed):
     rows = rows_of([max(n, 2) for n in lengths])
     knobs = load_knobs(
         SftKnobs,
@@ -65,11 +88,25 @@ def test_an_updates_loss_and_gradients_are_finite_and_right(qwen2, tmp_path, len
         [f"base_model={qwen2}", "report_to=none", "batch_size_per_device=4", "max_grad_norm=0",
          f"max_tokens_per_pass={max(sum(lengths) // 2 + 64, max(lengths))}"],
     )  # fmt: skip
-    loss, gradients = one_update(qwen2, rows, tmp_path, knobs, packed)
-    assert math.isfinite(loss) and all(gradient.isfinite().all() for gradient in gradients.values())
-    expected_loss, expected = naive_update(qwen2, rows)
+    update = (qwen2, rows, tmp_path, knobs, packed)
+    loss, finite, expected_loss, difference = alone.submit(update_and_differences, *update).result()
+    assert math.isfinite(loss) and finite
     assert loss == pytest.approx(expected_loss, rel=2e-3)
-    assert largest_difference(gradients, expected) < 0.05
+    assert difference < 0.05
+
+
+@two_gpus
+def test_one_process_that_sees_two_gpus_trains_on_one_of_them(qwen2, tmp_path):
+    """The Trainer would split its batches over both."""
+    rows = rows_of([40, 50, 60, 70])
+    settings = [f"base_model={qwen2}", "report_to=none", "max_grad_norm=0", "max_tokens_per_pass=120"]
+    torch.cuda.reset_peak_memory_stats(1)
+    before = torch.cuda.memory_allocated(1)
+    loss, finite, expected_loss, difference = update_and_differences(
+        qwen2, rows, tmp_path, load_knobs(SftKnobs, "sft", settings), True
+    )
+    assert finite and loss == pytest.approx(expected_loss, rel=2e-3) and difference < 0.05
+    assert torch.cuda.max_memory_allocated(1) == before
 
 
 @pytest.fixture
@@ -113,7 +150,8 @@ def test_two_gpus_train_as_one_and_each_continues_what_the_other_began(sft, tmp_
     one = run_script("sft", sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": tmp_path / "one"})
     two = run_script("sft", sft | {"NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "two"})
     assert one.code == 0 and two.code == 0, (one, two)
-    assert "on 2 processes (FSDP2)" in two.out
+    assert "on 2 processes (FSDP2)" in two.out and "of 2 visible GPUs" not in two.out
+    assert "on 1 process\n" in one.out and "visible GPUs it uses GPU" in one.out
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
     for begins, continues in ((2, 1), (1, 2)):
         output = tmp_path / f"{begins}{continues}"

@@ -26,7 +26,7 @@ def run_train(tiny_checkpoint, tmp_path):
     def run(*knobs):
         train(
             [f"base_model={tiny_checkpoint}", f"train_data_dir={tmp_path / 'data'}", "data_prefix=p",
-             f"output_dir={tmp_path / 'out'}", "report_to=none", *knobs]
+             f"output_dir={tmp_path / 'out'}", "report_to=none", "num_processes=1", *knobs]
         )  # fmt: skip
 
     return run

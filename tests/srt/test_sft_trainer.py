@@ -137,6 +137,7 @@ def run_train(tiny_checkpoint, tmp_path):
     def run(*knobs: str, base: Path = tiny_checkpoint) -> Path:
         train(
             [f"base_model={base}", f"train_data_dir={tmp_path / 'data'}", "data_prefix=p", "report_to=none",
+             "num_processes=1",
              f"output_dir={tmp_path / 'out'}", "gradient_accumulation=4", "lr_stage1=1e-3", "lr_stage2=1e-3",
              "epochs_stage1=1", "epochs_stage2=1", *knobs]
         )  # fmt: skip
