@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from opsd import kl, kl_triton
+from opsd import kl_gradients, kl_triton
 from opsd.kl import KLOptions, exact_kl
 from tests.opsd.test_kl import KINDS, make_case, naive, near_equal_case, relative_error, run
 
