@@ -451,17 +451,23 @@ def main(arguments: list[str]) -> None:
             parts = [part for part in parts if part != "step"]
         elif options.samples:
             random_samples(options, samples)
-        figures: dict[str, Any] = {}
+        figures: dict[str, Any] = {"options": asdict(options)}
         for part in parts:
             figures[part] = in_a_process(part, options, samples, Path(folder))
+            print(f"{part}: {json.dumps(figures[part])}", flush=True)
+            write(figures, options)
         import torch
 
         figures["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
         lengths = sorted(len(pair.targets) for pair in read_pairs(options, samples))
         spread = f"{lengths[0]} to {lengths[-1]} tokens, median {lengths[len(lengths) // 2]}"
         figures["rows"] = f"{len(lengths)} responses of {spread}"
-    figures["options"] = asdict(options)
     print_tables(figures)
+    write(figures, options)
+
+
+def write(figures: dict[str, Any], options: Options) -> None:
+    """After every part: what was measured outlives a run that is stopped."""
     if options.json:
         Path(options.json).write_text(json.dumps(figures, indent=1))
 
