@@ -27,12 +27,6 @@ class Checkpoints(TrainerCallback):
         if state.global_step >= state.max_steps:
             control.should_save = False
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == state.max_steps:
-            # The stage's model is written next: a checkpoint (fp32 weights and both moments) would only be deleted.
-            # A run that is killed in between repeats the updates since the last one.
-            control.should_save = False
-
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
             (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
