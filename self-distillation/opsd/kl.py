@@ -130,14 +130,10 @@ def exact_kl(
     student = Head(student_hidden.detach(), student_head.detach(), student_bias, columns, compute)
     teacher = Head(teacher_hidden.detach(), teacher_head.detach(), teacher_bias, columns, compute)
     weights = weights.to(compute)
-    rows = weights.nonzero()[:, 0]
-    if targets is not None:
-        _check_targets(targets[rows], total_columns)
     fused = compute == torch.float32 and _fused_kernels_serve(weights.device, options, total_columns)
     if chunk_tokens is None and fused and group is not None:
         # Not by free memory, which differs: processes with more chunks would wait for the others forever.
         chunk_tokens = FUSED_ROWS
-    chunk_tokens = _checked_chunk_tokens(chunk_tokens, columns, len(rows), weights.device, fused)
 
     trained = (student_hidden, student_head, student_bias)
     with_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in trained)
@@ -157,7 +153,12 @@ def exact_kl(
         )
 
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _kernels_run_on(weights.device):
-        gradients = Gradients(student, trained, grad_eps, vocabulary, len(rows), fused) if with_gradient else None
+        # Made when the GPU has the first chunk's logits to compute: the host is slow beside it.
+        gradients = functools.cache(lambda: Gradients(student, trained, grad_eps, vocabulary, fused))
+        rows = weights.nonzero()[:, 0]
+        if targets is not None:
+            _check_targets(targets[rows], total_columns)
+        chunk_tokens = _checked_chunk_tokens(chunk_tokens, columns, len(rows), weights.device, fused)
         for start in range(0, len(rows), chunk_tokens):
             chunk: Rows = slice(start, min(start + chunk_tokens, len(rows)))
             if len(rows) < len(weights):
@@ -165,17 +166,17 @@ def exact_kl(
             values, gradient = compared(chunk)
             table[:, chunk] = torch.stack([values[name].to(compute) for name in names])
             if with_gradient:
-                gradients.add(chunk, gradient)
+                gradients().add(chunk, gradient)
             del values, gradient  # or the next chunk's logits would be made beside this one's
-        if with_gradient:
-            gradients.finish(lambda chunk: compared(chunk)[1])
         loss = (weights * table[0]).sum()
         output = {name: column.float() for name, column in zip(names, table, strict=True)}
         if extras:
             output["agreement"] = output["agreement"].bool()
+        if with_gradient:
+            gradients().finish(lambda chunk: compared(chunk)[1])
+            output["dropped_columns"] = gradients().dropped_columns()
     if with_gradient:
-        output["dropped_columns"] = gradients.dropped_columns()
-        loss = AttachGradients.apply(loss, *trained, gradients)
+        loss = AttachGradients.apply(loss, *trained, gradients())
     return KLOutput(loss=loss, **output)
 
 
@@ -302,7 +303,9 @@ def _checked_chunk_tokens(
     chunk_tokens: int | None, columns: int, rows: int, device: torch.device, fused: bool
 ) -> int:
     if chunk_tokens is None and fused:
-        most = min(FUSED_ROWS, max(1, int(FUSED_MEMORY * _free_memory(device) / (8 * columns))))
+        bytes_a_row = 8 * columns / FUSED_MEMORY
+        free = _free_memory(device, enough=FUSED_ROWS * bytes_a_row)
+        most = min(FUSED_ROWS, max(1, int(free / bytes_a_row)))
         return max(1, -(-rows // -(-rows // most))) if rows else 1  # chunks of equal size
     if chunk_tokens is None:
         return max(1, kl_head.CHUNK_ELEMENTS // columns)
@@ -311,7 +314,9 @@ def _checked_chunk_tokens(
     return min(chunk_tokens, 65535)  # a kernel's grid takes no more
 
 
-def _free_memory(device: torch.device) -> int:
-    """Bytes that torch could still give out on a GPU."""
-    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + cached
+def _free_memory(device: torch.device, enough: float = math.inf) -> int:
+    """Bytes that torch could still give out on a GPU, or some number above `enough`."""
+    free = torch.cuda.mem_get_info(device)[0]
+    if free < enough:  # torch's statistics cost the host as much as a small chunk costs the GPU
+        free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return free

@@ -39,7 +39,8 @@ class DenseGradient:
         return flag_columns(self.values, eps, max_dropped, self.vocabulary.total)
 
     def at(self, columns: Int[Tensor, " F"], dtype: torch.dtype) -> Float[Tensor, "N F"]:
-        return self.values[:, columns].to(dtype)
+        vocab = self.values.shape[1]
+        return self.values[:, columns.clamp(max=vocab - 1)].to(dtype).mul_(columns < vocab)
 
     def dense(self, out: Float[Tensor, "N V"] | None = None) -> Float[Tensor, "N V"]:
         return self.values if out is None else out.copy_(self.values)
@@ -50,7 +51,7 @@ class _Flagged:
     """A chunk's gradient at the columns that were flagged, or at the first E of them."""
 
     rows: Rows
-    columns: Int[Tensor, " V"]  # flagged columns first
+    columns: Int[Tensor, " V"]  # the flagged columns, then V
     part: Float[Tensor, "N E"]
     # How many are flagged everywhere; how many processes have flagged more than E; how many of this process's
     # columns are; rows of the head's table in use before.
@@ -74,7 +75,6 @@ class Gradients:
         trained: tuple[Tensor, Tensor, Tensor | None],
         grad_eps: float,
         vocabulary: Vocabulary,
-        most_rows: int,
         fused: bool,
     ) -> None:
         self.head, self.grad_eps, self.vocabulary = head, grad_eps, vocabulary
@@ -88,7 +88,7 @@ class Gradients:
         self.wait = 0  # chunks that take all columns without looking
         self.rows = self.kept = 0
         # Room for flagged columns: at first for about a sixteenth of all, which is a guess.
-        self.room, self.room_is_a_guess = head.vocab_size // 2048 * 128 + 128, True
+        self.room, self.room_is_a_guess = _aligned(head.vocab_size // 16), True
         self.launched: _Flagged | None = None
         self.again: list[Rows] = []
         self.counting = torch.arange(1, head.vocab_size + 1, device=head.hidden.device)
@@ -96,7 +96,6 @@ class Gradients:
         # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Int[Tensor, " N"]] = []
         self.collected: Float[Tensor, "N V"] | None = None
-        self.most_rows = min(DENSE_ROWS, most_rows)
 
     def add(self, rows: Rows, gradient, at_once: bool = False) -> None:
         """Fold in the gradient of the rows' logits: a `DenseGradient` or a `kl_triton.FusedChunk`.
@@ -135,8 +134,7 @@ class Gradients:
         everywhere = self.vocabulary.total(torch.stack([count, (count > self.room).long()]))
         mine = [count] if self.weight is None else [count, self.weight.used]
         numbers = NumbersOnTheirWay(torch.cat([everywhere, torch.stack(mine)]))
-        # Where fewer are flagged than there is room for, the last column fills it.
-        columns = torch.searchsorted(ranks, self.counting).clamp_(max=len(ranks) - 1)
+        columns = torch.searchsorted(ranks, self.counting)
         part = gradient.at(columns[: self.room], self.head.gradient_dtype())
         return _Flagged(rows, columns, part, numbers)
 
@@ -154,28 +152,30 @@ class Gradients:
                 self._add_all_columns(flagged.rows, gradient)
             return
         part, room = flagged.part, flagged.part.shape[1]
-        # A multiple of what a product reads at once: rows that are not aligned are multiplied slowly.
-        wanted = (count + count // 4) // 128 * 128 + 128
+        wanted = _aligned(count + count // 4)
         self.room = wanted if self.room_is_a_guess else max(self.room, wanted)
         self.room_is_a_guess = False
         if too_many and gradient is None:
             self.again.append(flagged.rows)
             return
+        columns = flagged.columns[: _aligned(count)]
         if count > room:
-            part = gradient.at(flagged.columns[:count], self.head.gradient_dtype())
+            part = gradient.at(columns, self.head.gradient_dtype())
         if self.weight is not None:
             self.weight.make_room(used[0] + count)
-        self._add_columns(flagged.rows, flagged.columns[:count], part[:, :count])
+        self._add_columns(flagged.rows, columns, count, part[:, : len(columns)])
 
-    def _add_columns(self, rows: Rows, columns: Int[Tensor, " F"], part: Float[Tensor, "N F"]) -> None:
+    def _add_columns(self, rows: Rows, columns: Int[Tensor, " F"], count: int, part: Float[Tensor, "N F"]) -> None:
+        """Of the columns, `count` are some; the others, V, have no gradient."""
         compute, hidden = self.head.compute, self.head.hidden[rows]
-        self._count(hidden, len(columns))
+        self._count(hidden, count)
         if self.hidden is not None:
-            self._add_to_hidden(rows, part, product(part, self.head.weight[columns], compute))
+            weight = self.head.weight[columns.clamp(max=self.head.vocab_size - 1)]
+            self._add_to_hidden(rows, part, product(part, weight, compute))
         if self.weight is not None:
-            self.weight.add(columns, product(part.T, hidden, compute))
+            self.weight.add(columns[:count], product(part.T, hidden, compute)[:count])
         if self.bias is not None:
-            self.bias[columns] += part.sum(0, dtype=compute)
+            self.bias[columns[:count]] += part.sum(0, dtype=compute)[:count]
 
     def _add_all_columns(self, rows: Rows, gradient) -> None:
         self._count(self.head.hidden[rows], self.head.vocab_size)
@@ -190,7 +190,7 @@ class Gradients:
             self._add_products(torch.cat(self.waiting), self.collected[:count])
             self.waiting, count = [], 0
         if self.collected is None:
-            size = max(self.most_rows, len(rows))
+            size = max(min(DENSE_ROWS, len(self.head.hidden)), len(rows))
             self.collected = rows.new_empty(size, self.head.vocab_size, dtype=torch.bfloat16)
         gradient.dense(out=self.collected[count : count + len(rows)])
         self.waiting.append(rows)
@@ -248,6 +248,11 @@ class AttachGradients(torch.autograd.Function):
             None if bias is None else scaled(bias, upstream, bias_dtype),
             None,
         )
+
+
+def _aligned(columns: int) -> int:
+    """At least so many, and a multiple of what a product reads at once: others are multiplied slowly."""
+    return -(-max(1, columns) // 128) * 128
 
 
 def scaled(x: Tensor, factor: Float[Tensor, ""], dtype: torch.dtype) -> Tensor:

@@ -28,11 +28,12 @@ def add(
 
 
 def spread(
-    table: Float[Tensor, "R H"], place: Int[Tensor, " V"], factor: Float[Tensor, ""], dtype: torch.dtype
+    table: Float[Tensor, "R H"], place: Int[Tensor, " V"] | None, factor: Float[Tensor, ""], dtype: torch.dtype
 ) -> Float[Tensor, "V H"]:
-    """The table's rows times `factor` where their columns are, zero elsewhere."""
-    out = torch.empty(len(place), table.shape[1], dtype=dtype, device=table.device)
-    _spread[(len(place),)](table, place, factor, out, table.shape[1], BLOCK=BLOCK, num_warps=WARPS)
+    """The table's rows times `factor` where their columns are, zero elsewhere. place None: every row where it is
+    (torch's product into another dtype takes twice as long)."""
+    out = torch.empty(len(table if place is None else place), table.shape[1], dtype=dtype, device=table.device)
+    _spread[(len(out),)](table, place, factor, out, table.shape[1], BLOCK=BLOCK, num_warps=WARPS)
     return out
 
 
@@ -54,7 +55,9 @@ def _add(table, place, used, columns, part, width, BLOCK: tl.constexpr):
 @triton.jit
 def _spread(table, place, factor, out, width, BLOCK: tl.constexpr):
     column = tl.program_id(0).to(tl.int64)
-    row = tl.load(place + column)
+    row = column
+    if place is not None:
+        row = tl.load(place + column)
     there = tl.where(row < 0, 0, width)
     for start in range(0, width, BLOCK):
         at = start + tl.arange(0, BLOCK)

@@ -99,7 +99,7 @@ class FusedChunk:
         return flags.logical_or_(dropped.sum() > max_dropped**2 * norm2)
 
     def at(self, columns: Int[Tensor, " F"], dtype: torch.dtype) -> Float[Tensor, "N F"]:
-        """The weighted gradient of the student's logits at some columns."""
+        """The weighted gradient of the student's logits at some columns; 0 at column V."""
         gradient = torch.empty(len(self.student), len(columns), dtype=dtype, device=self.student.device)
         self._gradient(_gradient_at, (AT_BLOCK, AT_WARPS), columns, gradient)
         return gradient
@@ -117,7 +117,7 @@ class FusedChunk:
             return
         kernel[(triton.cdiv(width, block), count)](
             self.student, self.teacher, self.student.stride(0), self.teacher.stride(0), columns, gradient,
-            gradient.stride(0), self.scale, self.rows, count, width,
+            gradient.stride(0), self.scale, self.rows, count, width, self.student.shape[1],
             1.0 / self.options.temperature, self.options.mixed_weight,
             TEMPERED=self.options.temperature != 1.0, KIND=KINDS[self.options.kind], BLOCK=block, num_warps=warps,
         )  # fmt: skip
@@ -343,7 +343,8 @@ def _gradient(x, y, rows, count, row, mixed_weight, KIND: tl.constexpr):
 @triton.jit(do_not_specialize=["count"])
 def _gradient_everywhere(
     student, teacher, student_stride, teacher_stride, columns, gradient, gradient_stride, scale, rows, count,
-    width, inverse_temperature, mixed_weight, TEMPERED: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
+    width, vocab, inverse_temperature, mixed_weight,
+    TEMPERED: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     # From the last row back: the end of what `_block_sums` read is still in the L2 cache.
     row = count - 1 - tl.program_id(1).to(tl.int64)
@@ -358,15 +359,18 @@ def _gradient_everywhere(
 @triton.jit(do_not_specialize=["count", "width"])
 def _gradient_at(
     student, teacher, student_stride, teacher_stride, columns, gradient, gradient_stride, scale, rows, count,
-    width, inverse_temperature, mixed_weight, TEMPERED: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
+    width, vocab, inverse_temperature, mixed_weight,
+    TEMPERED: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(1).to(tl.int64)
     place = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = place < width
-    column = tl.load(columns + place, mask=inside, other=0)
-    x = _load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
-    y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
+    column = tl.load(columns + place, mask=inside, other=vocab)
+    known = column < vocab
+    x = _load(student + row * student_stride + column, known, inverse_temperature, TEMPERED)
+    y = _load(teacher + row * teacher_stride + column, known, inverse_temperature, TEMPERED)
     value = _gradient(x, y, rows, count, row, mixed_weight, KIND) * tl.load(scale + row)
+    value = tl.where(known, value, 0.0)
     tl.store(gradient + row * gradient_stride + place, value.to(gradient.dtype.element_ty), mask=inside)
 
 

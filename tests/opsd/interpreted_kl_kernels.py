@@ -28,7 +28,7 @@ FUSED_KINDS = tuple(kl_triton.KINDS)
 @pytest.fixture(autouse=True)
 def fused_on_cpu(monkeypatch):
     monkeypatch.setattr(kl, "_fused_kernels_serve", lambda device, *rest: kl_triton.serves(*rest))
-    monkeypatch.setattr(kl, "_free_memory", lambda device: 2**30)
+    monkeypatch.setattr(kl, "_free_memory", lambda device, enough: 2**30)
     monkeypatch.setattr(kl_triton, "BLOCK", 32)
     monkeypatch.setattr(kl_triton, "DENSE_BLOCK", 32)
 
