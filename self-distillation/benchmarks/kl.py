@@ -33,7 +33,7 @@ GIB = 2**30
 class Arguments:
     """key=value; lists are separated by commas."""
 
-    # Also: tune, whose best settings the modes after it use.
+    # Also: sweep, over grad_eps; tune, whose best settings the modes after it use.
     modes: list[str] = field(default_factory=lambda: ["accuracy", "breakdown", "times"])
     model: str = ""  # checkpoint whose hidden states are used; none: random ones only
     # The most wanted first; the first of each is what all but `times` measure.
@@ -249,6 +249,23 @@ def breakdown(arguments: Arguments, cases: Cases) -> list[dict]:
     return rows
 
 
+def sweep(arguments: Arguments, cases: Cases) -> list[dict]:
+    """What `grad_eps` buys and costs: the gradients' errors are against those of all columns."""
+    rows = []
+    for name, most in cases.of_width(arguments.widths[0]).items():
+        case = most.first(arguments.tokens[0])
+        floor, _ = measure(lambda case=case: four_products(case))
+        whole = [x.double() for x in ours(case, 0.0)]
+        for eps in (0.0, 1e-4, 2e-4, 3e-4, 5e-4, 1e-3):
+            dx, dw = (relative(*pair) for pair in zip(ours(case, eps)[1:], whole[1:], strict=True))
+            kept = 1 - (ours.dropped or 0.0)
+            ms, memory = measure(lambda case=case, eps=eps: ours(case, eps))
+            row = {"case": name, "grad_eps": eps, "kept_columns": kept, "dX": dx, "dW": dw}
+            rows.append(row | {"ms": ms, "x products": ms / floor, "GiB": memory})
+            print(" ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
+    return rows
+
+
 @contextlib.contextmanager
 def stopwatch(parts: list[tuple[object, str, str]]) -> Iterator[dict]:
     """CUDA events around every call of some functions, by label."""
@@ -408,11 +425,13 @@ def main() -> None:
         "times": ["case", "H", "T", "contender", "ms", "x products", "GiB", "kept_columns"],
         "accuracy": ["case", "contender", "value", "dX", "dW", "kept_columns"],
         "breakdown": ["case", "columns", "part", "ms"],
+        "sweep": ["case", "grad_eps", "kept_columns", "dX", "dW", "ms", "x products", "GiB"],
         "tune": ["what", "setting", "ms"],
     }
+    modes = {"times": times, "accuracy": accuracy, "breakdown": breakdown, "sweep": sweep, "tune": tune}
     for mode in arguments.modes:
         print(f"\n== {mode}", flush=True)
-        rows = {"times": times, "accuracy": accuracy, "breakdown": breakdown, "tune": tune}[mode](arguments, cases)
+        rows = modes[mode](arguments, cases)
         if mode == "times":
             rows = with_ratios(rows)
             plot(rows, out / "kl.png")

@@ -77,6 +77,8 @@ def interrupt_script(name: str, knobs: Knobs, signal_number: int, when: Callable
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # its process group is its own
+        # Tests that a shell runs in the background ignore Ctrl-C, and so would what they start.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
         while not when():
