@@ -130,10 +130,14 @@ def exact_kl(
     student = Head(student_hidden.detach(), student_head.detach(), student_bias, columns, compute)
     teacher = Head(teacher_hidden.detach(), teacher_head.detach(), teacher_bias, columns, compute)
     weights = weights.to(compute)
+    rows = weights.nonzero()[:, 0]
+    if targets is not None:
+        _check_targets(targets[rows], total_columns)
     fused = compute == torch.float32 and _fused_kernels_serve(weights.device, options, total_columns)
     if chunk_tokens is None and fused and group is not None:
         # Not by free memory, which differs: processes with more chunks would wait for the others forever.
         chunk_tokens = FUSED_ROWS
+    chunk_tokens = _checked_chunk_tokens(chunk_tokens, columns, len(rows), weights.device, fused)
 
     trained = (student_hidden, student_head, student_bias)
     with_gradient = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in trained)
@@ -154,11 +158,7 @@ def exact_kl(
 
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _kernels_run_on(weights.device):
         # Made when the GPU has the first chunk's logits to compute: the host is slow beside it.
-        gradients = functools.cache(lambda: Gradients(student, trained, grad_eps, vocabulary, fused))
-        rows = weights.nonzero()[:, 0]
-        if targets is not None:
-            _check_targets(targets[rows], total_columns)
-        chunk_tokens = _checked_chunk_tokens(chunk_tokens, columns, len(rows), weights.device, fused)
+        gradients = functools.cache(lambda: Gradients(student, trained, grad_eps, vocabulary, len(rows), fused))
         for start in range(0, len(rows), chunk_tokens):
             chunk: Rows = slice(start, min(start + chunk_tokens, len(rows)))
             if len(rows) < len(weights):

@@ -40,7 +40,7 @@ class DenseGradient:
 
     def at(self, columns: Int[Tensor, " F"], dtype: torch.dtype) -> Float[Tensor, "N F"]:
         vocab = self.values.shape[1]
-        return self.values[:, columns.clamp(max=vocab - 1)].to(dtype).mul_(columns < vocab)
+        return self.values[:, columns.clamp(max=vocab - 1)].to(dtype).masked_fill_(columns >= vocab, 0.0)
 
     def dense(self, out: Float[Tensor, "N V"] | None = None) -> Float[Tensor, "N V"]:
         return self.values if out is None else out.copy_(self.values)
@@ -75,6 +75,7 @@ class Gradients:
         trained: tuple[Tensor, Tensor, Tensor | None],
         grad_eps: float,
         vocabulary: Vocabulary,
+        most_rows: int,
         fused: bool,
     ) -> None:
         self.head, self.grad_eps, self.vocabulary = head, grad_eps, vocabulary
@@ -96,6 +97,7 @@ class Gradients:
         # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Int[Tensor, " N"]] = []
         self.collected: Float[Tensor, "N V"] | None = None
+        self.most_rows = min(DENSE_ROWS, most_rows)
 
     def add(self, rows: Rows, gradient, at_once: bool = False) -> None:
         """Fold in the gradient of the rows' logits: a `DenseGradient` or a `kl_triton.FusedChunk`.
@@ -190,7 +192,7 @@ class Gradients:
             self._add_products(torch.cat(self.waiting), self.collected[:count])
             self.waiting, count = [], 0
         if self.collected is None:
-            size = max(min(DENSE_ROWS, len(self.head.hidden)), len(rows))
+            size = max(self.most_rows, len(rows))
             self.collected = rows.new_empty(size, self.head.vocab_size, dtype=torch.bfloat16)
         gradient.dense(out=self.collected[count : count + len(rows)])
         self.waiting.append(rows)
