@@ -36,9 +36,6 @@ class CpuWorkerImpl(worker.DistillationWorkerImpl):
     def move_to_device(self, model, device):
         return model
 
-    def move_optimizer_to_device(self, device):
-        pass
-
 
 @ray.remote
 class CpuWorker(CpuWorkerImpl):
@@ -54,9 +51,11 @@ class Generation:
         self.model = None
 
     def refresh(self, policy: Any) -> None:
+        policy.offload_before_refit()
         policy.run_all_workers_single_data(
             "write_student", like=self.like, dtype=torch.float32, folder=str(self.folder)
         )
+        policy.offload_after_refit()
         self.model = load_model(str(self.folder), "float32")
 
     def prepare_refit_info(self, info: dict[str, Any]) -> None:

@@ -19,7 +19,8 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from transformers import AutoModelForCausalLM
 
 from opsd.kl import KLOptions
-from opsd.nemo_rl.updates import DistillationStep, weights_in_place
+from opsd.nemo_rl.offload import HostMemory
+from opsd.nemo_rl.updates import DistillationStep, shards, weights_in_place
 
 
 class Worker(DistillationStep):
@@ -31,9 +32,8 @@ class Worker(DistillationStep):
         mesh = init_device_mesh("cpu", (self.dp_size, tp_size), mesh_dim_names=("dp", "tp"))
         self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], None
         self.model = self._sharded(student, mesh, tp_size)
-        shards = self._sharded(teacher, mesh, tp_size).state_dict()
-        self.teacher = {name: p.to_local().clone() for name, p in shards.items()}
-        self.spare: dict[str, torch.Tensor] = {}
+        self.teacher = {n: shard.clone() for n, shard in shards(self._sharded(teacher, mesh, tp_size)).items()}
+        self.host = HostMemory()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, foreach=False)
         self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
         self.gradients: list[dict[str, torch.Tensor]] = []
@@ -60,7 +60,7 @@ class Worker(DistillationStep):
         self.gradients.append({plain(name): whole(p.grad) for name, p in self.model.named_parameters()})
 
     def teacher_in_place(self):
-        return weights_in_place(self.model, self.teacher, self.spare)
+        return weights_in_place(self.model, self.teacher, self.host)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -83,13 +83,18 @@ def main(layout: str, student: str, teacher: str, folder: str) -> None:
     worker = Worker(layout, student, teacher)
     before = weights(worker.model)
     result = worker.distill(work[layout][rank], KLOptions(), grad_eps=0.0, pad_id=0)
-    restored = weights_in_place(worker.model, worker.teacher, worker.spare)
+    restored = weights_in_place(worker.model, worker.teacher, worker.host)
     after = weights(worker.model)
     with restored:
         pass
     again = weights(worker.model)
+    worker.host.offload(shards(worker.model))
+    bytes_left = sum(shard.untyped_storage().nbytes() for shard in shards(worker.model).values())
+    worker.host.onload(shards(worker.model))
+    back = weights(worker.model)
     found = {
         "result": result, "gradients": worker.gradients, "before": before, "after": after, "again": again,
+        "bytes_left": bytes_left, "back": back,
     }  # fmt: skip
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")
     torch.distributed.destroy_process_group()

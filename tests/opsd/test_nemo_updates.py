@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM
 from opsd.kl import KLOptions, exact_kl
 from opsd.models import head, predicting_hidden
 from opsd.nemo_rl.at_head import run_to_head
+from opsd.nemo_rl.offload import HostMemory
 from opsd.nemo_rl.plan import for_workers
 from opsd.nemo_rl.updates import kl_of_batch, weights_in_place
 from opsd.rows import build_pair
@@ -104,7 +105,7 @@ def test_the_students_weights_come_back_also_after_an_error(models):
     student = models[0]
     own, other = ({name: x.clone() for name, x in model.state_dict().items()} for model in models)
     with pytest.raises(ZeroDivisionError):
-        with weights_in_place(student, other, {}):
+        with weights_in_place(student, other, HostMemory()):
             assert_same(student.state_dict(), other, rtol=0, atol=0)
             raise ZeroDivisionError
     assert_same(student.state_dict(), own, rtol=0, atol=0)
@@ -177,6 +178,13 @@ def test_a_sharded_models_second_update_starts_from_the_first_ones_weights(two_r
 def test_swapping_a_sharded_models_weights_changes_none_of_them(two_ranks, sharding):
     for rank in two_ranks[sharding]:
         assert_same(rank["again"], rank["after"], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("sharding", ["fsdp", "tp"])
+def test_a_sharded_model_leaves_its_memory_and_comes_back(two_ranks, sharding):
+    for rank in two_ranks[sharding]:
+        assert rank["bytes_left"] == 0
+        assert_same(rank["back"], rank["after"], rtol=0, atol=0)
 
 
 def test_a_rank_without_work_returns_nothing_for_that_round(two_ranks, pairs):

@@ -20,6 +20,7 @@ from torch.distributed.tensor import DTensor
 
 from opsd.kl import KLOptions, KLOutput, exact_kl
 from opsd.nemo_rl.at_head import Head, run_to_head
+from opsd.nemo_rl.offload import HostMemory
 from opsd.nemo_rl.plan import RankUpdate, TwoRows
 from opsd.timing import timed
 from srt.layout import Row
@@ -185,7 +186,7 @@ def add_partial_gradients(model: Any, tp_mesh: DeviceMesh) -> None:
     for name, parameter in model.named_parameters():
         of_a_head = name.endswith(("q_norm.weight", "k_norm.weight")) and parameter.numel() == head_size
         if of_a_head and parameter.grad is not None:
-            torch.distributed.all_reduce(_local(parameter.grad), group=tp_mesh.get_group())
+            torch.distributed.all_reduce(local(parameter.grad), group=tp_mesh.get_group())
 
 
 @torch.no_grad()
@@ -197,13 +198,13 @@ def clip_gradients(model: Any, dp_mesh: DeviceMesh, tp_mesh: DeviceMesh, most: f
     with_gradient = [parameter for parameter in model.parameters() if parameter.grad is not None]
     squares = torch.zeros(2, device=model.device)  # of weights that tensor parallelism splits, and of all others
     for parameter in with_gradient:
-        squares[0 if _split_over(parameter, "tp") else 1] += _local(parameter.grad).float().square().sum()
+        squares[0 if _split_over(parameter, "tp") else 1] += local(parameter.grad).float().square().sum()
     torch.distributed.all_reduce(squares, group=dp_mesh.get_group())
     torch.distributed.all_reduce(squares[0], group=tp_mesh.get_group())
     norm = float(squares.sum().sqrt())
     if most is not None and norm > most:
         for parameter in with_gradient:
-            _local(parameter.grad).mul_(most / norm)
+            local(parameter.grad).mul_(most / norm)
     return norm
 
 
@@ -221,31 +222,33 @@ def alone(pad_id: int) -> list[TwoRows]:
 
 
 @contextlib.contextmanager
-def weights_in_place(model: Any, weights: dict[str, Tensor], spare: dict[str, Tensor]) -> Iterator[Any]:
+def weights_in_place(model: Any, weights: dict[str, Tensor], host: HostMemory) -> Iterator[Any]:
     """`model` with other weights for the block, then its own again, bit for bit, also after an error.
 
-    weights: by name, this rank's shards on the CPU. spare: pinned memory for the model's own, filled on the first
-    call and used again: to pin memory takes longer than to copy it.
+    weights: by name, this rank's shards on the CPU. host: where the model's own wait.
     """
-    # A root that still holds its gathered weights would go on with those, whatever its shards say.
-    _reshard(model)
-    # Names as in `weights`: named_parameters() would name the wrappers of activation checkpointing, too.
-    own = {name: _local(tensor) for name, tensor in model.state_dict().items()}
-    for name, tensor in own.items():
-        if name not in spare:
-            spare[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-        spare[name].copy_(tensor)
+    own = shards(model)
+    host.save(own)
     try:
         for name, tensor in own.items():
             tensor.copy_(weights[name])
         yield model
     finally:
         _reshard(model)
-        for name, tensor in own.items():
-            tensor.copy_(spare[name])
+        host.restore(own)
 
 
-def _local(tensor: Tensor) -> Tensor:
+def shards(model: Any) -> dict[str, Tensor]:
+    """This rank's shard of each weight, in the weight's own memory, and nothing gathered beside it.
+
+    Names as in a state_dict: named_parameters() would name the wrappers of activation checkpointing, too.
+    """
+    # A root that still holds its gathered weights would go on with those, whatever its shards say.
+    _reshard(model)
+    return {name: local(tensor) for name, tensor in model.state_dict().items()}
+
+
+def local(tensor: Tensor) -> Tensor:
     """This rank's shard, in the tensor's own memory, without its gradient."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
