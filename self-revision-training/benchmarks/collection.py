@@ -5,6 +5,8 @@
 
 - continuous: srt.collection.Collector with that many problems in flight;
 - barrier: sample that many problems, wait for all, grade all, sample the revisions, wait, grade, next batch;
+- one engine (loops=...,one; with several): continuous with the first engine alone, its share of the problems and
+  the window of each;
 - offline: the very requests of the last continuous run (prompts, seeds and the lengths that came out) given to
   vLLM at once, without grading or writing: the most that this engine can do.
 
@@ -55,7 +57,7 @@ class Options:
     max_tokens: int = 4096
     tail: str = ""  # MEDIAN,SIGMA; empty: the model's own lengths
     limit_seconds: float = 60
-    loops: str = "continuous,barrier,offline"  # the first always runs
+    loops: str = "continuous,barrier,offline"  # or one; the first always runs
     max_batch: int = 0  # vLLM's max_num_seqs; 0: the widest window
     memory: float = 0.9
     engines: int = 0  # 0: all visible GPUs; one process without a GPU
@@ -80,6 +82,7 @@ class Row:
     tokens_per_second: float = 0.0
     to_barrier: float | None = None  # kept tuples/s, relative to the barrier loop's
     of_offline: float | None = None  # tokens/s, relative to offline
+    to_one: float | None = None  # tokens/s, relative to one engine's
 
     def __post_init__(self) -> None:
         self.tokens_per_second = self.tokens / self.seconds
@@ -165,8 +168,11 @@ class Bench:
             self.grader.grade_all([(r"\boxed{1}", Problem("p", "?", "1"), "stop")] * 20)  # workers have started
             self._sample_at_once(self._first_requests())  # kernels are compiled and caches are warm
             for window in self.windows:
-                row, requests = self.continuous(window * self.engines)
+                row, requests = self.continuous(window * self.engines, self.problems)
                 rows.append(row)
+                if "one" in loops:
+                    rows.append(self.one_engine(window))
+                    row.to_one = row.tokens_per_second / rows[-1].tokens_per_second
                 if "barrier" in loops:
                     rows.append(self.barrier(window * self.engines))
                     if rows[-1].kept:
@@ -178,12 +184,12 @@ class Bench:
             rows.append(offline)
         return rows
 
-    def continuous(self, window: int) -> tuple[Row, list[SampleRequest]]:
+    def continuous(self, window: int, problems: list[Problem]) -> tuple[Row, list[SampleRequest]]:
         """The row, and the requests with the lengths that came out."""
         recorder = self._recorder()
         with tempfile.TemporaryDirectory() as folder:
             collector = Collector(
-                self.problems, self.layout, recorder, self.grader, self._collection(window), Path(folder)
+                problems, self.layout, recorder, self.grader, self._collection(window), Path(folder)
             )
             complete = True
             try:
@@ -197,6 +203,15 @@ class Bench:
             self.grader.poll(timeout=1.0)
         row = self._row("continuous", window, seconds, complete, recorder, collector.counts.kept)
         return row, recorder.finished
+
+    def one_engine(self, window: int) -> Row:
+        """The others have nothing to do meanwhile."""
+        self.sampler.engines = 1
+        self.sampler.drop()  # with what it knows of the others
+        row, _ = self.continuous(window, self.problems[: len(self.problems) // self.engines])
+        self.sampler.engines = self.engines
+        self.sampler.drop()
+        return replace(row, loop="one engine")
 
     def barrier(self, window: int) -> Row:
         recorder = self._recorder()
@@ -296,8 +311,8 @@ def table(rows: list[Row]) -> str:
         return "-" if value is None else format(value, form)
 
     lines = [
-        "loop         window  seconds  samples    kept  kept/s   tokens/s  to barrier  of offline",
-        "-----------  ------  -------  -------  ------  ------  ---------  ----------  ----------",
+        "loop         window  seconds  samples    kept  kept/s   tokens/s  to barrier  of offline  to one",
+        "-----------  ------  -------  -------  ------  ------  ---------  ----------  ----------  ------",
     ]
     for row in rows:
         cells = [
@@ -310,6 +325,7 @@ def table(rows: list[Row]) -> str:
             f"{row.tokens_per_second:>9,.0f}",
             f"{number(row.to_barrier, '.2f'):>10}",
             f"{number(row.of_offline, '.1%'):>10}",
+            f"{number(row.to_one, '.2f'):>6}",
         ]
         lines.append("  ".join(cells))
     if not all(row.complete for row in rows):

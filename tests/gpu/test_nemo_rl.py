@@ -1,6 +1,7 @@
-"""ENGINE=nemo-rl on a GPU: a whole run, killed and continued, whose first step is the local engine's.
+"""ENGINE=nemo-rl on one GPU and on two: whole runs, killed and continued, whose first step is the local engine's.
 
-About six minutes on one GPU, since NeMo-RL's workers take two to start. Runs with as many GPUs as are visible.
+About four minutes a run, since NeMo-RL's workers take one to start, and nothing else of NeMo-RL's may run on these
+GPUs meanwhile: its workers find each other by a socket that is named after the GPU.
 """
 
 import json
@@ -24,40 +25,67 @@ pytestmark = [
 ]
 
 RUN = Path(__file__).parents[2] / "self-distillation" / "run_distillation.py"
+STEPS = 10
 SETTINGS = {
     "PROMPT_SUFFIX": "", "SAMPLER": "vllm", "REPORT_TO": "none", "LR": "1e-4", "WARMUP_STEPS": "0",
     "NUM_PROMPTS_PER_STEP": "16", "TRAIN_GLOBAL_BATCH_SIZE": "16", "MAX_TOTAL_SEQUENCE_LENGTH": "128",
-    "SAMPLER_BATCH": "16", "GPU_MEMORY_UTILIZATION": "0.2", "MAX_NUM_STEPS": "4", "MAX_NUM_EPOCHS": "99",
+    "SAMPLER_BATCH": "16", "GPU_MEMORY_UTILIZATION": "0.2", "MAX_NUM_STEPS": str(STEPS), "MAX_NUM_EPOCHS": "99",
     "SAVE_PERIOD": "1", "VAL_PERIOD": "2", "VAL_NUM_SAMPLES": "2", "ENFORCE_EAGER": "1", "TEACHER_SYNC_STEPS": "3",
 }  # fmt: skip
 
 
-@pytest.mark.timeout(1200)
-def test_a_killed_and_continued_run_starts_as_the_local_engines_does(tiny_checkpoint, tmp_path):
+LAYOUTS = {
+    "one GPU": {"GPUS_PER_NODE": "1"},
+    "data parallel": {"GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "1", "SAMPLER_TENSOR_PARALLEL_SIZE": "1"},
+    "tensor parallel": {"GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "2", "SAMPLER_TENSOR_PARALLEL_SIZE": "2"},
+}
+
+
+@pytest.fixture(scope="module")
+def start(tiny_checkpoint, tmp_path_factory):
+    """Starts a run of an engine; its output folder and process."""
+    folder = tmp_path_factory.mktemp("runs")
     problems = [{"id": f"p{n}", "problem": f"x = {n} [A] + 1", "answer": "7"} for n in range(9)]
-    write_jsonl(tmp_path / "problems.jsonl", problems)
+    write_jsonl(folder / "problems.jsonl", problems)
     environment = os.environ | SETTINGS | {
-        "STUDENT_MODEL": str(tiny_checkpoint), "TRAIN_DATASET": str(tmp_path / "problems.jsonl"),
-        "VAL_DATASET": str(tmp_path / "problems.jsonl"), "PYTHONPATH": os.pathsep.join(sys.path),
+        "STUDENT_MODEL": str(tiny_checkpoint), "TRAIN_DATASET": str(folder / "problems.jsonl"),
+        "VAL_DATASET": str(folder / "problems.jsonl"), "PYTHONPATH": os.pathsep.join(sys.path),
     }  # fmt: skip
 
-    def start(engine, **settings):
-        own = environment | {"ENGINE": engine, "OUTPUT_DIR": str(tmp_path / engine)} | settings
-        return subprocess.Popen([sys.executable, RUN], env=own)
+    def start(engine, name, **settings):
+        own = environment | {"ENGINE": engine, "OUTPUT_DIR": str(folder / name)} | settings
+        return folder / name, subprocess.Popen([sys.executable, RUN], env=own)
 
-    assert start("local", MAX_NUM_STEPS="1", VAL_PERIOD="0").wait(300) == 0
-    first = start("nemo-rl")
-    while first.poll() is None and not (tmp_path / "nemo-rl" / "checkpoints" / "step_2").exists():
+    return start
+
+
+@pytest.fixture(scope="module")
+def first_step(start):
+    """The local engine's figures."""
+    folder, process = start("local", "local", MAX_NUM_STEPS="1", VAL_PERIOD="0")
+    assert process.wait(300) == 0
+    return read_jsonl(folder / "metrics.jsonl")[0]
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_killed_and_continued_run_starts_as_the_local_engines_does(start, first_step, layout):
+    settings = LAYOUTS[layout]
+    if torch.cuda.device_count() < int(settings["GPUS_PER_NODE"]):
+        pytest.skip("needs two GPUs")
+    folder, killed = start("nemo-rl", layout, **settings)
+    while killed.poll() is None and not (folder / "checkpoints" / "step_4").exists():
         time.sleep(0.1)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
-    assert start("nemo-rl").wait(400) == 0
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    _, continued = start("nemo-rl", layout, **settings)
+    assert continued.wait(400) == 0
 
-    local, nemo = (read_jsonl(tmp_path / engine / "metrics.jsonl") for engine in ("local", "nemo-rl"))
-    assert [line["step"] for line in nemo] == [0, 1, 2, 3]
+    lines = read_jsonl(folder / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(STEPS))
     for name in ("kl", "entropy", "teacher_entropy", "grad_norm"):
-        assert nemo[0][name] == pytest.approx(local[0][name], rel=0.05), name
-    assert all(line["logprob_gap"] < 0.05 for line in nemo)  # nats: vLLM has the trainer's weights at every step
-    assert "val_avg_at_k" in nemo[1]
-    config = json.loads((tmp_path / "nemo-rl" / "student" / "config.json").read_text())
+        assert lines[0][name] == pytest.approx(first_step[name], rel=0.05), name
+    assert all(line["logprob_gap"] < 0.05 for line in lines)  # nats: vLLM has the trainer's weights at every step
+    assert "val_avg_at_k" in lines[1]
+    config = json.loads((folder / "student" / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]

@@ -154,11 +154,12 @@ class VllmParallelSampler:
         return samples
 
     def drop(self) -> None:
-        """Forget all requests in flight."""
+        """Forget all requests in flight, and where groups were sampled."""
         asyncio.run_coroutine_threadsafe(self._forget(), self.loop).result()
         while not self._finished.empty():
             self._finished.get()
         self._ranks.clear()
+        self._rank_of.clear()
         self._load = [0] * self.engines
         self._pending = 0
 
