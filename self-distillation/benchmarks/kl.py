@@ -346,7 +346,7 @@ class Tuning:
                 self.note("ours, flagged columns", f"chunk {size}: {ms / floor:.3f}x {memory:.2f} GiB", ms)
         for size, collected in ((1024, 2048), (512, 2048), (1024, 1024), (1024, 4096), (2048, 2048)):
             if time.perf_counter() < self.end:
-                with mock.patch.object(kl, "DENSE_ROWS", collected):
+                with mock.patch.object(kl_gradients, "DENSE_ROWS", collected):
                     ms, memory = measure(lambda size=size: ours(case, 0.0, size))
                 setting = f"chunk {size}, {collected}: {ms / floor:.3f}x {memory:.2f} GiB"
                 self.note("ours, all columns", setting, ms)
