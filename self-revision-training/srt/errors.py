@@ -6,6 +6,8 @@ import re
 import sys
 from collections.abc import Callable
 
+# What Python's tracker of semaphores says of vLLM's engines, which are killed at the end; it then frees them.
+NO_NEWS = "ignore::UserWarning:multiprocessing.resource_tracker"
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -18,6 +20,7 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
 
     Every other exception is a bug of ours and keeps its traceback.
     """
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), NO_NEWS]))
     try:
         main(sys.argv[1:])
     except BrokenPipeError:  # the reader of our output is gone, as in `--help | head`

@@ -1,5 +1,7 @@
 """Sampling with vLLM (its CPU build is enough), held against transformers on the same checkpoint."""
 
+import logging
+
 import pytest
 import torch
 
@@ -117,6 +119,12 @@ def test_keys_come_back_with_their_samples_as_they_finish(sampler, prompts):
         order += [(key, len(s.token_ids)) for key, s in sampler.poll()]
     assert order == [(("key", 1, None), 2), (("key", 2, None), 10), (("key", 0, None), 30)]
     assert list(sampler.poll()) == []
+
+
+def test_vllms_warnings_of_modules_without_weights_are_not_shown_and_its_errors_are(sampler):
+    logger = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+    shown = [bool(logger.filter(logging.LogRecord("", level, "", 0, "", (), None))) for level in (30, 40)]
+    assert shown == [False, True]
 
 
 def test_auto_takes_vllm_and_says_so(capsys):

@@ -10,12 +10,17 @@ from srt.sampling.base import Sample, SampleRequest, SamplingSettings
 GRAPHED_BY_DEFAULT = 512  # vLLM captures CUDA graphs for batches up to this size unless told otherwise
 
 
+def _is_error(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
+
+
 def prepare_vllm() -> bool:
     """Set what vLLM reads when it is imported, where the user has not; True when there is a GPU."""
     # Its reports on every start-up step would bury the progress bar; warnings and errors are shown.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # It warns, at every refresh of the weights, of modules that have none (rotary tables, tied heads).
-    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
+    # It warns, at every refresh of the weights, of modules that have none (rotary tables, tied heads). A filter,
+    # since vLLM sets the levels of its loggers when it is imported.
+    logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(_is_error)
     import torch
 
     on_gpu = torch.cuda.is_available()
