@@ -21,17 +21,16 @@ class HostMemory:
 
     def offload(self, tensors: dict[str, Tensor]) -> None:
         """Save them and free their storages; those that are off already stay as they are."""
-        on = {name: tensor for name, tensor in tensors.items() if name not in self._off}
-        self.save(on)
-        for name, storage in _storages(on).items():
+        self.save(tensors)
+        for name, storage in _storages(tensors).items():
             storage.resize_(0)
             self._off.add(name)
 
     def onload(self, tensors: dict[str, Tensor]) -> None:
         """Bring back those that are off."""
         off = {name: tensor for name, tensor in tensors.items() if name in self._off}
-        for name, storage in _storages(off).items():
-            storage.resize_(self._copies[name].numel())
+        for name, tensor in off.items():
+            tensor.untyped_storage().resize_(self._copies[name].numel())
         self.restore(off)
         self._off -= off.keys()
 
@@ -50,15 +49,13 @@ class HostMemory:
 
 
 def _storages(tensors: dict[str, Tensor]) -> dict[str, torch.UntypedStorage]:
-    """Each storage once, by its first name: tied weights have several."""
-    by_name: dict[str, torch.UntypedStorage] = {}
-    seen = set()
+    """Each storage that is not empty, by its first name: tied weights have several."""
+    found: dict[int, tuple[str, torch.UntypedStorage]] = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
-        if storage._cdata not in seen:  # its address in the process; data_ptr() is 0 for all that are off
-            seen.add(storage._cdata)
-            by_name[name] = storage
-    return by_name
+        if storage.nbytes():
+            found.setdefault(storage.data_ptr(), (name, storage))
+    return dict(found.values())
 
 
 def _bytes(storage: torch.UntypedStorage) -> Tensor:
