@@ -1,7 +1,8 @@
 # Phase 2's environment for ENGINE=nemo-rl, made once and checked every time. To be sourced, with bash:
 #   cd self-distillation && uv venv && source setup_env.sh
 # NEMO_RL_DIR: a checkout of NeMo-RL to use; unset: one is cloned into .venv/nemo-rl. EXTRAS="flash-attn megatron":
-# the extras of pyproject.toml. Needs uv, git, and a package index at the first time.
+# the extras of pyproject.toml; TRAINER_BACKEND=megatron needs the second. Needs uv, git, and a package index at the
+# first time.
 
 sd_zero_environment() {
   local here commit=81aa43dda repository=https://github.com/NVIDIA-NeMo/RL wanted
@@ -22,6 +23,8 @@ sd_zero_environment() {
     uv pip install --quiet -r "$here/requirements.txt" || return
     local extra
     for extra in ${EXTRAS:-}; do
+      # What the packages of the extras that are built from source want to find here.
+      uv pip install --quiet setuptools wheel ninja cmake pybind11 -c "$here/requirements.txt" || return
       uv pip install --quiet -r "$here/pyproject.toml" --extra "$extra" -c "$here/requirements.txt" || return
     done
     echo "$wanted" >"$stamp"

@@ -223,7 +223,7 @@ def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> lis
     from nemo_rl.models.policy.lm_policy import Policy
 
     from opsd.nemo_rl.plan import RankUpdate, TwoRows
-    from opsd.nemo_rl.runtime import WORKER
+    from opsd.nemo_rl.runtime import WORKERS
     from opsd.nemo_rl.settings import generation_config, policy_config
     from opsd.nemo_rl.trainer import NOT_DATA
     from opsd.nemo_rl.updates import StepResult
@@ -235,7 +235,7 @@ def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> lis
     tokenizer = load_tokenizer(options.model)
     generation = generation_config(knobs, shape, options.prompt + options.response, [0], 0)
     config = policy_config(knobs, shape, generation, 2 * (options.warmup + options.steps))
-    policy = Policy(cluster, config, tokenizer, name_prefix="exact", worker_extension_cls_fqn=WORKER)
+    policy = Policy(cluster, config, tokenizer, name_prefix="exact", worker_extension_cls_fqn=WORKERS["dtensor"])
     policy.offload_after_refit()
     cue = tokenizer.encode("\n\nWait, this response is wrong. Let me correct it.\n\n", add_special_tokens=False)
     rows = []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from opsd.nemo_rl.choice import choose_engine
+from opsd.nemo_rl.choice import check_trainer_backend, choose_engine
 from opsd.settings import DistillKnobs, check
 from srt.contract import layout_of_checkpoint
 from srt.errors import UserError
@@ -23,6 +23,7 @@ def distill(argv: list[str]) -> None:
     check_verifier(knobs)
     knobs.engine, reason = choose_engine(knobs.engine, torch.cuda.device_count(), knobs.num_nodes)
     print(f"engine: {knobs.engine} ({reason})")
+    check_trainer_backend(knobs.trainer_backend, knobs.engine)
     _choose_models(knobs)
     layout = layout_of_checkpoint(
         knobs.student_model, knobs.mode, knobs.control_phrases, knobs.system_prompt, knobs.prompt_suffix,

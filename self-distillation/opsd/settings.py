@@ -72,6 +72,7 @@ class DistillKnobs:
     log_samples_period: int = knob(least=1)
     report_to: str = knob(choices=("tensorboard", "none"))
     output_dir: str | None = knob()
+    trainer_backend: str = knob(choices=("dtensor", "megatron"))
     num_nodes: int = knob(least=1)
     gpus_per_node: int | None = knob(least=1)
     tensor_parallel_size: int | None = knob(least=1)

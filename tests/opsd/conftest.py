@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional as F
 
 from opsd.local_engine import LocalEngine
-from opsd.rows import Rollout
+from opsd.rows import Rollout, build_pair
 from opsd.settings import DistillKnobs
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
@@ -79,6 +79,19 @@ def make_rollout(layout):
         return Rollout(problem(x), layout.chat(x), y, [-1.0] * len(y), finish_reason, r)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def five_pairs(make_rollout, layout):
+    """Right and wrong, ended and cut off, of different prompts and lengths."""
+    rollouts = [
+        make_rollout("A 1 + 1 = 2\nB 2 * 3 = 6\n\\boxed{6}", r=1),
+        make_rollout("\\boxed{3}", r=0, x="x = 5 [A] * 3 [B] - 2"),
+        make_rollout("A 4 - 1 = 3\nB 3 +", r=0, x="x = 4", finish_reason="length"),
+        make_rollout("A 9 * 9 = 1\n\\boxed{1}", r=1, x="x = 9 [A] * 9"),
+        make_rollout("7", r=0),
+    ]
+    return [build_pair(rollout, layout, 100) for rollout in rollouts]
 
 
 @pytest.fixture

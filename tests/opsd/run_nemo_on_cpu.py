@@ -28,7 +28,7 @@ def main(argv: list[str]) -> None:
     ACTOR_ENVIRONMENT_REGISTRY["nemo_on_cpu.CpuWorker"] = sys.executable
     choice.NEEDED = ("ray",)  # vLLM is replaced
     folder = Path(tempfile.mkdtemp())
-    trainer.WORKER = "nemo_on_cpu.CpuWorker"
+    trainer.WORKERS = {"dtensor": "nemo_on_cpu.CpuWorker"}
     trainer.NemoSampler = nemo_on_cpu.Sampler
     trainer.open_generation = lambda cluster, config: nemo_on_cpu.Generation(config, folder)
     trainer.refit_policy_generation = lambda policy, generation, colocated_inference: generation.refresh(policy)

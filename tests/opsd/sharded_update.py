@@ -1,12 +1,13 @@
 r"""Run by test_nemo_updates.py, once for each of two ranks: the update of a sharded model on two CPU processes.
 
-    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... \
-        python sharded_update.py <layout> <student> <teacher> <folder>
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... STUDENT=<folder> TEACHER=<folder> \
+        python sharded_update.py <layout> <folder>
 
 layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads updates.pt and writes <layout><rank>.pt: the
 results of the updates, and the student's gradients and weights, whole.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -19,11 +20,12 @@ from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, 
 from transformers import AutoModelForCausalLM
 
 from opsd.kl import KLOptions
+from opsd.nemo_rl.dtensor_step import DTensorStep
 from opsd.nemo_rl.offload import HostMemory
-from opsd.nemo_rl.updates import DistillationStep, shards, weights_in_place
+from opsd.nemo_rl.weights import shards, weights_in_place
 
 
-class Worker(DistillationStep):
+class Worker(DTensorStep):
     """What NeMo-RL's DTensor worker has, on CPUs: layers and root sharded as by its _parallelize_model."""
 
     def __init__(self, layout: str, student: str, teacher: str):
@@ -76,11 +78,11 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
 
 
-def main(layout: str, student: str, teacher: str, folder: str) -> None:
+def main(layout: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
     work = torch.load(Path(folder) / "updates.pt", weights_only=False)
-    worker = Worker(layout, student, teacher)
+    worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"])
     before = weights(worker.model)
     result = worker.distill(work[layout][rank], KLOptions(), grad_eps=0.0, pad_id=0)
     restored = weights_in_place(worker.model, worker.teacher, worker.host)

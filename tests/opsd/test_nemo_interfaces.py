@@ -12,6 +12,7 @@ import torch
 from transformers import AutoConfig
 
 from opsd.nemo_rl.choice import nemo_rl_source
+from opsd.nemo_rl.megatron_settings import megatron_section
 from opsd.nemo_rl.settings import cluster_shape, generation_config, policy_config
 from opsd.rollouts import Rollouts
 from opsd.rows import build_pair
@@ -121,7 +122,7 @@ def test_our_actors_are_registered_with_this_python():
 
     from opsd.nemo_rl import runtime
 
-    for name in (runtime.WORKER, runtime.SAMPLER_WORKER, runtime.ENVIRONMENT):
+    for name in (*runtime.WORKERS.values(), runtime.SAMPLER_WORKER, runtime.ENVIRONMENT):
         assert get_actor_python_env(name) == sys.executable
     assert ENV_REGISTRY[runtime.ENVIRONMENT_NAME] == {"actor_class_fqn": runtime.ENVIRONMENT}
 
@@ -134,6 +135,16 @@ def test_vllms_section_has_every_key_that_nemo_rl_asks_for(make_knobs, tiny_chec
     generation = generation_config(knobs, shape, 100, [1], 0)
     assert VllmConfig.__required_keys__ <= generation.keys()
     assert VllmSpecificArgs.__required_keys__ <= generation["vllm_cfg"].keys()
+
+
+def test_megatrons_section_has_every_key_that_nemo_rl_asks_for(make_knobs):
+    from nemo_rl.models import policy
+
+    section = megatron_section(make_knobs(), 2, 10)
+    assert policy.MegatronConfig.__required_keys__ <= section.keys()
+    for name, part in (("Optimizer", "optimizer"), ("Scheduler", "scheduler")):
+        assert getattr(policy, f"Megatron{name}Config").__required_keys__ <= section[part].keys()
+    assert policy.MegatronDDPConfig.__required_keys__ <= section["distributed_data_parallel_config"].keys()
 
 
 def test_the_schedule_and_optimizer_are_found_by_their_names(make_knobs, tiny_checkpoint):

@@ -5,7 +5,8 @@ import torch
 from transformers import AutoConfig, get_scheduler
 
 from opsd.nemo_rl import choice
-from opsd.nemo_rl.choice import choose_engine
+from opsd.nemo_rl.choice import check_trainer_backend, choose_engine
+from opsd.nemo_rl.megatron_settings import check_megatron, megatron_section
 from opsd.nemo_rl.schedule import WarmupSchedule
 from opsd.nemo_rl.settings import SCHEDULE, cluster_shape, count_parameters, generation_config, policy_config
 from srt.errors import UserError
@@ -30,6 +31,12 @@ def test_a_small_model_is_not_split_over_the_gpus_it_could_have(make_knobs, conf
 
 def test_a_large_one_is_as_far_as_its_heads_allow(make_knobs, config):
     assert cluster_shape(make_knobs(), 8, config, 30_000_000_000).tensor_parallel == 2
+
+
+def test_megatron_splits_sooner(make_knobs, config):
+    knobs = make_knobs(trainer_backend="megatron")
+    assert [cluster_shape(knobs, 8, config, size).tensor_parallel for size in (4e9, 8e9)] == [1, 2]
+    assert cluster_shape(knobs, 8, config, 8e9).sampler_tensor_parallel == 1
 
 
 def test_asked_sizes_are_taken(make_knobs, config):
@@ -75,6 +82,44 @@ def test_the_optimisation_is_the_local_engines(make_knobs, config):
     }  # fmt: skip
     unclipped = policy_config(make_knobs(max_grad_norm=0), cluster_shape(knobs, 2, config, 1), {}, 1)
     assert unclipped["max_grad_norm"] is None
+
+
+def test_the_optimisation_is_the_same_one_with_megatron(make_knobs, config):
+    knobs = make_knobs(
+        trainer_backend="megatron", student_model="m", lr=3e-6, adam_beta2=0.9, weight_decay=0.1,
+        max_grad_norm=0.5, gradient_checkpointing=0, lr_schedule="cosine", tensor_parallel_size=2,
+    )  # fmt: skip
+    policy = policy_config(knobs, cluster_shape(knobs, 4, config, 1), {}, total_updates=77)
+    assert policy["dtensor_cfg"] == {"enabled": False}
+    megatron = policy["megatron_cfg"]
+    optimizer, schedule = megatron["optimizer"], megatron["scheduler"]
+    assert (optimizer["lr"], optimizer["adam_beta2"], optimizer["clip_grad"]) == (3e-6, 0.9, 0.5)
+    assert optimizer["weight_decay"] == schedule["start_weight_decay"] == schedule["end_weight_decay"] == 0.1
+    assert (schedule["lr_decay_style"], schedule["lr_decay_iters"]) == ("cosine", 77)
+    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (5, 0.0, 0.0)
+    assert (megatron["tensor_model_parallel_size"], megatron["sequence_parallel"]) == (2, True)
+    assert megatron["activation_checkpointing"] is False
+    others = ("pipeline_model", "context", "expert_model", "expert_tensor")
+    assert [megatron[f"{name}_parallel_size"] for name in others] == [1, 1, 1, 1]
+
+
+def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_knobs):
+    assert megatron_section(make_knobs(), 1, 10)["sequence_parallel"] is False
+
+
+def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_knobs):
+    schedule = megatron_section(make_knobs(warmup_steps=5), 1, 3)["scheduler"]
+    assert schedule["lr_decay_iters"] > schedule["lr_warmup_iters"] == 5
+
+
+def test_what_megatron_does_not_do_is_refused(make_knobs, config):
+    knobs = make_knobs(trainer_backend="megatron", student_model="m", teacher_model="m")
+    check_megatron(knobs, config)
+    with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor can"):
+        check_megatron(make_knobs(student_model="m", teacher_model="another"), config)
+    config.num_experts = 8
+    with pytest.raises(UserError, match="m is a mixture of experts"):
+        check_megatron(knobs, config)
 
 
 def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_knobs, config):
@@ -143,6 +188,24 @@ def test_what_cannot_be_had_is_refused_in_a_sentence_that_names_the_local_engine
     with pytest.raises(UserError, match="ENGINE=local") as refusal:
         choose_engine(asked, gpus, nodes)
     assert (missing or "no GPU") in str(refusal.value)
+
+
+def test_megatron_needs_the_nemo_rl_engine_and_its_packages(monkeypatch):
+    check_trainer_backend("dtensor", "local")
+    with pytest.raises(UserError, match="TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, .* ENGINE=local"):
+        check_trainer_backend("megatron", "local")
+
+    def find(module):
+        if module == "megatron.bridge":
+            raise ModuleNotFoundError("megatron")  # as find_spec does where there is no parent
+        return None if module == "transformer_engine" else module
+
+    monkeypatch.setattr("importlib.util.find_spec", find)
+    with pytest.raises(UserError, match="megatron-bridge is not installed .*EXTRAS=megatron") as refusal:
+        check_trainer_backend("megatron", "nemo-rl")
+    assert "TRAINER_BACKEND=dtensor" in str(refusal.value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
+    check_trainer_backend("megatron", "nemo-rl")
 
 
 def test_a_folder_without_nemo_rl_is_named(monkeypatch, tmp_path):

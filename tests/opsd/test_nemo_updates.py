@@ -1,9 +1,5 @@
 """The update inside NeMo-RL's policy workers: the local engine's numbers, however the model is sharded."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,23 +11,16 @@ from opsd.models import head, predicting_hidden
 from opsd.nemo_rl.at_head import run_to_head
 from opsd.nemo_rl.offload import HostMemory
 from opsd.nemo_rl.plan import for_workers
-from opsd.nemo_rl.updates import kl_of_batch, weights_in_place
-from opsd.rows import build_pair
+from opsd.nemo_rl.updates import against_teacher
+from opsd.nemo_rl.weights import weights_in_place
+from tests.opsd.on_ranks import assert_same, run_ranks, two_updates
 
 TWO_RANKS = Path(__file__).with_name("sharded_update.py")
 
 
-@pytest.fixture(scope="module")
-def pairs(make_rollout, layout):
-    """Right and wrong, ended and cut off, of different prompts and lengths."""
-    rollouts = [
-        make_rollout("A 1 + 1 = 2\nB 2 * 3 = 6\n\\boxed{6}", r=1),
-        make_rollout("\\boxed{3}", r=0, x="x = 5 [A] * 3 [B] - 2"),
-        make_rollout("A 4 - 1 = 3\nB 3 +", r=0, x="x = 4", finish_reason="length"),
-        make_rollout("A 9 * 9 = 1\n\\boxed{1}", r=1, x="x = 9 [A] * 9"),
-        make_rollout("7", r=0),
-    ]
-    return [build_pair(rollout, layout, 100) for rollout in rollouts]
+@pytest.fixture
+def pairs(five_pairs):
+    return five_pairs
 
 
 @pytest.fixture
@@ -60,13 +49,6 @@ def gradients(model):
     return found
 
 
-def assert_same(found, expected, **tolerances):
-    assert found.keys() == expected.keys()
-    for name in expected:
-        named = {"msg": lambda text, name=name: f"{name}: {text}"}
-        torch.testing.assert_close(found[name], expected[name], **named, **tolerances)
-
-
 def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, pairs):
     student, teacher = models
     local = local_engines_kl(student, teacher, pairs, 0.25)
@@ -79,7 +61,9 @@ def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, 
         teacher_hidden, teacher_head = run_to_head(
             teacher, [pair.teacher for pair in batch], 0, None, lambda hidden, head: (hidden, head.copy())
         )
-    ours = kl_of_batch(student, teacher_hidden, teacher_head, batch, 0.25, KLOptions(), 0.0, 0, None)
+    rows = [pair.student for pair in batch]
+    compare = against_teacher(teacher_hidden, teacher_head, rows, 0.25, KLOptions(), 0.0)
+    ours = run_to_head(student, rows, 0, None, compare)
     ours.loss.backward()
 
     assert update.tokens == sum(len(pair.targets) for pair in pairs)
@@ -115,35 +99,13 @@ def test_the_students_weights_come_back_also_after_an_error(models):
 
 
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory, tiny_checkpoint, other_checkpoint, pairs):
+def two_ranks(tmp_path_factory, tiny_checkpoint, other_checkpoint, five_pairs):
     """Two updates on two processes, for each layout: what rank 0 and rank 1 found."""
     folder = tmp_path_factory.mktemp("two ranks")
-    first = [[pairs[:2], [pairs[4]]], [[pairs[2]], []]]  # rank 1 has nothing to do in the second round
-    second = [[[pairs[3]]], [[pairs[0]]]]
-    alone = [for_workers([[batch for rank in dealt for batch in rank]])[0] for dealt in (first, second)]
-    updates = [for_workers(dealt) for dealt in (first, second)]
-    work = {"fsdp": [[update[rank] for update in updates] for rank in (0, 1)], "tp": [alone, alone]}
-    torch.save(work, folder / "updates.pt")
-    found = {}
-    for sharding in ("fsdp", "tp"):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        processes = [
-            subprocess.Popen(
-                [sys.executable, TWO_RANKS, sharding, tiny_checkpoint, other_checkpoint, folder],
-                env=os.environ
-                | {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-                | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"},
-                stderr=subprocess.PIPE,
-                text=True,
-            )
-            for rank in (0, 1)
-        ]
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-        assert [process.returncode for process in processes] == [0, 0], errors
-        found[sharding] = [torch.load(folder / f"{sharding}{rank}.pt", weights_only=False) for rank in (0, 1)]
-    return found
+    updates = two_updates(five_pairs)
+    torch.save({"fsdp": updates["data"], "tp": updates["one"] * 2}, folder / "updates.pt")
+    models = {"STUDENT": str(tiny_checkpoint), "TEACHER": str(other_checkpoint)}
+    return {name: run_ranks(TWO_RANKS, name, 2, folder, **models) for name in ("fsdp", "tp")}
 
 
 @pytest.mark.parametrize("sharding", ["fsdp", "tp"])

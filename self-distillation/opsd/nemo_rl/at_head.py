@@ -1,4 +1,4 @@
-"""A causal LM up to its head: hidden states and the head's weight, whatever shards the model.
+"""A transformers causal LM up to its head: hidden states and the head's weight, whatever shards the model.
 
 The head's forward pre-hook is the one place where an FSDP2 model has its head's whole weight at hand, with
 gradients that find their way back into the shards. Nothing of the model is replaced, and its logits are formed for
@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -25,7 +25,10 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Head:
-    """logits = hidden @ weight.T + bias. `group`: the ranks that share its `vocab_size` rows; None: all here."""
+    """logits = hidden @ weight.T + bias. `group`: the ranks that share its `vocab_size` rows; None: all here.
+
+    Rows beyond `vocab_size`, counted over all ranks, are padding.
+    """
 
     weight: Float[Tensor, "Vp H"]
     bias: Float[Tensor, " Vp"] | None
@@ -53,11 +56,9 @@ def run_to_head(
     `then` runs inside the model's forward pass, while its head is whole. There is no attention mask: padding
     stands at the end of a row, where a causal model's real tokens never look.
     """
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])  # (B, L)
-    places = torch.tensor(
-        [index * width + position for index, row in enumerate(rows) for position in predicting_positions(row)]
-    )
+    ids, in_row, positions = padded(rows, pad_id)
+    width = ids.shape[1]
+    places = in_row * width + positions
     device = model.device
     results: list[Result] = []
 
@@ -80,6 +81,18 @@ def run_to_head(
     finally:
         hook.remove()
     return results[0]
+
+
+def padded(
+    rows: list[Row], pad_id: int, multiple: int = 1
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, " T"], Int[Tensor, " T"]]:
+    """The rows' ids, L a multiple of `multiple`; row and position of what predicts their supervised tokens."""
+    width = max(len(row.ids) for row in rows)
+    width = -(-width // multiple) * multiple
+    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])
+    predicting = [(index, position) for index, row in enumerate(rows) for position in predicting_positions(row)]
+    in_row, positions = torch.tensor(predicting).T
+    return ids, in_row, positions
 
 
 def head_of(layer: Any) -> Head:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from opsd.nemo_rl.choice import nemo_rl_source, why_no_nemo_rl
+from opsd.nemo_rl.choice import MEGATRON, nemo_rl_source, why_no_megatron, why_no_nemo_rl
 
 LEAST_DRIVER = 580  # of CUDA 13, which torch 2.11.0 is built for
 SHARED_MEMORY_GIB = 4  # Ray's object store; it uses the disk where there is less
@@ -30,6 +30,8 @@ def checks(commit: str) -> Iterator[tuple[str, str, str | None]]:
     yield python_version()
     yield driver()
     yield packages()
+    if "megatron" in os.environ.get("EXTRAS", "").split() or os.environ.get("TRAINER_BACKEND") == "megatron":
+        yield megatron()
     yield from torch_and_gpus()
     yield source(commit)
     yield shared_memory()
@@ -61,6 +63,15 @@ def packages() -> tuple[str, str, str | None]:
     from importlib.metadata import version
 
     return "packages", ", ".join(f"{name} {version(name)}" for name in ("vllm", "ray", "transformers")), None
+
+
+def megatron() -> tuple[str, str, str | None]:
+    missing = why_no_megatron()
+    if missing:
+        return "Megatron", missing, "TRAINER_BACKEND=dtensor needs none of that"
+    from importlib.metadata import version
+
+    return "Megatron", ", ".join(f"{name} {version(name)}" for name in MEGATRON), None
 
 
 def torch_and_gpus() -> Iterator[tuple[str, str, str | None]]:

@@ -11,6 +11,11 @@ from srt.paths import PHASE2
 CHECKOUT = PHASE2 / ".venv" / "nemo-rl"  # where setup_env.sh puts it
 TRANSFORMERS_BELOW = (5, 12)  # NeMo-RL v0.7.0 refuses newer ones when it is imported
 NEEDED = ("ray", "vllm", "torchdata", "tensordict", "hydra", "accelerate")
+MEGATRON = {
+    "megatron-core": "megatron.core",
+    "megatron-bridge": "megatron.bridge",
+    "transformer-engine": "transformer_engine",
+}
 
 
 def choose_engine(asked: str, gpus: int, num_nodes: int) -> tuple[str, str]:
@@ -52,6 +57,34 @@ def why_no_nemo_rl() -> str | None:
     if tuple(int(part) for part in found.split(".")[:2]) >= TRANSFORMERS_BELOW:
         below = ".".join(map(str, TRANSFORMERS_BELOW))
         return f"NeMo-RL needs transformers below {below} and {found} is installed ({mend})"
+    return None
+
+
+def check_trainer_backend(backend: str, engine: str) -> None:
+    """Raises UserError when TRAINER_BACKEND=megatron cannot be had. `engine`: the one that was chosen."""
+    if backend != "megatron":
+        return
+    if engine != "nemo-rl":
+        raise UserError(
+            f"TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, and this run has ENGINE={engine}; leave "
+            "TRAINER_BACKEND unset"
+        )
+    if missing := why_no_megatron():
+        raise UserError(f"TRAINER_BACKEND=megatron: {missing}. TRAINER_BACKEND=dtensor needs none of that")
+
+
+def why_no_megatron() -> str | None:
+    """As why_no_nemo_rl, for what NeMo-RL's Megatron worker needs beyond that."""
+    for package, module in MEGATRON.items():
+        try:
+            found = importlib.util.find_spec(module)
+        except ModuleNotFoundError:  # of the package that it would be in
+            found = None
+        if found is None:
+            return (
+                f"the package {package} is not installed (`cd self-distillation && EXTRAS=megatron source "
+                "setup_env.sh` installs Megatron-Core, Megatron-Bridge and Transformer Engine)"
+            )
     return None
 
 

@@ -22,6 +22,7 @@ from opsd.engine import LOGGED_SAMPLES, Engine
 from opsd.metrics import StepMetrics
 from opsd.models import check_causal, check_head
 from opsd.nemo_rl import runtime
+from opsd.nemo_rl.megatron_settings import check_megatron
 from opsd.nemo_rl.rollouts import NemoGrader
 from opsd.nemo_rl.settings import cluster_shape, count_parameters
 from opsd.nemo_rl.trainer import Trainer
@@ -103,6 +104,9 @@ class NemoEngine(Engine):
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
             check_causal(model, model_path)
             check_head(model, model_path)
+        if knobs.trainer_backend == "megatron":
+            check_megatron(knobs, config)
+            runtime.prepare_megatron(self.output_dir)
         shape = cluster_shape(knobs, torch.cuda.device_count(), config, count_parameters(config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
         runtime.join_ray(knobs, shape.gpus)

@@ -11,7 +11,10 @@ from opsd.settings import DistillKnobs
 from srt.errors import UserError
 from srt.paths import PHASE1, PHASE2
 
-WORKER = "opsd.nemo_rl.worker.DistillationWorker"
+WORKERS = {  # by TRAINER_BACKEND
+    "dtensor": "opsd.nemo_rl.worker.DistillationWorker",
+    "megatron": "opsd.nemo_rl.megatron_worker.MegatronDistillationWorker",
+}
 SAMPLER_WORKER = "opsd.nemo_rl.vllm_worker.SeededVllmWorker"
 ENVIRONMENT = "opsd.nemo_rl.environment.VerifierEnvironment"
 ENVIRONMENT_NAME = "sd_zero"
@@ -50,10 +53,25 @@ def prepare_registry() -> None:
     from nemo_rl.distributed.virtual_cluster import PY_EXECUTABLES
     from nemo_rl.environments.utils import ENV_REGISTRY, register_env
 
-    for name in (*ACTOR_ENVIRONMENT_REGISTRY, WORKER, SAMPLER_WORKER, ENVIRONMENT):
+    for name in (*ACTOR_ENVIRONMENT_REGISTRY, *WORKERS.values(), SAMPLER_WORKER, ENVIRONMENT):
         ACTOR_ENVIRONMENT_REGISTRY[name] = PY_EXECUTABLES.SYSTEM
     if ENVIRONMENT_NAME not in ENV_REGISTRY:
         register_env(ENVIRONMENT_NAME, ENVIRONMENT)
+
+
+def prepare_megatron(output_dir: Path) -> None:
+    """Before Ray is joined, whose workers get this environment.
+
+    Megatron trains a converted copy of the student, which goes beside the run's checkpoints: in NeMo-RL's own
+    place, other runs would write to it.
+    """
+    import pynvml  # torch would open the GPU
+
+    os.environ["NRL_MEGATRON_CHECKPOINT_DIR"] = str(output_dir / "megatron")
+    # NeMo-RL asks for it; only builds of CUDA code read it.
+    pynvml.nvmlInit()
+    capability = pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))
+    os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ".".join(map(str, capability)))
 
 
 def join_ray(knobs: DistillKnobs, gpus: int) -> None:

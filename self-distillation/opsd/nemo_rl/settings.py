@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from opsd.nemo_rl.megatron_settings import megatron_section
 from opsd.settings import DistillKnobs
 from srt.errors import UserError
 
@@ -13,6 +14,9 @@ from srt.errors import UserError
 # and optimizer over all GPUs in any case; tensor parallelism splits what a single row costs, at the price of
 # messages in every layer.
 TENSOR_PARALLEL_BY_SIZE = ((10e9, 1), (20e9, 2), (40e9, 4))
+# Megatron shards the optimizer over all GPUs, but each group of GPUs that share its layers has all bf16 weights
+# and fp32 gradients: 6 bytes a parameter.
+MEGATRON_BY_SIZE = ((5e9, 1), (10e9, 2), (20e9, 4))
 MOST_TENSOR_PARALLEL = 8
 
 SCHEDULE = "opsd.nemo_rl.schedule.WarmupSchedule"
@@ -20,7 +24,7 @@ SCHEDULE = "opsd.nemo_rl.schedule.WarmupSchedule"
 
 @dataclass(frozen=True)
 class ClusterShape:
-    """GPUs and how they are used: FSDP shards over `data_parallel` groups of `tensor_parallel` GPUs each."""
+    """GPUs and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each."""
 
     num_nodes: int
     gpus_per_node: int
@@ -38,7 +42,7 @@ class ClusterShape:
     def describe(self) -> str:
         return (
             f"{self.gpus} GPU(s) on {self.num_nodes} node(s): training {self.data_parallel}-fold data parallel "
-            f"(FSDP) x {self.tensor_parallel}-fold tensor parallel; "
+            f"x {self.tensor_parallel}-fold tensor parallel; "
             f"{self.gpus // self.sampler_tensor_parallel} vLLM engine(s) of {self.sampler_tensor_parallel}"
         )
 
@@ -53,24 +57,25 @@ def cluster_shape(knobs: DistillKnobs, visible_gpus: int, config: Any, parameter
         raise UserError(f"GPUS_PER_NODE={per_node}: {visible_gpus} GPU(s) are visible")
     text = config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
-    by_size = next((size for most, size in TENSOR_PARALLEL_BY_SIZE if parameters <= most), MOST_TENSOR_PARALLEL)
 
     def fits(size: int) -> bool:
         return per_node % size == 0 and all(count % size == 0 for count in heads)
 
-    def chosen(knob: str, asked: int | None) -> int:
+    def chosen(knob: str, asked: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
         if asked is not None and not fits(asked):
             raise UserError(
                 f"{knob}={asked}: it must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
                 f"attention and {heads[1]} key-value heads"
             )
+        by_size = next((size for most, size in sizes if parameters <= most), MOST_TENSOR_PARALLEL)
         return asked or max(size for size in range(1, by_size + 1) if fits(size))
 
+    trainer = MEGATRON_BY_SIZE if knobs.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
     return ClusterShape(
         knobs.num_nodes,
         per_node,
-        chosen("TENSOR_PARALLEL_SIZE", knobs.tensor_parallel_size),
-        chosen("SAMPLER_TENSOR_PARALLEL_SIZE", knobs.sampler_tensor_parallel_size),
+        chosen("TENSOR_PARALLEL_SIZE", knobs.tensor_parallel_size, trainer),
+        chosen("SAMPLER_TENSOR_PARALLEL_SIZE", knobs.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
     )
 
 
@@ -83,11 +88,11 @@ def count_parameters(config: Any) -> int:
 def policy_config(
     knobs: DistillKnobs, shape: ClusterShape, generation: dict[str, Any], total_updates: int
 ) -> dict[str, Any]:
-    """NeMo-RL's `policy` section for its DTensor worker (V1), which ours extends.
+    """NeMo-RL's `policy` section for the worker of TRAINER_BACKEND, which ours extends.
 
     Its batch sizes are those of NeMo-RL's own training calls, which our loop does not make.
     """
-    return {
+    config = {
         "model_name": knobs.student_model,
         "tokenizer": {"name": knobs.student_model, "chat_template_kwargs": None},
         "train_global_batch_size": knobs.train_global_batch_size,
@@ -95,9 +100,23 @@ def policy_config(
         "logprob_batch_size": 1,
         "generation_batch_size": knobs.sampler_batch,
         "max_total_sequence_length": knobs.max_total_sequence_length,
-        "precision": "bfloat16",  # of the products; weights, gradients and Adam's averages are fp32
+        "precision": "bfloat16",  # of the products; weights, gradients and Adam's averages: see the sections
         "offload_optimizer_for_logprob": False,
         "hf_config_overrides": {},
+        "dtensor_cfg": {"enabled": False},
+        "dynamic_batching": {"enabled": False},
+        "sequence_packing": {"enabled": False},
+        "make_sequence_length_divisible_by": 1,
+        "generation": generation,
+    }
+    if knobs.trainer_backend == "megatron":
+        return config | {"megatron_cfg": megatron_section(knobs, shape.tensor_parallel, total_updates)}
+    return config | _dtensor_sections(knobs, shape, total_updates)
+
+
+def _dtensor_sections(knobs: DistillKnobs, shape: ClusterShape, total_updates: int) -> dict[str, Any]:
+    """For the DTensor worker (V1). Weights, gradients and Adam's averages are fp32, sharded over all GPUs."""
+    return {
         "dtensor_cfg": {
             "enabled": True,
             "_v2": False,
@@ -108,9 +127,6 @@ def policy_config(
             "context_parallel_size": 1,  # a row's positions must be on one GPU: the KL picks them
             "custom_parallel_plan": None,
         },
-        "dynamic_batching": {"enabled": False},
-        "sequence_packing": {"enabled": False},
-        "make_sequence_length_divisible_by": 1,
         "max_grad_norm": knobs.max_grad_norm or None,
         "optimizer": {
             "name": "torch.optim.AdamW",
@@ -132,7 +148,6 @@ def policy_config(
                 "total_steps": total_updates,
             },
         },
-        "generation": generation,
     }
 
 

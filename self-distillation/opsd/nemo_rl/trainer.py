@@ -15,7 +15,7 @@ from nemo_rl.utils.checkpoint import CheckpointManager
 from opsd.kl import KLOptions, KLOutput
 from opsd.nemo_rl.plan import deal, for_workers
 from opsd.nemo_rl.rollouts import NemoSampler, open_generation
-from opsd.nemo_rl.runtime import WORKER
+from opsd.nemo_rl.runtime import WORKERS
 from opsd.nemo_rl.settings import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.updates import StepResult
 from opsd.rows import Pair
@@ -96,7 +96,7 @@ class Trainer:
             weights_path=weights,
             optimizer_path=optimizer,
             init_reference_model=True,  # taken before a checkpoint is loaded: the model of the start
-            worker_extension_cls_fqn=WORKER,
+            worker_extension_cls_fqn=WORKERS[knobs.trainer_backend],
         )
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
         if self.teacher_was_synced:

@@ -14,14 +14,15 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from opsd.nemo_rl.dtensor_step import DTensorStep
 from opsd.nemo_rl.hf_folder import write_model
 from opsd.nemo_rl.offload import HostMemory
-from opsd.nemo_rl.updates import DistillationStep, local, shards, weights_in_place
+from opsd.nemo_rl.weights import local, shards, weights_in_place
 
 NEMO_RL_FOLDER = "weights"  # of a saved teacher
 
 
-class DistillationWorkerImpl(DistillationStep, DTensorPolicyWorkerImpl):
+class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     """The teacher is NeMo-RL's reference model, the weights that the student had at the start, kept on the CPU
     and swapped in; or, when TEACHER_MODEL is another one, a sharded model beside it, on the GPU while it scores.
 
