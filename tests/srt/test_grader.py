@@ -6,6 +6,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +32,11 @@ def act(response: str, problem: Problem) -> Verdict:
         os.kill(os.getpid(), signal.SIGKILL)
     if response == "exit":
         os._exit(3)
+    if response.startswith("exit unless there is "):
+        mark = Path(response.removeprefix("exit unless there is "))
+        if not mark.exists():
+            mark.touch()
+            os._exit(3)
     if response == "allocate":
         bytearray(64 * 2**30)
     if response == "raise":
@@ -75,9 +81,15 @@ def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, resp
         if text == response:
             assert isinstance(outcome, VerifierBroke) and reason in str(outcome)
         else:
-            assert outcome.correct == (text == "7")
+            assert isinstance(outcome, Verdict) and outcome.correct == (text == "7"), outcome
     assert acting.pending == 0
     assert acting.grade_all([("7", problem(), "stop")])[0].correct  # the pool is healthy
+
+
+def test_a_response_whose_worker_died_is_graded_again(acting, tmp_path):
+    """It may have been another one that killed it."""
+    (outcome,) = acting.grade_all([(f"exit unless there is {tmp_path / 'mark'}", problem(), "stop")])
+    assert isinstance(outcome, Verdict), outcome
 
 
 def test_a_worker_that_dies_between_two_tasks(acting):

@@ -47,7 +47,7 @@ class Grader:
             grader.submit(key, response, problem, finish_reason)
             for key, outcome in grader.poll(): ...
 
-    An outcome is a Verdict, or a VerifierBroke when the comparison hung, crashed or failed; the other
+    An outcome is a Verdict, or a VerifierBroke when the comparison hung, crashed (twice) or failed; the other
     comparisons are not affected. `verifiers` maps a problem's mode to a function that workers can import.
     One task holds one response, so that a hang takes nothing else with it. That costs about 0.3 ms of the
     parent's time a task: 2000 verdicts/s at most, however many the workers.
@@ -61,6 +61,7 @@ class Grader:
         self.verifiers = verifiers
         self._ready: list[tuple[Hashable, Outcome]] = []
         self._running: dict[Future, tuple[Hashable, Verify, str, Problem]] = {}
+        self._again: set[Hashable] = set()  # keys of those that are graded a second time
         self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
         self._restarts = 0
         self._pool = self._new_pool()
@@ -111,8 +112,16 @@ class Grader:
             if isinstance(future.exception(), BrokenProcessPool):
                 self._restart()
                 continue
-            outcomes.append((self._running.pop(future)[0], self._outcome(future)))
+            task = self._running.pop(future)
             self._restarts = 0
+            key = task[0]
+            if isinstance(future.exception(), ProcessExpired) and key not in self._again:
+                # Pebble also says it of the task before, whose result it had not read when the worker was gone.
+                self._again.add(key)
+                self._schedule(task)
+                continue
+            self._again.discard(key)
+            outcomes.append((key, self._outcome(future)))
         return outcomes
 
     def grade_all(self, items: list[tuple[str, Problem, str]]) -> list[Outcome]:
