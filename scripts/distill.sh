@@ -7,8 +7,10 @@ wants_nemo_rl() {
   case " ENGINE=${ENGINE:-} $* " in *[Ee][Nn][Gg][Ii][Nn][Ee]=nemo-rl*) return 0 ;; esac
   [ -d "$PHASE2/.venv" ]
 }
+# Without one the environment's 10 GB are no use: the run says so.
+may_have_gpu() { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null || [ "${NUM_NODES:-1}" != 1 ]; }
 case " $* " in *" --help "*|*" -h "*) ;; *)
-  if [ -z "${VIRTUAL_ENV:-}" ] && wants_nemo_rl "$@"; then
+  if [ -z "${VIRTUAL_ENV:-}" ] && wants_nemo_rl "$@" && may_have_gpu; then
     # shellcheck disable=SC1091
     source "$PHASE2/setup_env.sh" || echo "note: not everything that ENGINE=nemo-rl needs is there (above)" >&2
   fi ;;
