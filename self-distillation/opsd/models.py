@@ -4,7 +4,7 @@ import contextlib
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from srt.errors import UserError
@@ -45,15 +45,25 @@ def predicting_hidden(model: Any, rows: list[Row], pad_id: int) -> Float[Tensor,
     padding stands at the end of a row, where a causal model's real tokens never look, be it with full or
     sliding-window attention or a recurrence; without a mask torch takes its fastest attention kernel.
     """
-    width = max(len(row.ids) for row in rows)
-    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])  # (B, L)
-    places = [
-        index * width + position for index, row in enumerate(rows) for position in predicting_positions(row)
-    ]
+    ids, in_row, positions = padded(rows, pad_id)
+    places = in_row * ids.shape[1] + positions
     device = model.device
     with autocast(device):
         hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state  # (B, L, H)
-    return hidden.flatten(0, 1).index_select(0, torch.tensor(places, device=device))
+    return hidden.flatten(0, 1).index_select(0, places.to(device))
+
+
+def padded(
+    rows: list[Row], pad_id: int, multiple: int = 1
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, " T"], Int[Tensor, " T"]]:  # noqa: F722
+    """The rows' ids, L a multiple of `multiple`; row and position of what predicts their supervised tokens."""
+    width = max(len(row.ids) for row in rows)
+    width = -(-width // multiple) * multiple
+    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])
+    predicting = [predicting_positions(row) for row in rows]
+    in_row = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(places) for places in predicting]))
+    positions = torch.cat([torch.arange(places.start, places.stop) for places in predicting])
+    return ids, in_row, positions
 
 
 def head(model: Any) -> tuple[Tensor, Tensor | None]:

@@ -18,7 +18,7 @@ from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, w
 from torch import Tensor
 
 from opsd.kl import KLOptions
-from opsd.nemo_rl.at_head import padded
+from opsd.models import padded
 from opsd.nemo_rl.at_output_layer import run_to_output_layer
 from opsd.nemo_rl.megatron_step import MegatronStep
 from opsd.nemo_rl.offload import HostMemory

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from opsd.kl import KLOutput, exact_kl
+from opsd.models import head, predicting_hidden
 from opsd.nemo_rl.plan import RankUpdate, for_workers
+from opsd.nemo_rl.updates import StepResult
 from opsd.rows import Pair
 
 
@@ -49,6 +52,25 @@ def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str
     errors = [process.communicate(timeout=300)[1] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(errors)
     return [torch.load(folder / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def local_engines_kl(student: Any, teacher: Any, pairs: list[Pair], weight: float) -> KLOutput:
+    """The loss as local_engine.py puts it together."""
+    with torch.no_grad():
+        teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
+    student_hidden = predicting_hidden(student, [pair.student for pair in pairs], 0)
+    weights = torch.full((len(student_hidden),), weight)
+    targets = torch.tensor([token for pair in pairs for token in pair.targets])
+    return exact_kl(
+        student_hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights, targets=targets
+    )
+
+
+def outputs_in_order(results: list[StepResult], dealt: bool) -> list[KLOutput]:
+    """Those of "one", whether its micro-batches were dealt to the ranks or every rank had them all."""
+    by_rank = [[update.outputs for update in result.updates] for result in (results if dealt else results[:1])]
+    updates = [[output for outputs in update for output in outputs] for update in zip(*by_rank, strict=True)]
+    return [output for update in updates for output in update if output is not None]
 
 
 def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerances: float) -> None:

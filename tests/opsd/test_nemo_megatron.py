@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.opsd.on_ranks import assert_same, run_ranks, two_updates
+from tests.opsd.on_ranks import assert_same, outputs_in_order, run_ranks, two_updates
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
@@ -43,15 +43,13 @@ def found(tmp_path_factory, five_pairs, vocab_size):
 @EVERY
 def test_every_tokens_kl_is_that_of_the_full_logits(found, sharding, tied):
     expected = torch.cat(found["dense"][0][tied]["token_kl"])
-    ranks = [rank[tied]["result"].updates for rank in found[sharding]]
+    results = [rank[tied]["result"] for rank in found[sharding]]
+    outputs = outputs_in_order(results, dealt=sharding == "data")
     if sharding == "data":
-        one, other = ([update.outputs for update in updates] for updates in ranks)
-        assert other[0][1] is None
-        outputs = [one[0][0], one[0][1], other[0][0], one[1][0], other[1][0]]
+        assert results[1].updates[0].outputs[1] is None
     else:
-        outputs = [output for update in ranks[0] for output in update.outputs]
-        for rank in ranks[1:]:
-            theirs = [output for update in rank for output in update.outputs]
+        for result in results[1:]:
+            theirs = outputs_in_order([result], dealt=False)
             assert all(torch.equal(a.token_kl, b.token_kl) for a, b in zip(outputs, theirs, strict=True))
     torch.testing.assert_close(torch.cat([output.token_kl for output in outputs]), expected, rtol=1e-4, atol=1e-6)
 

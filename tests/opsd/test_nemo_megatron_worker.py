@@ -10,10 +10,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.kl import exact_kl
-from opsd.models import head, predicting_hidden
 from opsd.nemo_rl.choice import nemo_rl_source
-from tests.opsd.on_ranks import assert_same, run_ranks, two_updates
+from tests.opsd.on_ranks import assert_same, local_engines_kl, outputs_in_order, run_ranks, two_updates
 
 RUN = Path(__file__).with_name("megatron_worker_on_cpu.py")
 RANKS = {"one": 1, "data": 2, "tensor": 2}
@@ -51,11 +49,7 @@ def expected(five_pairs, tiny_checkpoint):
     for number, batch in enumerate(([*pairs[:2], pairs[4], pairs[2]], [pairs[3], pairs[0]])):
         optimizer.param_groups[0]["lr"] = 1e-3 * (1 - number / 4)
         optimizer.zero_grad()
-        with torch.no_grad():
-            teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in batch], 0)
-        hidden = predicting_hidden(student, [pair.student for pair in batch], 0)
-        weights = torch.full((len(hidden),), 1 / len(hidden))
-        output = exact_kl(hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights)
+        output = local_engines_kl(student, teacher, batch, 1 / sum(len(pair.targets) for pair in batch))
         output.loss.backward()
         token_kl.append(output.token_kl)
         norms.append(float(torch.nn.utils.clip_grad_norm_(student.parameters(), 0.5)))
@@ -83,14 +77,11 @@ def test_before_training_the_written_student_is_the_checkpoint(found, folder, ti
 
 @EVERY
 def test_two_updates_are_the_local_engines(found, folder, expected, sharding):
-    results = [rank["result"].updates for rank in found[sharding]]
-    outputs = [output for update in results[0] for output in update.outputs]
-    if sharding == "data":
-        one, other = ([update.outputs for update in updates] for updates in results)
-        outputs = [one[0][0], one[0][1], other[0][0], one[1][0], other[1][0]]
-    token_kl = torch.cat([output.token_kl for output in outputs])
+    results = [rank["result"] for rank in found[sharding]]
+    token_kl = torch.cat([output.token_kl for output in outputs_in_order(results, dealt=sharding == "data")])
     torch.testing.assert_close(token_kl, expected["token_kl"], rtol=1e-3, atol=1e-5)
-    for updates in results:
+    for result in results:
+        updates = result.updates
         assert [update.grad_norm for update in updates] == pytest.approx(expected["norms"], rel=1e-3)
         assert [update.lr for update in updates] == pytest.approx([0.75e-3, 0.5e-3])
     assert_same(load(folder / f"of {sharding}" / "student"), expected["weights"], rtol=1e-2, atol=2e-4)

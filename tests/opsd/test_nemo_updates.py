@@ -6,14 +6,13 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.kl import KLOptions, exact_kl
-from opsd.models import head, predicting_hidden
+from opsd.kl import KLOptions
 from opsd.nemo_rl.at_head import run_to_head
 from opsd.nemo_rl.offload import HostMemory
 from opsd.nemo_rl.plan import for_workers
 from opsd.nemo_rl.updates import against_teacher
 from opsd.nemo_rl.weights import weights_in_place
-from tests.opsd.on_ranks import assert_same, run_ranks, two_updates
+from tests.opsd.on_ranks import assert_same, local_engines_kl, run_ranks, two_updates
 
 TWO_RANKS = Path(__file__).with_name("sharded_update.py")
 
@@ -29,18 +28,6 @@ def models(tiny_checkpoint, other_checkpoint):
         AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
         for folder in (tiny_checkpoint, other_checkpoint)
     ]
-
-
-def local_engines_kl(student, teacher, pairs, weight):
-    """The loss as local_engine.py puts it together."""
-    with torch.no_grad():
-        teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
-    student_hidden = predicting_hidden(student, [pair.student for pair in pairs], 0)
-    weights = torch.full((len(student_hidden),), weight)
-    targets = torch.tensor([token for pair in pairs for token in pair.targets])
-    return exact_kl(
-        student_hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights, targets=targets
-    )
 
 
 def gradients(model):

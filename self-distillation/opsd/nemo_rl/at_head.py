@@ -14,11 +14,12 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from srt.layout import Row, predicting_positions
+from opsd.models import padded
+from srt.layout import Row
 
 Result = TypeVar("Result")
 
@@ -81,18 +82,6 @@ def run_to_head(
     finally:
         hook.remove()
     return results[0]
-
-
-def padded(
-    rows: list[Row], pad_id: int, multiple: int = 1
-) -> tuple[Int[Tensor, "B L"], Int[Tensor, " T"], Int[Tensor, " T"]]:
-    """The rows' ids, L a multiple of `multiple`; row and position of what predicts their supervised tokens."""
-    width = max(len(row.ids) for row in rows)
-    width = -(-width // multiple) * multiple
-    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])
-    predicting = [(index, position) for index, row in enumerate(rows) for position in predicting_positions(row)]
-    in_row, positions = torch.tensor(predicting).T
-    return ids, in_row, positions
 
 
 def head_of(layer: Any) -> Head:

@@ -24,7 +24,8 @@ from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
 from megatron.core.utils import unwrap_model
 from torch import Tensor
 
-from opsd.nemo_rl.at_head import Head, Result, padded
+from opsd.models import padded
+from opsd.nemo_rl.at_head import Head, Result
 from srt.layout import Row
 
 

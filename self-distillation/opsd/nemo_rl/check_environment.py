@@ -8,7 +8,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 from opsd.nemo_rl.choice import MEGATRON, nemo_rl_source, why_no_megatron, why_no_nemo_rl
@@ -60,18 +61,18 @@ def packages() -> tuple[str, str, str | None]:
     missing = why_no_nemo_rl()
     if missing:
         return "packages", missing, "delete self-distillation/.venv/.requirements and source setup_env.sh again"
-    from importlib.metadata import version
-
-    return "packages", ", ".join(f"{name} {version(name)}" for name in ("vllm", "ray", "transformers")), None
+    return "packages", versions(("vllm", "ray", "transformers")), None
 
 
 def megatron() -> tuple[str, str, str | None]:
     missing = why_no_megatron()
     if missing:
         return "Megatron", missing, "TRAINER_BACKEND=dtensor needs none of that"
-    from importlib.metadata import version
+    return "Megatron", versions(MEGATRON), None
 
-    return "Megatron", ", ".join(f"{name} {version(name)}" for name in MEGATRON), None
+
+def versions(names: Iterable[str]) -> str:
+    return ", ".join(f"{name} {version(name)}" for name in names)
 
 
 def torch_and_gpus() -> Iterator[tuple[str, str, str | None]]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from opsd.nemo_rl.hf_folder import write_model
 from opsd.nemo_rl.megatron_step import MegatronStep
 from opsd.nemo_rl.offload import HostMemory
-from opsd.nemo_rl.weights import shards, weights_in_place
+from opsd.nemo_rl.weights import shards, weights_in_place, weights_only
 
 
 class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
@@ -119,11 +119,6 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         if self.rank == 0:
             write_model(weights, like, dtype, Path(folder))
         torch.distributed.barrier()
-
-
-def weights_only(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Without what Transformer Engine's layers keep for fp8."""
-    return {name: value for name, value in state.items() if not name.endswith("_extra_state")}
 
 
 @ray.remote

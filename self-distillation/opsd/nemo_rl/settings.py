@@ -103,14 +103,14 @@ def policy_config(
         "precision": "bfloat16",  # of the products; weights, gradients and Adam's averages: see the sections
         "offload_optimizer_for_logprob": False,
         "hf_config_overrides": {},
-        "dtensor_cfg": {"enabled": False},
         "dynamic_batching": {"enabled": False},
         "sequence_packing": {"enabled": False},
         "make_sequence_length_divisible_by": 1,
         "generation": generation,
     }
     if knobs.trainer_backend == "megatron":
-        return config | {"megatron_cfg": megatron_section(knobs, shape.tensor_parallel, total_updates)}
+        megatron = megatron_section(knobs, shape.tensor_parallel, total_updates)
+        return config | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
     return config | _dtensor_sections(knobs, shape, total_updates)
 
 

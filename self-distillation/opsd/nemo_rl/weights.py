@@ -31,15 +31,19 @@ def weights_in_place(model: Any, weights: dict[str, Tensor], host: HostMemory) -
 def shards(model: Any) -> dict[str, Tensor]:
     """This rank's shard of each weight, in the weight's own memory, and nothing gathered beside it.
 
-    Names as in a state_dict: named_parameters() would name the wrappers of activation checkpointing, too. What
-    else a state_dict holds (Megatron's layers have an "extra state" for fp8) is no weight.
+    Names as in a state_dict: named_parameters() would name the wrappers of activation checkpointing, too.
     """
     # A root that still holds its gathered weights would go on with those, whatever its shards say.
     _reshard(model)
+    return {name: local(tensor) for name, tensor in weights_only(model.state_dict()).items()}
+
+
+def weights_only(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a state_dict: without the "extra state" that Megatron's layers keep for fp8, a tensor or not."""
     return {
-        name: local(tensor)
-        for name, tensor in model.state_dict().items()
-        if isinstance(tensor, Tensor) and not name.endswith("_extra_state")
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not name.endswith("_extra_state")
     }
 
 
