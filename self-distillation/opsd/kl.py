@@ -144,21 +144,23 @@ def exact_kl(
     names = _column_names(extras, targets is not None)
     table = weights.new_zeros(len(names), len(weights))
 
+    # Made when the GPU has the first chunk's logits to compute: the host is slow beside it.
+    gradients = functools.cache(lambda: Gradients(student, trained, grad_eps, vocabulary, len(rows), fused))
+
     def compared(chunk: Rows) -> tuple[dict[str, Tensor], DenseGradient | None]:
+        logits = student.logits(chunk), teacher.logits(chunk)
         return (_compare_fused if fused else _compare)(
-            student.logits(chunk),
-            teacher.logits(chunk),
+            *logits,
             weights[chunk],
             None if targets is None else targets[chunk].long(),
             options,
             with_gradient=with_gradient,
             with_extras=extras,
             vocabulary=vocabulary,
+            **({"out": gradients().place_for(len(logits[0]))} if fused and with_gradient else {}),
         )
 
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _kernels_run_on(weights.device):
-        # Made when the GPU has the first chunk's logits to compute: the host is slow beside it.
-        gradients = functools.cache(lambda: Gradients(student, trained, grad_eps, vocabulary, len(rows), fused))
         for start in range(0, len(rows), chunk_tokens):
             chunk: Rows = slice(start, min(start + chunk_tokens, len(rows)))
             if len(rows) < len(weights):
@@ -188,15 +190,15 @@ def _compare(student_logits, teacher_logits, weights, targets, options, **argume
 
 
 def _compare_fused(
-    student_logits, teacher_logits, weights, targets, options, *, with_gradient, with_extras, vocabulary
+    student_logits, teacher_logits, weights, targets, options, *, with_gradient, with_extras, vocabulary, out=None
 ):
-    """`_compare`, by the fused kernels."""
+    """`_compare`, by the fused kernels. out: see `kl_triton.compare`."""
     from opsd import kl_triton  # needs Triton, which comes with torch's CUDA builds only
 
     sharded = {}
     if isinstance(vocabulary, ShardedVocabulary):
         sharded["gather"] = lambda sums: vocabulary.concatenate(sums, lambda size: -(-size // kl_triton.BLOCK))
-    result = kl_triton.compare(student_logits, teacher_logits, weights, options, **sharded)
+    result = kl_triton.compare(student_logits, teacher_logits, weights, options, out=out, **sharded)
     values = {"token_kl": result.token_kl}
     if with_extras:
         plain = result
@@ -204,10 +206,8 @@ def _compare_fused(
             plain = kl_triton.compare(student_logits, teacher_logits, weights, KLOptions(), **sharded)
         values |= kl_triton.extras(plain)
         if targets is not None:
-            for name, logits, normaliser in (
-                ("student", student_logits, plain.rows[kl_triton.NORMALISER_X]),
-                ("teacher", teacher_logits, plain.rows[kl_triton.NORMALISER_Y]),
-            ):
+            both = zip(("student", "teacher"), (student_logits, teacher_logits), plain.normalisers, strict=True)
+            for name, logits, normaliser in both:
                 values[f"{name}_logprob"] = vocabulary.at(logits, targets[:, None])[:, 0] - normaliser
     return values, result if with_gradient else None
 

@@ -109,7 +109,7 @@ class ColumnSums:
         return self.place is not None and not len(self.table)
 
     def start(self, whole: Float[Tensor, "V H"]) -> None:
-        """The first sum, which is kept."""
+        """The first sum, which is kept; in `compute`, unless nothing will be added."""
         self.table, self.place = whole, None
 
     def everything(self) -> Float[Tensor, "V H"]:

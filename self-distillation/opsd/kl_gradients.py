@@ -23,8 +23,10 @@ from opsd.kl_head import Head, Rows
 from opsd.kl_products import add_product, multiplied_as_is, product
 
 # Rows whose bf16 gradient of all columns is collected before the two products back: each pass over the head's
-# gradient in fp32 costs as much as a tenth of the product.
+# gradient in fp32 costs as much as a tenth of the product. Where there are no more than WHOLE_ROWS, all of them:
+# the head's gradient is then one product, which leaves it in bf16 and not in fp32, and no more memory is needed.
 DENSE_ROWS = 4096
+WHOLE_ROWS = 8192
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class Gradients:
         # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Int[Tensor, " N"]] = []
         self.collected: Float[Tensor, "N V"] | None = None
-        self.most_rows = min(DENSE_ROWS, most_rows)
+        self.most_rows = most_rows if most_rows <= WHOLE_ROWS else DENSE_ROWS
 
     def add(self, rows: Rows, gradient, at_once: bool = False) -> None:
         """Fold in the gradient of the rows' logits: a `DenseGradient` or a `kl_triton.FusedChunk`.
@@ -123,7 +125,7 @@ class Gradients:
         self.again = []
         if self.waiting:
             rows = torch.cat(self.waiting)
-            self._add_products(rows, self.collected[: len(rows)])
+            self._add_products(rows, self.collected[: len(rows)], last=True)
         self.waiting, self.collected = [], None
 
     def dropped_columns(self) -> float:
@@ -186,18 +188,30 @@ class Gradients:
         else:
             self._add_products(rows, gradient.dense())
 
-    def _collect(self, rows: Int[Tensor, " N"], gradient) -> None:
-        count = sum(map(len, self.waiting))
-        if self.waiting and count + len(rows) > len(self.collected):
-            self._add_products(torch.cat(self.waiting), self.collected[:count])
-            self.waiting, count = [], 0
+    def place_for(self, count: int) -> Float[Tensor, "N V"] | None:
+        """Where the gradient of the next `count` rows' logits may be left before they are added; None where its
+        columns may be flagged, or are not wanted in bf16."""
+        if self.head.gradient_dtype() == torch.bfloat16 and (not self.grad_eps or self.wait):
+            return self._place(count)
+        return None
+
+    def _place(self, count: int) -> Float[Tensor, "N V"]:
+        """Of the next rows among the collected."""
+        start = sum(map(len, self.waiting))
+        if start and start + count > len(self.collected):
+            self._add_products(torch.cat(self.waiting), self.collected[:start])
+            self.waiting, start = [], 0
         if self.collected is None:
-            size = max(self.most_rows, len(rows))
-            self.collected = rows.new_empty(size, self.head.vocab_size, dtype=torch.bfloat16)
-        gradient.dense(out=self.collected[count : count + len(rows)])
+            size = max(self.most_rows, count)
+            self.collected = self.row_numbers.new_empty(size, self.head.vocab_size, dtype=torch.bfloat16)
+        return self.collected[start : start + count]
+
+    def _collect(self, rows: Int[Tensor, " N"], gradient) -> None:
+        gradient.dense(out=self._place(len(rows)))
         self.waiting.append(rows)
 
-    def _add_products(self, rows: Rows, part: Float[Tensor, "N V"]) -> None:
+    def _add_products(self, rows: Rows, part: Float[Tensor, "N V"], last: bool = False) -> None:
+        """last: nothing will be added to the head's gradient."""
         head, hidden = self.head, self.head.hidden[rows]
         as_is = multiplied_as_is(part, head.weight)
         pieces = [slice(0, head.vocab_size)] if as_is else list(head.vocab_parts())
@@ -207,7 +221,7 @@ class Gradients:
                 add_product(total, part[:, piece], head.weight[piece])
             self._add_to_hidden(rows, part, total)
         if self.weight is not None and self.weight.is_empty() and pieces == [slice(0, len(head.weight))]:
-            self.weight.start(product(part.T, hidden, head.compute))
+            self.weight.start(product(part.T, hidden, part.dtype if last else head.compute))
         elif self.weight is not None:
             whole = self.weight.everything()
             for piece in pieces:

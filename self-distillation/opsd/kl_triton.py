@@ -1,20 +1,13 @@
 """Fused kernels of the exact KL: two chunks of fp32 logits -> value, extras, gradient or its flagged columns.
 
-One read of both logits gives, for every row and block of columns, a few sums (`_block_sums`). They are merged
-per row in fp64 (`_merge_blocks`): value, entropies and everything the gradient needs. Then either
+One read of both logits gives the sums of `opsd.kl_sums_triton`: value, entropies and everything the gradient
+needs. Then one of
 
-- `dense`: a second read writes the gradient of all columns; or
 - `flag` and `at`: a second read of only those blocks in which an entry of the gradient can exceed the
-  threshold flags columns, and the gradient is formed at the flagged columns alone.
-
-Precision. In every block x is taken from its maximum there, y from its value at the same column, and the
-divergence is made of the difference h of the two: neither the size of the logits nor that of their normalisers
-enters. With E_p[h] and u = E_p[exp(-h)] - 1, both sums of small numbers wherever p and q are alike,
-
-    log p/q = h + log(1 + u)    KL(p || q) = E_p[h] + log(1 + u)    d KL / dx = p (h - E_p[h])
-
-Merging moves every block's h to that of the block with the student's likeliest column. Rows that are too far
-apart for exp(-h) take log(1 + u) from the normalisers, whose difference is then precise enough.
+  threshold flags columns, and the gradient is formed at the flagged columns alone;
+- `dense`: a second read writes the gradient of all columns;
+- nothing more, where all columns were wanted from the start: `compare(..., out=)` writes them in the same launch
+  (`opsd.kl_once_triton`).
 """
 
 # ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
@@ -28,7 +21,25 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from opsd import kl_once_triton
 from opsd.divergences import KLOptions
+from opsd.kl_sums_triton import (
+    AGREEMENT,
+    BLOCK_FIELDS,
+    ENTROPY_X,
+    ENTROPY_Y,
+    FORWARD,
+    GRADIENT_NORM2,
+    NORMALISER_X,
+    NORMALISER_Y,
+    REVERSE,
+    ROW_FIELDS,
+    block_sums,
+    excess,
+    exp,
+    load,
+    merge_blocks,
+)
 
 # Columns per program and its warps, by kernel; `benchmarks/kl.py mode=tune` measures others.
 BLOCK, WARPS = 4096, 8  # sums and flags
@@ -36,19 +47,6 @@ DENSE_BLOCK, DENSE_WARPS = 1024, 4
 AT_BLOCK, AT_WARPS = 1024, 8
 
 KINDS = {"reverse": 0, "forward": 1, "mixed": 2}
-
-# What `_block_sums` leaves per row and block, in this order, with X = max x, Y = y at that column (but at least
-# max y - FAR), e = exp(x - X), f = exp(y - Y), h = (x - X) - (y - Y): X, sum e, sum e (x - X), Y, sum f,
-# sum f (y - Y), sum e h, sum e (exp(-h) - 1 + h), sum f h, sum e^2, sum e^2 h, sum e^2 h^2, max |h|, max y.
-BLOCK_FIELDS = 14
-FAR = tl.constexpr(60.0)  # exp of it, times a row's columns, still fits fp32
-# What `_merge_blocks` leaves per row, in this order. MAX_X and SHIFT_Y are X and Y of the block where x has the
-# row's maximum: h = (x - MAX_X) - (y - SHIFT_Y). REFERENCE_Y is the largest Y.
-ROW_FIELDS = 15
-(
-    MAX_X, INVERSE_SUM_X, REFERENCE_Y, INVERSE_SUM_Y, SHIFT_Y, MEAN_H, LOG_U, REVERSE, FORWARD,
-    ENTROPY_X, ENTROPY_Y, NORMALISER_X, NORMALISER_Y, AGREEMENT, GRADIENT_NORM2,
-) = range(ROW_FIELDS)  # fmt: skip
 
 
 def serves(options: KLOptions, vocab_size: int) -> bool:
@@ -66,6 +64,7 @@ class FusedChunk:
     options: KLOptions
     blocks: Float[Tensor, "fields N blocks"]
     rows: Float[Tensor, "fields N"]
+    gradient: Float[Tensor, "N V"] | None  # of all columns, weighted; None: not formed
 
     @property
     def token_kl(self) -> Float[Tensor, " N"]:
@@ -74,6 +73,11 @@ class FusedChunk:
         if self.options.kind == "forward":
             return self.rows[FORWARD]
         return torch.lerp(self.rows[REVERSE], self.rows[FORWARD], self.options.mixed_weight)
+
+    @property
+    def normalisers(self) -> tuple[Float[Tensor, " N"], Float[Tensor, " N"]]:
+        """log sum exp of the student's logits, divided by the temperature, and of the teacher's."""
+        return self.rows[NORMALISER_X], self.rows[NORMALISER_Y]
 
     @property
     def can_flag(self) -> bool:
@@ -105,7 +109,12 @@ class FusedChunk:
         return gradient
 
     def dense(self, out: Float[Tensor, "N V"] | None = None) -> Float[Tensor, "N V"]:
-        """The weighted gradient at all columns, in `out` or in place of the student's logits, which end here."""
+        """The weighted gradient at all columns, in `out` or in place of the student's logits, which end here.
+
+        Where `compare` formed it already, in its `out`, it is there.
+        """
+        if self.gradient is not None:
+            return self.gradient
         gradient = self.student if out is None else out
         self._gradient(_gradient_everywhere, (DENSE_BLOCK, DENSE_WARPS), gradient, gradient)
         return gradient
@@ -129,28 +138,34 @@ def compare(
     weights: Float[Tensor, " N"],
     options: KLOptions,
     *,
+    out: Float[Tensor, "N V"] | None = None,
     gather: Callable[[Tensor], Tensor] | None = None,
 ) -> FusedChunk:
     """Sums over both logits (computed in fp32; the last dimension contiguous), which are kept for the gradient.
 
+    out: where the gradient of all columns will be wanted; it is formed in the same launch where that is possible.
     gather: for a vocabulary-sharded head, turns a process's block sums into those of all processes, in the
     vocabulary's order (`opsd.kl_sharded`).
     """
     count, vocab = student.shape
     blocks = triton.cdiv(vocab, BLOCK)
+    scale = weights if options.temperature == 1.0 else weights / options.temperature
     sums = torch.empty(BLOCK_FIELDS, count, blocks, dtype=torch.float32, device=student.device)
-    _block_sums[(blocks, count)](
-        student, teacher, student.stride(0), teacher.stride(0), sums, count, blocks, vocab,
-        1.0 / options.temperature, TEMPERED=options.temperature != 1.0, BLOCK=BLOCK, num_warps=WARPS,
-    )  # fmt: skip
+    at_once = out is not None and gather is None and kl_once_triton.serves(options, blocks, student.device)
+    if at_once:
+        kl_once_triton.sums_and_gradient(student, teacher, scale, options.temperature, sums, out, BLOCK)
+    else:
+        block_sums[(blocks, count)](
+            student, teacher, student.stride(0), teacher.stride(0), sums, count, blocks, vocab,
+            1.0 / options.temperature, TEMPERED=options.temperature != 1.0, BLOCK=BLOCK, num_warps=WARPS,
+        )  # fmt: skip
     everywhere = sums if gather is None else gather(sums)
     rows = torch.empty(ROW_FIELDS, count, dtype=torch.float32, device=student.device)
-    _merge_blocks[(count,)](
+    merge_blocks[(count,)](
         everywhere, rows, count, everywhere.shape[2],
         BLOCKS=triton.next_power_of_2(everywhere.shape[2]), num_warps=2,
     )  # fmt: skip
-    scale = weights if options.temperature == 1.0 else weights / options.temperature
-    return FusedChunk(student, teacher, scale, options, sums, rows)
+    return FusedChunk(student, teacher, scale, options, sums, rows, out if at_once else None)
 
 
 def extras(chunk: FusedChunk) -> dict[str, Tensor]:
@@ -162,177 +177,17 @@ def extras(chunk: FusedChunk) -> dict[str, Tensor]:
     }
 
 
-# Kernels. Numbers of rows, blocks and flagged columns vary from call to call: they are not specialised, or each
-# kernel would be compiled anew for 1 and for multiples of 16. The vocabulary's size and the strides are: where
-# they are multiples of 16, four logits are read at once.
-
-
-@triton.jit
-def _load(logits, inside, inverse_temperature, TEMPERED: tl.constexpr):
-    """Logits divided by the temperature; outside of the vocabulary so low that exp gives 0, but finite."""
-    x = tl.load(logits, mask=inside, other=-1e30).to(tl.float32)
-    if TEMPERED:
-        x = x * inverse_temperature
-    return x
-
-
-@triton.jit
-def _exp(x):
-    return tl.exp2(x * 1.4426950408889634)
-
-
-@triton.jit
-def _excess(h):
-    """exp(-h) - 1 + h for |h| < 0.25, where computing it as written would cancel; never negative."""
-    series = h * (1.0 / 720.0) - 1.0 / 120.0
-    series = series * h + 1.0 / 24.0
-    series = series * h - 1.0 / 6.0
-    series = series * h + 0.5
-    return h * h * series
-
-
-@triton.jit
-def _larger(x0, y0, most0, x1, y1, most1):
-    first = x0 >= x1
-    return tl.where(first, x0, x1), tl.where(first, y0, y1), tl.maximum(most0, most1)
-
-
-@triton.jit
-def _add(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, most0, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, most1):
-    return (
-        a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5, a6 + b6, a7 + b7, a8 + b8, a9 + b9,
-        tl.maximum(most0, most1),
-    )  # fmt: skip
-
-
-@triton.jit(do_not_specialize=["count", "blocks"])
-def _block_sums(
-    student, teacher, student_stride, teacher_stride, sums, count, blocks, vocab,
-    inverse_temperature, TEMPERED: tl.constexpr, BLOCK: tl.constexpr,
-):  # fmt: skip
-    block = tl.program_id(0)
-    row = tl.program_id(1).to(tl.int64)
-    column = block * BLOCK + tl.arange(0, BLOCK)
-    inside = column < vocab
-    x = _load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
-    y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
-    x_max, y_there, y_max = tl.reduce((x, y, y), axis=0, combine_fn=_larger)
-    y_from = tl.maximum(y_there, y_max - FAR)
-    dx = x - x_max
-    dy = y - y_from
-    e = _exp(dx)  # 0 outside
-    f = _exp(dy)
-    h = dx - dy
-    e_h = e * h
-    # e exp(-h) = f
-    excess = tl.where(tl.abs(h) < 0.25, e * _excess(h), f - e + e_h)
-    e2 = e * e
-    e2_h = e2 * h
-    total = tl.reduce(
-        (e, e * dx, f, f * dy, e_h, excess, f * h, e2, e2_h, e2_h * h, tl.abs(h)),
-        axis=0,
-        combine_fn=_add,
-    )
-    out = sums + row * blocks + block
-    step = count.to(tl.int64) * blocks
-    tl.store(out, x_max)
-    tl.store(out + step, total[0])
-    tl.store(out + 2 * step, total[1])
-    tl.store(out + 3 * step, y_from)
-    tl.store(out + 4 * step, total[2])
-    tl.store(out + 5 * step, total[3])
-    tl.store(out + 6 * step, total[4])
-    tl.store(out + 7 * step, total[5])
-    tl.store(out + 8 * step, total[6])
-    tl.store(out + 9 * step, total[7])
-    tl.store(out + 10 * step, total[8])
-    tl.store(out + 11 * step, total[9])
-    tl.store(out + 12 * step, total[10])
-    tl.store(out + 13 * step, y_max)
-
-
-@triton.jit
-def _field(sums, index, row, count, blocks, block, inside, other):
-    step = count.to(tl.int64) * blocks
-    return tl.load(sums + index * step + row * blocks + block, mask=inside, other=other).to(tl.float64)
-
-
-@triton.jit(do_not_specialize=["count", "blocks"])
-def _merge_blocks(sums, rows, count, blocks, BLOCKS: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    block = tl.arange(0, BLOCKS)
-    inside = block < blocks
-    x_maxes = _field(sums, 0, row, count, blocks, block, inside, -float("inf"))
-    e = _field(sums, 1, row, count, blocks, block, inside, 0.0)
-    e_dx = _field(sums, 2, row, count, blocks, block, inside, 0.0)
-    y_froms = _field(sums, 3, row, count, blocks, block, inside, -float("inf"))
-    f = _field(sums, 4, row, count, blocks, block, inside, 0.0)
-    f_dy = _field(sums, 5, row, count, blocks, block, inside, 0.0)
-    e_h = _field(sums, 6, row, count, blocks, block, inside, 0.0)
-    e_excess = _field(sums, 7, row, count, blocks, block, inside, 0.0)
-    f_h = _field(sums, 8, row, count, blocks, block, inside, 0.0)
-    e2 = _field(sums, 9, row, count, blocks, block, inside, 0.0)
-    e2_h = _field(sums, 10, row, count, blocks, block, inside, 0.0)
-    e2_h2 = _field(sums, 11, row, count, blocks, block, inside, 0.0)
-    y_maxes = _field(sums, 13, row, count, blocks, block, inside, -float("inf"))
-
-    x_max, x_at = tl.max(x_maxes, axis=0, return_indices=True)
-    y_shift = tl.sum(tl.where(block == x_at, y_froms, 0.0), axis=0)
-    y_from = tl.max(y_froms, axis=0)
-    x_gap = tl.where(inside, x_max - x_maxes, 0.0)
-    y_gap = tl.where(inside, y_from - y_froms, 0.0)
-    moved = tl.where(inside, y_shift - y_froms, 0.0) - x_gap  # h of the row = h of the block + moved
-    x_scale = tl.where(inside, tl.exp(-x_gap), 0.0)
-    y_scale = tl.where(inside, tl.exp(-y_gap), 0.0)
-    e_sum = tl.sum(x_scale * e, axis=0)
-    f_sum = tl.sum(y_scale * f, axis=0)
-    mean_h = tl.sum(x_scale * (e_h + moved * e), axis=0) / e_sum
-    # e + e_excess - e_h = sum e exp(-h) of the block.
-    grown = tl.exp(-x_gap - moved) * (e + e_excess - e_h) - x_scale * e
-    u = tl.sum(tl.where(inside, grown, 0.0), axis=0) / e_sum
-    mean_f_h = tl.sum(y_scale * (f_h + moved * f), axis=0) / f_sum
-    x_log = tl.log(e_sum)
-    y_log = tl.log(f_sum)
-
-    far = (y_from - y_shift) + y_log - x_log
-    near = tl.log(tl.maximum(1.0 + u, 1e-30))
-    # Near wins where both agree to the rounding of the normalisers; an overflow fails the comparison.
-    log_u = tl.where(tl.abs(near - far) < 1e-5, near, far)
-    centre = mean_h - moved
-    norm2 = tl.sum(x_scale * x_scale * (e2_h2 - 2.0 * centre * e2_h + centre * centre * e2), axis=0)
-    norm2 = norm2 / (e_sum * e_sum)
-    x_entropy = x_log - tl.sum(x_scale * (e_dx - x_gap * e), axis=0) / e_sum
-    y_entropy = y_log - tl.sum(y_scale * (f_dy - y_gap * f), axis=0) / f_sum
-    agreement = tl.where(y_shift == tl.max(y_maxes, axis=0), 1.0, 0.0)
-
-    tl.store(rows + 0 * count + row, x_max.to(tl.float32))
-    tl.store(rows + 1 * count + row, (1.0 / e_sum).to(tl.float32))
-    tl.store(rows + 2 * count + row, y_from.to(tl.float32))
-    tl.store(rows + 3 * count + row, (1.0 / f_sum).to(tl.float32))
-    tl.store(rows + 4 * count + row, y_shift.to(tl.float32))
-    tl.store(rows + 5 * count + row, mean_h.to(tl.float32))
-    tl.store(rows + 6 * count + row, log_u.to(tl.float32))
-    tl.store(rows + 7 * count + row, (mean_h + log_u).to(tl.float32))
-    tl.store(rows + 8 * count + row, (-mean_f_h - log_u).to(tl.float32))
-    tl.store(rows + 9 * count + row, x_entropy.to(tl.float32))
-    tl.store(rows + 10 * count + row, y_entropy.to(tl.float32))
-    tl.store(rows + 11 * count + row, (x_max + x_log).to(tl.float32))
-    tl.store(rows + 12 * count + row, (y_from + y_log).to(tl.float32))
-    tl.store(rows + 13 * count + row, agreement.to(tl.float32))
-    tl.store(rows + 14 * count + row, tl.maximum(norm2, 0.0).to(tl.float32))
-
-
 @triton.jit
 def _gradient(x, y, rows, count, row, mixed_weight, KIND: tl.constexpr):
     """d divergence / d(x / temperature), from logits divided by it."""
     dx = x - tl.load(rows + row)
-    p = _exp(dx) * tl.load(rows + count + row)
+    p = exp(dx) * tl.load(rows + count + row)
     h = dx - (y - tl.load(rows + 4 * count + row))
     value = p * (h - tl.load(rows + 5 * count + row))
     if KIND != 0:
-        q = _exp(y - tl.load(rows + 2 * count + row)) * tl.load(rows + 3 * count + row)
+        q = exp(y - tl.load(rows + 2 * count + row)) * tl.load(rows + 3 * count + row)
         ratio = h + tl.load(rows + 6 * count + row)  # log p/q
-        forward = tl.where(tl.abs(ratio) < 0.25, p * (ratio - _excess(ratio)), p - q)
+        forward = tl.where(tl.abs(ratio) < 0.25, p * (ratio - excess(ratio)), p - q)
         if KIND == 1:
             value = forward
         else:
@@ -346,12 +201,12 @@ def _gradient_everywhere(
     width, vocab, inverse_temperature, mixed_weight,
     TEMPERED: tl.constexpr, KIND: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    # From the last row back: the end of what `_block_sums` read is still in the L2 cache.
+    # From the last row back: the end of what `block_sums` read is still in the L2 cache.
     row = count - 1 - tl.program_id(1).to(tl.int64)
     column = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = column < width
-    x = _load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
-    y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
+    x = load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
+    y = load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
     value = _gradient(x, y, rows, count, row, mixed_weight, KIND) * tl.load(scale + row)
     tl.store(gradient + row * gradient_stride + column, value.to(gradient.dtype.element_ty), mask=inside)
 
@@ -367,8 +222,8 @@ def _gradient_at(
     inside = place < width
     column = tl.load(columns + place, mask=inside, other=vocab)
     known = column < vocab
-    x = _load(student + row * student_stride + column, known, inverse_temperature, TEMPERED)
-    y = _load(teacher + row * teacher_stride + column, known, inverse_temperature, TEMPERED)
+    x = load(student + row * student_stride + column, known, inverse_temperature, TEMPERED)
+    y = load(teacher + row * teacher_stride + column, known, inverse_temperature, TEMPERED)
     value = _gradient(x, y, rows, count, row, mixed_weight, KIND) * tl.load(scale + row)
     value = tl.where(known, value, 0.0)
     tl.store(gradient + row * gradient_stride + place, value.to(gradient.dtype.element_ty), mask=inside)
@@ -400,8 +255,8 @@ def _flag_columns(
     else:
         column = block * BLOCK + tl.arange(0, BLOCK)
         inside = column < vocab
-        x = _load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
-        y = _load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
+        x = load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
+        y = load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
         value = _gradient(x, y, rows, count, row, 0.0, 0) * row_scale
         over = ~(tl.abs(value) <= threshold)  # so that what is not finite is kept
         tl.store(flags + column, tl.full((BLOCK,), 1, tl.int32), mask=over & inside)
