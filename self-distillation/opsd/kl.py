@@ -197,7 +197,7 @@ def _compare_fused(
 
     sharded = {}
     if isinstance(vocabulary, ShardedVocabulary):
-        sharded["gather"] = lambda sums: vocabulary.concatenate(sums, lambda size: -(-size // kl_triton.BLOCK))
+        sharded["gather"] = lambda sums: vocabulary.concatenate(sums, kl_triton.block_count, dim=1)
     result = kl_triton.compare(student_logits, teacher_logits, weights, options, out=out, **sharded)
     values = {"token_kl": result.token_kl}
     if with_extras:

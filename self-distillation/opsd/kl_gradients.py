@@ -2,6 +2,7 @@
 
 # ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from opsd.divergences import Vocabulary
+from opsd.divergences import WHOLE, Vocabulary
 from opsd.kl_columns import (
     MAX_DROPPED,
     MAX_SHARE,
@@ -18,6 +19,7 @@ from opsd.kl_columns import (
     NumbersOnTheirWay,
     flag_columns,
     mean_row,
+    scaled,
 )
 from opsd.kl_head import Head, Rows
 from opsd.kl_products import add_product, multiplied_as_is, product
@@ -80,11 +82,11 @@ class Gradients:
         most_rows: int,
         fused: bool,
     ) -> None:
-        self.head, self.grad_eps, self.vocabulary = head, grad_eps, vocabulary
+        self.head, self.grad_eps, self.vocabulary, self.fused = head, grad_eps, vocabulary, fused
         hidden, weight, bias = (x if x is not None and x.requires_grad else None for x in trained)
         # bf16 has fp32's range: nothing is lost by rounding before a loss scale is applied.
         dtype = torch.bfloat16 if head.hidden.dtype == torch.bfloat16 else head.compute
-        self.hidden = None if hidden is None else torch.zeros_like(head.hidden, dtype=dtype)
+        self.hidden = None if hidden is None else hidden.new_zeros(hidden.shape, dtype=dtype)
         self.weight = None if weight is None else ColumnSums(weight.shape, head.compute, weight.device, fused)
         self.bias = None if bias is None else torch.zeros_like(bias, dtype=head.compute, requires_grad=False)
         self.mean_row = mean_row(head.weight[: head.vocab_size], head.compute, vocabulary) if grad_eps else None
@@ -96,8 +98,9 @@ class Gradients:
         self.again: list[Rows] = []
         self.counting = torch.arange(1, head.vocab_size + 1, device=head.hidden.device)
         self.row_numbers = torch.arange(len(head.hidden), device=head.hidden.device)
-        # Rows whose gradient of all columns waits for its products, and that gradient.
-        self.waiting: list[Int[Tensor, " N"]] = []
+        # Rows whose gradient of all columns waits for its products, how many they are, and that gradient.
+        self.waiting: list[Rows] = []
+        self.filled = 0
         self.collected: Float[Tensor, "N V"] | None = None
         self.most_rows = most_rows if most_rows <= WHOLE_ROWS else DENSE_ROWS
 
@@ -123,10 +126,8 @@ class Gradients:
         for rows in self.again:
             self.add(rows, gradient_of(rows), at_once=True)
         self.again = []
-        if self.waiting:
-            rows = torch.cat(self.waiting)
-            self._add_products(rows, self.collected[: len(rows)], last=True)
-        self.waiting, self.collected = [], None
+        self._add_waiting(last=True)
+        self.collected = None
 
     def dropped_columns(self) -> float:
         return 1.0 - self.kept / (self.rows * self.head.vocab_size) if self.rows else 0.0
@@ -184,7 +185,7 @@ class Gradients:
     def _add_all_columns(self, rows: Rows, gradient) -> None:
         self._count(self.head.hidden[rows], self.head.vocab_size)
         if self.head.gradient_dtype() == torch.bfloat16:
-            self._collect(self.row_numbers[rows], gradient)
+            self._collect(rows, gradient)
         else:
             self._add_products(rows, gradient.dense())
 
@@ -197,25 +198,41 @@ class Gradients:
 
     def _place(self, count: int) -> Float[Tensor, "N V"]:
         """Of the next rows among the collected."""
-        start = sum(map(len, self.waiting))
-        if start and start + count > len(self.collected):
-            self._add_products(torch.cat(self.waiting), self.collected[:start])
-            self.waiting, start = [], 0
+        if self.filled and self.filled + count > len(self.collected):
+            self._add_waiting()
         if self.collected is None:
             size = max(self.most_rows, count)
-            self.collected = self.row_numbers.new_empty(size, self.head.vocab_size, dtype=torch.bfloat16)
-        return self.collected[start : start + count]
+            self.collected = self.head.hidden.new_empty(size, self.head.vocab_size)
+        return self.collected[self.filled : self.filled + count]
 
-    def _collect(self, rows: Int[Tensor, " N"], gradient) -> None:
-        gradient.dense(out=self._place(len(rows)))
+    def _collect(self, rows: Rows, gradient) -> None:
+        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+        gradient.dense(out=self._place(count))
+        self.filled += count
         self.waiting.append(rows)
+
+    def _add_waiting(self, last: bool = False) -> None:
+        if self.waiting:
+            self._add_products(self._joined(self.waiting), self.collected[: self.filled], last)
+        self.waiting, self.filled = [], 0
+
+    def _joined(self, pieces: list[Rows]) -> Rows:
+        in_a_row = all(isinstance(piece, slice) for piece in pieces)
+        if in_a_row and all(one.stop == other.start for one, other in itertools.pairwise(pieces)):
+            return slice(pieces[0].start, pieces[-1].stop)
+        return torch.cat([self.row_numbers[piece] for piece in pieces])
 
     def _add_products(self, rows: Rows, part: Float[Tensor, "N V"], last: bool = False) -> None:
         """last: nothing will be added to the head's gradient."""
         head, hidden = self.head, self.head.hidden[rows]
         as_is = multiplied_as_is(part, head.weight)
         pieces = [slice(0, head.vocab_size)] if as_is else list(head.vocab_parts())
-        if self.hidden is not None:
+        if self.hidden is not None and len(pieces) == 1:
+            # The product itself may round, where it is the result.
+            is_final = self.mean_row is None and self.vocabulary is WHOLE
+            dtype = self.hidden.dtype if is_final and as_is else head.compute
+            self._add_to_hidden(rows, part, product(part, head.weight[pieces[0]], dtype))
+        elif self.hidden is not None:
             total = torch.zeros_like(hidden, dtype=head.compute)
             for piece in pieces:
                 add_product(total, part[:, piece], head.weight[piece])
@@ -259,7 +276,7 @@ class AttachGradients(torch.autograd.Function):
         hidden, weight, bias = ctx.gradients.hidden, ctx.gradients.weight, ctx.gradients.bias
         return (
             None,
-            None if hidden is None else scaled(hidden, upstream, hidden_dtype),
+            None if hidden is None else scaled(hidden, upstream, hidden_dtype, ctx.gradients.fused),
             None if weight is None else weight.scaled(upstream, weight_dtype),
             None if bias is None else scaled(bias, upstream, bias_dtype),
             None,
@@ -269,7 +286,3 @@ class AttachGradients(torch.autograd.Function):
 def _aligned(columns: int) -> int:
     """At least so many, and a multiple of what a product reads at once: others are multiplied slowly."""
     return -(-max(1, columns) // 128) * 128
-
-
-def scaled(x: Tensor, factor: Float[Tensor, ""], dtype: torch.dtype) -> Tensor:
-    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))

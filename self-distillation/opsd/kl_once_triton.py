@@ -20,15 +20,18 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsd.divergences import KLOptions
-from opsd.kl_sums_triton import compare_block, exp, load
+from opsd.kl_sums_triton import E_H, E, X, Y, at_block, exp, load, sum_block
 
-# Few warps with many registers each: what a program holds while it waits does not spill.
-WARPS, REGISTERS = 4, 128
+# Columns per program, its warps, and their registers. Large blocks: the fewer programs wait for each other, the
+# better; with these registers what a program holds while it waits does not spill.
+BLOCK, WARPS, REGISTERS = 8192, 8, 128
 
 
-def serves(options: KLOptions, blocks: int, device: torch.device) -> bool:
+def serves(options: KLOptions, vocab_size: int, device: torch.device) -> bool:
     """Whether the divergence is the one known here and a row's programs run side by side on half of the GPU."""
-    return options.kind == "reverse" and device.type == "cuda" and blocks <= _programs_side_by_side(device) // 2
+    if options.kind != "reverse" or device.type != "cuda":
+        return False
+    return triton.cdiv(vocab_size, BLOCK) <= _programs_side_by_side(device) // 2
 
 
 @functools.cache
@@ -42,17 +45,16 @@ def sums_and_gradient(
     teacher: Float[Tensor, "N V"],
     scale: Float[Tensor, " N"],
     temperature: float,
-    sums: Float[Tensor, "fields N blocks"],
+    sums: Float[Tensor, "N blocks fields"],
     out: Float[Tensor, "N V"],
-    block: int,
 ) -> None:
-    """Writes the blocks' sums (see `kl_sums_triton`) and, in `out`, the gradient of the student's logits times
-    `scale`. block: columns per program."""
-    count, blocks = sums.shape[1:]
+    """Writes the sums of the blocks of BLOCK columns (see `kl_sums_triton`) and, in `out`, the gradient of the
+    student's logits times `scale`."""
+    count, blocks = sums.shape[:2]
     arrived = torch.zeros(count + 1, dtype=torch.int32, device=student.device)
     _sums_and_gradient[(count * blocks,)](
         student, teacher, student.stride(0), teacher.stride(0), sums, arrived, out, out.stride(0), scale, count,
-        blocks, student.shape[1], 1.0 / temperature, TEMPERED=temperature != 1.0, BLOCK=block,
+        blocks, student.shape[1], 1.0 / temperature, TEMPERED=temperature != 1.0, BLOCK=BLOCK,
         BLOCKS=triton.next_power_of_2(blocks), num_warps=WARPS, maxnreg=REGISTERS,
     )  # fmt: skip
 
@@ -72,10 +74,9 @@ def _join(x0, y0, e0, e_h0, x1, y1, e1, e_h1):
 
 
 @triton.jit
-def _of_row(sums, index, row, peer, there, count, blocks, other):
-    step = count.to(tl.int64) * blocks
-    # .cg: from the L2 cache, where other programs' stores are.
-    return tl.load(sums + index * step + row * blocks + peer, mask=there, other=other, cache_modifier=".cg")
+def _of_row(sums, field, row, blocks, peer, there, other):
+    # .cg: from the L2 cache, where the other programs' stores are.
+    return tl.load(at_block(sums, row, peer, blocks) + field, mask=there, other=other, cache_modifier=".cg")
 
 
 @triton.jit(do_not_specialize=["count", "blocks"])
@@ -93,23 +94,24 @@ def _sums_and_gradient(
     x = load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
     y = load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
     row_scale = tl.load(scale + row)
-    compare_block(x, y, sums, row, block, count, blocks)
+    sum_block(x, y, sums, row, block, blocks, False)
 
     tl.debug_barrier()  # all of the program's stores come before its arrival
     tl.atomic_add(arrived + row, 1, sem="release")
-    there = tl.atomic_add(arrived + row, 0, sem="acquire")
-    while there < blocks:
-        there = tl.atomic_add(arrived + row, 0, sem="acquire")
+    # An acquiring look empties the caches around it: only the last one is.
+    while tl.atomic_add(arrived + row, 0, sem="relaxed") < blocks:
+        pass
+    tl.atomic_add(arrived + row, 0, sem="acquire")
     tl.debug_barrier()
 
     peer = tl.arange(0, BLOCKS)
     known = peer < blocks
     x_max, y_shift, e_sum, e_h = tl.reduce(
         (
-            _of_row(sums, 0, row, peer, known, count, blocks, -1e30),
-            _of_row(sums, 3, row, peer, known, count, blocks, 0.0),
-            _of_row(sums, 1, row, peer, known, count, blocks, 0.0),
-            _of_row(sums, 6, row, peer, known, count, blocks, 0.0),
+            _of_row(sums, X, row, blocks, peer, known, -1e30),
+            _of_row(sums, Y, row, blocks, peer, known, 0.0),
+            _of_row(sums, E, row, blocks, peer, known, 0.0),
+            _of_row(sums, E_H, row, blocks, peer, known, 0.0),
         ),
         axis=0,
         combine_fn=_join,

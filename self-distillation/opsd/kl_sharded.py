@@ -93,9 +93,10 @@ class ShardedVocabulary(Vocabulary):
     def size(self, x: Float[Tensor, "T V"]) -> int:
         return sum(self.sizes)
 
-    def concatenate(self, x: Tensor, width: Callable[[int], int]) -> Tensor:
-        """All processes' x, along the last dimension, which is `width` of a process's columns long."""
-        return self._concatenate(x, [width(size) for size in self.sizes])
+    def concatenate(self, x: Tensor, width: Callable[[int], int], dim: int) -> Tensor:
+        """All processes' x, along a dimension which is `width` of a process's columns long."""
+        widths = [width(size) for size in self.sizes]
+        return self._concatenate(x.movedim(dim, -1), widths).movedim(-1, dim).contiguous()
 
     def _concatenate(self, x: Tensor, widths: list[int]) -> Tensor:
         padded = x.new_zeros(*x.shape[:-1], max(widths))

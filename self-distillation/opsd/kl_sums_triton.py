@@ -1,6 +1,6 @@
 """Kernels of the exact KL: what is summed over a chunk's two fp32 logits, by row and block, then by row.
 
-One read of both logits gives, for every row and block of columns, a few sums (`block_sums`). They are merged per
+One read of both logits gives, for every row and block of columns, a few sums (`sum_block`). They are merged per
 row in fp64 (`merge_blocks`): value, entropies and everything the gradient needs.
 
 Precision. In every block x is taken from its maximum there, y from its value at the same column, and the
@@ -16,10 +16,26 @@ apart for exp(-h) take log(1 + u) from the normalisers, whose difference is then
 import triton
 import triton.language as tl
 
-# What `block_sums` leaves per row and block, in this order, with X = max x, Y = y at that column (but at least
-# max y - FAR), e = exp(x - X), f = exp(y - Y), h = (x - X) - (y - Y): X, sum e, sum e (x - X), Y, sum f,
-# sum f (y - Y), sum e h, sum e (exp(-h) - 1 + h), sum f h, sum e^2, sum e^2 h, sum e^2 h^2, max |h|, max y.
-BLOCK_FIELDS = 14
+# What is left per row and block, with x_max = max x, y_from = y at that column (but at least max y - FAR),
+# e = exp(x - x_max), f = exp(y - y_from), h = (x - x_max) - (y - y_from). One store writes all of it: pieces of a
+# memory sector, written by different programs, would have to be put together before anybody can read it. What the
+# gradient of reverse KL needs comes first, in one sector.
+BLOCK_FIELDS = tl.constexpr(16)
+X = tl.constexpr(0)  # x_max
+E = tl.constexpr(1)  # sum e
+Y = tl.constexpr(2)  # y_from
+E_H = tl.constexpr(3)  # sum e h
+E_DX = tl.constexpr(4)  # sum e (x - x_max)
+F = tl.constexpr(5)  # sum f
+F_DY = tl.constexpr(6)  # sum f (y - y_from)
+E_EXCESS = tl.constexpr(7)  # sum e (exp(-h) - 1 + h)
+F_H = tl.constexpr(8)  # sum f h
+MAX_Y = tl.constexpr(9)
+# The squares, for `kl_triton.FusedChunk.flag`:
+E2 = tl.constexpr(10)  # sum e^2
+E2_H = tl.constexpr(11)  # sum e^2 h
+E2_H2 = tl.constexpr(12)  # sum e^2 h^2
+MAX_H = tl.constexpr(13)  # max |h|
 FAR = tl.constexpr(60.0)  # exp of it, times a row's columns, still fits fp32
 # What `merge_blocks` leaves per row, in this order. MAX_X and SHIFT_Y are X and Y of the block where x has the
 # row's maximum: h = (x - MAX_X) - (y - SHIFT_Y). REFERENCE_Y is the largest Y.
@@ -65,7 +81,14 @@ def _larger(x0, y0, most0, x1, y1, most1):
 
 
 @triton.jit
-def _add(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, most0, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, most1):
+def _add(a0, a1, a2, a3, a4, a5, a6, b0, b1, b2, b3, b4, b5, b6):
+    return a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5, a6 + b6
+
+
+@triton.jit
+def _add_with_squares(
+    a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, most0, b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, most1
+):  # fmt: skip
     return (
         a0 + b0, a1 + b1, a2 + b2, a3 + b3, a4 + b4, a5 + b5, a6 + b6, a7 + b7, a8 + b8, a9 + b9,
         tl.maximum(most0, most1),
@@ -73,8 +96,14 @@ def _add(a0, a1, a2, a3, a4, a5, a6, a7, a8, a9, most0, b0, b1, b2, b3, b4, b5, 
 
 
 @triton.jit
-def compare_block(x, y, sums, row, block, count, blocks):
-    """Leaves the sums of a block of a row."""
+def at_block(sums, row, block, blocks):
+    """The first field of a block of a row."""
+    return sums + (row * blocks + block) * BLOCK_FIELDS
+
+
+@triton.jit
+def sum_block(x, y, sums, row, block, blocks, SQUARES: tl.constexpr):
+    """Leaves the sums of a block of a row; without SQUARES zeros instead of these."""
     x_max, y_there, y_max = tl.reduce((x, y, y), axis=0, combine_fn=_larger)
     y_from = tl.maximum(y_there, y_max - FAR)
     dx = x - x_max
@@ -85,34 +114,36 @@ def compare_block(x, y, sums, row, block, count, blocks):
     e_h = e * h
     # e exp(-h) = f
     e_excess = tl.where(tl.abs(h) < 0.25, e * excess(h), f - e + e_h)
-    e2 = e * e
-    e2_h = e2 * h
-    total = tl.reduce(
-        (e, e * dx, f, f * dy, e_h, e_excess, f * h, e2, e2_h, e2_h * h, tl.abs(h)),
-        axis=0,
-        combine_fn=_add,
-    )
-    out = sums + row * blocks + block
-    step = count.to(tl.int64) * blocks
-    tl.store(out, x_max)
-    tl.store(out + step, total[0])
-    tl.store(out + 2 * step, total[1])
-    tl.store(out + 3 * step, y_from)
-    tl.store(out + 4 * step, total[2])
-    tl.store(out + 5 * step, total[3])
-    tl.store(out + 6 * step, total[4])
-    tl.store(out + 7 * step, total[5])
-    tl.store(out + 8 * step, total[6])
-    tl.store(out + 9 * step, total[7])
-    tl.store(out + 10 * step, total[8])
-    tl.store(out + 11 * step, total[9])
-    tl.store(out + 12 * step, total[10])
-    tl.store(out + 13 * step, y_max)
+    terms = (e, e_h, e * dx, f, f * dy, e_excess, f * h)
+    if SQUARES:
+        e2 = e * e
+        e2_h = e2 * h
+        terms = terms + (e2, e2_h, e2_h * h, tl.abs(h))
+        total = tl.reduce(terms, axis=0, combine_fn=_add_with_squares)
+    else:
+        total = tl.reduce(terms, axis=0, combine_fn=_add)
+    field = tl.arange(0, BLOCK_FIELDS)
+    value = tl.where(field == X, x_max, 0.0)
+    value = tl.where(field == E, total[0], value)
+    value = tl.where(field == Y, y_from, value)
+    value = tl.where(field == E_H, total[1], value)
+    value = tl.where(field == E_DX, total[2], value)
+    value = tl.where(field == F, total[3], value)
+    value = tl.where(field == F_DY, total[4], value)
+    value = tl.where(field == E_EXCESS, total[5], value)
+    value = tl.where(field == F_H, total[6], value)
+    value = tl.where(field == MAX_Y, y_max, value)
+    if SQUARES:
+        value = tl.where(field == E2, total[7], value)
+        value = tl.where(field == E2_H, total[8], value)
+        value = tl.where(field == E2_H2, total[9], value)
+        value = tl.where(field == MAX_H, total[10], value)
+    tl.store(at_block(sums, row, block, blocks) + field, value)
 
 
-@triton.jit(do_not_specialize=["count", "blocks"])
+@triton.jit(do_not_specialize=["blocks"])
 def block_sums(
-    student, teacher, student_stride, teacher_stride, sums, count, blocks, vocab,
+    student, teacher, student_stride, teacher_stride, sums, blocks, vocab,
     inverse_temperature, TEMPERED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     block = tl.program_id(0)
@@ -121,13 +152,12 @@ def block_sums(
     inside = column < vocab
     x = load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
     y = load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
-    compare_block(x, y, sums, row, block, count, blocks)
+    sum_block(x, y, sums, row, block, blocks, True)
 
 
 @triton.jit
-def _field(sums, index, row, count, blocks, block, inside, other):
-    step = count.to(tl.int64) * blocks
-    return tl.load(sums + index * step + row * blocks + block, mask=inside, other=other).to(tl.float64)
+def _field(sums, field, row, blocks, block, inside, other):
+    return tl.load(at_block(sums, row, block, blocks) + field, mask=inside, other=other).to(tl.float64)
 
 
 @triton.jit(do_not_specialize=["count", "blocks"])
@@ -135,19 +165,19 @@ def merge_blocks(sums, rows, count, blocks, BLOCKS: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     block = tl.arange(0, BLOCKS)
     inside = block < blocks
-    x_maxes = _field(sums, 0, row, count, blocks, block, inside, -float("inf"))
-    e = _field(sums, 1, row, count, blocks, block, inside, 0.0)
-    e_dx = _field(sums, 2, row, count, blocks, block, inside, 0.0)
-    y_froms = _field(sums, 3, row, count, blocks, block, inside, -float("inf"))
-    f = _field(sums, 4, row, count, blocks, block, inside, 0.0)
-    f_dy = _field(sums, 5, row, count, blocks, block, inside, 0.0)
-    e_h = _field(sums, 6, row, count, blocks, block, inside, 0.0)
-    e_excess = _field(sums, 7, row, count, blocks, block, inside, 0.0)
-    f_h = _field(sums, 8, row, count, blocks, block, inside, 0.0)
-    e2 = _field(sums, 9, row, count, blocks, block, inside, 0.0)
-    e2_h = _field(sums, 10, row, count, blocks, block, inside, 0.0)
-    e2_h2 = _field(sums, 11, row, count, blocks, block, inside, 0.0)
-    y_maxes = _field(sums, 13, row, count, blocks, block, inside, -float("inf"))
+    x_maxes = _field(sums, X, row, blocks, block, inside, -float("inf"))
+    e = _field(sums, E, row, blocks, block, inside, 0.0)
+    e_dx = _field(sums, E_DX, row, blocks, block, inside, 0.0)
+    y_froms = _field(sums, Y, row, blocks, block, inside, -float("inf"))
+    f = _field(sums, F, row, blocks, block, inside, 0.0)
+    f_dy = _field(sums, F_DY, row, blocks, block, inside, 0.0)
+    e_h = _field(sums, E_H, row, blocks, block, inside, 0.0)
+    e_excess = _field(sums, E_EXCESS, row, blocks, block, inside, 0.0)
+    f_h = _field(sums, F_H, row, blocks, block, inside, 0.0)
+    e2 = _field(sums, E2, row, blocks, block, inside, 0.0)
+    e2_h = _field(sums, E2_H, row, blocks, block, inside, 0.0)
+    e2_h2 = _field(sums, E2_H2, row, blocks, block, inside, 0.0)
+    y_maxes = _field(sums, MAX_Y, row, blocks, block, inside, -float("inf"))
 
     x_max, x_at = tl.max(x_maxes, axis=0, return_indices=True)
     y_shift = tl.sum(tl.where(block == x_at, y_froms, 0.0), axis=0)

@@ -26,14 +26,21 @@ from opsd.divergences import KLOptions
 from opsd.kl_sums_triton import (
     AGREEMENT,
     BLOCK_FIELDS,
+    E2,
+    E2_H,
+    E2_H2,
     ENTROPY_X,
     ENTROPY_Y,
     FORWARD,
     GRADIENT_NORM2,
+    MAX_H,
     NORMALISER_X,
     NORMALISER_Y,
     REVERSE,
     ROW_FIELDS,
+    X,
+    Y,
+    at_block,
     block_sums,
     excess,
     exp,
@@ -54,6 +61,11 @@ def serves(options: KLOptions, vocab_size: int) -> bool:
     return options.kind in KINDS and not 0 < options.topk < vocab_size
 
 
+def block_count(vocab_size: int) -> int:
+    """Blocks of a row's sums, where they are gathered from several processes."""
+    return triton.cdiv(vocab_size, BLOCK)
+
+
 @dataclass(frozen=True)
 class FusedChunk:
     """The comparison of one chunk of rows; N rows, V columns. Made by `compare`."""
@@ -62,7 +74,7 @@ class FusedChunk:
     teacher: Float[Tensor, "N V"]
     scale: Float[Tensor, " N"]  # weight / temperature
     options: KLOptions
-    blocks: Float[Tensor, "fields N blocks"]
+    blocks: Float[Tensor, "N blocks fields"]
     rows: Float[Tensor, "fields N"]
     gradient: Float[Tensor, "N V"] | None  # of all columns, weighted; None: not formed
 
@@ -91,7 +103,7 @@ class FusedChunk:
         flagged columns keep some: the gradient's true relative error is smaller.
         """
         count, vocab = self.student.shape
-        blocks = self.blocks.shape[2]
+        blocks = self.blocks.shape[1]
         norm2 = torch.dot(self.rows[GRADIENT_NORM2], self.scale.square())
         flags = torch.zeros(vocab, dtype=torch.int32, device=self.student.device)
         dropped = torch.empty(count, blocks, dtype=torch.float32, device=self.student.device)
@@ -148,22 +160,22 @@ def compare(
     vocabulary's order (`opsd.kl_sharded`).
     """
     count, vocab = student.shape
-    blocks = triton.cdiv(vocab, BLOCK)
+    at_once = out is not None and gather is None and kl_once_triton.serves(options, vocab, student.device)
+    blocks = triton.cdiv(vocab, kl_once_triton.BLOCK if at_once else BLOCK)
     scale = weights if options.temperature == 1.0 else weights / options.temperature
-    sums = torch.empty(BLOCK_FIELDS, count, blocks, dtype=torch.float32, device=student.device)
-    at_once = out is not None and gather is None and kl_once_triton.serves(options, blocks, student.device)
+    sums = torch.empty(count, blocks, BLOCK_FIELDS.value, dtype=torch.float32, device=student.device)
     if at_once:
-        kl_once_triton.sums_and_gradient(student, teacher, scale, options.temperature, sums, out, BLOCK)
+        kl_once_triton.sums_and_gradient(student, teacher, scale, options.temperature, sums, out)
     else:
         block_sums[(blocks, count)](
-            student, teacher, student.stride(0), teacher.stride(0), sums, count, blocks, vocab,
+            student, teacher, student.stride(0), teacher.stride(0), sums, blocks, vocab,
             1.0 / options.temperature, TEMPERED=options.temperature != 1.0, BLOCK=BLOCK, num_warps=WARPS,
         )  # fmt: skip
     everywhere = sums if gather is None else gather(sums)
     rows = torch.empty(ROW_FIELDS, count, dtype=torch.float32, device=student.device)
     merge_blocks[(count,)](
-        everywhere, rows, count, everywhere.shape[2],
-        BLOCKS=triton.next_power_of_2(everywhere.shape[2]), num_warps=2,
+        everywhere, rows, count, everywhere.shape[1],
+        BLOCKS=triton.next_power_of_2(everywhere.shape[1]), num_warps=2,
     )  # fmt: skip
     return FusedChunk(student, teacher, scale, options, sums, rows, out if at_once else None)
 
@@ -238,17 +250,16 @@ def _flag_columns(
     row = tl.program_id(1).to(tl.int64)
     threshold = eps * tl.sqrt(tl.load(norm2).to(tl.float32))
     row_scale = tl.load(scale + row)
-    step = count.to(tl.int64) * blocks
-    here = sums + row * blocks + block
-    x_gap = tl.load(rows + row) - tl.load(here)
-    moved = tl.load(rows + 4 * count + row) - tl.load(here + 3 * step) - x_gap
+    here = at_block(sums, row, block, blocks)
+    x_gap = tl.load(rows + row) - tl.load(here + X)
+    moved = tl.load(rows + 4 * count + row) - tl.load(here + Y) - x_gap
     centre = tl.load(rows + 5 * count + row) - moved
     likeliest = tl.exp(-x_gap) * tl.load(rows + count + row)  # p, in this block
-    most = likeliest * (tl.load(here + 12 * step) + tl.abs(centre)) * tl.abs(row_scale)
+    most = likeliest * (tl.load(here + MAX_H) + tl.abs(centre)) * tl.abs(row_scale)
     if most <= threshold:
-        e2_h2 = tl.load(here + 11 * step)
-        e2_h = tl.load(here + 10 * step)
-        e2 = tl.load(here + 9 * step)
+        e2_h2 = tl.load(here + E2_H2)
+        e2_h = tl.load(here + E2_H)
+        e2 = tl.load(here + E2)
         square = e2_h2 - 2.0 * centre * e2_h + centre * centre * e2
         lost = tl.maximum(square, 0.0) * likeliest * likeliest
         tl.store(dropped + row * blocks + block, lost * row_scale * row_scale)

@@ -94,9 +94,39 @@ def test_filter_switches_itself_off_on_flat_distributions():
     assert assert_accurate(case, grad_eps=2e-4, chunk_tokens=128).dropped_columns == 0.0
 
 
-def test_all_columns_are_collected_over_chunks(monkeypatch):
+@pytest.mark.parametrize("whole_rows", [100, 200])
+def test_all_columns_are_collected_over_chunks(monkeypatch, whole_rows):
     monkeypatch.setattr(kl_gradients, "DENSE_ROWS", 100)
-    assert_accurate(on_gpu(near_equal_case(1e-2, torch.bfloat16, 170, 50_001, 64)), chunk_tokens=40)
+    monkeypatch.setattr(kl_gradients, "WHOLE_ROWS", whole_rows)
+    case = on_gpu(near_equal_case(1e-2, torch.bfloat16, 170, 50_001, 64))
+    assert_accurate(case, chunk_tokens=40)
+    case["weights"][50:53] = 0.0  # the others are not in a row
+    out, gradients = run(case, chunk_tokens=40)
+    assert not out.token_kl[50:53].any()
+    for got, want in zip(gradients, naive(case)[2], strict=True):
+        assert relative_error(got, want) <= ACCURACY
+
+
+@pytest.mark.parametrize("temperature", [1.0, 1.3])
+@pytest.mark.parametrize("rows, vocab", [(1, 64), (3, 4096), (5, 4097), (70, 50_001), (1024, 151_936)])
+def test_one_launch_gives_the_value_and_gradient_of_two_and_always_the_same(rows, vocab, temperature):
+    generator = torch.Generator("cuda").manual_seed(0)
+    student, noise = torch.randn(2, rows, vocab, generator=generator, device="cuda") * 3
+    teacher, weights = student + 0.05 * noise, torch.rand(rows, device="cuda")
+    student[rows // 2] = math.nan  # nobody waits for a number
+    options = KLOptions(temperature=temperature)
+    two = kl_triton.compare(student, teacher, weights, options)
+    wanted = two.dense(out=torch.empty_like(student, dtype=torch.bfloat16))
+    runs = []
+    for _ in range(3):
+        out = torch.full_like(wanted, 7.0)
+        one = kl_triton.compare(student, teacher, weights, options, out=out)
+        assert one.dense(out=out) is out
+        torch.testing.assert_close(one.token_kl, two.token_kl, rtol=1e-6, atol=1e-9, equal_nan=True)
+        assert out[rows // 2].isnan().all()
+        assert relative_error(out.nan_to_num(), wanted.nan_to_num()) <= 1e-4 or rows == 1
+        runs.append(out.nan_to_num())
+    assert torch.equal(runs[0], runs[1]) and torch.equal(runs[0], runs[2])
 
 
 @pytest.mark.parametrize("rows", [1, 2, 70_000])

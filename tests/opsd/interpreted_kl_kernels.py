@@ -4,11 +4,12 @@ test_kl_triton runs this file in a process of its own: TRITON_INTERPRET must be 
 """
 
 import math
+from unittest import mock
 
 import pytest
 import torch
 
-from opsd import kl, kl_columns, kl_triton
+from opsd import kl, kl_columns, kl_once_triton, kl_triton
 from opsd.kl import KLOptions, exact_kl
 from tests.opsd.test_kl import (
     KINDS,
@@ -31,6 +32,7 @@ def fused_on_cpu(monkeypatch):
     monkeypatch.setattr(kl, "_free_memory", lambda device, enough: 2**30)
     monkeypatch.setattr(kl_triton, "BLOCK", 32)
     monkeypatch.setattr(kl_triton, "DENSE_BLOCK", 32)
+    monkeypatch.setattr(kl_once_triton, "BLOCK", 32)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
@@ -89,6 +91,26 @@ def test_gradient_in_bf16_is_the_gradient_rounded(kind):
     rounded = chunk.dense(torch.empty(3, 100, dtype=torch.bfloat16))
     # The interpreter truncates.
     torch.testing.assert_close(rounded.float(), chunk.dense(), rtol=2**-7, atol=0)
+
+
+@pytest.mark.parametrize("scale", [0.02, 20.0])
+@pytest.mark.parametrize("vocab", [20, 32, 300])
+def test_one_launch_gives_the_gradient_of_two(vocab, scale):
+    generator = torch.Generator().manual_seed(0)
+    student = torch.randn(3, vocab, generator=generator) * 5
+    teacher = student + torch.randn(3, vocab, generator=generator) * scale
+    two = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLOptions())
+    wanted = two.dense(torch.empty_like(student))
+    blocks, real_zeros = kl_triton.block_count(vocab), torch.zeros
+
+    def all_arrived(size, **arguments):
+        # Programs run one after another here, and a row's would wait for those to come: their sums are there.
+        return torch.cat([torch.full((size - 1,), blocks, **arguments), real_zeros(1, **arguments)])
+
+    got = torch.empty_like(student)
+    with mock.patch.object(torch, "zeros", all_arrived):
+        kl_once_triton.sums_and_gradient(student, teacher, two.scale, 1.0, two.blocks, got)
+    assert relative_error(got, wanted) <= 1e-5
 
 
 def peaked_case(dtype=torch.float32):
