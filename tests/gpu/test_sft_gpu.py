@@ -100,6 +100,7 @@ def test_one_process_that_sees_two_gpus_trains_on_one_of_them(qwen2, tmp_path):
     """The Trainer would split its batches over both."""
     rows = rows_of([40, 50, 60, 70])
     settings = [f"base_model={qwen2}", "report_to=none", "max_grad_norm=0", "max_tokens_per_pass=120"]
+    torch.cuda.init()
     torch.cuda.reset_peak_memory_stats(1)
     before = torch.cuda.memory_allocated(1)
     loss, finite, expected_loss, difference = update_and_differences(
