@@ -47,6 +47,19 @@ def test_kill_all_kills_and_a_dismissed_guard_does_not(child):
     assert child.wait(timeout=30) == -signal.SIGKILL
 
 
+def test_kill_all_kills_what_they_have_started_too():
+    outer = subprocess.Popen(["sh", "-c", "sleep 100 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    inner = int(outer.stdout.readline())
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    guard = Guard()
+    guard.watch([gone.pid, outer.pid])
+    guard.kill_all()
+    assert outer.wait(timeout=30) == -signal.SIGKILL
+    outer.communicate(timeout=30)  # returns when nobody holds the pipe any more
+    assert not is_running(inner)
+
+
 def is_running(pid: int) -> bool:
     """Whether it exists and is no zombie, which nobody may have waited for yet."""
     try:

@@ -1,7 +1,10 @@
 """Processes that must not outlive ours, however it ends."""
 
+import contextlib
 import subprocess
 from collections.abc import Iterable
+
+import psutil
 
 # Reads process ids until its input ends, which happens when the process that holds the other end is gone.
 _SCRIPT = 'while read -r pid; do pids="$pids $pid"; done; kill -9 $pids 2>/dev/null'
@@ -27,6 +30,10 @@ class Guard:
             self._shell.stdin.flush()
 
     def kill_all(self) -> None:
+        """At once, with the processes that they have started, which would say a lot if they outlived them."""
+        for process in _with_descendants(self._watched):
+            with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
+                process.kill()
         self._shell.stdin.close()
         self._shell.wait()
 
@@ -35,3 +42,12 @@ class Guard:
         self._shell.kill()
         self._shell.stdin.close()
         self._shell.wait()
+
+
+def _with_descendants(pids: Iterable[int]) -> list[psutil.Process]:
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(pid)
+            found += [process, *process.children(recursive=True)]
+    return found
