@@ -222,7 +222,7 @@ def breakdown(arguments: Arguments, cases: Cases) -> list[dict]:
         for label, eps in (("flagged columns", arguments.grad_eps), ("all columns", 0.0)):
             parts = [
                 (kl_head.Head, "logits", "forward products, fp32 out"),
-                (kl_triton(), "compare", "sums over both logits, merged"),
+                (kl_triton(), "compare", "sums over both logits" if eps else "sums and gradient"),
                 (kl_triton().FusedChunk, "flag", "flags"),
                 (kl_triton().FusedChunk, "at", "gradient at the flagged columns"),
                 (kl_triton().FusedChunk, "dense", "gradient at all columns"),
@@ -300,17 +300,19 @@ class Tuning:
         self.rows.append({"what": what, "setting": setting, "ms": ms})
         print(f"{what:34} {setting:34} {ms:8.3f} ms", flush=True)
 
-    def try_all(self, what: str, names: tuple[str, str], settings: list, run: Callable) -> None:
+    def try_all(
+        self, what: str, module: ModuleType, names: tuple[str, ...], settings: list, run: Callable
+    ) -> None:
         """Measure all settings, note them, and go on with the best."""
         results = []
         for setting in settings:
             if not results or time.perf_counter() < self.end:
-                with mock.patch.multiple(kl_triton(), **dict(zip(names, setting, strict=True))):
+                with mock.patch.multiple(module, **dict(zip(names, setting, strict=True))):
                     results.append((measure(run, seconds=0.1)[0], setting))
-                self.note(what, f"{names[0]}, {names[1]} = {setting}", results[-1][0])
+                self.note(what, f"{', '.join(names)} = {setting}", results[-1][0])
         for name, value in zip(names, min(results)[1], strict=True):
-            setattr(kl_triton(), name, value)
-            self.best[name] = value
+            setattr(module, name, value)
+            self.best[f"{module.__name__}.{name}"] = value
 
     def kernels(self) -> None:
         case, eps = self.case.first(1024), self.arguments.grad_eps
@@ -318,22 +320,28 @@ class Tuning:
         teacher = product(case.teacher_hidden, case.teacher_head.T, torch.float32)
         out = torch.empty_like(student, dtype=torch.bfloat16)
 
-        def compare() -> object:
-            return kl_triton().compare(student, teacher, case.weights, KLOptions())
+        def compare(**options: object) -> object:
+            return kl_triton().compare(student, teacher, case.weights, KLOptions(), **options)
 
         self.note("floor: both logits read once", "", measure(lambda: (student.sum(), teacher.sum()), 0.1)[0])
         settings = [(4096, 8), (2048, 4), (1024, 2), (4096, 4), (2048, 2), (1024, 1), (8192, 16), (4096, 16)]
-        self.try_all("sums over both logits, merged", ("BLOCK", "WARPS"), settings, compare)
+        self.try_all("sums over both logits, merged", kl_triton(), ("BLOCK", "WARPS"), settings, compare)
         chunk = compare()
         settings = [(4096, 8), (2048, 4), (2048, 8), (1024, 4), (8192, 16)]
-        self.try_all("all columns", ("DENSE_BLOCK", "DENSE_WARPS"), settings, lambda: chunk.dense(out))
+        names = ("DENSE_BLOCK", "DENSE_WARPS")
+        self.try_all("gradient at all columns", kl_triton(), names, settings, lambda: chunk.dense(out))
+        settings = [(8192, 8, 128), (4096, 4, 128), (2048, 2, 128), (8192, 16, 64), (16384, 16, 128)]
+        names = ("BLOCK", "WARPS", "REGISTERS")
+        once = kl_triton().kl_once_triton
+        self.try_all("sums and gradient in one launch", once, names, settings, lambda: compare(out=out))
         flags = chunk.flag(eps, kl_columns.MAX_DROPPED)
         ms, _ = measure(lambda: chunk.flag(eps, kl_columns.MAX_DROPPED), 0.1)
         self.note("flags", f"{int(flags.sum())} columns", ms)
         columns = flags.nonzero()[:, 0]
         settings = [(512, 4), (256, 4), (1024, 4), (1024, 8)]
+        names = ("AT_BLOCK", "AT_WARPS")
         self.try_all(
-            "flagged columns", ("AT_BLOCK", "AT_WARPS"), settings, lambda: chunk.at(columns, torch.bfloat16)
+            "gradient at the flagged columns", kl_triton(), names, settings, lambda: chunk.at(columns, out.dtype)
         )
 
     def chunks(self) -> None:
@@ -402,6 +410,9 @@ def plot(rows: list[dict], path: Path) -> None:
             if entry == "ms" or not contender.startswith("four"):
                 axis.plot(*zip(*points, strict=True), f"C{number}o-", markersize=3, label=contender)
         axis.set(xscale="log", yscale="log", xlabel="T (tokens)", ylabel=unit)
+        ticks = sorted({row["T"] for row in shown})
+        axis.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axis.minorticks_off()
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=7)
     figure.suptitle(f"loss and both gradients, H = {rows[0]['H']}, {rows[0]['case']} hidden states")
