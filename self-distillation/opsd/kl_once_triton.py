@@ -29,7 +29,7 @@ BLOCK, WARPS, REGISTERS = 8192, 8, 128
 
 def serves(options: KLOptions, vocab_size: int, device: torch.device) -> bool:
     """Whether the divergence is the one known here and a row's programs run side by side on half of the GPU."""
-    if options.kind != "reverse" or device.type != "cuda":
+    if options.kind != "reverse" or device.type != "cuda" or torch.version.hip:  # ROCm: nothing limits registers
         return False
     return triton.cdiv(vocab_size, BLOCK) <= _programs_side_by_side(device) // 2
 

@@ -33,7 +33,8 @@ def spread(
     """The table's rows times `factor` where their columns are, zero elsewhere. place None: every row where it is
     (torch's product into another dtype takes twice as long)."""
     out = torch.empty(len(table if place is None else place), table.shape[1], dtype=dtype, device=table.device)
-    _spread[(len(out),)](table, place, factor, out, table.shape[1], BLOCK=BLOCK, num_warps=WARPS)
+    if len(out):
+        _spread[(len(out),)](table, place, factor, out, table.shape[1], BLOCK=BLOCK, num_warps=WARPS)
     return out
 
 

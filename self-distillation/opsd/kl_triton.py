@@ -48,7 +48,7 @@ from opsd.kl_sums_triton import (
     merge_blocks,
 )
 
-# Columns per program and its warps, by kernel; `benchmarks/kl.py mode=tune` measures others.
+# Columns per program and its warps, by kernel; `benchmarks/kl.py modes=tune` measures others.
 BLOCK, WARPS = 4096, 8  # sums and flags
 DENSE_BLOCK, DENSE_WARPS = 1024, 4
 AT_BLOCK, AT_WARPS = 1024, 8
@@ -93,7 +93,7 @@ class FusedChunk:
 
     @property
     def can_flag(self) -> bool:
-        return self.options.kind == "reverse"
+        return self.options.kind == "reverse" and self.gradient is None
 
     def flag(self, eps: float, max_dropped: float) -> Int[Tensor, " V"]:
         """1 for each column in which |gradient| exceeds eps times the root mean square of the rows' gradient

@@ -63,12 +63,9 @@ class Updates:
             fused=device.type == "cuda",
         )
         self.scheduler = get_scheduler(knobs.lr_schedule, self.optimizer, knobs.warmup_steps, total_updates)
+        self.lr = math.nan  # with which the last update was made
         if checkpoint:
             load_optimizer(checkpoint, self.optimizer, self.scheduler, device)
-
-    @property
-    def lr(self) -> float:
-        return self.scheduler.get_last_lr()[0]
 
     def update(
         self, pairs: list[Pair], metrics: StepMetrics, seconds: dict[str, float]
@@ -96,6 +93,7 @@ class Updates:
                     f"the gradient's norm is {grad_norm}: the update was not made, and the newest checkpoint is "
                     "from before; a lower LR in a new OUTPUT_DIR is the usual remedy"
                 )
+            self.lr = self.optimizer.param_groups[0]["lr"]
             self.optimizer.step()
             self.scheduler.step()
         return grad_norm, scored

@@ -168,6 +168,21 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_it_reaches_the_weigh
     assert equal(engine.student.model.state_dict(), before)
 
 
+def test_the_learning_rate_that_is_told_is_the_one_the_update_was_made_with(
+    open_engine, tiny_checkpoint, other_checkpoint, rollouts, layout
+):
+    engine = open_engine(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, lr=1e-2, warmup_steps=2)
+    pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
+    told, moved = [], []
+    for _ in range(3):
+        before = [parameter.clone() for parameter in engine.updates.trained]
+        engine.updates.update(pairs, StepMetrics(), {})
+        told.append(engine.updates.lr)
+        moved.append(not all(map(torch.equal, before, engine.updates.trained)))
+    assert told == pytest.approx([0.0, 5e-3, 1e-2])
+    assert moved == [False, True, True]
+
+
 def test_a_step_makes_one_update_for_each_global_batch(open_engine, tiny_checkpoint, monkeypatch):
     engine = open_engine(
         tiny_checkpoint, PROBLEMS, num_prompts_per_step=6, train_global_batch_size=2, max_total_sequence_length=20

@@ -71,7 +71,7 @@ def test_the_norm_is_of_all_ranks_and_the_rate_follows_the_schedule(found, shard
     for rank in found[sharding]:
         updates = rank[tied]["result"].updates
         assert [update.grad_norm for update in updates] == pytest.approx(expected, rel=1e-4)
-        assert [update.lr for update in updates] == pytest.approx([0.75e-3, 0.5e-3])
+        assert [update.lr for update in updates] == pytest.approx([1e-3, 0.75e-3])
     assert min(expected) > 0.02  # they were clipped
 
 

@@ -42,10 +42,11 @@ class DTensorStep(DistillationStep):
     def _make_update(self) -> tuple[float, float]:
         add_partial_gradients(self.model, self.tp_mesh)
         grad_norm = clip_gradients(self.model, self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm)
+        lr = self.optimizer.param_groups[0]["lr"]
         if math.isfinite(grad_norm):
             self.optimizer.step()
             self.scheduler.step()
-        return grad_norm, self.scheduler.get_last_lr()[0]
+        return grad_norm, lr
 
 
 @torch.no_grad()

@@ -52,7 +52,8 @@ class MegatronStep(DistillationStep):
         # The optimizer would make an update of a norm that is not finite: it looks for that with fp16 only.
         self.optimizer.prepare_grads()
         grad_norm = float(self.optimizer.get_grad_norm())
+        lr = self.optimizer.param_groups[0]["lr"]
         if math.isfinite(grad_norm):
             self.optimizer.step()
             self.scheduler.step(increment=self.schedule_increment)
-        return grad_norm, self.optimizer.param_groups[0]["lr"]
+        return grad_norm, lr

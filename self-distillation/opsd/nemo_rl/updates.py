@@ -29,6 +29,7 @@ class UpdateResult:
     """`outputs`: the KL of each of the rank's micro-batches, on the CPU; None for an empty one.
 
     `grad_norm`: of all ranks' gradient, before clipping; not finite: the update was not made, nor any after it.
+    `lr`: with which it was made.
     """
 
     outputs: list[KLOutput | None]
@@ -69,7 +70,7 @@ class DistillationStep(ABC):
 
     @abstractmethod
     def _make_update(self) -> tuple[float, float]:
-        """From gradients of each rank to new weights: the gradient's norm before clipping, and the schedule's LR.
+        """From gradients of each rank to new weights: the gradient's norm before clipping, and the update's LR.
 
         A norm that is not finite: nothing was changed.
         """
