@@ -83,7 +83,7 @@ def test_two_updates_are_the_local_engines(found, folder, expected, sharding):
     for result in results:
         updates = result.updates
         assert [update.grad_norm for update in updates] == pytest.approx(expected["norms"], rel=1e-3)
-        assert [update.lr for update in updates] == pytest.approx([0.75e-3, 0.5e-3])
+        assert [update.lr for update in updates] == pytest.approx([1e-3, 0.75e-3])
     assert_same(load(folder / f"of {sharding}" / "student"), expected["weights"], rtol=1e-2, atol=2e-4)
 
 
