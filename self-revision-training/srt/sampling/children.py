@@ -34,11 +34,10 @@ class Guard:
         for process in _with_descendants(self._watched):
             with contextlib.suppress(psutil.NoSuchProcess):  # it has ended by itself
                 process.kill()
-        self._shell.stdin.close()
-        self._shell.wait()
+        self.dismiss()
 
     def dismiss(self) -> None:
-        """The processes have ended by themselves."""
+        """From now on nothing is killed."""
         self._shell.kill()
         self._shell.stdin.close()
         self._shell.wait()

@@ -178,7 +178,6 @@ class VllmParallelSampler:
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
-        self._guard.dismiss()
 
     def _rank_for(self, key: Hashable, group: Hashable) -> int:
         """The least busy engine; for a group that was there before, the engine that has its prefix cached."""
