@@ -27,7 +27,7 @@ from torch import Tensor
 from opsd import kl_head
 from opsd.divergences import WHOLE, KLOptions, Vocabulary, compare_chunk
 from opsd.kl_gradients import AttachGradients, DenseGradient, Gradients
-from opsd.kl_head import Head, Rows
+from opsd.kl_head import Head, Rows, row_count
 from opsd.kl_sharded import ShardedVocabulary
 
 __all__ = ["KLOptions", "KLOutput", "exact_kl"]
@@ -149,16 +149,13 @@ def exact_kl(
 
     def compared(chunk: Rows) -> tuple[dict[str, Tensor], DenseGradient | None]:
         logits = student.logits(chunk), teacher.logits(chunk)
-        return (_compare_fused if fused else _compare)(
-            *logits,
-            weights[chunk],
-            None if targets is None else targets[chunk].long(),
-            options,
-            with_gradient=with_gradient,
-            with_extras=extras,
-            vocabulary=vocabulary,
-            **({"out": gradients().place_for(len(logits[0]))} if fused and with_gradient else {}),
-        )
+        chunk_targets = None if targets is None else targets[chunk].long()
+        arguments = (*logits, weights[chunk], chunk_targets, options)
+        wanted = {"with_gradient": with_gradient, "with_extras": extras, "vocabulary": vocabulary}
+        if not fused:
+            return _compare(*arguments, **wanted)
+        place = gradients().place_for(row_count(chunk)) if with_gradient else None
+        return _compare_fused(*arguments, **wanted, out=place)
 
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _kernels_run_on(weights.device):
         for start in range(0, len(rows), chunk_tokens):
@@ -190,7 +187,7 @@ def _compare(student_logits, teacher_logits, weights, targets, options, **argume
 
 
 def _compare_fused(
-    student_logits, teacher_logits, weights, targets, options, *, with_gradient, with_extras, vocabulary, out=None
+    student_logits, teacher_logits, weights, targets, options, *, with_gradient, with_extras, vocabulary, out
 ):
     """`_compare`, by the fused kernels. out: see `kl_triton.compare`."""
     from opsd import kl_triton  # needs Triton, which comes with torch's CUDA builds only

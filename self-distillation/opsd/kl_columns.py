@@ -132,12 +132,12 @@ class ColumnSums:
 
     def scaled(self, factor: Tensor, dtype: torch.dtype) -> Float[Tensor, "V H"]:
         """The sum times `factor`, rounded once."""
+        if self.place is None:
+            return scaled(self.table, factor, dtype, self.fused)
         if self.fused:
             from opsd import kl_table_triton
 
             return kl_table_triton.spread(self.table, self.place, factor, dtype)
-        if self.place is None:
-            return scaled(self.table, factor, dtype)
         result = torch.zeros(self.shape, dtype=dtype, device=self.device)
         columns = self._columns()
         result[columns] = (self.table[: len(columns)] * factor).to(dtype)

@@ -21,7 +21,7 @@ from opsd.kl_columns import (
     mean_row,
     scaled,
 )
-from opsd.kl_head import Head, Rows
+from opsd.kl_head import Head, Rows, row_count
 from opsd.kl_products import add_product, multiplied_as_is, product
 
 # Rows whose bf16 gradient of all columns is collected before the two products back: each pass over the head's
@@ -98,9 +98,8 @@ class Gradients:
         self.again: list[Rows] = []
         self.counting = torch.arange(1, head.vocab_size + 1, device=head.hidden.device)
         self.row_numbers = torch.arange(len(head.hidden), device=head.hidden.device)
-        # Rows whose gradient of all columns waits for its products, how many they are, and that gradient.
+        # Rows whose gradient of all columns waits for its products, and that gradient.
         self.waiting: list[Rows] = []
-        self.filled = 0
         self.collected: Float[Tensor, "N V"] | None = None
         self.most_rows = most_rows if most_rows <= WHOLE_ROWS else DENSE_ROWS
 
@@ -110,7 +109,7 @@ class Gradients:
         at_once: whatever it takes, also waiting for the GPU.
         """
         self._settle()
-        if not self.grad_eps or self.wait:
+        if self._takes_all_columns:
             self.wait -= bool(self.wait)
             self._add_all_columns(rows, gradient)
             return
@@ -173,7 +172,7 @@ class Gradients:
     def _add_columns(self, rows: Rows, columns: Int[Tensor, " F"], count: int, part: Float[Tensor, "N F"]) -> None:
         """Of the columns, `count` are some; the others, V, have no gradient."""
         compute, hidden = self.head.compute, self.head.hidden[rows]
-        self._count(hidden, count)
+        self._count(len(hidden), count)
         if self.hidden is not None:
             weight = self.head.weight[columns.clamp(max=self.head.vocab_size - 1)]
             self._add_to_hidden(rows, part, product(part, weight, compute))
@@ -183,7 +182,7 @@ class Gradients:
             self.bias[columns[:count]] += part.sum(0, dtype=compute)[:count]
 
     def _add_all_columns(self, rows: Rows, gradient) -> None:
-        self._count(self.head.hidden[rows], self.head.vocab_size)
+        self._count(row_count(rows), self.head.vocab_size)
         if self.head.gradient_dtype() == torch.bfloat16:
             self._collect(rows, gradient)
         else:
@@ -192,29 +191,37 @@ class Gradients:
     def place_for(self, count: int) -> Float[Tensor, "N V"] | None:
         """Where the gradient of the next `count` rows' logits may be left before they are added; None where its
         columns may be flagged, or are not wanted in bf16."""
-        if self.head.gradient_dtype() == torch.bfloat16 and (not self.grad_eps or self.wait):
+        if self.head.gradient_dtype() == torch.bfloat16 and self._takes_all_columns:
             return self._place(count)
         return None
 
+    @property
+    def _takes_all_columns(self) -> bool:
+        """The next chunk, without looking."""
+        return not self.grad_eps or self.wait > 0
+
+    @property
+    def _filled(self) -> int:
+        """Rows of `collected` that wait."""
+        return sum(map(row_count, self.waiting))
+
     def _place(self, count: int) -> Float[Tensor, "N V"]:
         """Of the next rows among the collected."""
-        if self.filled and self.filled + count > len(self.collected):
+        if self.waiting and self._filled + count > len(self.collected):
             self._add_waiting()
         if self.collected is None:
             size = max(self.most_rows, count)
             self.collected = self.head.hidden.new_empty(size, self.head.vocab_size)
-        return self.collected[self.filled : self.filled + count]
+        return self.collected[self._filled : self._filled + count]
 
     def _collect(self, rows: Rows, gradient) -> None:
-        count = rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        gradient.dense(out=self._place(count))
-        self.filled += count
+        gradient.dense(out=self._place(row_count(rows)))
         self.waiting.append(rows)
 
     def _add_waiting(self, last: bool = False) -> None:
         if self.waiting:
-            self._add_products(self._joined(self.waiting), self.collected[: self.filled], last)
-        self.waiting, self.filled = [], 0
+            self._add_products(self._joined(self.waiting), self.collected[: self._filled], last)
+        self.waiting = []
 
     def _joined(self, pieces: list[Rows]) -> Rows:
         in_a_row = all(isinstance(piece, slice) for piece in pieces)
@@ -227,11 +234,11 @@ class Gradients:
         head, hidden = self.head, self.head.hidden[rows]
         as_is = multiplied_as_is(part, head.weight)
         pieces = [slice(0, head.vocab_size)] if as_is else list(head.vocab_parts())
-        if self.hidden is not None and len(pieces) == 1:
+        if self.hidden is not None and as_is:
             # The product itself may round, where it is the result.
             is_final = self.mean_row is None and self.vocabulary is WHOLE
-            dtype = self.hidden.dtype if is_final and as_is else head.compute
-            self._add_to_hidden(rows, part, product(part, head.weight[pieces[0]], dtype))
+            dtype = self.hidden.dtype if is_final else head.compute
+            self._add_to_hidden(rows, part, product(part, head.weight[: head.vocab_size], dtype))
         elif self.hidden is not None:
             total = torch.zeros_like(hidden, dtype=head.compute)
             for piece in pieces:
@@ -251,9 +258,9 @@ class Gradients:
             product.addr_(part.sum(1, dtype=product.dtype), self.mean_row, alpha=-1.0)
         self.hidden[rows] = self.vocabulary.total(product).to(self.hidden.dtype)
 
-    def _count(self, hidden: Float[Tensor, "N H"], columns: int) -> None:
-        self.rows += len(hidden)
-        self.kept += len(hidden) * columns
+    def _count(self, rows: int, columns: int) -> None:
+        self.rows += rows
+        self.kept += rows * columns
 
 
 class AttachGradients(torch.autograd.Function):

@@ -20,6 +20,10 @@ CHUNK_ELEMENTS = 2**25
 Rows = slice | Int[Tensor, " N"]
 
 
+def row_count(rows: Rows) -> int:
+    return rows.stop - rows.start if isinstance(rows, slice) else len(rows)
+
+
 @dataclass(frozen=True)
 class Head:
     """hidden @ weight.T (+ bias), over the first `vocab_size` columns, in `compute` (fp32 or fp64)."""
