@@ -16,8 +16,8 @@ from pathlib import Path
 from quickstart.base_model import Training, save_checkpoint, train_base
 from quickstart.phrases import PHRASES
 from quickstart.world import Sizes, World, make_splits, write_jsonl
-from srt.console import progress
-from srt.errors import UserError, run_entry_point
+from srt.common.console import progress
+from srt.common.errors import UserError, run_entry_point
 
 # Raise it when the same settings begin to mean another world.
 FORMAT = 1

@@ -1,7 +1,7 @@
 """Phase 2: on-policy self-distillation. Knobs: configs/distill.yaml, or --help."""
 
-from srt.errors import run_entry_point
-from srt.knobs import answer_help
+from srt.common.errors import run_entry_point
+from srt.config import answer_help
 
 
 def main(argv: list[str]) -> None:

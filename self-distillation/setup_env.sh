@@ -47,7 +47,7 @@ sd_zero_environment() {
   export LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:-}"
   export CUDNN_PATH="$nvidia/cudnn" NCCL_HOME="$nvidia/nccl" CUDA_HOME="${CUDA_HOME:-$nvidia/cu13}"
   export PYTHONPATH="$here/../self-revision-training:$here${PYTHONPATH:+:$PYTHONPATH}"
-  python -m opsd.nemo_rl.check_environment "$commit"
+  python -m opsd.nemo_rl.driver.check_environment "$commit"
 }
 
 sd_zero_environment

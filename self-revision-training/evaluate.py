@@ -1,12 +1,12 @@
 """Evaluate a checkpoint. Knobs: configs/evaluate.yaml, or --help."""
 
-from srt.errors import run_entry_point
-from srt.knobs import answer_help
+from srt.common.errors import run_entry_point
+from srt.config import answer_help
 
 
 def main(argv: list[str]) -> None:
     answer_help("evaluate", argv)
-    from srt.evaluation import evaluate  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+    from srt.evaluate import evaluate  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     evaluate(argv)
 

@@ -1,12 +1,12 @@
 """Phase 1: split D_revision into the two SFT stages. Knobs: configs/srt_data.yaml, or --help."""
 
-from srt.errors import run_entry_point
-from srt.knobs import answer_help
+from srt.common.errors import run_entry_point
+from srt.config import answer_help
 
 
 def main(argv: list[str]) -> None:
     answer_help("srt_data", argv)
-    from srt.sft_data import prepare  # here, so that Ctrl-C may end it
+    from srt.collect.split import prepare  # here, so that Ctrl-C may end it
 
     prepare(argv)
 

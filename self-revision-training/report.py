@@ -1,12 +1,12 @@
 """Report of a whole run. Knobs: configs/report.yaml, or --help."""
 
-from srt.errors import run_entry_point
-from srt.knobs import answer_help
+from srt.common.errors import run_entry_point
+from srt.config import answer_help
 
 
 def main(argv: list[str]) -> None:
     answer_help("report", argv)
-    from srt.report import report  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+    from srt.report.run import report  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     report(argv)
 

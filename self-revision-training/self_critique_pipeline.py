@@ -1,12 +1,12 @@
 """Phase 1: collect D_revision. Knobs: configs/srt_data.yaml, or --help."""
 
-from srt.errors import run_entry_point
-from srt.knobs import answer_help
+from srt.common.errors import run_entry_point
+from srt.config import answer_help
 
 
 def main(argv: list[str]) -> None:
     answer_help("srt_data", argv)
-    from srt.pipeline import collect  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+    from srt.collect.run import collect  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     collect(argv)
 

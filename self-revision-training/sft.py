@@ -1,12 +1,12 @@
 """Phase 1: two-stage SFT. Knobs: configs/sft.yaml, or --help."""
 
-from srt.errors import run_entry_point
-from srt.knobs import answer_help
+from srt.common.errors import run_entry_point
+from srt.config import answer_help
 
 
 def main(argv: list[str]) -> None:
     answer_help("sft", argv)
-    from srt.sft import train  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+    from srt.sft.run import train  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     train(argv)
 

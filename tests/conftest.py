@@ -8,10 +8,10 @@ import pytest
 
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
-from srt.errors import UserError
-from srt.knobs import CONFIGS, KnobLine, read_knob_table
-from srt.verifiers.languages import find_toolchain
-from srt.verifiers.sandbox import Sandbox
+from srt.common.errors import UserError
+from srt.config import CONFIGS, KnobLine, read_knob_table
+from srt.verifiers.code.languages import find_toolchain
+from srt.verifiers.code.sandbox import Sandbox
 
 KNOB_VARIABLES = {
     line.env

@@ -64,7 +64,7 @@ def main(argv: list[str]) -> None:
     types = {field.name: field.type for field in fields(Options)}
     options = Options(**{name: types[name](value) for name, value in given.items()})
 
-    from opsd.nemo_rl import runtime
+    from opsd.nemo_rl.driver import runtime
 
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
@@ -90,10 +90,10 @@ def measure(options: Options) -> list[Row]:
     import ray
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 
-    from opsd.nemo_rl import runtime
-    from opsd.nemo_rl.settings import ClusterShape
-    from opsd.settings import DistillKnobs
-    from srt.knobs import load_knobs
+    from opsd.config import DistillKnobs
+    from opsd.nemo_rl.driver import runtime
+    from opsd.nemo_rl.driver.config import ClusterShape
+    from srt.config import load_knobs
 
     settings = {
         "student_model": options.model, "teacher_model": options.model, "lr": 1e-6, "warmup_steps": 0,
@@ -153,9 +153,9 @@ def measure_stock(options: Options, knobs: Any, shape: Any, cluster: Any) -> Row
     from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.nemo_rl.settings import generation_config, policy_config
+    from opsd.nemo_rl.driver.config import generation_config, policy_config
     from opsd.timing import timed
-    from srt.models import load_tokenizer
+    from srt.common.models import load_tokenizer
 
     worker = "measured_worker.MeasuredWorker"
     ACTOR_ENVIRONMENT_REGISTRY[worker] = sys.executable
@@ -222,15 +222,15 @@ def measure_stock(options: Options, knobs: Any, shape: Any, cluster: Any) -> Row
 def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> list[Row]:
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.nemo_rl.plan import RankUpdate, TwoRows
-    from opsd.nemo_rl.runtime import WORKERS
-    from opsd.nemo_rl.settings import generation_config, policy_config
-    from opsd.nemo_rl.trainer import NOT_DATA
-    from opsd.nemo_rl.updates import StepResult
-    from opsd.settings import kl_options
+    from opsd.config import kl_options
+    from opsd.nemo_rl.driver.config import generation_config, policy_config
+    from opsd.nemo_rl.driver.runtime import WORKERS
+    from opsd.nemo_rl.driver.worker_group import NOT_DATA
+    from opsd.nemo_rl.micro_batches import RankUpdate, TwoRows
+    from opsd.nemo_rl.worker.step import StepResult
     from opsd.timing import timed
-    from srt.layout import Row as Ids
-    from srt.models import load_tokenizer
+    from srt.common.models import load_tokenizer
+    from srt.contract.layout import Row as Ids
 
     tokenizer = load_tokenizer(options.model)
     generation = generation_config(knobs, shape, options.prompt + options.response, [0], 0)

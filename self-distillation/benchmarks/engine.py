@@ -6,7 +6,7 @@
 Each part runs in a process of its own, one after the other:
 
 - step: `steps` whole steps of the engine after one to warm up; their responses are what the others train on;
-- ours: opsd.updates.Updates, teacher and student forward, backward and update, rows sorted by length;
+- ours: opsd.local.optimizer_step.Updates, teacher and student forward, backward and update, rows sorted by length;
 - ours-columns: the same with KL_GRAD_EPS=1e-4;
 - ours-plain: the same without gradient checkpointing;
 - trl: DistillationTrainer with its chunked reverse KL, fed our two rows (its own teacher reads the student's row);
@@ -53,8 +53,8 @@ class Options:
 
 
 def engine_knobs(options: Options, output_dir: str, **more: Any) -> Any:
-    from opsd.settings import DistillKnobs
-    from srt.knobs import load_knobs
+    from opsd.config import DistillKnobs
+    from srt.config import load_knobs
 
     settings = {
         "student_model": options.model,
@@ -79,7 +79,7 @@ def engine_knobs(options: Options, output_dir: str, **more: Any) -> Any:
 
 
 def layout_of(model: str) -> Any:
-    from srt.contract import layout_of_checkpoint
+    from srt.contract.checkpoint import layout_of_checkpoint
 
     return layout_of_checkpoint(model, "math", None, None, None, None)
 
@@ -88,9 +88,9 @@ def layout_of(model: str) -> Any:
 
 
 def step(options: Options, samples: Path) -> dict[str, Any]:
-    from opsd.local_engine import LocalEngine
+    from opsd.local.engine import LocalEngine
     from srt.problems import load_problems
-    from srt.verifiers.pool import Grader
+    from srt.verifiers.math.grader import Grader
 
     with tempfile.TemporaryDirectory() as folder, Grader(2, time_limit_seconds=10) as grader:
         knobs = engine_knobs(options, folder)
@@ -125,15 +125,15 @@ def step(options: Options, samples: Path) -> dict[str, Any]:
 
 
 def write_samples(path: Path, rollouts: list) -> None:
-    from srt.files import write_jsonl
+    from srt.common.files import write_jsonl
 
     write_jsonl(path, [asdict(rollout) for rollout in rollouts])
 
 
 def random_samples(options: Options, path: Path) -> None:
     """Random tokens after a real prompt, with log-normal lengths."""
-    from opsd.rows import Rollout
-    from srt.records import Problem
+    from opsd.pairs import Rollout
+    from srt.contract.records import Problem
 
     layout, draw = layout_of(options.model), random.Random(0)
     median, sigma = map(float, options.samples.split(","))
@@ -148,9 +148,9 @@ def random_samples(options: Options, path: Path) -> None:
 
 
 def read_pairs(options: Options, samples: Path) -> list:
-    from opsd.rows import Rollout, build_pair
-    from srt.files import read_jsonl
-    from srt.records import Problem
+    from opsd.pairs import Rollout, build_pair
+    from srt.common.files import read_jsonl
+    from srt.contract.records import Problem
 
     layout = layout_of(options.model)
     rollouts = [Rollout(**(line | {"problem": Problem(**line["problem"])})) for line in read_jsonl(samples)]
@@ -192,11 +192,11 @@ class Watch:
 
 
 def ours(options: Options, samples: Path, **more: Any) -> dict[str, Any]:
+    from opsd.config import kl_options
+    from opsd.local.optimizer_step import Updates
+    from opsd.local.student import Student
+    from opsd.local.teacher import open_teacher
     from opsd.metrics import StepMetrics
-    from opsd.settings import kl_options
-    from opsd.student import Student
-    from opsd.teacher import open_teacher
-    from opsd.updates import Updates
 
     pairs = read_pairs(options, samples)
     knobs = engine_knobs(options, "unused", **{"kl_grad_eps": 0} | more)
@@ -233,7 +233,7 @@ def trl_setting(options: Options, pairs: list, folder: str) -> dict[str, Any]:
     from datasets import Dataset
     from transformers import TrainerCallback
 
-    from srt.models import load_model
+    from srt.common.models import load_model
 
     widest = max(len(pair.teacher.ids) for pair in pairs)
     rows = max(1, options.tokens_per_micro_batch // widest)
@@ -316,7 +316,7 @@ def losses(trainer: Any) -> list[float]:
 def trl(options: Options, samples: Path) -> dict[str, Any]:
     from trl import DistillationConfig, DistillationTrainer
 
-    from srt.models import load_model
+    from srt.common.models import load_model
 
     pairs = read_pairs(options, samples)
 

@@ -22,9 +22,12 @@ from kl_cases import Case, model_case, near_equal_case, random_case
 from kl_contenders import Contender, contenders, four_products, ours
 from torch import Tensor
 
-from opsd import kl, kl_columns, kl_gradients, kl_head
-from opsd.divergences import KLOptions
-from opsd.kl_products import product
+from opsd.kl import exact as kl
+from opsd.kl import gradients as kl_gradients
+from opsd.kl import lm_head as kl_head
+from opsd.kl import sparse as kl_columns
+from opsd.kl.divergences import KLOptions
+from opsd.kl.matmul import product
 
 GIB = 2**30
 
@@ -361,7 +364,7 @@ class Tuning:
 
 
 def kl_triton() -> ModuleType:
-    from opsd import kl_triton  # only where there is a GPU
+    from opsd.kl.kernels import fused as kl_triton  # only where there is a GPU
 
     return kl_triton
 

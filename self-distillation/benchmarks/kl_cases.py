@@ -7,13 +7,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from opsd.models import head, predicting_hidden
-from opsd.rows import Rollout, build_pair, micro_batches
-from srt.contract import layout_of_checkpoint
-from srt.models import load_model
-from srt.records import Problem
+from opsd.hidden_states import head, predicting_hidden
+from opsd.pairs import Rollout, build_pair, micro_batches
+from srt.common.models import load_model
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
-from srt.sampling.transformers_sampler import TransformersSampler
+from srt.sampling.transformers import TransformersSampler
 
 QUESTIONS = (
     "What is {a} * {b} + {b}?",

@@ -11,8 +11,8 @@ import torch
 from kl_cases import Case
 from torch import Tensor
 
-from opsd import kl_head
 from opsd.kl import exact_kl
+from opsd.kl import lm_head as kl_head
 
 Result = tuple[Tensor, Tensor, Tensor]  # loss, dX, dW
 PRODUCT_ROWS = 2048

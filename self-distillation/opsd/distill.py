@@ -4,16 +4,16 @@ from pathlib import Path
 
 import torch
 
-from opsd.nemo_rl.choice import check_trainer_backend, choose_engine
-from opsd.settings import DistillKnobs, check
-from srt.contract import layout_of_checkpoint
-from srt.errors import UserError
-from srt.knobs import load_knobs
-from srt.models import load_tokenizer
-from srt.paths import dataset_or_default, distillation_dir, newest_stage2
+from opsd.config import DistillKnobs, check
+from opsd.select_engine import check_trainer_backend, choose_engine
+from srt.common.errors import UserError
+from srt.common.models import load_tokenizer
+from srt.config import load_knobs
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.paths import dataset_or_default, distillation_dir, newest_stage2
+from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import load_problems
-from srt.provenance import tokenizer_fingerprint
-from srt.verifiers import check_verifier
+from srt.verifiers.factory import check_verifier
 
 
 def distill(argv: list[str]) -> None:
@@ -46,13 +46,13 @@ def distill(argv: list[str]) -> None:
 def engine_class(name: str) -> type:
     """Heavy imports happen here, once everything that can be wrong before has been checked."""
     if name == "nemo-rl":
-        from opsd.nemo_rl import runtime
+        from opsd.nemo_rl.driver import runtime
 
         runtime.prepare()
-        from opsd.nemo_rl.engine import NemoEngine
+        from opsd.nemo_rl.driver.engine import NemoEngine
 
         return NemoEngine
-    from opsd.local_engine import LocalEngine
+    from opsd.local.engine import LocalEngine
 
     return LocalEngine
 

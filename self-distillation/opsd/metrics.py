@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 
 from opsd.kl import KLOutput
-from opsd.rows import Pair, Rollout
-from srt.files import JsonlLog, write_jsonl
+from opsd.pairs import Pair, Rollout
+from srt.common.files import JsonlLog, write_jsonl
 
 
 @dataclass

@@ -7,20 +7,20 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from opsd.models import autocast
-from opsd.rows import Rollout
+from opsd.hidden_states import autocast
+from opsd.pairs import Rollout
 from opsd.timing import timed
-from srt.files import JsonlLog
-from srt.layout import Layout
-from srt.records import Problem
+from srt.common.files import JsonlLog
+from srt.contract.layout import Layout
+from srt.contract.records import Problem
+from srt.contract.seeds import sample_seed
 from srt.sampling.base import Sampler, SampleRequest, sample_all
-from srt.sampling.transformers_sampler import TransformersSampler
-from srt.seeds import sample_seed
-from srt.verifiers import VerifierBroke
-from srt.verifiers.pool import Grader
+from srt.sampling.transformers import TransformersSampler
+from srt.verifiers.math.grader import Grader
+from srt.verifiers.types import VerifierBroke
 
 if TYPE_CHECKING:  # it needs PEFT, and the other engine has none
-    from opsd.student import Student
+    from opsd.local.student import Student
 
 
 @contextmanager

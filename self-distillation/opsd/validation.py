@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from opsd.checkpoint import Saved
+from opsd.config import DistillKnobs
+from opsd.local.checkpoint import Saved
 from opsd.metrics import open_step_log, rollout_figures
 from opsd.rollouts import Rollouts
-from opsd.settings import DistillKnobs
 from srt.problems import ProblemSet
 
 

@@ -3,7 +3,7 @@
     PYTHONPATH=self-revision-training python self-revision-training/benchmarks/collection.py \
         model=Qwen/Qwen2.5-Coder-1.5B-Instruct dataset=problems.jsonl problems=512 windows=64,1024 tail=600,1.0
 
-- continuous: srt.collection.Collector with that many problems in flight;
+- continuous: srt.collect.collector.Collector with that many problems in flight;
 - barrier: sample that many problems, wait for all, grade all, sample the revisions, wait, grade, next batch;
 - one engine (loops=...,one; with several): continuous with the first engine alone, its share of the problems and
   the window of each;
@@ -33,17 +33,17 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from srt.collection import CollectionSettings, Collector
-from srt.layout import Layout, PromptSettings
-from srt.models import context_limit, eot_ids, load_tokenizer
-from srt.phrases import load_phrases
+from srt.collect.collector import CollectionSettings, Collector
+from srt.common.models import context_limit, eot_ids, load_tokenizer
+from srt.contract.layout import Layout, PromptSettings
+from srt.contract.phrases import load_phrases
+from srt.contract.records import Problem
+from srt.contract.seeds import sample_seed
 from srt.problems import load_problems
-from srt.records import Problem
 from srt.sampling.base import Sample, SampleRequest, SamplingSettings, sample_all
 from srt.sampling.vllm_parallel import VllmParallelSampler, engine_count
-from srt.seeds import sample_seed
-from srt.verifiers import Outcome, Verdict
-from srt.verifiers.pool import Grader
+from srt.verifiers.math.grader import Grader
+from srt.verifiers.types import Outcome, Verdict
 
 SHORTEST = 16  # tokens; of a drawn length
 

@@ -13,10 +13,10 @@ import statistics
 import sys
 import time
 
-from srt.records import Problem
-from srt.verifiers import VerifierBroke
-from srt.verifiers.math import verify_math
-from srt.verifiers.pool import Grader
+from srt.contract.records import Problem
+from srt.verifiers.math.grader import Grader
+from srt.verifiers.math.verify import verify_math
+from srt.verifiers.types import VerifierBroke
 
 WORDS = "Then we add both sides and simplify, which gives the value of the sum in the next line. " * 20
 

@@ -14,9 +14,9 @@ import sys
 import time
 from contextlib import ExitStack
 
-from srt.records import Problem
-from srt.verifiers.code import CodeSettings
-from srt.verifiers.code_grader import CodeGrader
+from srt.contract.records import Problem
+from srt.verifiers.code.grader import CodeGrader
+from srt.verifiers.code.judge import CodeSettings
 
 KINDS = ("rlimits", "bwrap")
 TURN = 20  # programs

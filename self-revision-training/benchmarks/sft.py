@@ -35,17 +35,17 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
-from srt.errors import UserError
-from srt.knobs import load_knobs
-from srt.layout import Row
-from srt.models import load_model
-from srt.sft import collection_of, layout_of_data
-from srt.sft_attention import choose_attention
-from srt.sft_knobs import SftKnobs
-from srt.sft_launch import shard_alone
-from srt.sft_plan import Plan, plan_packed, plan_padded, plan_updates
-from srt.sft_rows import build_rows, load_stage
-from srt.sft_trainer import PassCollator, make_trainer, new_model, training_arguments
+from srt.common.errors import UserError
+from srt.common.models import load_model
+from srt.config import load_knobs
+from srt.contract.layout import Row
+from srt.sft.batching import Plan, plan_packed, plan_padded, plan_updates
+from srt.sft.config import SftKnobs
+from srt.sft.dataset import build_rows, load_stage
+from srt.sft.launch import shard_alone
+from srt.sft.packed_attention import choose_attention
+from srt.sft.run import collection_of, layout_of_data
+from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
 
 
 @dataclass(frozen=True)

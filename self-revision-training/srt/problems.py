@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt.errors import UserError
-from srt.files import write_jsonl
-from srt.provenance import fingerprint
-from srt.records import Problem
-from srt.verifiers.answers import extract_gold
+from srt.common.errors import UserError
+from srt.common.files import write_jsonl
+from srt.contract.provenance import fingerprint
+from srt.contract.records import Problem
+from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
 DESCRIPTION = "description"  # of a code problem that has no prompt

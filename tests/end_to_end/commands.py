@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from srt.knobs import CONFIGS, KnobLine, read_knob_table
+from srt.config import CONFIGS, KnobLine, read_knob_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ENTRY_POINTS = {

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from srt.phrases import PHRASE_SETS
-from srt.provenance import write_metadata
+from srt.contract.phrases import PHRASE_SETS
+from srt.contract.provenance import write_metadata
 from tests.end_to_end.commands import Knobs, the_error
 from tests.end_to_end.little_world import write_problems
 

@@ -6,13 +6,13 @@ import random
 import pytest
 
 from opsd.distill import distill
-from srt.evaluation import evaluate
-from srt.files import read_json, read_jsonl
-from srt.models import load_tokenizer
-from srt.pipeline import collect
+from srt.collect.run import collect
+from srt.collect.split import prepare
+from srt.common.files import read_json, read_jsonl
+from srt.common.models import load_tokenizer
+from srt.evaluate import evaluate
 from srt.sampling.base import Sample
-from srt.sft_data import prepare
-from srt.verifiers.languages import BY_FENCE, find_toolchain
+from srt.verifiers.code.languages import BY_FENCE, find_toolchain
 
 pytestmark = pytest.mark.bwrap
 
@@ -54,7 +54,7 @@ class TalkingSampler:
 @pytest.fixture
 def knobs(tmp_path, tiny_checkpoint, monkeypatch):
     sampler = TalkingSampler(load_tokenizer(str(tiny_checkpoint)))
-    monkeypatch.setattr("srt.pipeline.open_sampler", lambda *args, **kwargs: sampler)
+    monkeypatch.setattr("srt.sampling.from_config.open_sampler", lambda *args, **kwargs: sampler)
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
     places = [f"dataset={tmp_path / 'problems.jsonl'}", f"output_dir={tmp_path / 'out'}"]
     sampling = ["sampler=transformers", "max_tokens=100", "grading_workers=2"]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from srt.files import read_jsonl
+from srt.common.files import read_jsonl
 from tests.end_to_end.commands import Outcome, interrupt_script, lines_in, run_script, the_error
 
 
@@ -103,7 +103,7 @@ def no_engine(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("an engine was started although every sample is in the log")
 
-    monkeypatch.setattr("srt.pipeline.open_sampler", refuse)
+    monkeypatch.setattr("srt.sampling.from_config.open_sampler", refuse)
 
 
 def copy_of_collection(whole_run, tmp_path: Path) -> tuple[Path, dict]:
@@ -157,9 +157,9 @@ def test_new_tuples_never_stand_beside_a_stage_file_of_older_ones(whole_run, tmp
         written.append(path.name)
         real(path, value, **knob)
 
-    from srt.sft_data import write_json as real
+    from srt.collect.split import write_json as real
 
-    monkeypatch.setattr("srt.sft_data.write_json", stop_at_the_second_stage)
+    monkeypatch.setattr("srt.collect.split.write_json", stop_at_the_second_stage)
     assert call("prepare", knobs | {"SEED": 1}).code == 130
     assert "little_stage1.json" in written
     monkeypatch.undo()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from srt.files import read_jsonl
+from srt.common.files import read_jsonl
 from tests.end_to_end.commands import Outcome, interrupt_script, lines_in, run_script, the_error
 from tests.end_to_end.conftest import same_weights
 

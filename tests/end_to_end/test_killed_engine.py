@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from srt.files import read_jsonl
+from srt.common.files import read_jsonl
 from tests.end_to_end.commands import REPOSITORY, Outcome, environment, lines_in, run_script
 from tests.end_to_end.little_world import MAX_TOKENS, write_problems
 

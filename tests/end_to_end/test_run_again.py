@@ -41,7 +41,7 @@ def no_engine(monkeypatch):
     def refuse(*_, **__):
         raise AssertionError("an engine was started although every sample is in the log")
 
-    monkeypatch.setattr("srt.pipeline.open_sampler", refuse)
+    monkeypatch.setattr("srt.sampling.from_config.open_sampler", refuse)
 
 
 @pytest.mark.parametrize(

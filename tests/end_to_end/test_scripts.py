@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from srt.knobs import CONFIGS, KnobLine, read_knob_table
+from srt.config import CONFIGS, KnobLine, read_knob_table
 from tests.end_to_end.commands import ENTRY_POINTS, REPOSITORY, environment, run_script, the_error
 from tests.end_to_end.little_world import write_problems
 
@@ -86,7 +86,7 @@ def test_help_does_not_wait_for_torch(entry_point):
 INTERRUPTING_IMPORT = """
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "srt.sft_data", "srt.report"):  # two entry points do without torch
+        if name in ("torch", "srt.collect.split", "srt.report.run"):  # two entry points do without torch
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
 """

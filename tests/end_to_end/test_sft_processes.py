@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from srt.files import read_json
+from srt.common.files import read_json
 from tests.end_to_end.commands import REPOSITORY, environment, run_script, the_error
 
 UPDATE = {"TUPLES_PER_UPDATE": 6, "EPOCHS_STAGE1": 1, "EPOCHS_STAGE2": 2, "SAVE_STEPS": 2, "REPORT_TO": "none"}

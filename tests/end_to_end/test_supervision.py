@@ -8,10 +8,10 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl import SFTTrainer
 
-from srt.files import read_json
-from srt.phrases import PHRASE_SETS
-from srt.records import pack_ids
-from srt.sft_data import metadata_path, stage_record
+from srt.collect.split import metadata_path, stage_record
+from srt.common.files import read_json
+from srt.contract.phrases import PHRASE_SETS
+from srt.contract.records import pack_ids
 
 PROBLEM = "x = 4 [A] + 5"
 SUFFIX = "Answer in a box."
@@ -35,7 +35,7 @@ def example(tokenizer, y_init: str, ended: bool, r: int, y_revised: str) -> dict
 
 
 def write_stages(folder, tokenizer, stage1: list[dict], stage2: list[dict]) -> None:
-    from srt.provenance import tokenizer_fingerprint
+    from srt.contract.provenance import tokenizer_fingerprint
 
     identity = {
         "control_phrases": PHRASE_SETS["qwen"].as_dict(),

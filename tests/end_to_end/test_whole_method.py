@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
-from srt.files import read_jsonl
-from srt.phrases import PHRASE_SETS
-from srt.records import unpack_ids
-from srt.sft_data import metadata_path
+from srt.collect.split import metadata_path
+from srt.common.files import read_jsonl
+from srt.contract.phrases import PHRASE_SETS
+from srt.contract.records import unpack_ids
 from tests.end_to_end.conftest import Run
 from tests.end_to_end.little_world import MAX_TOKENS
 

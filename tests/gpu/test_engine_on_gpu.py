@@ -5,20 +5,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from opsd.config import DistillKnobs, kl_options
+from opsd.local.optimizer_step import Updates
+from opsd.local.student import Student
+from opsd.local.teacher import open_teacher
 from opsd.metrics import StepMetrics
+from opsd.pairs import Rollout, build_pair
 from opsd.rollouts import on_policy
-from opsd.rows import Rollout, build_pair
-from opsd.settings import DistillKnobs, kl_options
-from opsd.student import Student
-from opsd.teacher import open_teacher
-from opsd.updates import Updates
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
-from srt.contract import layout_of_checkpoint
-from srt.knobs import load_knobs
-from srt.records import Problem
-from srt.sampling import open_sampler
+from srt.config import load_knobs
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.from_config import open_sampler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -63,7 +63,7 @@ def test_an_update_on_the_gpu_is_that_of_the_cpu_in_bf16(
         pairs.append(build_pair(rollout, layout, 500))
     figures = {}
     for device in ("cuda", "cpu"):
-        monkeypatch.setattr("srt.models.default_device", lambda device=device: torch.device(device))
+        monkeypatch.setattr("srt.common.models.default_device", lambda device=device: torch.device(device))
         knobs = knobs_of(tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing)
         student = Student(knobs, None)
         teacher = open_teacher(knobs, student, None)

@@ -6,9 +6,10 @@ import os
 import pytest
 import torch
 
-from opsd import kl_gradients, kl_triton
 from opsd.kl import KLOptions, exact_kl
-from tests.opsd.test_kl import KINDS, make_case, naive, near_equal_case, relative_error, run
+from opsd.kl import gradients as kl_gradients
+from opsd.kl.kernels import fused as kl_triton
+from tests.opsd.kl.test_exact_kl import KINDS, make_case, naive, near_equal_case, relative_error, run
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from opsd.nemo_rl.choice import why_no_nemo_rl
-from srt.files import read_jsonl, write_jsonl
+from opsd.select_engine import why_no_nemo_rl
+from srt.common.files import read_jsonl, write_jsonl
 
 pytestmark = [
     pytest.mark.gpu,

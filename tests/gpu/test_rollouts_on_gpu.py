@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from opsd.rollouts import on_policy
-from srt.contract import layout_of_checkpoint
-from srt.models import load_model
-from srt.sampling import open_sampler
+from srt.common.models import load_model
+from srt.contract.checkpoint import layout_of_checkpoint
 from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.from_config import open_sampler
 
 pytestmark = [
     pytest.mark.gpu,

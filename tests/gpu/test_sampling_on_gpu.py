@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from srt.contract import layout_of_checkpoint
-from srt.models import load_model
+from srt.common.models import load_model
+from srt.contract.checkpoint import layout_of_checkpoint
 from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
 from srt.sampling.vllm_parallel import VllmParallelSampler
 

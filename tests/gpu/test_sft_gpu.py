@@ -12,15 +12,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen2Config
 
-from srt.files import read_json, write_json
-from srt.knobs import load_knobs
-from srt.layout import Row
-from srt.models import load_tokenizer
-from srt.phrases import PHRASE_SETS
-from srt.sft_data import metadata_path
-from srt.sft_knobs import SftKnobs
+from srt.collect.split import metadata_path
+from srt.common.files import read_json, write_json
+from srt.common.models import load_tokenizer
+from srt.config import load_knobs
+from srt.contract.layout import Row
+from srt.contract.phrases import PHRASE_SETS
+from srt.sft.config import SftKnobs
 from tests.end_to_end.commands import interrupt_script, run_script
-from tests.srt.sft_updates import largest_difference, naive_update, one_update
+from tests.srt.helpers.sft_updates import largest_difference, naive_update, one_update
 
 pytestmark = [
     pytest.mark.gpu,

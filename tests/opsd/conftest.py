@@ -6,16 +6,16 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from opsd.local_engine import LocalEngine
-from opsd.rows import Rollout, build_pair
-from opsd.settings import DistillKnobs
+from opsd.config import DistillKnobs
+from opsd.local.engine import LocalEngine
+from opsd.pairs import Rollout, build_pair
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
-from srt.contract import layout_of_checkpoint
-from srt.knobs import load_knobs
+from srt.config import load_knobs
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.records import Problem
 from srt.problems import ProblemSet
-from srt.records import Problem
-from srt.verifiers.pool import Grader
+from srt.verifiers.math.grader import Grader
 
 
 def problem(x, answer="7", id=None):

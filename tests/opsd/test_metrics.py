@@ -9,8 +9,8 @@ import torch
 
 from opsd.kl import KLOutput
 from opsd.metrics import MetricsLog, StepMetrics, open_step_log, rollout_figures
-from opsd.rows import build_pair
-from srt.files import JsonlLog, read_jsonl
+from opsd.pairs import build_pair
+from srt.common.files import JsonlLog, read_jsonl
 
 
 def output(token_kl):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsd.problems_order import ProblemOrder
+from opsd.problem_order import ProblemOrder
 
 
 def epoch_of(order, epoch):

@@ -2,13 +2,13 @@
 
 import pytest
 
+from opsd.pairs import Rollout
 from opsd.rollouts import Rollouts
-from opsd.rows import Rollout
-from srt.files import JsonlLog, read_jsonl
-from srt.models import load_model
-from srt.records import Problem
+from srt.common.files import JsonlLog, read_jsonl
+from srt.common.models import load_model
+from srt.contract.records import Problem
 from srt.sampling.base import Sample, SamplingSettings
-from srt.sampling.transformers_sampler import TransformersSampler
+from srt.sampling.transformers import TransformersSampler
 
 X = "x = 1 [A] + 1"  # 14 tokens as a prompt; the usual answer, a box and its end of turn, takes 6
 UNREADABLE = r"\frac{1}{0}"  # a gold answer on which the verifier breaks

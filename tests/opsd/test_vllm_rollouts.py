@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from opsd.rollouts import on_policy
-from srt.files import read_jsonl
-from srt.models import load_model
-from srt.records import Problem
-from srt.sampling import open_sampler
+from srt.common.files import read_jsonl
+from srt.common.models import load_model
+from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
-from srt.sampling.transformers_sampler import TransformersSampler
+from srt.sampling.from_config import open_sampler
+from srt.sampling.transformers import TransformersSampler
 
 pytestmark = pytest.mark.vllm
 

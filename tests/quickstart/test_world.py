@@ -14,9 +14,9 @@ from quickstart.make_world import make_world
 from quickstart.phrases import PHRASE_SET, PHRASES
 from quickstart.tokenizer import END, build_tokenizer
 from quickstart.world import BASE_CLASSES, Sizes, World, draw_problem, is_correct, make_splits, split_class
-from srt.errors import UserError
-from srt.layout import Layout as PipelineLayout
-from srt.layout import PromptSettings
+from srt.common.errors import UserError
+from srt.contract.layout import Layout as PipelineLayout
+from srt.contract.layout import PromptSettings
 
 SMALL = Sizes(train=300, validation=20, heldout=40)
 BRIEF = Training(steps=3, drill=2, revision=2, chain=1, warmup=1)

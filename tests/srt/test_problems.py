@@ -10,9 +10,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from srt.errors import UserError
+from srt.common.errors import UserError
 from srt.problems import load_problems
-from srt.verifiers.math import verify_math
+from srt.verifiers.math.verify import verify_math
 
 DATA = Path(__file__).parent / "data"
 RECORDS = [

@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from srt.errors import UserError
+from srt.common.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingSettings
 
 GRAPHED_BY_DEFAULT = 512  # vLLM captures CUDA graphs for batches up to this size unless told otherwise

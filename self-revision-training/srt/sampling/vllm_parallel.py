@@ -15,9 +15,9 @@ import time
 from collections.abc import Hashable
 from typing import Any
 
-from srt.errors import UserError
+from srt.common.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingSettings
-from srt.sampling.children import Guard
+from srt.sampling.process_guard import Guard
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
 
 # How long poll waits when nothing is finished: long enough not to burn CPU, short enough that a verdict which

@@ -1,0 +1,289 @@
+"""Divergences between two next-token distributions, with their gradient, for one chunk of rows.
+
+Everything here is a pure function of a chunk of logits: no matrix product, no autograd graph, no state.
+`compare_chunk` is what `opsd.kl` calls per chunk where no fused kernel (`opsd.kl.kernels.fused`) serves it. Whatever
+reduces over the vocabulary goes through a `Vocabulary`, so that the same formulas hold where each process has
+only some of the columns (`opsd.kl.vocab_parallel`).
+
+Precision. On near-equal distributions KL(a || b) is a small difference of large sums, and summing
+`a * (log a - log b)` in fp32 gives the rounding of the two normalisers rather than the answer. Two habits
+keep fp32 accurate there (compare Liger-Kernel #1432, ms-swift #10156):
+
+- values sum `a * (log a - log b) + (b - a)`. The added term sums to zero over the vocabulary, so
+  the value is the same, but no summand is negative and a normaliser's error cancels to first order;
+- gradients are centred with the very sum they are made of, which cancels the same error.
+"""
+
+# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+Kind = Literal["reverse", "forward", "mixed", "jsd"]
+Support = Literal["teacher", "student"]
+
+# From here on |log a - log b| is large enough for the plain formula, below it expm1 avoids the cancellation.
+_NEAR = 1.0
+# exp(-80) is below the rounding of fp32 and fp64 beside 1 and exp(80) still fits fp32.
+_MAX_LOG_RATIO = 80.0
+
+
+@dataclass(frozen=True)
+class KLOptions:
+    """Which divergence between student p and teacher q is taken at each token.
+
+    kind: "reverse" is KL(p || q), the paper's (section 2.2 of arXiv:2604.12002); "forward" is KL(q || p);
+        "mixed" is mixed_weight * forward + (1 - mixed_weight) * reverse; "jsd" is the generalised
+        Jensen-Shannon divergence of GKD (arXiv:2306.13649), beta * KL(q || m) + (1 - beta) * KL(p || m) with
+        m = beta * q + (1 - beta) * p.
+    mixed_weight: in [0, 1]; 0 is reverse, 1 is forward.
+    jsd_beta: strictly inside (0, 1); 0.5 is the symmetric JSD, at most log 2. The value is not rescaled and
+        vanishes at both ends: jsd / beta -> forward as beta -> 0, jsd / (1 - beta) -> reverse as beta -> 1.
+    temperature: both models' logits are divided by it before the softmax. The loss is not multiplied by
+        temperature squared, so gradients shrink as it grows.
+    topk: 0 compares the whole vocabulary. k > 0 compares only the k likeliest tokens of `topk_support`, a set
+        taken as a constant by the gradient; k >= the vocabulary is the whole vocabulary again.
+    topk_tail: True lumps all other tokens into one more bucket per model; False renormalises both models over
+        the support.
+    Raises ValueError when an option is out of range, or when together they make a loss that is always zero.
+    """
+
+    kind: Kind = "reverse"
+    mixed_weight: float = 0.5
+    jsd_beta: float = 0.5
+    temperature: float = 1.0
+    topk: int = 0
+    topk_support: Support = "teacher"
+    topk_tail: bool = True
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind is {self.kind!r}, expected one of {', '.join(get_args(Kind))}")
+        if not 0.0 <= self.mixed_weight <= 1.0:
+            raise ValueError(f"mixed_weight is {self.mixed_weight}, expected a number from 0 to 1")
+        if not 0.0 < self.jsd_beta < 1.0:
+            raise ValueError(
+                f"jsd_beta is {self.jsd_beta}, expected a number strictly between 0 and 1 (at both ends the "
+                f"divergence is always zero; use kind=forward or kind=reverse for the limits)"
+            )
+        if not (self.temperature > 0.0 and math.isfinite(self.temperature)):
+            raise ValueError(f"temperature is {self.temperature}, expected a positive finite number")
+        if isinstance(self.topk, bool) or not isinstance(self.topk, int) or self.topk < 0:
+            raise ValueError(f"topk is {self.topk!r}, expected 0 (whole vocabulary) or a positive integer")
+        if self.topk_support not in get_args(Support):
+            raise ValueError(
+                f"topk_support is {self.topk_support!r}, expected one of {', '.join(get_args(Support))}"
+            )
+        if self.topk == 1 and not self.topk_tail:
+            raise ValueError(
+                "topk is 1 with topk_tail=False, expected topk >= 2 or topk_tail=True (over a single token "
+                "every divergence is zero)"
+            )
+
+
+class Vocabulary:
+    """What is reduced over the vocabulary, where all of it lies in the last dimension."""
+
+    def sum(self, x: Float[Tensor, "T V"]) -> Float[Tensor, " T"]:
+        return x.sum(-1)
+
+    def logsumexp(self, x: Float[Tensor, "T V"]) -> Float[Tensor, "T 1"]:
+        return x.logsumexp(-1, keepdim=True)
+
+    def topk(self, x: Float[Tensor, "T V"], k: int) -> Int[Tensor, "T k"]:
+        """The token ids of the k largest entries."""
+        return x.topk(k, dim=-1).indices
+
+    def likeliest(self, x: Float[Tensor, "T V"]) -> Int[Tensor, "T 1"]:
+        return x.argmax(-1, keepdim=True)
+
+    def at(self, x: Float[Tensor, "T V"], tokens: Int[Tensor, "T k"]) -> Float[Tensor, "T k"]:
+        return x.gather(-1, tokens)
+
+    def put_(
+        self, x: Float[Tensor, "T V"], tokens: Int[Tensor, "T k"], values: Float[Tensor, "T k"] | float
+    ) -> Float[Tensor, "T V"]:
+        """x, with `values` written to the tokens' entries in place."""
+        return x.scatter_(-1, tokens, values)
+
+    def total(self, x: Tensor) -> Tensor:
+        """The sum of x, which each process has for its own columns."""
+        return x
+
+    def size(self, x: Float[Tensor, "T V"]) -> int:
+        return x.shape[-1]
+
+
+WHOLE = Vocabulary()
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What one chunk yields. `gradient` is d(sum_t weights[t] * token_kl[t]) / d(student_logits)."""
+
+    token_kl: Float[Tensor, " T"]
+    gradient: Float[Tensor, "T V"] | None
+    student_entropy: Float[Tensor, " T"] | None = None
+    teacher_entropy: Float[Tensor, " T"] | None = None
+    student_logprob: Float[Tensor, " T"] | None = None
+    teacher_logprob: Float[Tensor, " T"] | None = None
+    agreement: Bool[Tensor, " T"] | None = None
+
+
+def compare_chunk(
+    student_logits: Float[Tensor, "T V"],
+    teacher_logits: Float[Tensor, "T V"],
+    weights: Float[Tensor, " T"],
+    targets: Int[Tensor, " T"] | None,
+    options: KLOptions,
+    *,
+    with_gradient: bool,
+    with_extras: bool,
+    vocabulary: Vocabulary = WHOLE,
+) -> ChunkResult:
+    """Divergence per row in nats, the weighted gradient of the student's logits, and the extras.
+
+    Both logits have one dtype, fp32 or fp64, and everything is computed in it. The logits are used as
+    scratch space and must not be read afterwards. Extras are taken at temperature 1 over the whole
+    vocabulary, in nats.
+    """
+    extras: dict[str, Tensor] = {}
+    if with_extras:
+        likeliest = [vocabulary.likeliest(logits)[:, 0] for logits in (student_logits, teacher_logits)]
+        extras["agreement"] = likeliest[0] == likeliest[1]
+        for name, logits in (("student", student_logits), ("teacher", teacher_logits)):
+            log_probs = logits - vocabulary.logsumexp(logits)
+            extras[f"{name}_entropy"] = -vocabulary.sum(log_probs.exp() * log_probs)
+            if targets is not None:
+                extras[f"{name}_logprob"] = vocabulary.at(log_probs, targets[:, None])[:, 0]
+            del log_probs
+
+    if options.temperature != 1.0:
+        student_logits.div_(options.temperature)
+        teacher_logits.div_(options.temperature)
+    log_p = _log_softmax_(student_logits, vocabulary)
+    log_q = _log_softmax_(teacher_logits, vocabulary)
+    if 0 < options.topk < vocabulary.size(log_p):
+        token_kl, gradient = _divergence_on_support(log_p, log_q, options, with_gradient, vocabulary)
+    else:
+        token_kl, gradient = divergence(log_p, log_q, options, with_gradient, vocabulary)
+    if gradient is not None:
+        gradient.mul_(weights[:, None] / options.temperature)
+    return ChunkResult(token_kl, gradient, **extras)
+
+
+def divergence(
+    log_p: Float[Tensor, "T N"],
+    log_q: Float[Tensor, "T N"],
+    options: KLOptions,
+    with_gradient: bool,
+    vocabulary: Vocabulary = WHOLE,
+) -> tuple[Float[Tensor, " T"], Float[Tensor, "T N"] | None]:
+    """`options.kind` per row, between normalised log-probabilities of student p and teacher q.
+
+    The gradient is with respect to logits z, log_p = log_softmax(z). Temperature and top-k play no part here.
+    """
+    p, q = log_p.exp(), log_q.exp()
+    log_ratio = log_p - log_q
+    if options.kind == "reverse":
+        return _reverse(p, q, log_ratio, with_gradient, vocabulary)
+    if options.kind == "forward":
+        return _forward(p, q, log_ratio, with_gradient, vocabulary)
+    if options.kind == "jsd":
+        return _jsd(p, q, log_ratio, options.jsd_beta, with_gradient, vocabulary)
+    share = options.mixed_weight
+    forward, forward_gradient = _forward(p, q, log_ratio, with_gradient, vocabulary)
+    reverse, reverse_gradient = _reverse(p, q, log_ratio, with_gradient, vocabulary)
+    gradient = None
+    if with_gradient:
+        gradient = forward_gradient.mul_(share).add_(reverse_gradient, alpha=1.0 - share)
+    return share * forward + (1.0 - share) * reverse, gradient
+
+
+def _reverse(
+    p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor | None]:
+    value = _kl_sum(p, q, log_ratio, vocabulary)
+    return value, _centred(p, log_ratio, vocabulary) if with_gradient else None
+
+
+def _forward(
+    p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor | None]:
+    value = _kl_sum(q, p, -log_ratio, vocabulary)
+    return value, p - q if with_gradient else None
+
+
+def _jsd(
+    p: Tensor, q: Tensor, log_ratio: Tensor, beta: float, with_gradient: bool, vocabulary: Vocabulary
+) -> tuple[Tensor, Tensor | None]:
+    # log(p/m) straight from log(p/q): log p - log m would lose a near-equal pair's difference to the rounding
+    # of log m. Where the clamp bites, the ratio it alters is multiplied by a probability below exp(-80).
+    log_ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
+    log_p_over_m = -torch.log1p(beta * torch.expm1(-log_ratio))
+    log_q_over_m = log_p_over_m - log_ratio
+    m = torch.lerp(p, q, beta)
+    value = beta * _kl_sum(q, m, log_q_over_m, vocabulary)
+    value += (1.0 - beta) * _kl_sum(p, m, log_p_over_m, vocabulary)
+    # d value / d p is (1 - beta) log(p/m): the terms from m's dependence on p cancel.
+    return value, _centred(p, log_p_over_m, vocabulary).mul_(1.0 - beta) if with_gradient else None
+
+
+def _kl_sum(a: Tensor, b: Tensor, log_ratio: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """KL(a || b) per row, log_ratio = log a - log b; see the module's note on precision."""
+    near = a * (torch.expm1(-log_ratio) + log_ratio)  # b = a * exp(-log_ratio), free of b - a's cancellation
+    far = (a * log_ratio).add_(b - a)
+    return vocabulary.sum(torch.where(log_ratio.abs() < _NEAR, near, far))
+
+
+def _centred(p: Tensor, score: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Gradient of sum_v p_v score_v with respect to p's logits, the score taken as a constant."""
+    # Only differences of scores matter. Taking them from the likeliest token's keeps the gradient of a nearly
+    # certain row, which would otherwise be the rounding of that token's own score.
+    score = score - vocabulary.at(score, vocabulary.likeliest(p))
+    return p * (score - vocabulary.sum(p * score)[:, None])
+
+
+def _divergence_on_support(
+    log_p: Float[Tensor, "T V"],
+    log_q: Float[Tensor, "T V"],
+    options: KLOptions,
+    with_gradient: bool,
+    vocabulary: Vocabulary,
+) -> tuple[Float[Tensor, " T"], Float[Tensor, "T V"] | None]:
+    """The divergence over the `options.topk` likeliest tokens of one model, its gradient over all V."""
+    support = vocabulary.topk(log_q if options.topk_support == "teacher" else log_p, options.topk)
+    # From here on the support is small and, where the vocabulary is sharded, known to every process.
+    log_p_support, log_q_support = vocabulary.at(log_p, support), vocabulary.at(log_q, support)
+    if not options.topk_tail:
+        value, part = divergence(
+            _log_softmax_(log_p_support, WHOLE), _log_softmax_(log_q_support, WHOLE), options, with_gradient
+        )
+        return value, vocabulary.put_(torch.zeros_like(log_p), support, part) if with_gradient else None
+
+    # Summed over the tail's own tokens: 1 - sum(support) keeps no correct digit once the support holds
+    # almost everything.
+    log_p_rest = vocabulary.put_(log_p.clone(), support, -math.inf)
+    log_p_tail = vocabulary.logsumexp(log_p_rest)
+    log_q_tail = vocabulary.logsumexp(vocabulary.put_(log_q.clone(), support, -math.inf))
+    value, part = divergence(
+        torch.cat([log_p_support, log_p_tail], dim=-1),
+        torch.cat([log_q_support, log_q_tail], dim=-1),
+        options,
+        with_gradient,
+    )
+    if not with_gradient:
+        return value, None
+    # A tail token's logit moves the bucket in proportion to the token's share of it.
+    gradient = log_p_rest.sub_(log_p_tail).exp_().mul_(part[:, -1:])
+    return value, vocabulary.put_(gradient, support, part[:, :-1])
+
+
+def _log_softmax_(logits: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """log_softmax over the last dimension, in place."""
+    return logits.sub_(vocabulary.logsumexp(logits))

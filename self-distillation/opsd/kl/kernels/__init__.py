@@ -1,0 +1,1 @@
+"""Triton kernels of the exact KL. Nothing here is imported without Triton."""

@@ -1,0 +1,1 @@
+"""ENGINE=local: one process, torch and transformers, vLLM or transformers for sampling."""

@@ -1,0 +1,62 @@
+"""Checkpoints of the local engine: everything a killed run needs to go on as if it had not been killed.
+
+    checkpoints/step_000050/student/   weights in fp32, or the adapter
+                            optimizer.pt   optimizer and learning-rate schedule
+                            teacher/   only when the teacher is no longer the one the run started with
+                            state.json
+
+A folder gets its name when its last file is written, and no folder is ever replaced.
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from srt.common.files import read_json, write_json
+
+
+class Saved(Protocol):
+    """A student or a teacher."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def save_checkpoint(
+    output_dir: Path, step: int, student: Saved, teacher: Saved | None, optimizer: Any, scheduler: Any, keep: int
+) -> None:
+    """`step`: the number of finished steps. `teacher`: None while it is the one the run started with."""
+    folder = output_dir / "checkpoints" / f"step_{step:06d}"
+    for torn in folder.parent.glob(".step_*.tmp"):  # of a run that was killed while it saved
+        shutil.rmtree(torn)
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    student.save(temporary / "student")
+    if teacher is not None:
+        teacher.save(temporary / "teacher")
+    torch.save(
+        {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, temporary / "optimizer.pt"
+    )
+    write_json(temporary / "state.json", {"step": step, "teacher_was_synced": teacher is not None})
+    os.replace(temporary, folder)
+    for old in _checkpoints(output_dir)[:-keep]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(output_dir: Path) -> Path | None:
+    return max(_checkpoints(output_dir), default=None)
+
+
+def read_state(checkpoint: Path) -> dict[str, Any]:
+    return read_json(checkpoint / "state.json")
+
+
+def load_optimizer(checkpoint: Path, optimizer: Any, scheduler: Any, device: torch.device) -> None:
+    state = torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True)
+    optimizer.load_state_dict(state["optimizer"])
+    scheduler.load_state_dict(state["scheduler"])
+
+
+def _checkpoints(output_dir: Path) -> list[Path]:
+    return sorted((output_dir / "checkpoints").glob("step_*"))

@@ -1,0 +1,1 @@
+"""What runs in the driver process: the engine, its worker groups, configuration and environment."""

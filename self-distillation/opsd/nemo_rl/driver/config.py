@@ -1,0 +1,186 @@
+"""Our knobs as NeMo-RL's configuration: plain dictionaries, built without importing NeMo-RL."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from opsd.config import DistillKnobs
+from opsd.nemo_rl.driver.megatron_config import megatron_section
+from srt.common.errors import UserError
+
+# Parameters up to which a model is trained, or sampled, on so many GPUs that share its layers. FSDP splits weights
+# and optimizer over all GPUs in any case; tensor parallelism splits what a single row costs, at the price of
+# messages in every layer.
+TENSOR_PARALLEL_BY_SIZE = ((10e9, 1), (20e9, 2), (40e9, 4))
+# Megatron shards the optimizer over all GPUs, but each group of GPUs that share its layers has all bf16 weights
+# and fp32 gradients: 6 bytes a parameter.
+MEGATRON_BY_SIZE = ((5e9, 1), (10e9, 2), (20e9, 4))
+MOST_TENSOR_PARALLEL = 8
+
+SCHEDULE = "opsd.nemo_rl.worker.lr_schedule.WarmupSchedule"
+
+
+@dataclass(frozen=True)
+class ClusterShape:
+    """GPUs and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each."""
+
+    num_nodes: int
+    gpus_per_node: int
+    tensor_parallel: int
+    sampler_tensor_parallel: int
+
+    @property
+    def gpus(self) -> int:
+        return self.num_nodes * self.gpus_per_node
+
+    @property
+    def data_parallel(self) -> int:
+        return self.gpus // self.tensor_parallel
+
+    def describe(self) -> str:
+        return (
+            f"{self.gpus} GPU(s) on {self.num_nodes} node(s): training {self.data_parallel}-fold data parallel "
+            f"x {self.tensor_parallel}-fold tensor parallel; "
+            f"{self.gpus // self.sampler_tensor_parallel} vLLM engine(s) of {self.sampler_tensor_parallel}"
+        )
+
+
+def cluster_shape(knobs: DistillKnobs, visible_gpus: int, config: Any, parameters: int) -> ClusterShape:
+    """The knobs' shape, filled in where they say nothing. `config`: the student's transformers config.
+
+    Raises UserError for a shape that the GPUs or the model do not allow.
+    """
+    per_node = knobs.gpus_per_node or visible_gpus
+    if knobs.num_nodes == 1 and per_node > visible_gpus:
+        raise UserError(f"GPUS_PER_NODE={per_node}: {visible_gpus} GPU(s) are visible")
+    text = config.get_text_config()
+    heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
+
+    def fits(size: int) -> bool:
+        return per_node % size == 0 and all(count % size == 0 for count in heads)
+
+    def chosen(knob: str, asked: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
+        if asked is not None and not fits(asked):
+            raise UserError(
+                f"{knob}={asked}: it must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
+                f"attention and {heads[1]} key-value heads"
+            )
+        by_size = next((size for most, size in sizes if parameters <= most), MOST_TENSOR_PARALLEL)
+        return asked or max(size for size in range(1, by_size + 1) if fits(size))
+
+    trainer = MEGATRON_BY_SIZE if knobs.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
+    return ClusterShape(
+        knobs.num_nodes,
+        per_node,
+        chosen("TENSOR_PARALLEL_SIZE", knobs.tensor_parallel_size, trainer),
+        chosen("SAMPLER_TENSOR_PARALLEL_SIZE", knobs.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
+    )
+
+
+def count_parameters(config: Any) -> int:
+    """Of a model with this transformers config; no weight is made."""
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+
+
+def policy_config(
+    knobs: DistillKnobs, shape: ClusterShape, generation: dict[str, Any], total_updates: int
+) -> dict[str, Any]:
+    """NeMo-RL's `policy` section for the worker of TRAINER_BACKEND, which ours extends.
+
+    Its batch sizes are those of NeMo-RL's own training calls, which our loop does not make.
+    """
+    config = {
+        "model_name": knobs.student_model,
+        "tokenizer": {"name": knobs.student_model, "chat_template_kwargs": None},
+        "train_global_batch_size": knobs.train_global_batch_size,
+        "train_micro_batch_size": 1,
+        "logprob_batch_size": 1,
+        "generation_batch_size": knobs.sampler_batch,
+        "max_total_sequence_length": knobs.max_total_sequence_length,
+        "precision": "bfloat16",  # of the products; weights, gradients and Adam's averages: see the sections
+        "offload_optimizer_for_logprob": False,
+        "hf_config_overrides": {},
+        "dynamic_batching": {"enabled": False},
+        "sequence_packing": {"enabled": False},
+        "make_sequence_length_divisible_by": 1,
+        "generation": generation,
+    }
+    if knobs.trainer_backend == "megatron":
+        megatron = megatron_section(knobs, shape.tensor_parallel, total_updates)
+        return config | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
+    return config | _dtensor_sections(knobs, shape, total_updates)
+
+
+def _dtensor_sections(knobs: DistillKnobs, shape: ClusterShape, total_updates: int) -> dict[str, Any]:
+    """For the DTensor worker (V1). Weights, gradients and Adam's averages are fp32, sharded over all GPUs."""
+    return {
+        "dtensor_cfg": {
+            "enabled": True,
+            "_v2": False,
+            "cpu_offload": False,
+            "sequence_parallel": False,
+            "activation_checkpointing": knobs.gradient_checkpointing,
+            "tensor_parallel_size": shape.tensor_parallel,
+            "context_parallel_size": 1,  # a row's positions must be on one GPU: the KL picks them
+            "custom_parallel_plan": None,
+        },
+        "max_grad_norm": knobs.max_grad_norm or None,
+        "optimizer": {
+            "name": "torch.optim.AdamW",
+            "kwargs": {
+                "lr": knobs.lr,
+                "weight_decay": knobs.weight_decay,
+                "betas": [knobs.adam_beta1, knobs.adam_beta2],
+                "eps": 1e-8,
+                # One parameter at a time: those of a tensor-parallel model live on different meshes.
+                "foreach": False,
+                "fused": False,
+            },
+        },
+        "scheduler": {
+            "name": SCHEDULE,
+            "kwargs": {
+                "kind": knobs.lr_schedule,
+                "warmup_steps": knobs.warmup_steps,
+                "total_steps": total_updates,
+            },
+        },
+    }
+
+
+def generation_config(
+    knobs: DistillKnobs, shape: ClusterShape, max_model_len: int, eot_ids: list[int], pad_id: int
+) -> dict[str, Any]:
+    """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
+    return {
+        "backend": "vllm",
+        "model_name": knobs.student_model,
+        "max_new_tokens": max_model_len,
+        "temperature": knobs.temperature,
+        "top_p": knobs.top_p,
+        "top_k": None,
+        "stop_token_ids": list(eot_ids),
+        "stop_strings": None,
+        "_pad_token_id": pad_id,
+        "colocated": {"enabled": True, "resources": {"gpus_per_node": None, "num_nodes": None}},
+        "vllm_cfg": {
+            "async_engine": False,
+            "precision": "bfloat16",
+            "kv_cache_dtype": "auto",
+            "tensor_parallel_size": shape.sampler_tensor_parallel,
+            "pipeline_parallel_size": 1,
+            "expert_parallel_size": 1,
+            "gpu_memory_utilization": knobs.gpu_memory_utilization,
+            "max_model_len": max_model_len,
+            "enforce_eager": knobs.enforce_eager,
+            "enable_prefix_caching": True,
+            "load_format": "dummy",  # the student's weights come with the first refresh
+            "skip_tokenizer_init": True,
+            "use_tqdm": False,
+        },
+        # NeMo-RL hands these to vLLM's engine.
+        "vllm_kwargs": {"max_num_seqs": knobs.sampler_batch, "hf_overrides": {}},
+    }

@@ -1,0 +1,102 @@
+"""NeMo-RL's vLLM engines and its environment as the sampler and the grader of `opsd.rollouts.Rollouts`.
+
+So both engines make their rollouts with one class, and their rows with one function.
+"""
+
+from collections.abc import Hashable, Iterable
+from typing import Any
+
+import ray
+import torch
+from nemo_rl.distributed.batched_data_dict import BatchedDataDict
+from nemo_rl.models.generation.vllm import VllmGeneration, vllm_generation
+
+from opsd.nemo_rl.driver.runtime import SAMPLER_WORKER
+from srt.contract.records import Problem
+from srt.sampling.base import Sample, SampleRequest
+from srt.verifiers.types import Outcome, Verdict, VerifierBroke
+
+
+def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
+    """NeMo-RL's vLLM engines, with our worker in the place of the one that it names itself."""
+    resolve = vllm_generation.resolve_generation_worker_cls
+    vllm_generation.resolve_generation_worker_cls = lambda default, config: SAMPLER_WORKER
+    try:
+        return VllmGeneration(cluster=cluster, config=config)
+    finally:
+        vllm_generation.resolve_generation_worker_cls = resolve
+
+
+class NemoSampler:
+    """A `srt.sampling.base.Sampler`: what was submitted is sampled together at the next poll."""
+
+    def __init__(self, generation: VllmGeneration, eot_ids: list[int], pad_id: int):
+        self.generation = generation
+        self.eot_ids = eot_ids
+        self.pad_id = pad_id
+        self._queue: list[tuple[Hashable, SampleRequest]] = []
+
+    def submit(self, key: Hashable, request: SampleRequest) -> None:
+        self._queue.append((key, request))
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def poll(self) -> Iterable[tuple[Hashable, Sample]]:
+        queue, self._queue = self._queue, []
+        if not queue:
+            return []
+        keys, requests = zip(*queue, strict=True)
+        output = self.generation.generate(as_generation_data(list(requests), self.pad_id), greedy=False)
+        return list(zip(keys, as_samples(list(requests), output, self.eot_ids), strict=True))
+
+    def close(self) -> None:
+        self.generation.shutdown()
+
+
+def as_generation_data(requests: list[SampleRequest], pad_id: int) -> BatchedDataDict:
+    """Right-padded prompts with their lengths, seeds and token limits."""
+    width = max(len(request.prompt_ids) for request in requests)
+    ids = [request.prompt_ids + [pad_id] * (width - len(request.prompt_ids)) for request in requests]
+    return BatchedDataDict(
+        {
+            "input_ids": torch.tensor(ids),
+            "input_lengths": torch.tensor([len(request.prompt_ids) for request in requests]),
+            "seeds": torch.tensor([request.seed for request in requests]),
+            "max_tokens": torch.tensor([request.max_tokens for request in requests]),
+        }
+    )
+
+
+def as_samples(requests: list[SampleRequest], output: BatchedDataDict, eot_ids: list[int]) -> list[Sample]:
+    """The responses alone, in the order of the requests."""
+    samples = []
+    for index, request in enumerate(requests):
+        start = len(request.prompt_ids)
+        end = start + int(output["generation_lengths"][index])
+        ids = output["output_ids"][index, start:end].tolist()
+        logprobs = output["logprobs"][index, start:end].tolist()
+        samples.append(Sample(ids, "stop" if ids and ids[-1] in eot_ids else "length", logprobs))
+    return samples
+
+
+class NemoGrader:
+    """The environment actor as a `srt.verifiers.math.grader.Grader`, as far as rollouts need one."""
+
+    def __init__(self, environment: Any):
+        self.environment = environment
+
+    def grade_all(self, items: list[tuple[str, Problem, str]]) -> list[Outcome]:
+        logs = [
+            [{"role": "user", "content": problem.x}, {"role": "assistant", "content": response}]
+            for response, problem, _ in items
+        ]
+        metadata = [{"problem": problem, "finish_reason": reason} for _, problem, reason in items]
+        graded = ray.get(self.environment.step.remote(logs, metadata))
+        return [
+            VerifierBroke(*entry["broke"])
+            if entry["broke"]
+            else Verdict(bool(reward), entry["extracted"], entry["reason"])
+            for reward, entry in zip(graded.rewards.tolist(), graded.metadata, strict=True)
+        ]

@@ -1,0 +1,111 @@
+"""Our knobs as the Megatron section of NeMo-RL's configuration; only data and tensor parallelism are used."""
+
+from typing import Any
+
+from opsd.config import DistillKnobs
+from srt.common.errors import UserError
+
+# The schedules of LR_SCHEDULE by Megatron's names: the same curves, from 0 and to 0.
+DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
+
+
+def check_megatron(knobs: DistillKnobs, config: Any) -> None:
+    """Raises UserError for what the Megatron worker does not do. `config`: the student's transformers config."""
+    if knobs.teacher_model != knobs.student_model:
+        raise UserError(
+            f"TRAINER_BACKEND=megatron: the teacher is the student as it was, so TEACHER_MODEL="
+            f"{knobs.teacher_model} cannot be another model than STUDENT_MODEL; TRAINER_BACKEND=dtensor can"
+        )
+    text = config.get_text_config()
+    if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
+        raise UserError(
+            f"TRAINER_BACKEND=megatron: {knobs.student_model} is a mixture of experts, which is not written; "
+            "TRAINER_BACKEND=dtensor takes it"
+        )
+
+
+def megatron_section(knobs: DistillKnobs, tensor_parallel: int, total_updates: int) -> dict[str, Any]:
+    """`policy.megatron_cfg`: every key that NeMo-RL v0.7.0 reads without asking whether it is there.
+
+    Weights are bf16, gradients fp32; the fp32 master weights and Adam's averages are sharded over the
+    data-parallel ranks. Where our knobs say nothing, the values are those of NeMo-RL's own recipes, but for the
+    overlaps.
+    """
+    return {
+        "enabled": True,
+        # For the all-gathers of sequence parallelism to be launched before the products they hide behind.
+        "env_vars": {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if tensor_parallel > 1 else None,
+        # A cached conversion goes by the model's path alone, whatever was written there since.
+        "force_reconvert_from_hf": True,
+        "empty_unused_memory_level": 1,
+        "activation_checkpointing": knobs.gradient_checkpointing,
+        "recompute_granularity": "full",
+        "recompute_modules": None,
+        "tensor_model_parallel_size": tensor_parallel,
+        "sequence_parallel": tensor_parallel > 1,
+        # The KL needs a row's positions, and the loop a whole model, in one place.
+        "pipeline_model_parallel_size": 1,
+        "num_layers_in_first_pipeline_stage": None,
+        "num_layers_in_last_pipeline_stage": None,
+        "context_parallel_size": 1,
+        "pipeline_dtype": "bfloat16",
+        "defer_fp32_logits": False,
+        "apply_rope_fusion": True,
+        "bias_activation_fusion": True,
+        "gradient_accumulation_fusion": False,
+        "use_fused_weighted_squared_relu": False,
+        "mtp_num_layers": 0,
+        "peft": {"enabled": False},
+        "optimizer": {
+            "optimizer": "adam",
+            "lr": knobs.lr,
+            "min_lr": 0.0,
+            "weight_decay": knobs.weight_decay,
+            "adam_beta1": knobs.adam_beta1,
+            "adam_beta2": knobs.adam_beta2,
+            "adam_eps": 1e-8,
+            "sgd_momentum": 0.9,
+            "clip_grad": knobs.max_grad_norm,  # 0: not clipped
+            "bf16": True,
+            "fp16": False,
+            "params_dtype": "float32",
+            "use_distributed_optimizer": True,
+            # Transformer Engine's Adam, whose state holds the master weights, too: all of it can leave the GPU.
+            "use_precision_aware_optimizer": True,
+            "optimizer_cpu_offload": False,
+            "optimizer_offload_fraction": 0.0,
+        },
+        "scheduler": {
+            "start_weight_decay": knobs.weight_decay,
+            "end_weight_decay": knobs.weight_decay,
+            "weight_decay_incr_style": "constant",
+            "lr_decay_style": DECAY[knobs.lr_schedule],
+            # Megatron wants the end behind the warm-up, which a short run does not reach.
+            "lr_decay_iters": max(total_updates, knobs.warmup_steps + 1),
+            "lr_warmup_iters": knobs.warmup_steps,
+            "lr_warmup_init": 0.0,
+        },
+        "train_iters": total_updates,
+        "distributed_data_parallel_config": {
+            "grad_reduce_in_fp32": True,
+            # The step collects the gradients of all micro-batches before it exchanges them (megatron_step.py).
+            "overlap_grad_reduce": False,
+            # The teacher takes the weights' place, which must then all be there.
+            "overlap_param_gather": False,
+            "use_custom_fsdp": False,
+            "data_parallel_sharding_strategy": "no_shard",  # of Megatron's FSDP, which is off
+        },
+        "fp8_cfg": {"enabled": False},
+        # Read for every model; ours has no experts (check_megatron).
+        "expert_model_parallel_size": 1,
+        "expert_tensor_parallel_size": 1,
+        "freeze_moe_router": False,
+        "moe_router_dtype": "fp64",
+        "moe_router_load_balancing_type": "none",
+        "moe_router_bias_update_rate": 0.0,
+        "moe_permute_fusion": False,
+        "moe_per_layer_logging": False,
+        "moe_enable_deepep": False,
+        "moe_token_dispatcher_type": "alltoall",
+        "moe_shared_expert_overlap": False,
+    }

@@ -1,0 +1,59 @@
+"""The weights that a rank holds, whatever shards the model, and other weights in their place for a while."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from opsd.nemo_rl.worker.cpu_offload import HostMemory
+
+
+@contextlib.contextmanager
+def weights_in_place(model: Any, weights: dict[str, Tensor], host: HostMemory) -> Iterator[Any]:
+    """`model` with other weights for the block, then its own again, bit for bit, also after an error.
+
+    weights: by name, this rank's shards on the CPU. host: where the model's own wait.
+    """
+    own = shards(model)
+    host.save(own)
+    try:
+        for name, tensor in own.items():
+            tensor.copy_(weights[name])
+        yield model
+    finally:
+        _reshard(model)
+        host.restore(own)
+
+
+def shards(model: Any) -> dict[str, Tensor]:
+    """This rank's shard of each weight, in the weight's own memory, and nothing gathered beside it.
+
+    Names as in a state_dict: named_parameters() would name the wrappers of activation checkpointing, too.
+    """
+    # A root that still holds its gathered weights would go on with those, whatever its shards say.
+    _reshard(model)
+    return {name: local(tensor) for name, tensor in weights_only(model.state_dict()).items()}
+
+
+def weights_only(state: dict[str, Any]) -> dict[str, Tensor]:
+    """Of a state_dict: without the "extra state" that Megatron's layers keep for fp8, a tensor or not."""
+    return {
+        name: value
+        for name, value in state.items()
+        if isinstance(value, Tensor) and not name.endswith("_extra_state")
+    }
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard, in the tensor's own memory, without its gradient."""
+    tensor = tensor.detach()
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _reshard(model: Any) -> None:
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()

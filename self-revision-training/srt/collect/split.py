@@ -1,0 +1,84 @@
+"""D_revision -> the two SFT stages (arXiv:2604.12002, section 2.1)."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+from srt.collect.config import SrtDataKnobs
+from srt.common.console import print_summary
+from srt.common.errors import UserError
+from srt.common.files import read_json, remove, write_json
+from srt.config import load_knobs
+from srt.contract.paths import collection_dir, data_prefix, stage_file
+from srt.contract.phrases import PhraseSet
+
+
+def stage_sizes(available: int, stage1_size: int, stage2_size: int) -> tuple[int, int]:
+    """The knobs' sizes, or all of `available` in their proportion when there are fewer.
+
+    Raises UserError for fewer than two tuples: each stage needs one.
+    """
+    if available < 2:
+        raise UserError(
+            f"D_revision has {available} tuple{'' if available == 1 else 's'} and SFT needs at least 2 (one a "
+            "stage): use more problems, NUM_RESPONSES or NUM_REVISIONS, or REVISE_CORRECT=1"
+        )
+    if available >= stage1_size + stage2_size:
+        return stage1_size, stage2_size
+    stage1 = round(available * stage1_size / (stage1_size + stage2_size))
+    stage1 = min(max(stage1, 1), available - 1)
+    return stage1, available - stage1
+
+
+def stage_record(tuple_: dict[str, Any], stage: int) -> dict[str, Any]:
+    """prompt and completion as text, for people, and the tuple's parts, from which ids are built.
+
+    Stage 1: x -> y_init + P_r + y_revised. Stage 2: x + y_init + P_r -> y_revised.
+    """
+    cue = f"\n\n{tuple_['p_r']}\n\n"
+    if stage == 1:
+        prompt, completion = tuple_["x"], tuple_["y_init"] + cue + tuple_["y_revised"]
+    else:
+        prompt, completion = tuple_["x"] + "\n\n" + tuple_["y_init"] + cue, tuple_["y_revised"]
+    return {"prompt": prompt, "completion": completion, **tuple_}
+
+
+def prepare(argv: list[str]) -> None:
+    """Split d_revision.json into <prefix>_stage1.json and <prefix>_stage2.json; no tuple is in both."""
+    knobs = load_knobs(SrtDataKnobs, "srt_data", argv)
+    prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.model_path)
+    source = collection_dir(knobs.output_dir, prefix)
+    tuples = read_json(source / "d_revision.json")
+    run = read_json(source / "run.json")
+    sizes = stage_sizes(len(tuples), knobs.stage1_size, knobs.stage2_size)
+    if sum(sizes) < knobs.stage1_size + knobs.stage2_size:
+        print(
+            f"note: {len(tuples)} tuples do not fill STAGE1_SIZE={knobs.stage1_size} and "
+            f"STAGE2_SIZE={knobs.stage2_size}; the stages get {sizes[0]} and {sizes[1]}, in their proportion"
+        )
+    order = list(range(len(tuples)))
+    random.Random(knobs.seed).shuffle(order)
+    chosen = (order[: sizes[0]], order[sizes[0] : sum(sizes)])
+    phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
+    paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
+    for path in paths:
+        # Killed in between, this must not leave a stage of an older collection beside a new one.
+        remove(path, "TRAIN_DATA_DIR")
+    for stage, (path, indices) in enumerate(zip(paths, chosen, strict=True), start=1):
+        # The stages' metadata comes first: a stage file without it would be data of unknown making.
+        made_by = run | {"stage": stage, "tuples": len(indices)}
+        write_json(metadata_path(path), made_by, knob="TRAIN_DATA_DIR")
+        write_json(path, [stage_record(tuples[index], stage) for index in indices], knob="TRAIN_DATA_DIR")
+    print_summary(
+        "SFT data",
+        {
+            "stage 1 (generation)": f"{sizes[0]} tuples, {paths[0]}",
+            "stage 2 (revision)": f"{sizes[1]} tuples, {paths[1]}",
+            "control phrases": phrases.name,
+        },
+    )
+
+
+def metadata_path(stage_path: Path) -> Path:
+    """The run.json of a stage file, beside it."""
+    return stage_path.with_suffix(".run.json")

@@ -1,0 +1,1 @@
+"""Plumbing without a view of the method: errors, files, console output, loading models."""

@@ -1,0 +1,159 @@
+"""Files that survive a crash: written under a temporary name and renamed, or appended line by line."""
+
+import fcntl
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from srt.common.errors import UserError
+
+_locks: dict[Path, int] = {}  # folder -> descriptor, open as long as this process lives
+
+
+def _dumps(value: Any, **kwargs: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, **kwargs)
+
+
+@contextmanager
+def writing(path: Path, knob: str = "OUTPUT_DIR") -> Iterator[Path]:
+    """Yields a temporary path beside `path`; what was written there gets the final name on success.
+
+    Raises UserError when the place, which `knob` names, cannot be written or the disk is full; `path` is then
+    as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error, knob) from error
+    finally:
+        try:
+            temporary.unlink(missing_ok=True)
+        except OSError:
+            pass  # the folder could not even be made: that error is already on its way
+
+
+def cannot_write(path: Path, error: OSError, knob: str = "OUTPUT_DIR") -> UserError:
+    is_file = isinstance(error, (FileExistsError, NotADirectoryError))
+    reason = "a part of its path is a file" if is_file else error.strerror or error
+    return UserError(f"{path}: cannot be written ({reason}); free space or change {knob}")
+
+
+def lock_folder(folder: Path) -> None:
+    """Keep other processes out of `folder` until this one ends, by whatever means: the kernel frees the lock.
+
+    Raises UserError when another process is in it. Of the processes of one job (torchrun's RANK), the first one
+    holds the lock; a process may ask again for what it holds.
+    """
+    place = folder.resolve()
+    if place in _locks or os.environ.get("RANK", "0") != "0":
+        return
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(place, os.O_RDONLY)  # of the folder itself; started programs do not inherit it
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise UserError(
+            f"{folder} is in use by another process; wait for its end, or choose another OUTPUT_DIR"
+        ) from None
+    except OSError as error:  # a network file system
+        print(f"note: {folder}: no locks here ({error.strerror}); never start two runs in this folder at once")
+    _locks[place] = descriptor
+
+
+def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:
+    with writing(path, knob) as temporary:
+        # Surrogates (invalid Unicode in what a model wrote) are kept as escapes instead of failing the run.
+        temporary.write_text(_dumps(value, indent=1), encoding="utf-8", errors="backslashreplace")
+
+
+def write_jsonl(path: Path, entries: Iterable[dict]) -> None:
+    """All lines of a file at once; JsonlLog is for those that grow."""
+    with writing(path) as temporary:
+        lines = [_dumps(entry, separators=(",", ":")) + "\n" for entry in entries]
+        temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
+
+
+def remove(path: Path, knob: str = "OUTPUT_DIR") -> None:
+    """Delete a file that may not exist. Raises UserError when that is not allowed."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error, knob) from error
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. Raises UserError for a missing or broken file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as JSON ({error})") from None
+
+
+class JsonlLog:
+    """An append-only log, one JSON object a line, flushed per line; a torn last line is cut off on opening.
+
+    Raises UserError when it cannot be written.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self.entries = self._repair()
+            self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise cannot_write(path, error) from error
+
+    def _repair(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        data = self.path.read_bytes()
+        whole = data[: data.rfind(b"\n") + 1]
+        if len(whole) < len(data):
+            print(
+                f"{self.path}: the last line was cut off by a crash ({len(data) - len(whole)} bytes); dropped"
+            )
+            with open(self.path, "r+b") as file:
+                file.truncate(len(whole))
+        return list(parse_jsonl(whole.decode("utf-8"), self.path))
+
+    def append(self, entry: dict) -> None:
+        try:
+            self._file.write(_dumps(entry, separators=(",", ":")) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise cannot_write(self.path, error) from error
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
+    """The objects of a JSONL text. Raises UserError with file and line for a broken one."""
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    if not path.is_file():
+        raise UserError(f"{path}: there is no such file")
+    return list(parse_jsonl(path.read_text(encoding="utf-8"), path))

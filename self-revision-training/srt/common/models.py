@@ -1,0 +1,79 @@
+"""Loading checkpoints: one sentence instead of a traceback when one cannot be used."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers.utils import logging
+
+from srt.common.errors import UserError
+
+logging.disable_progress_bar()  # "Loading weights" between our own bars helps nobody
+
+
+def _loaded(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
+    looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") > 1
+    if looks_local and not Path(model_path).is_dir():
+        raise UserError(f"{model_path}: there is no such checkpoint folder")
+    try:
+        return load(model_path, **kwargs)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(
+            f"{model_path}: its {what} could not be loaded, neither as a folder nor from the Hugging Face hub "
+            f"({str(error).splitlines()[0]})"
+        ) from error
+
+
+def load_tokenizer(model_path: str) -> Any:
+    return _loaded("tokenizer", model_path, AutoTokenizer.from_pretrained)
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def resolve_dtype(dtype: str) -> torch.dtype:
+    """auto: bf16 on a GPU, fp32 without one."""
+    if dtype == "auto":
+        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+    return getattr(torch, dtype)
+
+
+def load_model(model_path: str, dtype: str = "auto", device: str | None = None) -> Any:
+    """A causal language model on `device`, else the default one. Raises UserError when it cannot be loaded."""
+    # On Hopper, cuDNN's attention gives NaN gradients for some lengths when there is a padding mask (pytorch issue
+    # 196678; met here with Qwen2.5). The flash and memory-efficient kernels, which torch takes instead, do not.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    model = _loaded("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
+    return model.to(device or default_device())
+
+
+def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
+    """The end-of-turn tokens of the model's generation config, else the tokenizer's end of sequence.
+
+    Raises UserError when neither is set.
+    """
+    try:
+        ids = GenerationConfig.from_pretrained(model_path).eos_token_id
+    except OSError:
+        ids = None
+    if ids is None:
+        ids = tokenizer.eos_token_id
+    if ids is None:
+        raise UserError(f"{model_path}: neither its generation config nor its tokenizer names an eos token")
+    return [ids] if isinstance(ids, int) else list(dict.fromkeys(ids))
+
+
+def context_limit(model_path: str) -> int:
+    """Most tokens the model takes, prompt and response together."""
+    config = _loaded("config", model_path, AutoConfig.from_pretrained)
+    return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1)
+
+
+def stored_dtype(model_path: str) -> torch.dtype:
+    """The precision in which a checkpoint's weights are stored; fp32 where its config does not say."""
+    config = _loaded("config", model_path, AutoConfig.from_pretrained)
+    dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype

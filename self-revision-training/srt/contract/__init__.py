@@ -1,0 +1,1 @@
+"""The contracts both phases share: token layout, control phrases, records, seeds, provenance, paths."""

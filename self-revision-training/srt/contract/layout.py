@@ -1,0 +1,137 @@
+"""The token layout: the only place where token ids are put together.
+
+    chat(x)   = tokenizer.apply_chat_template([system?, user: x + task suffix], add_generation_prompt=True)
+    cue(r)    = tokens of "\\n\\n" + P_r + "\\n\\n"
+    revision  = chat(x) + y without end-of-turn + cue(r) + y' + end-of-turn
+
+Everything is concatenated from ids; decoded text is never tokenised again. Every trained row supervises a
+suffix of its ids, so a row is its ids and the position where supervision starts.
+"""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from srt.common.errors import UserError
+from srt.contract.phrases import PhraseSet
+
+MODE_SUFFIXES = {
+    "math": "Please reason step by step, and put your final answer within \\boxed{}.",
+    "code": "Please reason step by step, and put your final program in one fenced code block.",
+}
+
+
+@dataclass(frozen=True)
+class PromptSettings:
+    """How a problem becomes a prompt; the same in sampling, SFT, Phase 2 and evaluation."""
+
+    system_prompt: str | None = None
+    prompt_suffix: str = MODE_SUFFIXES["math"]
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_knobs(
+        cls, mode: str, system_prompt: str | None, prompt_suffix: str | None, chat_template_kwargs: str | None
+    ) -> "PromptSettings":
+        """Unset knobs (None) take the mode's defaults. Raises UserError for kwargs that are no JSON object."""
+        kwargs: Any = {}
+        if chat_template_kwargs:
+            try:
+                kwargs = json.loads(chat_template_kwargs)
+            except json.JSONDecodeError:
+                kwargs = None
+        if not isinstance(kwargs, dict):
+            raise UserError(
+                f"CHAT_TEMPLATE_KWARGS={chat_template_kwargs}: a JSON object is expected, such as "
+                '{"enable_thinking": false}'
+            )
+        suffix = MODE_SUFFIXES[mode] if prompt_suffix is None else prompt_suffix
+        return cls(system_prompt or None, suffix, kwargs)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A sequence and the position of its first supervised token; all later ones are supervised too."""
+
+    ids: list[int]
+    start: int
+
+
+def predicting_positions(row: Row) -> range:
+    """Positions whose logits predict the supervised tokens: token t is predicted at t - 1."""
+    return range(row.start - 1, len(row.ids) - 1)
+
+
+class Layout:
+    """Builds every row of the table in the README for one tokenizer, phrase set and prompt setting.
+
+    `eot_ids` are the model's end-of-turn tokens from its generation config.
+    Raises UserError when the tokenizer has no chat template.
+    """
+
+    def __init__(self, tokenizer: Any, phrases: PhraseSet, prompt: PromptSettings, eot_ids: list[int]):
+        if not getattr(tokenizer, "chat_template", None):
+            raise UserError(
+                f"{tokenizer.name_or_path}: its tokenizer has no chat template; use an instruct model, or add "
+                "a chat_template.jinja to the checkpoint"
+            )
+        self.tokenizer = tokenizer
+        self.phrases = phrases
+        self.prompt = prompt
+        self.eot_ids = list(eot_ids)
+        self._cues = tuple(
+            tokenizer.encode(f"\n\n{phrases.text(r)}\n\n", add_special_tokens=False) for r in (0, 1)
+        )
+
+    def chat(self, x: str) -> list[int]:
+        """chat(x), ending with the start of the assistant's turn."""
+        content = f"{x}\n\n{self.prompt.prompt_suffix}" if self.prompt.prompt_suffix else x
+        messages = [{"role": "user", "content": content}]
+        if self.prompt.system_prompt:
+            messages.insert(0, {"role": "system", "content": self.prompt.system_prompt})
+        ids = self.tokenizer.apply_chat_template(
+            messages,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=False,
+            **self.prompt.chat_template_kwargs,
+        )
+        return list(ids)
+
+    def cue(self, r: int) -> list[int]:
+        return list(self._cues[r])
+
+    def decode(self, y: list[int]) -> str:
+        """y as the verifier and people read it: without its end of turn and other special tokens."""
+        return self.tokenizer.decode(self.without_eot(y), skip_special_tokens=True)
+
+    def without_eot(self, y: list[int]) -> list[int]:
+        return y[:-1] if y and y[-1] in self.eot_ids else y
+
+    def with_eot(self, y: list[int]) -> list[int]:
+        return y if y and y[-1] in self.eot_ids else [*y, self.eot_ids[0]]
+
+    def revision_prompt(self, chat: list[int], y_init: list[int], r: int) -> list[int]:
+        """What y_revised is sampled from: chat(x) + y_init + cue(r)."""
+        return [*chat, *self.without_eot(y_init), *self.cue(r)]
+
+    def sft_row(self, stage: int, chat: list[int], y_init: list[int], r: int, y_revised: list[int]) -> Row:
+        """Stage 1 supervises everything after chat(x); stage 2, on the same ids, y_revised + end-of-turn."""
+        prompt = self.revision_prompt(chat, y_init, r)
+        return Row(prompt + self.with_eot(y_revised), start=len(chat) if stage == 1 else len(prompt))
+
+    def student_row(self, chat: list[int], y: list[int]) -> Row:
+        return Row(chat + y, start=len(chat))
+
+    def teacher_row(self, chat: list[int], y: list[int], r: int) -> Row:
+        """chat(x) + y + cue(r) + y; the second y is row for row the student's."""
+        prompt = self.revision_prompt(chat, y, r)
+        return Row(prompt + y, start=len(prompt))
+
+    def fit_to_teacher(self, chat: list[int], y: list[int], r: int, max_teacher_tokens: int) -> list[int]:
+        """y, shortened so that the teacher's row fits; for student and teacher alike, after grading."""
+        room = max_teacher_tokens - len(chat) - len(self.cue(r))
+        return y if len(self.without_eot(y)) + len(y) <= room else y[: max(0, room // 2)]

@@ -1,0 +1,56 @@
+"""Default places of what is written, in one spot; every one can be set by a knob."""
+
+from pathlib import Path
+
+from srt.contract.provenance import CHECKPOINT_METADATA, read_metadata
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+PHASE1 = REPOSITORY / "self-revision-training"
+PHASE2 = REPOSITORY / "self-distillation"
+CHECKPOINTS = PHASE1 / "ckpts"
+
+DEFAULT_DATASETS = {
+    "math": ("open-r1/OpenR1-Math-220k", None),
+    "code": ("open-r1/codeforces-cots", "solutions"),
+}
+
+
+def dataset_or_default(mode: str, dataset: str | None, subset: str | None) -> tuple[str, str | None]:
+    """The data set and its subset, the mode's own where none is asked for."""
+    default, default_subset = DEFAULT_DATASETS[mode]
+    return dataset or default, subset if dataset or subset else default_subset
+
+
+def model_name(model_path: str) -> str:
+    """Qwen/Qwen3-4B-Instruct-2507 -> Qwen3-4B-Instruct-2507."""
+    return Path(model_path.rstrip("/")).name
+
+
+def data_prefix(knob: str | None, mode: str, model_path: str) -> str:
+    return knob or f"{'code' if mode == 'code' else 'r1'}_{model_name(model_path)}_srt"
+
+
+def collection_dir(knob: str | None, prefix: str) -> Path:
+    return Path(knob) if knob else PHASE1 / "outputs" / prefix
+
+
+def stage_file(train_data_dir: str | None, prefix: str, stage: int) -> Path:
+    folder = Path(train_data_dir) if train_data_dir else PHASE1 / "train_data"
+    return folder / f"{prefix}_stage{stage}.json"
+
+
+def sft_dir(knob: str | None, base_model: str, prefix: str) -> Path:
+    return Path(knob) if knob else CHECKPOINTS / model_name(base_model) / prefix
+
+
+def newest_stage2() -> Path | None:
+    """The stage-2 checkpoint under ckpts/ that was finished last."""
+    finished = [path.parent for path in CHECKPOINTS.glob(f"*/*/stage2/{CHECKPOINT_METADATA}")]
+    return max(finished, key=lambda path: (path / CHECKPOINT_METADATA).stat().st_mtime, default=None)
+
+
+def distillation_dir(knob: str | None, student_model: str) -> Path:
+    if knob:
+        return Path(knob)
+    metadata = read_metadata(student_model) or {}
+    return PHASE2 / "results" / f"sd_zero_{model_name(metadata.get('base_model', student_model))}"

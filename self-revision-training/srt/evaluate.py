@@ -1,0 +1,166 @@
+"""Evaluation: avg@k, pass@k, response length, and accuracy when asked to revise.
+
+It is a collection without a target that revises after both rewards, so it samples, grades and resumes with
+the same code.
+"""
+
+import time
+from collections import defaultdict
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from srt.collect.collector import CollectionSettings, Collector
+from srt.common.console import print_summary
+from srt.common.errors import UserError
+from srt.common.files import write_json
+from srt.config import knob, load_knobs
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.paths import PHASE1, model_name
+from srt.contract.provenance import close_run, model_fingerprint, open_run
+from srt.contract.records import Response, Revision
+from srt.problems import load_problems, set_aside_bad_records
+from srt.sampling.from_config import sampler_from_knobs
+from srt.verifiers.factory import check_verifier, code_settings, open_grader
+
+BOOTSTRAP_DRAWS = 2000
+
+
+@dataclass
+class EvaluateKnobs:
+    """The knobs of configs/evaluate.yaml, where their meanings and defaults stand."""
+
+    model_path: str | None = knob()
+    dataset: str = knob()
+    dataset_subset: str | None = knob()
+    dataset_split: str = knob()
+    max_samples: int | None = knob(least=1)
+    mode: str = knob(choices=("math", "code"))
+    num_samples: int = knob(least=1)
+    revise: bool = knob()
+    control_phrases: str | None = knob()
+    system_prompt: str | None = knob()
+    prompt_suffix: str | None = knob()
+    chat_template_kwargs: str | None = knob()
+    sampler: str = knob(choices=("auto", "vllm", "transformers"))
+    batch_size: int = knob(least=1)
+    sampler_batch: int = knob(least=1)
+    temperature: float = knob(least=0)
+    top_p: float = knob(least=1e-6, most=1)
+    max_tokens: int = knob(least=1)
+    dtype: str = knob(choices=("auto", "bfloat16", "float16", "float32"))
+    gpu_memory_utilization: float = knob(least=0.01, most=1)
+    tensor_parallel_size: int = knob(least=1)
+    data_parallel_size: int | None = knob(least=1)
+    data_parallel_backend: str = knob(choices=("mp", "ray"))
+    grading_workers: int = knob(least=1)
+    grading_time_limit: float = knob(least=0.1)
+    code_sandbox: str = knob(choices=("bwrap", "rlimits"))
+    code_time_limit: float = knob(least=0.1)
+    code_memory_limit: float = knob(least=16)
+    code_time_factor: float = knob(least=0.1)
+    seed: int = knob()
+    output_dir: str | None = knob()
+
+
+def evaluate(argv: list[str]) -> None:
+    """Write evaluation.json (the figures) beside attempts.jsonl (every response and revision)."""
+    knobs = load_knobs(EvaluateKnobs, "evaluate", argv)
+    if knobs.model_path is None:
+        raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
+    check_verifier(knobs)
+    started = time.monotonic()
+    loaded = load_problems(knobs.dataset, knobs.mode, knobs.dataset_subset, knobs.dataset_split)
+    problems = loaded.problems[: knobs.max_samples]
+    layout = layout_of_checkpoint(
+        knobs.model_path, knobs.mode, knobs.control_phrases, knobs.system_prompt, knobs.prompt_suffix,
+        knobs.chat_template_kwargs,
+    )  # fmt: skip
+    output_dir = Path(knobs.output_dir or PHASE1 / "outputs" / f"eval_{model_name(knobs.model_path)}")
+    identity = {
+        "model": knobs.model_path,
+        "model_fingerprint": model_fingerprint(knobs.model_path),
+        "dataset_fingerprint": loaded.fingerprint,
+        "control_phrases": layout.phrases.as_dict(),
+        "prompt": layout.prompt.as_dict(),
+    } | {
+        name: getattr(knobs, name)
+        for name in ("max_samples", "num_samples", "revise", "temperature", "top_p", "max_tokens", "seed")
+    }
+    if knobs.mode == "code":
+        identity |= code_settings(knobs).identity()
+    open_run(output_dir, identity, asdict(knobs))
+    set_aside_bad_records(loaded, output_dir)
+    print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")
+
+    sampler, max_model_len = sampler_from_knobs(knobs, layout, problems)
+    with closing(sampler), open_grader(knobs) as grader:
+        settings = CollectionSettings(
+            num_responses=knobs.num_samples,
+            num_revisions=1,
+            revise=frozenset({0, 1} if knobs.revise else ()),
+            revise_truncated=True,
+            max_tokens=knobs.max_tokens,
+            max_model_len=max_model_len,
+            window=knobs.batch_size * sampler.engines,
+            seed=knobs.seed,
+            target=None,
+        )
+        collector = Collector(problems, layout, sampler, grader, settings, output_dir)
+        collector.run()
+    collector.close()
+    if not collector.responses:
+        raise UserError(
+            f"no response could be graded: all {collector.counts.set_aside.total()} samples are set aside in "
+            f"{collector.aside_log.path}, each with its reason"
+        )
+    figures = evaluation_figures(
+        list(collector.responses.values()), list(collector.revisions.values()), knobs.num_samples, knobs.seed
+    )
+    result = {"model": knobs.model_path, "dataset": knobs.dataset} | figures
+    result["set_aside"] = collector.counts.set_aside.total()
+    write_json(output_dir / "evaluation.json", result)
+    close_run(output_dir, result)
+    print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})
+
+
+def evaluation_figures(
+    responses: list[Response], revisions: list[Revision], k: int, seed: int
+) -> dict[str, Any]:
+    """avg@k and pass@k (0 to 1), tokens per response, revision accuracy by the reward of the response.
+
+    The interval holds 95% of bootstrap draws over problems: responses to one problem are not independent.
+    """
+    rewards: dict[int, list[int]] = defaultdict(list)
+    for response in responses:
+        rewards[response.problem_idx].append(response.r)
+    averages = np.array([np.mean(r) for r in rewards.values()])
+    low, high = bootstrap_interval(averages, seed)
+    outcome_by_key = {response.key[:2]: response.r for response in responses}
+    revised: dict[int, list[bool]] = {0: [], 1: []}
+    for revision in revisions:
+        revised[outcome_by_key[revision.key[:2]]].append(revision.y_revised_correct)
+    return {
+        "problems": len(rewards),
+        "k": k,
+        "avg_at_k": float(averages.mean()),
+        "avg_at_k_interval": [low, high],
+        "pass_at_k": float(np.mean([max(r) for r in rewards.values()])),
+        "mean_response_tokens": float(np.mean([response.y_init_tokens for response in responses])),
+        "truncated": float(np.mean([response.y_init_finish_reason == "length" for response in responses])),
+        "revise_r0": float(np.mean(revised[0])) if revised[0] else None,
+        "revise_r1": float(np.mean(revised[1])) if revised[1] else None,
+        "revisions_r0": len(revised[0]),
+        "revisions_r1": len(revised[1]),
+    }
+
+
+def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
+    """2.5% and 97.5% quantiles of the mean of `values`, drawn with replacement."""
+    rng = np.random.default_rng(seed)
+    draws = rng.integers(0, len(values), size=(BOOTSTRAP_DRAWS, len(values)))
+    low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])
+    return float(low), float(high)

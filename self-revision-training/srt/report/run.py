@@ -1,0 +1,57 @@
+"""Report: knobs -> what a run left behind -> summary.json, report.html and a table on the screen."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt.common.errors import UserError
+from srt.common.files import write_json, writing
+from srt.config import knob, load_knobs
+from srt.contract.paths import PHASE1
+from srt.report.data import RunData, read_run
+from srt.report.table import differing_settings, print_stage_table, summary
+
+
+@dataclass
+class ReportKnobs:
+    """The knobs of configs/report.yaml, where their meanings and defaults stand."""
+
+    evaluation: str | None = knob()
+    collection: str | None = knob()
+    srt: str | None = knob()
+    distillation: str | None = knob()
+    examples: int = knob(least=0)
+    output_dir: str | None = knob()
+
+
+def report(argv: list[str]) -> None:
+    """Write summary.json and report.html; what a run does not have (yet) is left out and named.
+
+    Raises UserError when there is nothing to report.
+    """
+    knobs = load_knobs(ReportKnobs, "report", argv)
+    run = read_run(knobs.evaluation, knobs.collection, knobs.srt, knobs.distillation)
+    if run.is_empty:
+        raise UserError(
+            f"nothing to report ({'; '.join(run.missing)}): set EVALUATION, COLLECTION, SRT or DISTILLATION to "
+            "the OUTPUT_DIR of the step that made it"
+        )
+    output_dir = Path(knobs.output_dir or PHASE1 / "outputs" / "report")
+    summary_path, page_path = output_dir / "summary.json", output_dir / "report.html"
+    write_json(summary_path, summary(run.stages))
+    _write_page(run, knobs.examples, page_path)
+
+    if run.missing:
+        print(f"left out of the report: {'; '.join(run.missing)}")
+    if run.stages:
+        print_stage_table(run.stages)
+    for note in differing_settings(run.stages):
+        print(f"note: {note}")
+    print(f"\nreport:  {page_path}\nsummary: {summary_path}")
+
+
+def _write_page(run: RunData, examples: int, path: Path) -> None:
+    from srt.report.page import page  # matplotlib: `--help` must not wait for it
+
+    with writing(path) as temporary:
+        # Surrogates (invalid Unicode in what a model wrote) become references, which browsers show as U+FFFD.
+        temporary.write_text(page(run, examples), encoding="utf-8", errors="xmlcharrefreplace")

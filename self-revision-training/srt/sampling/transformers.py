@@ -1,0 +1,138 @@
+"""Sampling with transformers' `generate`: no extra package, any device; also over a model in training."""
+
+from collections.abc import Hashable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from srt.common.models import load_model, load_tokenizer
+from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+
+
+class _SeededSampling(LogitsProcessor):
+    """Draws each row's next token from that row's own random numbers, and remembers its log-prob.
+
+    `generate` itself draws one stream for the whole batch, so a sample would depend on its neighbours. Here
+    the token is picked by inverting the cumulative distribution at a number that only the row's seed and
+    the position decide; all other logits become -inf, and `generate` then takes the argmax.
+    """
+
+    def __init__(self, requests: list[SampleRequest], settings: SamplingSettings, device: torch.device):
+        longest = max(request.max_tokens for request in requests)
+        draws = np.stack(
+            [np.random.Generator(np.random.Philox(r.seed)).random(longest, np.float32) for r in requests]
+        )
+        self.uniforms = torch.from_numpy(draws).to(device)  # (B, T)
+        self.settings = settings
+        self.logprobs: list[Tensor] = []  # T tensors of (B,)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        logprobs = torch.log_softmax(scores.float(), dim=-1)  # (B, V)
+        if self.settings.temperature == 0:
+            chosen = logprobs.argmax(-1, keepdim=True)
+        else:
+            chosen = self._draw(torch.softmax(scores.double() / self.settings.temperature, dim=-1))
+        self.logprobs.append(logprobs.gather(-1, chosen)[:, 0])
+        return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
+
+    def _draw(self, probs: Tensor) -> Tensor:
+        """(B, V) float64 probabilities -> (B, 1) tokens, at this position's uniform numbers."""
+        order = None
+        if self.settings.top_p < 1:
+            probs, order = probs.sort(dim=-1, descending=True, stable=True)
+            before = probs.cumsum(-1) - probs
+            # As everywhere in the field: the smallest set that reaches top_p, never empty.
+            probs = probs.masked_fill(before >= self.settings.top_p, 0.0)
+        cumulative = probs.cumsum(-1)
+        position = len(self.logprobs)
+        target = self.uniforms[:, position : position + 1] * cumulative[:, -1:]  # below the total: uniforms < 1
+        # The first token whose cumulative probability exceeds the target; one of probability zero never does.
+        index = torch.searchsorted(cumulative, target, right=True)
+        return index if order is None else order.gather(-1, index)
+
+
+class TransformersSampler:
+    """Batches of at most `max_batch` requests, one `generate` call each.
+
+    The oldest request comes first, and those whose prompts are about as long as its own join it: little padding.
+    """
+
+    def __init__(self, model: Any, pad_id: int, settings: SamplingSettings, max_batch: int):
+        self.model = model
+        self.pad_id = pad_id
+        self.settings = settings
+        self.max_batch = max_batch
+        self._queue: list[tuple[Hashable, SampleRequest]] = []
+
+    @classmethod
+    def from_checkpoint(
+        cls, model_path: str, settings: SamplingSettings, *, max_batch: int, dtype: str = "auto"
+    ) -> "TransformersSampler":
+        tokenizer = load_tokenizer(model_path)
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else settings.eot_ids[0]
+        return cls(load_model(model_path, dtype).eval(), pad_id, settings, max_batch)
+
+    @property
+    def pending(self) -> int:
+        return len(self._queue)
+
+    def submit(self, key: Hashable, request: SampleRequest) -> None:
+        self._queue.append((key, request))
+
+    def poll(self) -> list[tuple[Hashable, Sample]]:
+        if not self._queue:
+            return []
+        oldest = len(self._queue[0][1].prompt_ids)
+        nearest = sorted(range(len(self._queue)), key=lambda i: abs(len(self._queue[i][1].prompt_ids) - oldest))
+        chosen = set(nearest[: self.max_batch])
+        batch = [item for index, item in enumerate(self._queue) if index in chosen]
+        self._queue = [item for index, item in enumerate(self._queue) if index not in chosen]
+        samples = self._generate([request for _, request in batch])
+        return [(key, sample) for (key, _), sample in zip(batch, samples, strict=True)]
+
+    @torch.no_grad()
+    def _generate(self, requests: list[SampleRequest]) -> list[Sample]:
+        device = self.model.device
+        width = max(len(request.prompt_ids) for request in requests)
+        prompts = torch.full((len(requests), width), self.pad_id)
+        mask = torch.zeros_like(prompts)
+        for row, request in enumerate(requests):
+            prompts[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[row, width - len(request.prompt_ids) :] = 1
+        sampling = _SeededSampling(requests, self.settings, device)
+        was_training, own_config = self.model.training, self.model.generation_config
+        self.model.eval()
+        # The checkpoint's own defaults (a repetition penalty, suppressed tokens, ...) must not interfere.
+        self.model.generation_config = GenerationConfig()
+        try:
+            output = self.model.generate(
+                input_ids=prompts.to(device),
+                attention_mask=mask.to(device),
+                max_new_tokens=max(request.max_tokens for request in requests),
+                do_sample=False,
+                logits_processor=LogitsProcessorList([sampling]),
+                eos_token_id=list(self.settings.eot_ids),
+                pad_token_id=self.pad_id,
+            )
+        finally:
+            self.model.generation_config = own_config
+            self.model.train(was_training)
+        tokens = output[:, width:].tolist()
+        logprobs = torch.stack(sampling.logprobs, dim=1).tolist()
+        return [
+            self._sample(request, ids, values)
+            for request, ids, values in zip(requests, tokens, logprobs, strict=True)
+        ]
+
+    def _sample(self, request: SampleRequest, ids: list[int], logprobs: list[float]) -> Sample:
+        """One row of the batch, up to its end of turn or its own limit."""
+        for position, token in enumerate(ids[: request.max_tokens]):
+            if token in self.settings.eot_ids:
+                return Sample(ids[: position + 1], "stop", logprobs[: position + 1])
+        return Sample(ids[: request.max_tokens], "length", logprobs[: request.max_tokens])
+
+    def close(self) -> None:
+        self._queue.clear()

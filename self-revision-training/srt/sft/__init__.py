@@ -1,0 +1,1 @@
+"""Phase 1, training: the two SFT stages on TRL."""

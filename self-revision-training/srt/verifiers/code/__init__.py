@@ -1,0 +1,1 @@
+"""Code: programs run on tests in a sandbox."""

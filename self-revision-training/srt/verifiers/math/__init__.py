@@ -1,0 +1,1 @@
+"""Math: the boxed answer, compared by math-verify in worker processes."""

@@ -1,0 +1,179 @@
+r"""Run by test_nemo_megatron.py, once for each rank: the update of a Megatron model on one or two CPU processes.
+
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python megatron_update.py <layout> <folder>
+
+layout: dense (one process, the model's own full logits, torch's AdamW), one (one process), data (data parallel 2),
+tensor (tensor parallel 2) or sequence (that with sequence parallelism). Reads work.pt and writes
+<layout><rank>.pt: what was found with tied and with untied embeddings, weights and gradients whole.
+"""
+
+import math
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, wrapped
+from torch import Tensor
+
+from opsd.hidden_states import padded
+from opsd.kl import KLOptions
+from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.megatron_lm_head_hook import run_to_output_layer
+from opsd.nemo_rl.worker.megatron_step import MegatronStep
+from opsd.nemo_rl.worker.swap_weights import shards, weights_in_place
+
+CLIP = 0.02  # less than the gradients' norm
+STUDENT, TEACHER = 0, 1  # seeds
+
+
+def named(model) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    for name, parameter in model.named_parameters():
+        yield name.replace("module.", ""), parameter
+
+
+def pieces(tensor: Tensor, parameter: Tensor, count: int) -> list[Tensor]:
+    return list(tensor.chunk(parameter.partition_stride * count, parameter.partition_dim))
+
+
+def fill(model, seed: int) -> None:
+    """This rank's part of weights that are the same for every layout."""
+    rank, size = torch.distributed.get_rank(parallel_state.get_tensor_model_parallel_group()), tensor_parallel()
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in sorted(named(model)):
+        shape, split = list(parameter.shape), getattr(parameter, "tensor_model_parallel", False)
+        if split:
+            shape[parameter.partition_dim] *= size
+        values = torch.randn(shape, generator=generator) * 0.2 + ("norm" in name)
+        if split:
+            values = torch.cat(pieces(values, parameter, size)[rank::size], parameter.partition_dim)
+        parameter.data.copy_(values)
+
+
+def whole(tensor: Tensor, parameter: Tensor) -> Tensor:
+    if not getattr(parameter, "tensor_model_parallel", False):
+        return tensor.detach().float().clone()
+    parts = [torch.empty_like(tensor) for _ in range(tensor_parallel())]
+    tensor = tensor.detach().contiguous()
+    torch.distributed.all_gather(parts, tensor, group=parallel_state.get_tensor_model_parallel_group())
+    by_rank = [pieces(part, parameter, 1) for part in parts]
+    in_order = [rank[number] for number in range(len(by_rank[0])) for rank in by_rank]
+    return torch.cat(in_order, parameter.partition_dim).float()
+
+
+def weights(model) -> dict[str, Tensor]:
+    return {name: whole(parameter, parameter) for name, parameter in named(model)}
+
+
+def tensor_parallel() -> int:
+    return parallel_state.get_tensor_model_parallel_world_size()
+
+
+class Worker(MegatronStep):
+    """What NeMo-RL's Megatron worker has, on CPUs, with its distributed optimizer."""
+
+    def __init__(self, work: dict[str, Any], tied: bool, sequence_parallel: bool, dtype: torch.dtype):
+        self.vocab_size, self.schedule_increment = work["vocab_size"], 8
+        teacher = gpt_model(work["rows"], tied, sequence_parallel, dtype)
+        fill(teacher, TEACHER)
+        self.teacher = {name: tensor.clone() for name, tensor in shards(teacher).items()}
+        model = gpt_model(work["rows"], tied, sequence_parallel, dtype)
+        fill(model, STUDENT)
+        self.model = wrapped(model, distributed_optimizer=True)
+        self.host = HostMemory()
+        self.optimizer, self.scheduler = optimizer_and_schedule(self.model, CLIP, self.schedule_increment)
+        self.gradients: list[dict[str, Tensor]] = []
+        norm = self.optimizer.get_grad_norm
+        self.optimizer.get_grad_norm = lambda: self.note_gradients() or norm()
+
+    def note_gradients(self) -> None:
+        self.gradients.append({name: whole(p.main_grad, p) for name, p in named(self.model)})
+
+    def teacher_in_place(self):
+        return weights_in_place(self.model, self.teacher, self.host)
+
+    def masters(self) -> list[Tensor]:
+        (optimizer,) = self.optimizer.chained_optimizers
+        return [weight.clone() for group in optimizer.shard_fp32_from_float16_groups for weight in group]
+
+
+def run(work: dict[str, Any], layout: str, tied: bool) -> dict[str, Any]:
+    worker = Worker(work, tied, layout == "sequence", torch.float32)
+    shapes = []
+    layer = worker.model.module.output_layer
+    spy = layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output[0].shape)))
+    before = weights(worker.model)
+    updates = work["updates"][layout if layout == "data" else "one"]
+    mine = updates[torch.distributed.get_rank() if layout == "data" else 0]
+    found = {"result": worker.distill(mine, KLOptions(), grad_eps=0.0, pad_id=0)}
+    spy.remove()
+    found |= {
+        "shapes": shapes, "before": before, "after": weights(worker.model), "gradients": worker.gradients[0],
+        "hooks": len(layer._forward_pre_hooks),
+    }  # fmt: skip
+    worker._token_weight = lambda tokens: math.nan
+    found["broken"] = worker.distill(mine, KLOptions(), grad_eps=0.0, pad_id=0)
+    found["after broken"] = weights(worker.model)
+    return found
+
+
+def swap(work: dict[str, Any]) -> dict[str, Any]:
+    """In bf16, as it is trained: weights and fp32 master weights around a teacher that took their place."""
+    worker = Worker(work, True, False, torch.bfloat16)
+    mine = work["updates"]["one"][0]
+    worker.distill(mine, KLOptions(), grad_eps=0.0, pad_id=0)
+    before, masters = weights(worker.model), worker.masters()
+    with worker.teacher_in_place() as teacher, torch.no_grad():
+        within = weights(worker.model)
+        rows = [pair.teacher for pair in mine[0].micro_batches[0]]
+        run_to_output_layer(teacher, rows, 0, worker.vocab_size, lambda hidden, head: None)
+    found = {"before": before, "within": within, "after": weights(worker.model)}
+    return found | {"masters before": masters, "masters after": worker.masters()}
+
+
+# The reference --------------------------------------------------------------------------------------------
+
+
+def log_probs(model, rows, vocab_size: int) -> Tensor:
+    """Of the supervised tokens' positions, from the logits of every position."""
+    ids, in_row, positions = padded(rows, 0)
+    logits = model(ids, torch.arange(ids.shape[1]).expand(len(rows), -1), None)  # (B, L, rows)
+    return logits[in_row, positions, :vocab_size].log_softmax(-1)
+
+
+def dense(work: dict[str, Any], tied: bool) -> dict[str, Any]:
+    student, teacher = (gpt_model(work["rows"], tied, False, torch.float32) for _ in range(2))
+    fill(student, STUDENT)
+    fill(teacher, TEACHER)
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    found = {"token_kl": [], "norms": [], "gradients": []}
+    for number, update in enumerate(work["updates"]["one"][0]):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - number / 4)
+        optimizer.zero_grad()
+        for batch in update.micro_batches:
+            ours = log_probs(student, [pair.student for pair in batch], work["vocab_size"])
+            with torch.no_grad():
+                theirs = log_probs(teacher, [pair.teacher for pair in batch], work["vocab_size"])
+            token_kl = (ours.exp() * (ours - theirs)).sum(-1)
+            (token_kl.sum() / update.tokens).backward()
+            found["token_kl"].append(token_kl.detach())
+        found["gradients"].append({name: p.grad.clone() for name, p in named(student)})
+        found["norms"].append(float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)))
+        optimizer.step()
+    return found | {"after": weights(student)}
+
+
+def main(layout: str, folder: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    parallel_state.initialize_model_parallel(2 if layout in ("tensor", "sequence") else 1)
+    work = torch.load(Path(folder) / "work.pt", weights_only=False)
+    found = {tied: dense(work, tied) if layout == "dense" else run(work, layout, tied) for tied in (True, False)}
+    if layout in ("data", "tensor"):
+        found["swap"] = swap(work)
+    torch.save(found, Path(folder) / f"{layout}{torch.distributed.get_rank()}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,166 @@
+r"""Run by test_nemo_megatron_worker.py, once for each rank: NeMo-RL's Megatron worker with our step, on CPUs.
+
+    RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... STUDENT=<folder> \
+        python megatron_worker_on_cpu.py <layout> <folder>
+
+layout: one, data or tensor (with sequence parallelism), or again: with the weights of one's checkpoint. Worker,
+Megatron-Bridge's conversions and checkpoints are the real ones, and so is our configuration, but for what needs a
+GPU or Transformer Engine: precision, fused kernels and the optimizer's kind. Reads work.pt and writes
+<layout><rank>.pt.
+"""
+
+import contextlib
+import os
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+os.environ |= {"TORCHDYNAMO_DISABLE": "1", "NRL_MEGATRON_CHECKPOINT_DIR": str(Path(sys.argv[-1], sys.argv[1]))}
+
+from opsd.nemo_rl.driver import runtime  # noqa: E402
+
+runtime.prepare()
+
+import megatron_on_cpu  # noqa: E402
+import numpy as np  # noqa: E402
+import ray  # noqa: E402
+import torch  # noqa: E402
+
+
+class Stream:
+    device_index = 0
+
+    def __init__(self, *_, **__): ...
+
+    def wait_stream(self, *_) -> None: ...
+
+    def synchronize(self) -> None: ...
+
+
+def current_device() -> Any:
+    """NeMo-RL's worker compares it with its rank on the node; all others make tensors on it."""
+    caller = sys._getframe(1).f_globals["__name__"]
+    return 0 if caller.endswith("megatron_policy_worker") else torch.device("cpu")
+
+
+class WithoutTransformerEngine(types.ModuleType):
+    """In the place of Megatron-Bridge's LoRA, which is imported and not used."""
+
+    LoRA = None
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
+
+
+init_process_group = torch.distributed.init_process_group
+torch.distributed.init_process_group = lambda *_, **__: init_process_group("gloo")
+torch.cuda.current_device, torch.cuda.set_device = current_device, lambda *_: None
+torch.cuda.device_count, torch.cuda.is_available = lambda: 1, lambda: True
+torch.cuda.empty_cache = torch.cuda.manual_seed = lambda *_: None
+torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
+torch.cuda.default_generators = (torch.Generator(),)
+torch.cuda.get_device_capability = lambda *_: (9, 0)
+torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(major=9, minor=0, multi_processor_count=1)
+torch.cuda.Stream = Stream
+torch.cuda.current_stream, torch.cuda.stream = lambda *_: Stream(), lambda *_: contextlib.nullcontext()
+ray.get_gpu_ids = lambda: [0]
+for name in ("megatron.bridge.peft.lora_layers", "megatron.bridge.peft.lora"):
+    sys.modules[name] = WithoutTransformerEngine(name)
+
+from megatron.bridge.models import gpt_provider  # noqa: E402
+from nemo_rl.distributed.named_sharding import NamedSharding  # noqa: E402
+from nemo_rl.utils.checkpoint import CheckpointManager  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
+
+from opsd.config import DistillKnobs  # noqa: E402
+from opsd.kl import KLOptions  # noqa: E402
+from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config  # noqa: E402
+from opsd.nemo_rl.worker.megatron import MegatronDistillationWorkerImpl  # noqa: E402
+from opsd.nemo_rl.worker.swap_weights import shards  # noqa: E402
+from srt.config import load_knobs  # noqa: E402
+
+gpt_provider.transformer_engine_layer_spec = megatron_on_cpu.layers
+
+
+def configuration(student: str, ranks: int, tensor_parallel: int) -> dict[str, Any]:
+    """Ours, for fp32 and without Transformer Engine."""
+    settings = ("trainer_backend=megatron", "lr=1e-3", "warmup_steps=0", "gradient_checkpointing=0")
+    knobs = load_knobs(DistillKnobs, "distill", [f"student_model={student}", "max_grad_norm=0.5", *settings])
+    shape = ClusterShape(1, ranks, tensor_parallel, 1)
+    config = policy_config(knobs, shape, generation_config(knobs, shape, 100, [1], 0), total_updates=4)
+    megatron = config["megatron_cfg"]
+    config["precision"] = megatron["pipeline_dtype"] = "float32"
+    megatron["optimizer"] |= {"bf16": False, "use_precision_aware_optimizer": False}
+    megatron |= {"apply_rope_fusion": False, "bias_activation_fusion": False}
+    return config
+
+
+def start(
+    student: str, ranks: int, tensor_parallel: int, weights: Path | None = None
+) -> MegatronDistillationWorkerImpl:
+    layout = np.arange(ranks).reshape(1, -1, 1, tensor_parallel)
+    axes = ["pipeline_parallel", "data_parallel", "context_parallel", "tensor_parallel"]
+    worker = MegatronDistillationWorkerImpl(
+        configuration(student, ranks, tensor_parallel),
+        AutoTokenizer.from_pretrained(student),
+        weights_path=None if weights is None else str(weights),
+        worker_sharding_annotations=NamedSharding(layout=layout, names=axes),
+    )
+    torch.cuda.is_available = lambda: False  # only Megatron's start asks for more than a device's name
+    return worker
+
+
+def copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in tensors.items()}
+
+
+def main(layout: str, folder: str) -> None:
+    rank, ranks, student = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), os.environ["STUDENT"]
+    work, own = torch.load(Path(folder) / "work.pt", weights_only=False), Path(folder) / f"of {layout}"
+    updates = work["data"][rank] if layout == "data" else work["one"][0]
+    if layout == "again":
+        worker = start(student, 1, 1, Path(folder) / "of one" / "policy" / "weights")
+        found = {"weights": copies(shards(worker.model)), "teacher": worker.reference_state_dict}
+        torch.save(found, Path(folder) / "again0.pt")
+        return
+    worker = start(student, ranks, ranks if layout == "tensor" else 1)
+
+    def distill():
+        return worker.distill(updates, KLOptions(), grad_eps=0.0, pad_id=0)
+
+    def memory() -> int:
+        buffers = [buffer for held in worker.model.buffers for buffer in (held.param_data, held.grad_data)]
+        state = [x for _, of in worker.optimizer.state.items() for x in of.values() if x.ndim]
+        return sum(tensor.untyped_storage().nbytes() for tensor in buffers + state)
+
+    worker.write_student(student, torch.float32, str(own / "start"))
+    found = {"names for vLLM": sorted(worker.prepare_refit_info())}
+    worker.prepare_for_training()
+    found["result"] = distill()
+    found["before"], found["on"] = copies(shards(worker.model)), memory()
+    worker.offload_after_refit()
+    found["off"] = memory()
+    worker.offload_before_refit()
+    worker.write_student(student, torch.float32, str(own / "student"))
+    worker.prepare_for_training()
+    found["back"] = copies(shards(worker.model))
+    worker.save_checkpoint(str(own / "policy" / "weights"), str(own / "policy" / "optimizer"))
+    found["resume"] = CheckpointManager.get_resume_paths(own)
+
+    worker.synchronise_teacher()
+    worker.save_teacher(str(own / "teacher"))
+    found["saved teacher"] = copies(worker.reference_state_dict)
+    found["second result"] = distill()
+    found["student"] = copies(shards(worker.model))
+    worker.synchronise_teacher()
+    worker.restore_teacher(str(own / "teacher"))
+    found["restored teacher"], found["student after"] = worker.reference_state_dict, copies(shards(worker.model))
+    torch.save(found, Path(folder) / f"{layout}{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

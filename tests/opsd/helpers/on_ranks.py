@@ -1,0 +1,80 @@
+"""What the tests of sharded updates share: two updates of five pairs, and processes that each are a rank."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from opsd.hidden_states import head, predicting_hidden
+from opsd.kl import KLOutput, exact_kl
+from opsd.nemo_rl.micro_batches import RankUpdate, for_workers
+from opsd.nemo_rl.worker.step import StepResult
+from opsd.pairs import Pair
+
+
+def two_updates(pairs: list[Pair]) -> dict[str, list[list[RankUpdate]]]:
+    """By rank: "data" for two data-parallel ranks, "one" for ranks that do the same.
+
+    The micro-batches of "one" are those of rank 0, then those of rank 1.
+    """
+    first = [[pairs[:2], [pairs[4]]], [[pairs[2]], []]]  # rank 1 has nothing to do in the second round
+    second = [[[pairs[3]]], [[pairs[0]]]]
+    together = [[[batch for rank in dealt for batch in rank if batch]] for dealt in (first, second)]
+    return {
+        "data": [[for_workers(dealt)[rank] for dealt in (first, second)] for rank in (0, 1)],
+        "one": [[for_workers(dealt)[0] for dealt in together]],
+    }
+
+
+def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str) -> list[Any]:
+    """`script name folder` in `ranks` processes; what each of them wrote to <folder>/<name><rank>.pt."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {
+        "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }  # fmt: skip
+    processes = [
+        subprocess.Popen(
+            [sys.executable, script, name, folder],
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)} | settings,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(ranks)
+    ]
+    errors = [process.communicate(timeout=300)[1] for process in processes]
+    assert not any(process.returncode for process in processes), "\n".join(errors)
+    return [torch.load(folder / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]
+
+
+def local_engines_kl(student: Any, teacher: Any, pairs: list[Pair], weight: float) -> KLOutput:
+    """The loss as local_engine.py puts it together."""
+    with torch.no_grad():
+        teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
+    student_hidden = predicting_hidden(student, [pair.student for pair in pairs], 0)
+    weights = torch.full((len(student_hidden),), weight)
+    targets = torch.tensor([token for pair in pairs for token in pair.targets])
+    return exact_kl(
+        student_hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights, targets=targets
+    )
+
+
+def outputs_in_order(results: list[StepResult], dealt: bool) -> list[KLOutput]:
+    """Those of "one", whether its micro-batches were dealt to the ranks or every rank had them all."""
+    by_rank = [[update.outputs for update in result.updates] for result in (results if dealt else results[:1])]
+    updates = [[output for outputs in update for output in outputs] for update in zip(*by_rank, strict=True)]
+    return [output for update in updates for output in update if output is not None]
+
+
+def assert_same(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], **tolerances: float) -> None:
+    assert found.keys() == expected.keys()
+    for name in expected:
+        named = {"msg": lambda text, name=name: f"{name}: {text}"}
+        torch.testing.assert_close(found[name], expected[name], **named, **tolerances)

@@ -1,0 +1,42 @@
+"""Run by test_nemo_engine.py: the knobs' run with the NeMo-RL engine, on FAKE_GPUS CPU workers."""
+
+import functools
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main(argv: list[str]) -> None:
+    import ray
+    import torch
+
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    gpus = int(os.environ["FAKE_GPUS"])
+    torch.cuda.device_count = lambda: gpus
+    ray.init = functools.partial(ray.init, num_gpus=gpus)
+
+    from opsd import distill
+    from opsd import select_engine as choice
+    from opsd.nemo_rl.driver import runtime
+
+    runtime.prepare()
+    import nemo_on_cpu
+    from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY
+
+    from opsd.nemo_rl.driver import worker_group as trainer
+
+    ACTOR_ENVIRONMENT_REGISTRY["nemo_on_cpu.CpuWorker"] = sys.executable
+    choice.NEEDED = ("ray",)  # vLLM is replaced
+    folder = Path(tempfile.mkdtemp())
+    trainer.WORKERS = {"dtensor": "nemo_on_cpu.CpuWorker"}
+    trainer.NemoSampler = nemo_on_cpu.Sampler
+    trainer.open_generation = lambda cluster, config: nemo_on_cpu.Generation(config, folder)
+    trainer.refit_policy_generation = lambda policy, generation, colocated_inference: generation.refresh(policy)
+    policy_config = trainer.policy_config
+    trainer.policy_config = lambda *settings: policy_config(*settings) | {"precision": "float32"}
+    distill.distill(argv)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,106 @@
+r"""Run by test_nemo_updates.py, once for each of two ranks: the update of a sharded model on two CPU processes.
+
+    RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... STUDENT=<folder> TEACHER=<folder> \
+        python sharded_update.py <layout> <folder>
+
+layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads updates.pt and writes <layout><rank>.pt: the
+results of the updates, and the student's gradients and weights, whole.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Replicate, Shard
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+from transformers import AutoModelForCausalLM
+
+from opsd.kl import KLOptions
+from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.dtensor_step import DTensorStep
+from opsd.nemo_rl.worker.swap_weights import shards, weights_in_place
+
+
+class Worker(DTensorStep):
+    """What NeMo-RL's DTensor worker has, on CPUs: layers and root sharded as by its _parallelize_model."""
+
+    def __init__(self, layout: str, student: str, teacher: str):
+        self.dtype = torch.float32
+        self.dp_size, tp_size = (2, 1) if layout == "fsdp" else (1, 2)
+        mesh = init_device_mesh("cpu", (self.dp_size, tp_size), mesh_dim_names=("dp", "tp"))
+        self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], None
+        self.model = self._sharded(student, mesh, tp_size)
+        self.teacher = {n: shard.clone() for n, shard in shards(self._sharded(teacher, mesh, tp_size)).items()}
+        self.host = HostMemory()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, foreach=False)
+        self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
+        self.gradients: list[dict[str, torch.Tensor]] = []
+        self.optimizer.register_step_pre_hook(lambda *_: self._note_gradients())
+
+    def _sharded(self, folder: str, mesh, tp_size: int):
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if tp_size > 1:
+            attention = {f"self_attn.{name}_proj": ColwiseParallel() for name in "qkv"}
+            mlp = {f"mlp.{name}_proj": ColwiseParallel() for name in ("gate", "up")}
+            row = {"self_attn.o_proj": RowwiseParallel(), "mlp.down_proj": RowwiseParallel()}
+            plan = {f"model.layers.*.{name}": style for name, style in {**attention, **mlp, **row}.items()}
+            plan["model.embed_tokens"] = RowwiseParallel(input_layouts=Replicate())
+            plan["lm_head"] = ColwiseParallel(output_layouts=Shard(-1), use_local_output=False)
+            parallelize_module(model, mesh["tp"], plan)
+        for layer in model.model.layers:
+            layer.mlp, layer.self_attn = checkpoint_wrapper(layer.mlp), checkpoint_wrapper(layer.self_attn)
+            fully_shard(layer, mesh=mesh["dp"])
+        model = fully_shard(model, mesh=mesh["dp"], reshard_after_forward=False)
+        model.tie_weights()
+        return model
+
+    def _note_gradients(self) -> None:
+        self.gradients.append({plain(name): whole(p.grad) for name, p in self.model.named_parameters()})
+
+    def teacher_in_place(self):
+        return weights_in_place(self.model, self.teacher, self.host)
+
+
+def weights(model) -> dict[str, torch.Tensor]:
+    return {plain(name): whole(parameter) for name, parameter in model.named_parameters()}
+
+
+def plain(name: str) -> str:
+    return name.replace("_checkpoint_wrapped_module.", "")
+
+
+def whole(tensor: torch.Tensor) -> torch.Tensor:
+    tensor = tensor.detach()
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).clone()
+
+
+def main(layout: str, folder: str) -> None:
+    torch.distributed.init_process_group("gloo")
+    rank = torch.distributed.get_rank()
+    work = torch.load(Path(folder) / "updates.pt", weights_only=False)
+    worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"])
+    before = weights(worker.model)
+    result = worker.distill(work[layout][rank], KLOptions(), grad_eps=0.0, pad_id=0)
+    restored = weights_in_place(worker.model, worker.teacher, worker.host)
+    after = weights(worker.model)
+    with restored:
+        pass
+    again = weights(worker.model)
+    worker.host.offload(shards(worker.model))
+    bytes_left = sum(shard.untyped_storage().nbytes() for shard in shards(worker.model).values())
+    worker.host.onload(shards(worker.model))
+    back = weights(worker.model)
+    found = {
+        "result": result, "gradients": worker.gradients, "before": before, "after": after, "again": again,
+        "bytes_left": bytes_left, "back": back,
+    }  # fmt: skip
+    torch.save(found, Path(folder) / f"{layout}{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,219 @@
+"""Our knobs as NeMo-RL's configuration, the cluster's shape, and which engine is chosen."""
+
+import pytest
+import torch
+from transformers import AutoConfig, get_scheduler
+
+from opsd import select_engine as choice
+from opsd.nemo_rl.driver.config import SCHEDULE, cluster_shape, count_parameters, generation_config, policy_config
+from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
+from opsd.nemo_rl.worker.lr_schedule import WarmupSchedule
+from opsd.select_engine import check_trainer_backend, choose_engine
+from srt.common.errors import UserError
+
+
+@pytest.fixture
+def config(tiny_checkpoint):
+    """Of a model with 4 attention and 2 key-value heads."""
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    config.num_attention_heads, config.num_key_value_heads = 4, 2
+    return config
+
+
+# The shape of the cluster --------------------------------------------------------------------------------
+
+
+def test_a_small_model_is_not_split_over_the_gpus_it_could_have(make_knobs, config):
+    shape = cluster_shape(make_knobs(num_nodes=2), 8, config, 4_000_000_000)
+    assert (shape.gpus, shape.data_parallel) == (16, 16)
+    assert (shape.tensor_parallel, shape.sampler_tensor_parallel) == (1, 1)
+
+
+def test_a_large_one_is_as_far_as_its_heads_allow(make_knobs, config):
+    assert cluster_shape(make_knobs(), 8, config, 30_000_000_000).tensor_parallel == 2
+
+
+def test_megatron_splits_sooner(make_knobs, config):
+    knobs = make_knobs(trainer_backend="megatron")
+    assert [cluster_shape(knobs, 8, config, size).tensor_parallel for size in (4e9, 8e9)] == [1, 2]
+    assert cluster_shape(knobs, 8, config, 8e9).sampler_tensor_parallel == 1
+
+
+def test_asked_sizes_are_taken(make_knobs, config):
+    knobs = make_knobs(gpus_per_node=4, tensor_parallel_size=2, sampler_tensor_parallel_size=1)
+    shape = cluster_shape(knobs, 8, config, 1)
+    assert (shape.gpus, shape.data_parallel, shape.tensor_parallel, shape.sampler_tensor_parallel) == (4, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"tensor_parallel_size": 3}, "TENSOR_PARALLEL_SIZE=3: it must divide the 8"),
+        ({"sampler_tensor_parallel_size": 4}, "SAMPLER_TENSOR_PARALLEL_SIZE=4: .* 2 key-value heads"),
+        ({"gpus_per_node": 9}, "GPUS_PER_NODE=9: 8 GPU"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused_by_its_knob(make_knobs, config, settings, words):
+    with pytest.raises(UserError, match=words):
+        cluster_shape(make_knobs(**settings), 8, config, 1)
+
+
+def test_parameters_are_counted_without_making_them(tiny_checkpoint):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    assert count_parameters(model.config) == model.num_parameters()
+
+
+# The configuration ---------------------------------------------------------------------------------------
+
+
+def test_the_optimisation_is_the_local_engines(make_knobs, config):
+    knobs = make_knobs(
+        student_model="m", lr=3e-6, adam_beta2=0.9, weight_decay=0.1, max_grad_norm=0.5, gradient_checkpointing=0
+    )
+    policy = policy_config(knobs, cluster_shape(knobs, 2, config, 1), {}, total_updates=77)
+    kwargs = policy["optimizer"]["kwargs"]
+    assert (kwargs["lr"], kwargs["betas"], kwargs["weight_decay"]) == (3e-6, [0.9, 0.9], 0.1)
+    assert policy["max_grad_norm"] == 0.5
+    assert policy["dtensor_cfg"]["activation_checkpointing"] is False
+    assert policy["scheduler"] == {
+        "name": SCHEDULE, "kwargs": {"kind": "linear", "warmup_steps": 5, "total_steps": 77}
+    }  # fmt: skip
+    unclipped = policy_config(make_knobs(max_grad_norm=0), cluster_shape(knobs, 2, config, 1), {}, 1)
+    assert unclipped["max_grad_norm"] is None
+
+
+def test_the_optimisation_is_the_same_one_with_megatron(make_knobs, config):
+    knobs = make_knobs(
+        trainer_backend="megatron", student_model="m", lr=3e-6, adam_beta2=0.9, weight_decay=0.1,
+        max_grad_norm=0.5, gradient_checkpointing=0, lr_schedule="cosine", tensor_parallel_size=2,
+    )  # fmt: skip
+    policy = policy_config(knobs, cluster_shape(knobs, 4, config, 1), {}, total_updates=77)
+    assert policy["dtensor_cfg"] == {"enabled": False}
+    megatron = policy["megatron_cfg"]
+    optimizer, schedule = megatron["optimizer"], megatron["scheduler"]
+    assert (optimizer["lr"], optimizer["adam_beta2"], optimizer["clip_grad"]) == (3e-6, 0.9, 0.5)
+    assert optimizer["weight_decay"] == schedule["start_weight_decay"] == schedule["end_weight_decay"] == 0.1
+    assert (schedule["lr_decay_style"], schedule["lr_decay_iters"]) == ("cosine", 77)
+    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (5, 0.0, 0.0)
+    assert (megatron["tensor_model_parallel_size"], megatron["sequence_parallel"]) == (2, True)
+    assert megatron["activation_checkpointing"] is False
+    others = ("pipeline_model", "context", "expert_model", "expert_tensor")
+    assert [megatron[f"{name}_parallel_size"] for name in others] == [1, 1, 1, 1]
+
+
+def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_knobs):
+    assert megatron_section(make_knobs(), 1, 10)["sequence_parallel"] is False
+
+
+def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_knobs):
+    schedule = megatron_section(make_knobs(warmup_steps=5), 1, 3)["scheduler"]
+    assert schedule["lr_decay_iters"] > schedule["lr_warmup_iters"] == 5
+
+
+def test_what_megatron_does_not_do_is_refused(make_knobs, config):
+    knobs = make_knobs(trainer_backend="megatron", student_model="m", teacher_model="m")
+    check_megatron(knobs, config)
+    with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor can"):
+        check_megatron(make_knobs(student_model="m", teacher_model="another"), config)
+    config.num_experts = 8
+    with pytest.raises(UserError, match="m is a mixture of experts"):
+        check_megatron(knobs, config)
+
+
+def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_knobs, config):
+    knobs = make_knobs(student_model="m", temperature=0.7, top_p=0.9, gpu_memory_utilization=0.3, sampler_batch=99)
+    generation = generation_config(knobs, cluster_shape(knobs, 1, config, 1), 1000, [5, 6], pad_id=5)
+    assert (generation["temperature"], generation["top_p"], generation["stop_token_ids"]) == (0.7, 0.9, [5, 6])
+    assert generation["vllm_cfg"]["max_model_len"] == 1000
+    assert generation["vllm_cfg"]["gpu_memory_utilization"] == 0.3
+    assert generation["vllm_kwargs"]["max_num_seqs"] == 99
+    assert generation["vllm_cfg"]["enforce_eager"] is False
+
+
+@pytest.mark.parametrize("kind", ["linear", "cosine", "constant_with_warmup"])
+def test_the_schedule_is_the_local_engines(kind):
+    def rates(make):
+        optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
+        scheduler = make(optimizer)
+        found = []
+        for _ in range(12):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    ours = rates(lambda optimizer: WarmupSchedule(optimizer, kind=kind, warmup_steps=3, total_steps=10))
+    assert ours == rates(lambda optimizer: get_scheduler(kind, optimizer, 3, 10))
+    assert len(set(ours)) > 2
+
+
+# The choice ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nemo_rl(monkeypatch):
+    """nemo_rl(why): as if that were missing; nemo_rl(None): as if it were all there."""
+    return lambda why: monkeypatch.setattr(choice, "why_no_nemo_rl", lambda: why)
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "nodes", "missing", "engine", "reason"),
+    [
+        ("auto", 0, 1, None, "local", "no GPU"),
+        ("auto", 1, 1, None, "local", "one GPU"),
+        ("auto", 8, 1, None, "nemo-rl", "8 GPUs"),
+        ("auto", 8, 1, "it is not here", "local", "it uses one of 8 GPUs, since it is not here"),
+        ("auto", 8, 2, None, "nemo-rl", "2 nodes"),
+        ("local", 8, 1, None, "local", "ENGINE=nemo-rl uses all"),
+        ("nemo-rl", 1, 1, None, "nemo-rl", "chosen by ENGINE"),
+    ],
+)
+def test_the_engine_is_chosen_and_the_reason_given(nemo_rl, asked, gpus, nodes, missing, engine, reason):
+    nemo_rl(missing)
+    chosen, said = choose_engine(asked, gpus, nodes)
+    assert chosen == engine
+    assert reason in said
+
+
+@pytest.mark.parametrize(
+    ("asked", "gpus", "nodes", "missing"),
+    [("nemo-rl", 0, 1, None), ("nemo-rl", 2, 1, "ray is not installed"), ("auto", 8, 2, "ray is not installed")],
+)
+def test_what_cannot_be_had_is_refused_in_a_sentence_that_names_the_local_engine(
+    nemo_rl, asked, gpus, nodes, missing
+):
+    nemo_rl(missing)
+    with pytest.raises(UserError, match="ENGINE=local") as refusal:
+        choose_engine(asked, gpus, nodes)
+    assert (missing or "no GPU") in str(refusal.value)
+
+
+def test_megatron_needs_the_nemo_rl_engine_and_its_packages(monkeypatch):
+    check_trainer_backend("dtensor", "local")
+    with pytest.raises(UserError, match="TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, .* ENGINE=local"):
+        check_trainer_backend("megatron", "local")
+
+    def find(module):
+        if module == "megatron.bridge":
+            raise ModuleNotFoundError("megatron")  # as find_spec does where there is no parent
+        return None if module == "transformer_engine" else module
+
+    monkeypatch.setattr("importlib.util.find_spec", find)
+    with pytest.raises(UserError, match="megatron-bridge is not installed .*EXTRAS=megatron") as refusal:
+        check_trainer_backend("megatron", "nemo-rl")
+    assert "TRAINER_BACKEND=dtensor" in str(refusal.value)
+    monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
+    check_trainer_backend("megatron", "nemo-rl")
+
+
+def test_a_folder_without_nemo_rl_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("NEMO_RL_DIR", str(tmp_path))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert f"NEMO_RL_DIR={tmp_path} holds no NeMo-RL" in choice.why_no_nemo_rl()
+    package = tmp_path / "nemo_rl"
+    package.mkdir()
+    (package / "package_info.py").touch()
+    assert "ray is not installed" in choice.why_no_nemo_rl()
+    assert choice.nemo_rl_source() == tmp_path.resolve()

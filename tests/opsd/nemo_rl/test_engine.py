@@ -1,0 +1,88 @@
+"""A whole run of the NeMo-RL engine on CPU workers, killed and continued, against the local engine's.
+
+Needs NeMo-RL's source (NEMO_RL_DIR, or where setup_env.sh puts it) and its environment's packages; skipped loudly
+otherwise. Two minutes: every start of the workers takes half a minute.
+"""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from opsd.select_engine import nemo_rl_source
+from srt.common.files import read_jsonl, write_jsonl
+
+RUN = Path(__file__).parents[1] / "helpers" / "run_nemo_on_cpu.py"
+LOCAL = Path(__file__).parents[3] / "self-distillation" / "run_distillation.py"
+
+missing = [name for name in ("ray", "torchdata", "tensordict", "hydra") if importlib.util.find_spec(name) is None]
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU; see tests/gpu"),
+    pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: the NeMo-RL engine was NOT run"),
+    pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: the NeMo-RL engine was NOT run"),
+]
+
+SETTINGS = {
+    "ENGINE": "local", "PROMPT_SUFFIX": "", "SAMPLER": "transformers", "REPORT_TO": "none", "LR": "1e-3",
+    "NUM_PROMPTS_PER_STEP": "4", "TRAIN_GLOBAL_BATCH_SIZE": "2", "MAX_TOTAL_SEQUENCE_LENGTH": "40",
+    "WARMUP_STEPS": "1", "GRADING_WORKERS": "1", "GRADIENT_CHECKPOINTING": "0", "TOKENS_PER_MICRO_BATCH": "150",
+    "MAX_NUM_STEPS": "4", "TEACHER_SYNC_STEPS": "2", "SAVE_PERIOD": "1", "VAL_PERIOD": "2", "VAL_NUM_SAMPLES": "2",
+    "STOP_ON_COLLAPSE": "1",  # never, but the best student is kept
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory, coin_checkpoint, other_checkpoint):
+    """The knobs of both runs: right and wrong responses, a teacher of its own until it is synchronised."""
+    folder = tmp_path_factory.mktemp("both engines")
+    problems = [{"id": f"p{n}", "problem": f"x = {n} [A] + 1", "answer": "7"} for n in range(6)]
+    write_jsonl(folder / "problems.jsonl", problems)
+    write_jsonl(folder / "validation.jsonl", problems[:2])
+    return os.environ | SETTINGS | {
+        "STUDENT_MODEL": str(coin_checkpoint), "TEACHER_MODEL": str(other_checkpoint),
+        "TRAIN_DATASET": str(folder / "problems.jsonl"), "VAL_DATASET": str(folder / "validation.jsonl"),
+        "PYTHONPATH": os.pathsep.join(sys.path), "FOLDER": str(folder),
+    }  # fmt: skip
+
+
+def start(script, environment, output):
+    return subprocess.Popen(
+        [sys.executable, script], env=environment | {"OUTPUT_DIR": str(output)}, stdout=subprocess.DEVNULL
+    )
+
+
+@pytest.mark.parametrize("tensor_parallel", [1, 2])
+@pytest.mark.timeout(900)
+def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel):
+    folder = Path(environment["FOLDER"])
+    local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
+    assert start(LOCAL, environment, local).wait(300) == 0
+
+    settings = environment | {
+        "ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)
+    }  # fmt: skip
+    first = start(RUN, settings, nemo)
+    while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert start(RUN, settings, nemo).wait(300) == 0
+
+    lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
+    assert [line["step"] for line in found] == [0, 1, 2, 3]
+    assert any(0 < line["reward"] < 1 for line in found)
+    for theirs, ours in zip(lines, found, strict=True):
+        for name in theirs.keys() - {"seconds"}:
+            expected = theirs[name] if theirs[name] is None else pytest.approx(theirs[name], rel=1e-3, abs=1e-5)
+            assert ours[name] == expected, (ours["step"], name)
+    students = [AutoModelForCausalLM.from_pretrained(run / "student") for run in (local, nemo)]
+    for (name, theirs), ours in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
+        assert (theirs - ours).abs().max() < 1e-3, name
+    assert read_jsonl(nemo / "samples.jsonl")[0]["tokens"] == read_jsonl(local / "samples.jsonl")[0]["tokens"]

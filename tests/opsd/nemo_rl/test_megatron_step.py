@@ -1,0 +1,110 @@
+"""The step on Megatron-Core's models: the numbers of their own full logits, however they are sharded.
+
+Needs Megatron-Core; skipped loudly otherwise.
+"""
+
+import importlib.util
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, two_updates
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
+    reason="megatron-core is not installed: the step on Megatron models was NOT run",
+)
+
+RUN = Path(__file__).parents[1] / "helpers" / "megatron_update.py"
+RANKS = {"dense": 1, "one": 1, "data": 2, "tensor": 2, "sequence": 2}
+EVERY = pytest.mark.parametrize(
+    ("sharding", "tied"), [(name, tied) for name in RANKS if name != "dense" for tied in (True, False)]
+)
+PADDING = 6  # rows of the output layer beyond the vocabulary
+
+
+@pytest.fixture(scope="module")
+def vocab_size(layout):
+    return len(layout.tokenizer)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory, five_pairs, vocab_size):
+    """Two updates with every layout: what each rank found."""
+    folder = tmp_path_factory.mktemp("megatron")
+    rows = -(-(vocab_size + PADDING) // 2) * 2
+    work = {"updates": two_updates(five_pairs), "vocab_size": vocab_size, "rows": rows}
+    torch.save(work, folder / "work.pt")
+    return {name: run_ranks(RUN, name, ranks, folder) for name, ranks in RANKS.items()}
+
+
+@EVERY
+def test_every_tokens_kl_is_that_of_the_full_logits(found, sharding, tied):
+    expected = torch.cat(found["dense"][0][tied]["token_kl"])
+    results = [rank[tied]["result"] for rank in found[sharding]]
+    outputs = outputs_in_order(results, dealt=sharding == "data")
+    if sharding == "data":
+        assert results[1].updates[0].outputs[1] is None
+    else:
+        for result in results[1:]:
+            theirs = outputs_in_order([result], dealt=False)
+            assert all(torch.equal(a.token_kl, b.token_kl) for a, b in zip(outputs, theirs, strict=True))
+    torch.testing.assert_close(torch.cat([output.token_kl for output in outputs]), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("sharding", ["one", "tensor", "sequence"])  # data: each rank keeps its part of the sum
+def test_every_weights_gradient_is_that_of_the_full_logits(found, vocab_size, sharding, tied):
+    expected = found["dense"][0][tied]["gradients"][0]
+    for rank in found[sharding]:
+        assert_same(rank[tied]["gradients"], expected, rtol=1e-3, atol=1e-7)
+    head = "embedding.word_embeddings.weight" if tied else "output_layer.weight"
+    assert expected[head][:vocab_size].any()
+    assert not found[sharding][0][tied]["gradients"][head][vocab_size:].any()
+
+
+@EVERY
+def test_the_norm_is_of_all_ranks_and_the_rate_follows_the_schedule(found, sharding, tied):
+    expected = found["dense"][0][tied]["norms"]
+    for rank in found[sharding]:
+        updates = rank[tied]["result"].updates
+        assert [update.grad_norm for update in updates] == pytest.approx(expected, rel=1e-4)
+        assert [update.lr for update in updates] == pytest.approx([1e-3, 0.75e-3])
+    assert min(expected) > 0.02  # they were clipped
+
+
+@EVERY
+def test_two_clipped_updates_are_those_of_adamw_on_the_full_logits(found, sharding, tied):
+    expected = found["dense"][0][tied]["after"]
+    for rank in found[sharding]:
+        before, after = rank[tied]["before"], rank[tied]["after"]
+        assert_same(after, expected, rtol=1e-3, atol=2e-5)
+        assert not any(torch.equal(after[name], weight) for name, weight in before.items())
+
+
+@EVERY
+def test_a_gradient_that_is_not_finite_changes_nothing(found, sharding, tied):
+    for rank in found[sharding]:
+        (update,) = rank[tied]["broken"].updates  # none is made after it
+        assert not math.isfinite(update.grad_norm)
+        assert_same(rank[tied]["after broken"], rank[tied]["after"], rtol=0, atol=0)
+
+
+@EVERY
+def test_logits_are_formed_for_one_position_of_a_rank_and_no_hook_stays(found, sharding, tied):
+    for rank in found[sharding]:
+        assert {shape[0] for shape in rank[tied]["shapes"]} == {2 if sharding == "sequence" else 1}
+        assert rank[tied]["hooks"] == 0
+
+
+@pytest.mark.parametrize("sharding", ["data", "tensor"])
+def test_a_teacher_in_place_touches_neither_weights_nor_their_fp32_masters(found, sharding):
+    for rank in found[sharding]:
+        swap = rank["swap"]
+        assert_same(swap["after"], swap["before"], rtol=0, atol=0)
+        assert not any(torch.equal(swap["within"][name], weight) for name, weight in swap["before"].items())
+        assert swap["masters before"] and all(
+            torch.equal(a, b) for a, b in zip(swap["masters before"], swap["masters after"], strict=True)
+        )

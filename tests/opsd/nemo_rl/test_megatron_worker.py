@@ -1,0 +1,119 @@
+"""NeMo-RL's Megatron worker with our step in it, on CPUs: the local engine's numbers and files.
+
+Needs NeMo-RL's source, Megatron-Core, Megatron-Bridge and what they import; skipped loudly otherwise. One minute.
+"""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from opsd.select_engine import nemo_rl_source
+from tests.opsd.helpers.on_ranks import assert_same, local_engines_kl, outputs_in_order, run_ranks, two_updates
+
+RUN = Path(__file__).parents[1] / "helpers" / "megatron_worker_on_cpu.py"
+RANKS = {"one": 1, "data": 2, "tensor": 2}
+NEEDED = ("ray", "torchdata", "tensordict", "hydra", "megatron", "modelopt")
+missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+if "megatron" not in missing and importlib.util.find_spec("megatron.bridge") is None:
+    missing.append("megatron.bridge")
+pytestmark = [
+    pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU"),
+    pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: the Megatron worker was NOT run"),
+    pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: the Megatron worker was NOT run"),
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("megatron worker")
+
+
+@pytest.fixture(scope="module")
+def found(folder, five_pairs, tiny_checkpoint):
+    """What each rank found, by sharding."""
+    torch.save(two_updates(five_pairs), folder / "work.pt")
+    student = str(tiny_checkpoint)
+    return {name: run_ranks(RUN, name, ranks, folder, STUDENT=student) for name, ranks in RANKS.items()}
+
+
+@pytest.fixture(scope="module")
+def expected(five_pairs, tiny_checkpoint):
+    """The same updates by transformers and AdamW: KL of every token, norms, weights."""
+    student, teacher = (AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32) for _ in "12")
+    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    token_kl, norms = [], []
+    pairs = five_pairs
+    for number, batch in enumerate(([*pairs[:2], pairs[4], pairs[2]], [pairs[3], pairs[0]])):
+        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - number / 4)
+        optimizer.zero_grad()
+        output = local_engines_kl(student, teacher, batch, 1 / sum(len(pair.targets) for pair in batch))
+        output.loss.backward()
+        token_kl.append(output.token_kl)
+        norms.append(float(torch.nn.utils.clip_grad_norm_(student.parameters(), 0.5)))
+        optimizer.step()
+    return {"token_kl": torch.cat(token_kl), "norms": norms, "weights": weights_of(student)}
+
+
+def weights_of(model):
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}
+
+
+def load(folder):
+    return weights_of(AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32))
+
+
+EVERY = pytest.mark.parametrize("sharding", RANKS)
+
+
+@EVERY
+def test_before_training_the_written_student_is_the_checkpoint(found, folder, tiny_checkpoint, sharding):
+    assert_same(load(folder / f"of {sharding}" / "start"), load(tiny_checkpoint), rtol=0, atol=0)
+    names = set(AutoModelForCausalLM.from_pretrained(tiny_checkpoint).state_dict())
+    assert set(found[sharding][0]["names for vLLM"]) | {"lm_head.weight"} == names
+
+
+@EVERY
+def test_two_updates_are_the_local_engines(found, folder, expected, sharding):
+    results = [rank["result"] for rank in found[sharding]]
+    token_kl = torch.cat([output.token_kl for output in outputs_in_order(results, dealt=sharding == "data")])
+    torch.testing.assert_close(token_kl, expected["token_kl"], rtol=1e-3, atol=1e-5)
+    for result in results:
+        updates = result.updates
+        assert [update.grad_norm for update in updates] == pytest.approx(expected["norms"], rel=1e-3)
+        assert [update.lr for update in updates] == pytest.approx([1e-3, 0.75e-3])
+    assert_same(load(folder / f"of {sharding}" / "student"), expected["weights"], rtol=1e-2, atol=2e-4)
+
+
+@EVERY
+def test_what_trains_leaves_its_memory_and_comes_back(found, sharding):
+    for rank in found[sharding]:
+        assert rank["on"] > 0 and rank["off"] == 0
+        assert_same(rank["back"], rank["before"], rtol=0, atol=0)
+
+
+@EVERY
+def test_a_synchronised_teacher_is_saved_and_restored_and_the_student_stays(found, sharding):
+    for rank in found[sharding]:
+        assert_same(rank["restored teacher"], rank["saved teacher"], rtol=0, atol=0)
+        assert_same(rank["student after"], rank["student"], rtol=0, atol=0)
+        assert not any(torch.equal(rank["student"][name], x) for name, x in rank["saved teacher"].items())
+
+
+@EVERY
+def test_nemo_rl_finds_weights_and_optimizer_in_what_was_saved(found, sharding):
+    for rank in found[sharding]:
+        weights, optimizer = rank["resume"]
+        assert weights.is_dir()
+        assert optimizer is not None
+
+
+def test_the_weights_of_a_checkpoint_come_back_and_the_teacher_is_the_first_student(
+    found, folder, tiny_checkpoint
+):
+    (again,) = run_ranks(RUN, "again", 1, folder, STUDENT=str(tiny_checkpoint))
+    assert_same(again["weights"], found["one"][0]["before"], rtol=0, atol=0)
+    start = load(tiny_checkpoint)["model.embed_tokens.weight"]
+    torch.testing.assert_close(again["teacher"]["embedding.word_embeddings.weight"], start, rtol=0, atol=0)

@@ -1,0 +1,79 @@
+"""The knobs of Phase 2: what is refused, and how they become the loss's options."""
+
+import pytest
+
+from opsd.config import check, identity, kl_options
+from opsd.kl import KLOptions
+from srt.common.errors import UserError
+
+
+def test_defaults_are_the_loss_of_the_paper(make_knobs):
+    assert kl_options(make_knobs()) == KLOptions("reverse", temperature=1.0, topk=0)
+
+
+@pytest.mark.parametrize("kind", ["reverse", "forward", "mixed", "jsd"])
+def test_every_loss_knob_reaches_the_options(make_knobs, kind):
+    knobs = make_knobs(kl_type=kind, mixed_kl_weight=0.3, jsd_beta=0.2, kl_temperature=1.5, topk=64)
+    assert kl_options(knobs) == KLOptions(kind, mixed_weight=0.3, jsd_beta=0.2, temperature=1.5, topk=64)
+
+
+def test_defaults_are_accepted_without_a_note(make_knobs, capsys):
+    check(make_knobs())
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("knob", ["kl_type=mixed", "topk=64", "kl_temperature=2"])
+def test_another_loss_than_the_papers_is_said(make_knobs, capsys, knob):
+    name, value = knob.split("=")
+    check(make_knobs(**{name: value}))
+    assert "is not the paper's loss" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("prompts", "batch"), [(128, 100), (4, 8)])
+def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_knobs, prompts, batch):
+    with pytest.raises(UserError) as error:
+        check(make_knobs(num_prompts_per_step=prompts, train_global_batch_size=batch))
+    assert f"TRAIN_GLOBAL_BATCH_SIZE={batch} does not divide NUM_PROMPTS_PER_STEP={prompts}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"teacher_sync_steps": 5, "teacher_sync_epochs": 1}, "TEACHER_SYNC_STEPS=5 and TEACHER_SYNC_EPOCHS=1"),
+        ({"stop_on_collapse": 0.1, "val_period": 0}, "STOP_ON_COLLAPSE=0.1 compares validations"),
+        ({"lora_rank": 8, "teacher_model": "another"}, "LORA_RANK=8: the teacher is then the student"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
+)
+def test_knobs_that_contradict_each_other_are_refused(make_knobs, settings, message):
+    with pytest.raises(UserError) as error:
+        check(make_knobs(student_model="a model", **settings))
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize("stop_on_collapse", [0, 0.1])
+def test_validation_is_part_of_what_a_run_is_only_when_it_can_stop_it(make_knobs, stop_on_collapse):
+    one, other = (
+        identity(make_knobs(stop_on_collapse=stop_on_collapse, val_period=period)) for period in (5, 10)
+    )
+    assert (one == other) == (not stop_on_collapse)
+    assert "lr" in one and "output_dir" not in one
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kl_type": "backward"}, "KL_TYPE=backward: one of reverse, forward, mixed, jsd is expected"),
+        ({"mixed_kl_weight": 1.5}, "MIXED_KL_WEIGHT=1.5: at most 1 is expected"),
+        ({"topk": -1}, "TOPK=-1: at least 0 is expected"),
+        ({"kl_temperature": 0}, "KL_TEMPERATURE=0"),
+        ({"jsd_beta": 1}, "JSD_BETA=1"),
+        ({"lr": "fast"}, "LR=fast: a number is expected"),
+        ({"teacher_sync": 5}, "did you mean teacher_sync_steps?"),
+    ],
+    ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
+)
+def test_bad_values_are_refused_by_name(make_knobs, settings, message):
+    with pytest.raises(UserError) as error:
+        make_knobs(**settings)
+    assert message in str(error.value)

@@ -1,0 +1,103 @@
+"""Hidden states, heads and their positions against the model's own forward pass."""
+
+import copy
+
+import pytest
+import torch
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from opsd.hidden_states import check_causal, check_head, head, predicting_hidden
+from opsd.kl import exact_kl
+from opsd.pairs import build_pair
+from srt.common.errors import UserError
+from srt.common.models import load_model
+
+TEXTS = ("\\boxed{2}", "A 1 + 1 = 2\nB 2 * 3 = 6\n\\boxed{6}", "7", "A 1 + 1 = 3\n\\boxed{3}")
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return load_model(str(tiny_checkpoint)).eval()
+
+
+@pytest.fixture
+def rows(make_rollout, layout):
+    """Student and teacher rows of different lengths."""
+    pairs = [build_pair(make_rollout(text), layout, max_teacher_tokens=1000) for text in TEXTS]
+    return [row for pair in pairs for row in (pair.student, pair.teacher)]
+
+
+@torch.no_grad()
+def test_rows_of_a_batch_give_what_each_gives_alone_at_the_position_before_each_token(model, rows, layout):
+    batched = predicting_hidden(model, rows, layout.tokenizer.pad_token_id)
+    alone = []
+    for row in rows:
+        hidden = model.model(input_ids=torch.tensor([row.ids])).last_hidden_state[0]
+        alone += [hidden[t - 1] for t in range(row.start, len(row.ids))]
+    torch.testing.assert_close(batched, torch.stack(alone), rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_padding_does_not_matter(model, rows):
+    wanted = predicting_hidden(model, rows, pad_id=0)
+    torch.testing.assert_close(predicting_hidden(model, rows, pad_id=7), wanted, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_head_times_hidden_is_the_models_logits(model, rows):
+    weight, bias = head(model)
+    logits = predicting_hidden(model, rows[:1], pad_id=0) @ weight.T
+    wanted = model(input_ids=torch.tensor([rows[0].ids])).logits[0, rows[0].start - 1 : -1]
+    assert bias is None
+    torch.testing.assert_close(logits, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_gradient_through_a_tied_head_reaches_the_embedding(model, rows):
+    student = copy.deepcopy(model).requires_grad_(False)
+    embedding = student.get_input_embeddings().weight.requires_grad_()
+    weight, _ = head(student)
+    with torch.no_grad():
+        hidden = predicting_hidden(student, rows[:1], pad_id=0)  # no gradient by the way of the inputs
+    other = torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+    exact_kl(hidden, weight, hidden, other, torch.ones(len(hidden))).loss.backward()
+    assert embedding.grad.abs().sum(-1).gt(0).all()  # every token of the vocabulary is in the softmax
+
+
+def tiny_gemma(**settings):
+    config = Gemma2Config(
+        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
+        num_key_value_heads=1, head_dim=8, **settings,
+    )  # fmt: skip
+    return Gemma2ForCausalLM(config)
+
+
+def test_a_model_that_changes_its_logits_after_the_head_is_refused():
+    with pytest.raises(UserError, match="some/model: its config sets final_logit_softcapping=30.0"):
+        check_head(tiny_gemma(final_logit_softcapping=30.0), "some/model")
+
+
+def test_a_model_whose_tokens_look_ahead_is_refused(model):
+    with pytest.raises(UserError, match="some/model: its config sets use_bidirectional_attention"):
+        check_causal(tiny_gemma(use_bidirectional_attention=True), "some/model")
+    check_causal(tiny_gemma(), "gemma")
+    check_causal(model, "tiny")
+
+
+@pytest.mark.parametrize("window", [4, 1000])
+@torch.no_grad()
+def test_padding_does_not_matter_to_sliding_windows(rows, window):
+    """Without a mask a window must still be one of the real tokens before, whatever follows."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, sliding_window=window,
+    )  # fmt: skip
+    gemma = Gemma2ForCausalLM(config).eval()
+    batched = predicting_hidden(gemma, rows, pad_id=0)
+    alone = torch.cat([predicting_hidden(gemma, [row], pad_id=0) for row in rows])
+    torch.testing.assert_close(batched, alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_model_with_plain_logits_is_accepted(model):
+    check_head(model, "tiny")
+    check_head(tiny_gemma(final_logit_softcapping=None), "gemma")

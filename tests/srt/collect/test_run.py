@@ -1,0 +1,163 @@
+"""From knobs to a collection: which problems are taken, what is settled by the knobs, and the dry run."""
+
+import json
+
+import pytest
+
+from srt.collect.run import SrtDataKnobs, collect, selected_problems
+from srt.common.errors import UserError
+from srt.common.files import read_json
+from srt.config import load_knobs
+
+
+@pytest.fixture
+def knobs_for(tmp_path, tiny_checkpoint):
+    """knobs_for(*overrides) -> argv for ten problems and the tiny model, with its output in tmp_path/output."""
+    problems = tmp_path / "problems.jsonl"
+    lines = [{"id": f"p{n}", "problem": f"x = {n}", "answer": "7"} for n in range(10)]
+    problems.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    fixed = [f"dataset={problems}", f"model_path={tiny_checkpoint}", f"output_dir={tmp_path / 'output'}",
+             "sampler=transformers", "max_tokens=3", "prompt_suffix=", "grading_workers=1"]  # fmt: skip
+    return lambda *overrides: [*fixed, *overrides]
+
+
+# Which problems -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("overrides", "chosen"),
+    [
+        ([], range(10)),
+        (["start_index=3"], range(3, 10)),
+        (["end_index=4"], range(4)),
+        (["start_index=3", "end_index=4"], [3]),
+        (["start_index=8", "end_index=99"], [8, 9]),
+        (["max_samples=2"], [0, 1]),
+        (["max_samples=99"], range(10)),
+        (["start_index=3", "end_index=9", "max_samples=2"], [3, 4]),
+    ],
+)
+def test_start_end_and_number_choose_the_problems(knobs_for, overrides, chosen):
+    loaded = selected_problems(load_knobs(SrtDataKnobs, "srt_data", knobs_for(*overrides)))
+    assert [problem.id for problem in loaded.problems] == [f"p{n}" for n in chosen]
+
+
+@pytest.mark.parametrize("overrides", [["start_index=10"], ["start_index=4", "end_index=4"]])
+def test_a_choice_that_leaves_nothing_is_an_error(knobs_for, overrides):
+    with pytest.raises(UserError, match="no problem is left between START_INDEX="):
+        selected_problems(load_knobs(SrtDataKnobs, "srt_data", knobs_for(*overrides)))
+
+
+# What the knobs settle ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def settings_of(knobs_for, monkeypatch):
+    """settings_of(*overrides) -> the CollectionSettings that the knobs give; nothing is sampled."""
+
+    class Stop(Exception):
+        pass
+
+    def look(problems, layout, sampler, grader, settings, output_dir):
+        seen.append(settings)
+        raise Stop
+
+    def settings(*overrides):
+        with pytest.raises(Stop):
+            collect(knobs_for(*overrides))
+        return seen[-1]
+
+    seen = []
+    monkeypatch.setattr("srt.collect.run.Collector", look)
+    return settings
+
+
+def test_both_branches_of_revise_correct(settings_of, tmp_path):
+    assert settings_of().revise == {0}
+    assert settings_of("revise_correct=1", f"output_dir={tmp_path / 'other'}").revise == {0, 1}
+
+
+def test_the_numbers_reach_the_collector(settings_of):
+    settings = settings_of("num_responses=3", "num_revisions=2", "batch_size=5", "target_revision_samples=4",
+                           "seed=9", "revise_truncated=0", "clean=0")  # fmt: skip
+    assert (settings.num_responses, settings.num_revisions, settings.window) == (3, 2, 5)
+    assert (settings.target, settings.seed) == (4, 9)
+    assert (settings.revise_truncated, settings.clean) == (False, False)
+
+
+def test_cleaning_is_on_unless_it_is_switched_off(settings_of):
+    assert settings_of().clean is True
+
+
+def test_cleaning_and_the_target_may_change_in_a_run_and_num_responses_may_not(settings_of):
+    settings_of()
+    settings_of("clean=0", "target_revision_samples=1")
+    with pytest.raises(UserError, match="num_responses was 1 and is now 2"):
+        settings_of("num_responses=2")
+
+
+# What comes out -----------------------------------------------------------------------------------------
+
+
+def test_run_json_counts_what_was_done_and_set_aside(knobs_for, tmp_path, capsys):
+    with (tmp_path / "problems.jsonl").open("a") as file:
+        file.write('{"problem": "Show it.", "answer": "proof"}\n{"id": "p3", "problem": "x = 3", "answer": "7"}\n')
+        file.write(json.dumps({"id": "long", "problem": "x " * 3000, "answer": "7"}) + "\n")
+    collect(knobs_for("revise_truncated=0"))
+    results = read_json(tmp_path / "output" / "run.json")["results"]
+    assert (results["unreadable_records"], results["repeated_records"]) == (1, 1)
+    assert results["set_aside"] == 1 and results["set_aside_by_reason"] == {"the prompt is too long": 1}
+    assert (results["cleaned"], results["clean"], results["tuples"]) == ({}, True, 0)
+    assert "set_aside_by_reason  the prompt is too long: 1" in capsys.readouterr().out
+
+
+# Dry run ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dry_run(knobs_for, capsys, monkeypatch):
+    """dry_run(*overrides) -> what it prints; starting an engine or a grader fails the test."""
+
+    def refuse(*_, **__):
+        raise AssertionError("a dry run starts nothing")
+
+    for name in ("collect.run.sampler_from_knobs", "collect.run.open_grader", "collect.run.open_run"):
+        monkeypatch.setattr(f"srt.{name}", refuse)
+
+    def run(*overrides):
+        collect([*knobs_for(*overrides), "--dry-run"])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_a_dry_run_prints_the_resolved_knobs(dry_run, tmp_path):
+    printed = dry_run("batch_size=5", "data_prefix=mine")
+    for line in ("BATCH_SIZE=5", "TEMPERATURE=1.0", "CLEAN=1", "DATA_PREFIX=mine", "PROMPT_SUFFIX=",
+                 "END_INDEX=null", f"OUTPUT_DIR={tmp_path / 'output'}"):  # fmt: skip
+        assert f"\n  {line}\n" in printed
+
+
+def test_a_dry_run_shows_prompts_with_their_special_tokens_and_both_phrases(dry_run):
+    printed = dry_run()
+    assert "  | <|im_start|>user\n  | x = 0<|im_end|>\n  | <|im_start|>assistant\n" in printed
+    assert "x = 1<|im_end|>" in printed and "x = 2<|im_end|>" not in printed
+    for phrase in ("Wait, this response is wrong. Let me correct it.", "Let me rephrase the above solution."):
+        assert f"first response>\n  | \n  | {phrase}\n  | \n  | \n" in printed
+    assert "(r = 1, not used with REVISE_CORRECT=0)" in printed
+    assert "a response ends with: <|im_end|> (" in printed
+
+
+def test_a_dry_run_estimates_tokens(dry_run):
+    printed = dry_run("max_tokens=100", "num_responses=2", "num_revisions=3")
+    assert "sampled tokens of a problem           800 at most" in printed
+    assert "sampled tokens of the run             8,000 at most" in printed
+
+
+def test_a_dry_run_says_whether_a_run_is_there_and_writes_nothing(dry_run, tmp_path):
+    before = sorted(tmp_path.rglob("*"))
+    assert "(new)\ndry run: no engine was started, nothing was written" in dry_run()
+    assert sorted(tmp_path.rglob("*")) == before
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / "run.json").write_text("{}")
+    assert "(a run is there: this would continue it)" in dry_run()

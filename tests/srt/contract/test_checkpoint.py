@@ -1,0 +1,137 @@
+"""What a checkpoint says about itself wins; a knob that contradicts it is refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from srt.common.errors import UserError
+from srt.common.models import context_limit, eot_ids, load_model, load_tokenizer, stored_dtype
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.layout import MODE_SUFFIXES, PromptSettings
+from srt.contract.phrases import PHRASE_SETS
+from srt.contract.provenance import CHECKPOINT_METADATA, read_metadata, write_metadata
+
+STORED = PromptSettings("Be brief.", "Think.", {"enable_thinking": False})
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    """A copy that may be written to."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def srt_checkpoint(checkpoint):
+    write_metadata(checkpoint, {"control_phrases": PHRASE_SETS["olmo"].as_dict(), "prompt": STORED.as_dict()})
+    return checkpoint
+
+
+def layout_of(path, **knobs):
+    names = ("control_phrases", "system_prompt", "prompt_suffix", "chat_template_kwargs")
+    return layout_of_checkpoint(str(path), knobs.get("mode", "math"), *(knobs.get(name) for name in names))
+
+
+def test_a_plain_model_takes_the_knobs_and_the_modes_defaults(checkpoint):
+    layout = layout_of(checkpoint, control_phrases="olmo", system_prompt="Be kind.")
+    assert layout.phrases == PHRASE_SETS["olmo"]
+    assert layout.prompt == PromptSettings("Be kind.", MODE_SUFFIXES["math"], {})
+    assert layout_of(checkpoint, mode="code").prompt.prompt_suffix == MODE_SUFFIXES["code"]
+
+
+def test_unset_knobs_take_what_the_checkpoint_was_trained_with(srt_checkpoint):
+    layout = layout_of(srt_checkpoint)
+    assert layout.phrases == PHRASE_SETS["olmo"]
+    assert layout.prompt == STORED
+
+
+def test_knobs_that_say_the_same_are_accepted(srt_checkpoint):
+    layout = layout_of(
+        srt_checkpoint,
+        control_phrases="olmo",
+        system_prompt="Be brief.",
+        prompt_suffix="Think.",
+        chat_template_kwargs='{"enable_thinking": false}',
+    )
+    assert layout.prompt == STORED
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "stored"),
+    [
+        ("control_phrases", "qwen", "olmo"),
+        ("system_prompt", "Be kind.", "Be brief."),
+        ("system_prompt", "", "Be brief."),
+        ("prompt_suffix", "", "Think."),
+        ("chat_template_kwargs", "{}", "enable_thinking"),
+    ],
+)
+def test_a_contradicting_knob_is_refused_with_both_values(srt_checkpoint, name, value, stored):
+    with pytest.raises(UserError) as caught:
+        layout_of(srt_checkpoint, **{name: value})
+    for part in (name.upper(), value, stored, str(srt_checkpoint), "leave the knob unset"):
+        assert part in str(caught.value)
+
+
+def test_metadata_is_what_was_written(srt_checkpoint, tiny_checkpoint):
+    assert PromptSettings(**read_metadata(str(srt_checkpoint))["prompt"]) == STORED
+    assert read_metadata(str(tiny_checkpoint)) is None
+
+
+def test_broken_metadata_is_named(checkpoint):
+    (checkpoint / CHECKPOINT_METADATA).write_text("{")
+    with pytest.raises(UserError, match=f"{CHECKPOINT_METADATA}: not readable as JSON"):
+        layout_of(checkpoint)
+
+
+# Loading ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, load_model, context_limit, stored_dtype])
+@pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "a/b/c"])
+def test_a_missing_checkpoint_folder_is_named(load, path):
+    with pytest.raises(UserError, match=f"{path}: there is no such checkpoint folder"):
+        load(path)
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, load_model, context_limit, stored_dtype])
+def test_a_folder_without_a_checkpoint_is_named(load, tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}: its .* could not be loaded") as caught:
+        load(str(tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+def test_truncated_weights_are_named(checkpoint):
+    weights = checkpoint / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(UserError, match=f"{checkpoint}: its model could not be loaded"):
+        load_model(str(checkpoint))
+
+
+def test_a_model_without_chat_template_is_refused_by_name(checkpoint):
+    (checkpoint / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match=f"{checkpoint}: its tokenizer has no chat template"):
+        layout_of(checkpoint)
+
+
+def test_end_of_turn_ids_come_from_the_generation_config_in_its_order(checkpoint):
+    config = json.loads((checkpoint / "generation_config.json").read_text())
+    (checkpoint / "generation_config.json").write_text(json.dumps(config | {"eos_token_id": [7, 2]}))
+    assert layout_of(checkpoint).eot_ids == [7, 2]
+
+
+def test_without_generation_config_the_tokenizers_eos_ends_a_turn(checkpoint):
+    (checkpoint / "generation_config.json").unlink()
+    tokenizer = load_tokenizer(str(checkpoint))
+    assert eot_ids(str(checkpoint), tokenizer) == [tokenizer.eos_token_id]
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="names an eos token"):
+        eot_ids(str(checkpoint), tokenizer)
+
+
+def test_context_limit_and_stored_dtype_are_the_configs(checkpoint):
+    assert context_limit(str(checkpoint)) == 512
+    assert stored_dtype(str(checkpoint)) == torch.float32
+    load_model(str(checkpoint)).to(torch.bfloat16).save_pretrained(checkpoint)
+    assert stored_dtype(str(checkpoint)) == torch.bfloat16

@@ -1,0 +1,294 @@
+"""The token layout: every row of the table in the README, token by token, for two styles of chat template."""
+
+import pytest
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+from transformers import PreTrainedTokenizerFast
+
+from srt.common.errors import UserError
+from srt.common.models import load_model, load_tokenizer
+from srt.contract.layout import MODE_SUFFIXES, Layout, PromptSettings, predicting_positions
+from srt.contract.phrases import PHRASE_SETS, PhraseSet
+
+# A full stop and a blank line are one token when they are tokenised together, as in real vocabularies.
+VOCABULARY = [
+    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "system", "user", "assistant",
+    "\n", "\n\n", ".\n\n", ".", " ", "Add", "1", "2", "3", "Think", "Brief", "Help", "No", "Ok", "?",
+]  # fmt: skip
+PIECES = r"<\|\w+\|>|</?think>|\.\n\n|\n\n|\n|\.| |\w+"
+PHRASES = PhraseSet("short", wrong="No.", right="Ok.")
+THINK = PromptSettings(prompt_suffix="Think")
+
+QWEN_STYLE = """\
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}
+{%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
+{%- endif %}"""
+
+# Begins with a BOS token, and speaks a system message of its own where none is given.
+OLMO_STYLE = """\
+{{- bos_token }}
+{%- if messages[0].role != 'system' %}{{- '<|im_start|>system\\nHelp<|im_end|>\\n' }}{%- endif %}
+{%- for message in messages %}
+{{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
+
+QWEN_CHAT = [
+    "<|im_start|>", "user", "\n", "Add", " ", "1", "\n\n", "Think", "<|im_end|>", "\n",
+    "<|im_start|>", "assistant", "\n",
+]  # fmt: skip
+OLMO_CHAT = ["<|endoftext|>", "<|im_start|>", "system", "\n", "Help", "<|im_end|>", "\n", *QWEN_CHAT]
+CUE = {0: ["\n\n", "No", ".\n\n"], 1: ["\n\n", "Ok", ".\n\n"]}
+EOT = "<|im_end|>"
+
+
+def new_tokenizer(template: str | None, adds_bos: bool = False) -> PreTrainedTokenizerFast:
+    core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="?"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
+    core.decoder = decoders.Fuse()
+    if adds_bos:
+        core.post_processor = processors.TemplateProcessing(
+            single="<|endoftext|> $A", special_tokens=[("<|endoftext|>", 0)]
+        )
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=core,
+        bos_token="<|endoftext|>",
+        eos_token=EOT,
+        additional_special_tokens=["<|im_start|>"],
+        name_or_path="some/model",
+    )
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def new_layout(style: str = "qwen", prompt: PromptSettings = THINK) -> Layout:
+    tokenizer = new_tokenizer(*{"qwen": (QWEN_STYLE, False), "olmo": (OLMO_STYLE, True)}[style])
+    return Layout(tokenizer, PHRASES, prompt, eot_ids=[2, 0])
+
+
+def ids(tokens: list[str]) -> list[int]:
+    return [VOCABULARY.index(token) for token in tokens]
+
+
+def tokens(ids_: list[int]) -> list[str]:
+    return [VOCABULARY[index] for index in ids_]
+
+
+@pytest.fixture(params=["qwen", "olmo"])
+def style(request):
+    """The layout of a style, and its chat(x) for x = "Add 1"."""
+    return new_layout(request.param), {"qwen": QWEN_CHAT, "olmo": OLMO_CHAT}[request.param]
+
+
+Y = ["1", "."]
+Y_REVISED = ["2", "."]
+
+
+def test_chat(style):
+    layout, chat = style
+    assert tokens(layout.chat("Add 1")) == chat
+
+
+def test_literal_ids():
+    row = new_layout().sft_row(1, new_layout().chat("Add 1"), [14, 11, 2], 0, [15, 2])
+    assert row.ids == [1, 6, 8, 13, 12, 14, 9, 17, 2, 8, 1, 7, 8, 14, 11, 9, 20, 10, 15, 2]
+    assert row.start == 13
+
+
+@pytest.mark.parametrize("r", [0, 1])
+@pytest.mark.parametrize("end", [[], [EOT]])
+def test_revision_prompt_has_no_end_of_turn_before_the_cue(style, r, end):
+    layout, chat = style
+    assert tokens(layout.revision_prompt(ids(chat), ids(Y + end), r)) == chat + Y + CUE[r]
+
+
+@pytest.mark.parametrize("r", [0, 1])
+@pytest.mark.parametrize("end", [[], [EOT]])
+@pytest.mark.parametrize("revised_end", [[], [EOT]])
+def test_sft_rows_differ_only_in_what_they_supervise(style, r, end, revised_end):
+    layout, chat = style
+    parts = (ids(chat), ids(Y + end), r, ids(Y_REVISED + revised_end))
+    stage1, stage2 = layout.sft_row(1, *parts), layout.sft_row(2, *parts)
+    assert tokens(stage1.ids) == chat + Y + CUE[r] + Y_REVISED + [EOT]
+    assert stage2.ids == stage1.ids
+    assert tokens(stage1.ids[stage1.start :]) == Y + CUE[r] + Y_REVISED + [EOT]
+    assert tokens(stage2.ids[stage2.start :]) == Y_REVISED + [EOT]
+
+
+@pytest.mark.parametrize("end", [[], [EOT]])
+def test_student_row_supervises_y_with_its_end_of_turn_if_it_ended(style, end):
+    layout, chat = style
+    row = layout.student_row(ids(chat), ids(Y + end))
+    assert tokens(row.ids) == chat + Y + end
+    assert tokens(row.ids[row.start :]) == Y + end
+
+
+@pytest.mark.parametrize("r", [0, 1])
+@pytest.mark.parametrize("end", [[], [EOT]])
+def test_teacher_row_supervises_the_second_y_which_is_the_students(style, r, end):
+    layout, chat = style
+    teacher = layout.teacher_row(ids(chat), ids(Y + end), r)
+    student = layout.student_row(ids(chat), ids(Y + end))
+    assert tokens(teacher.ids) == chat + Y + CUE[r] + Y + end
+    assert teacher.ids[teacher.start :] == student.ids[student.start :]
+    assert len(predicting_positions(teacher)) == len(predicting_positions(student))
+
+
+def test_evaluation_revises_what_stage_2_learns_to_revise():
+    layout = new_layout()
+    prompt = layout.revision_prompt(ids(QWEN_CHAT), ids(Y + [EOT]), 0)
+    row = layout.sft_row(2, ids(QWEN_CHAT), ids(Y + [EOT]), 0, ids(Y_REVISED))
+    assert row.ids[: row.start] == prompt
+
+
+def test_sampled_ids_are_kept_although_text_would_give_others():
+    layout = new_layout()
+    prompt = layout.revision_prompt(ids(QWEN_CHAT), ids(Y), 0)
+    text = layout.tokenizer.decode(prompt)
+    assert prompt != layout.tokenizer.encode(text, add_special_tokens=False)  # "." and "\n\n" merge there
+    assert prompt[: len(QWEN_CHAT) + 2] == ids(QWEN_CHAT + Y)
+
+
+@pytest.mark.parametrize("y", [["1"], ["1", "."], ["1", "\n\n"], ["1", ".", EOT], []])
+def test_the_cue_does_not_depend_on_what_stands_before_it(y):
+    layout = new_layout()
+    assert tokens(layout.revision_prompt([], ids(y), 1))[-3:] == CUE[1]
+
+
+def test_no_method_changes_what_it_is_given():
+    layout, chat, y = new_layout(), ids(QWEN_CHAT), ids([*Y, EOT])
+    layout.teacher_row(chat, y, 0).ids.append(99)
+    layout.sft_row(1, chat, y, 0, y).ids.append(99)
+    layout.student_row(chat, y).ids.append(99)
+    layout.cue(0).append(99)
+    assert (chat, y) == (ids(QWEN_CHAT), ids([*Y, EOT]))
+    assert tokens(layout.cue(0)) == CUE[0]
+
+
+# End of turn --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [EOT, "<|endoftext|>"])
+def test_every_end_of_turn_of_the_model_counts(end):
+    layout = new_layout()  # its end-of-turn ids are <|im_end|> and <|endoftext|>
+    y = ids([*Y, end])
+    assert tokens(layout.without_eot(y)) == Y
+    assert layout.with_eot(y) == y
+    assert tokens(layout.revision_prompt([], y, 0)) == Y + CUE[0]
+    assert tokens(layout.teacher_row([], y, 0).ids) == Y + CUE[0] + Y + [end]
+
+
+def test_the_first_end_of_turn_is_the_one_that_is_added():
+    assert tokens(new_layout().with_eot(ids(Y))) == [*Y, EOT]
+    assert tokens(new_layout().with_eot([])) == [EOT]
+
+
+def test_an_empty_response():
+    layout = new_layout()
+    assert tokens(layout.teacher_row([], ids([EOT]), 0).ids) == [*CUE[0], EOT]
+    assert tokens(layout.revision_prompt([], [], 1)) == CUE[1]
+
+
+def test_decode_is_the_text_without_its_end_of_turn():
+    assert new_layout().decode(ids(["Add", " ", "1", ".", EOT])) == "Add 1."
+
+
+# Prompt settings ----------------------------------------------------------------------------------------
+
+
+def test_system_message(style):
+    layout, _ = style
+    with_system = Layout(layout.tokenizer, PHRASES, PromptSettings("Brief", "Think"), [2])
+    bos = ["<|endoftext|>"] if "Help" in tokens(layout.chat("Add 1")) else []
+    system = ["<|im_start|>", "system", "\n", "Brief", EOT, "\n"]
+    assert tokens(with_system.chat("Add 1")) == bos + system + QWEN_CHAT
+
+
+def test_no_suffix_adds_nothing():
+    chat = tokens(new_layout(prompt=PromptSettings(prompt_suffix="")).chat("Add 1"))
+    assert chat == [token for token in QWEN_CHAT if token not in ("\n\n", "Think")]
+
+
+def test_chat_template_kwargs_reach_the_template():
+    prompt = PromptSettings(prompt_suffix="Think", chat_template_kwargs={"enable_thinking": False})
+    chat = tokens(new_layout(prompt=prompt).chat("Add 1"))
+    assert chat == [*QWEN_CHAT, "<think>", "\n\n", "</think>", "\n\n"]
+
+
+def test_a_tokenizer_that_adds_bos_adds_it_once_and_never_inside():
+    layout = new_layout("olmo")
+    assert layout.tokenizer.encode("1") == [0, 14]  # it does add one
+    row = layout.sft_row(1, layout.chat("Add 1"), ids(Y), 0, ids(Y_REVISED))
+    assert row.ids.count(0) == 1 and row.ids[0] == 0
+
+
+def test_settings_from_knobs():
+    assert PromptSettings.from_knobs("math", None, None, None) == PromptSettings()
+    assert PromptSettings.from_knobs("code", None, None, None).prompt_suffix == MODE_SUFFIXES["code"]
+    assert PromptSettings.from_knobs("math", "", "", "") == PromptSettings(None, "", {})
+    given = PromptSettings.from_knobs("math", "Brief", "Think", '{"enable_thinking": false}')
+    assert given == PromptSettings("Brief", "Think", {"enable_thinking": False})
+    assert PromptSettings(**given.as_dict()) == given
+
+
+@pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null"])
+def test_chat_template_kwargs_that_are_no_object(kwargs):
+    with pytest.raises(UserError, match="CHAT_TEMPLATE_KWARGS=.*a JSON object is expected"):
+        PromptSettings.from_knobs("math", None, None, kwargs)
+
+
+def test_a_tokenizer_without_chat_template_is_refused():
+    with pytest.raises(UserError, match="some/model: its tokenizer has no chat template; use an instruct model"):
+        Layout(new_tokenizer(None), PHRASES, PromptSettings(), [2])
+
+
+# The teacher's budget -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("end", [[], [EOT]])
+@pytest.mark.parametrize("spare", range(-9, 4))
+def test_fit_to_teacher_keeps_y_exactly_when_the_row_fits(end, spare):
+    layout, chat, y = new_layout(), ids(QWEN_CHAT), ids(["1", "2", "3", "1", *end])
+    limit = len(layout.teacher_row(chat, y, 0).ids) + spare
+    fitted = layout.fit_to_teacher(chat, y, 0, limit)
+    row = layout.teacher_row(chat, fitted, 0)
+    if spare >= 0:
+        assert fitted == y
+        return
+    assert fitted == y[: len(fitted)] and len(fitted) < len(y)
+    assert 2 not in fitted  # a shortened y has not ended
+    assert len(row.ids) <= limit or not fitted
+    longer = layout.teacher_row(chat, y[: len(fitted) + 1], 0)
+    assert len(longer.ids) > limit  # no more was cut than had to be
+    assert row.ids[row.start :] == layout.student_row(chat, fitted).ids[len(chat) :]
+
+
+def test_fit_to_teacher_leaves_nothing_where_not_even_the_prompt_fits():
+    layout = new_layout()
+    assert layout.fit_to_teacher(ids(QWEN_CHAT), ids(Y), 0, 5) == []
+
+
+# The shift ----------------------------------------------------------------------------------------------
+
+
+def test_token_t_is_predicted_at_t_minus_1():
+    layout = new_layout()
+    row = layout.sft_row(2, ids(QWEN_CHAT), ids(Y), 0, ids(Y_REVISED))
+    assert [row.ids[p + 1] for p in predicting_positions(row)] == row.ids[row.start :]
+
+
+def test_predicting_positions_agree_with_the_models_own_loss(tiny_checkpoint):
+    tokenizer, model = load_tokenizer(str(tiny_checkpoint)), load_model(str(tiny_checkpoint), "float32").eval()
+    layout = Layout(tokenizer, PHRASE_SETS["qwen"], PromptSettings(), [tokenizer.eos_token_id])
+    y = tokenizer.encode("A 1 + 2 = 3\n\\boxed{3}")
+    row = layout.teacher_row(layout.chat("x = 1 [A] + 2"), [*y, tokenizer.eos_token_id], 0)
+    batch = torch.tensor([row.ids])
+    labels = torch.tensor([[-100] * row.start + row.ids[row.start :]])
+    with torch.no_grad():
+        output = model(input_ids=batch, labels=labels)  # transformers shifts the labels by itself
+    logprobs = torch.log_softmax(output.logits[0, list(predicting_positions(row))], dim=-1)
+    loss = -logprobs.gather(-1, torch.tensor(row.ids[row.start :])[:, None]).mean()
+    torch.testing.assert_close(loss, output.loss)

@@ -1,0 +1,151 @@
+"""run.json and fingerprints: which runs are the same run."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from quickstart.tokenizer import build_tokenizer
+from srt.common.errors import UserError
+from srt.common.files import read_json
+from srt.contract.phrases import PHRASE_SETS
+from srt.contract.provenance import (
+    close_run,
+    fingerprint,
+    git_commit,
+    model_fingerprint,
+    open_run,
+    package_versions,
+    tokenizer_fingerprint,
+)
+
+IDENTITY = {
+    "model": "some/model", "temperature": 1.0, "problems": [0, None, 5], "revise": True, "nothing": None,
+    "control_phrases": PHRASE_SETS["qwen"].as_dict(), "prompt": {"chat_template_kwargs": {"a": [1, {"b": 0.1}]}},
+}  # fmt: skip
+
+
+def test_a_new_run_writes_what_it_is(tmp_path):
+    assert open_run(tmp_path / "run", IDENTITY, {"batch_size": 4}) is False
+    written = read_json(tmp_path / "run" / "run.json")
+    assert written["identity"] == IDENTITY
+    assert written["config"] == {"batch_size": 4}
+    assert written["packages"]["transformers"] and written["git_commit"]
+
+
+OTHER_PROCESS = "from pathlib import Path; from srt.contract.provenance import open_run; open_run(Path({!r}), {{}}, {{}})"
+
+
+def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_is_killed(tmp_path):
+    waiting = OTHER_PROCESS.format(str(tmp_path)) + "; print('in', flush=True); input()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", waiting], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "in\n"
+        with pytest.raises(UserError, match="is in use by another process"):
+            open_run(tmp_path, {}, {})
+    finally:
+        process.kill()
+        process.communicate()
+    assert open_run(tmp_path, {}, {}) is True
+    assert open_run(tmp_path, {}, {}) is True  # this process has it
+
+
+def test_the_same_settings_continue_it_and_keep_its_record(tmp_path):
+    open_run(tmp_path, IDENTITY, {"batch_size": 4})
+    before = (tmp_path / "run.json").read_bytes()
+    assert open_run(tmp_path, dict(reversed(IDENTITY.items())), {"batch_size": 8}) is True
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_every_setting_that_differs_is_named_with_both_values(tmp_path):
+    open_run(tmp_path, IDENTITY, {})
+    other = {**IDENTITY, "temperature": 0.5, "control_phrases": PHRASE_SETS["olmo"].as_dict(), "seed": 3}
+    del other["revise"]
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, other, {})
+    message = str(caught.value)
+    for part in (
+        "temperature was 1.0 and is now 0.5",
+        "control_phrases was {'name': 'qwen'",
+        "is now {'name': 'olmo'",
+        "seed was None and is now 3",
+        "revise was True and is now None",
+        str(tmp_path),
+        "another OUTPUT_DIR",
+    ):
+        assert part in message
+    for same in ("model was", "problems was", "prompt was"):
+        assert same not in message
+    assert read_json(tmp_path / "run.json")["identity"] == IDENTITY
+
+
+@pytest.mark.parametrize("name", IDENTITY)
+def test_each_setting_counts(tmp_path, name):
+    open_run(tmp_path, IDENTITY, {})
+    with pytest.raises(UserError, match=f"{name} was .* and is now 'other'. Use"):
+        open_run(tmp_path, {**IDENTITY, name: "other"}, {})
+
+
+def test_results_are_added_and_a_finished_run_is_still_the_same_run(tmp_path):
+    open_run(tmp_path, IDENTITY, {"batch_size": 4})
+    close_run(tmp_path, {"kept": 5})
+    close_run(tmp_path, {"kept": 6})
+    written = read_json(tmp_path / "run.json")
+    assert written["results"] == {"kept": 6} and written["config"] == {"batch_size": 4}
+    assert open_run(tmp_path, IDENTITY, {}) is True
+
+
+def test_fingerprints_tell_parts_apart():
+    parts = [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), (), ("",), (b"abc", b"d")]
+    assert len({fingerprint(*p) for p in parts}) == len(parts)
+    assert fingerprint("a", b"b") == fingerprint(b"a", "b")
+    assert fingerprint("\ud83d")  # invalid Unicode, as a model may write it
+
+
+@pytest.fixture
+def checkpoint(tiny_checkpoint, tmp_path):
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"]
+)
+def test_a_replaced_file_of_a_checkpoint_is_noticed(checkpoint, name):
+    before = model_fingerprint(str(checkpoint))
+    assert model_fingerprint(str(checkpoint)) == before
+    path = checkpoint / name
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1  # as many bytes as before
+    path.write_bytes(data)
+    stat = path.stat()
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))  # the clock of some systems is coarse
+    assert model_fingerprint(str(checkpoint)) != before
+
+
+def test_a_new_shard_is_noticed_and_a_log_is_not(checkpoint):
+    before = model_fingerprint(str(checkpoint))
+    (checkpoint / "train.log").write_text("x")
+    assert model_fingerprint(str(checkpoint)) == before
+    (checkpoint / "model-00002.safetensors").touch()
+    assert model_fingerprint(str(checkpoint)) != before
+
+
+def test_a_hub_id_stands_for_itself():
+    assert model_fingerprint("Qwen/Qwen3-4B-Instruct-2507") == "Qwen/Qwen3-4B-Instruct-2507"
+
+
+def test_tokenizers_differ_when_a_token_has_another_id():
+    tokenizer, other = build_tokenizer(), build_tokenizer()
+    assert tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(other)
+    other.add_tokens(["<new>"])
+    assert tokenizer_fingerprint(tokenizer) != tokenizer_fingerprint(other)
+
+
+def test_versions_and_commit():
+    assert {"torch", "transformers"} <= set(package_versions())
+    commit = git_commit()
+    assert commit == "unknown" or len(commit.removesuffix("+changes")) == 40

@@ -1,0 +1,69 @@
+"""The guard: what a process starts does not outlive it, even when it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from srt.sampling.process_guard import Guard
+
+
+@pytest.fixture
+def child():
+    process = subprocess.Popen(["sleep", "100"])
+    yield process
+    process.kill()
+    process.wait()
+
+
+def test_a_killed_process_takes_what_it_guards_with_it():
+    script = (
+        "import subprocess, time; from srt.sampling.process_guard import Guard; guard = Guard()\n"
+        "child = subprocess.Popen(['sleep', '100']); guard.watch([child.pid])\n"
+        "print(child.pid, flush=True); time.sleep(100)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    child_pid = int(parent.stdout.readline())
+    parent.send_signal(signal.SIGKILL)
+    parent.communicate(timeout=30)  # returns when nobody holds the pipe any more, the child neither
+    deadline = time.monotonic() + 30
+    while is_running(child_pid) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_running(child_pid)
+
+
+def test_kill_all_kills_and_a_dismissed_guard_does_not(child):
+    dismissed, guard = Guard(), Guard()
+    dismissed.watch([child.pid])
+    dismissed.dismiss()
+    assert child.poll() is None
+    guard.watch([child.pid])
+    guard.watch([child.pid])
+    guard.kill_all()
+    assert child.wait(timeout=30) == -signal.SIGKILL
+
+
+def test_kill_all_kills_what_they_have_started_too():
+    outer = subprocess.Popen(["sh", "-c", "sleep 100 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    inner = int(outer.stdout.readline())
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    guard = Guard()
+    guard.watch([gone.pid, outer.pid])
+    guard.kill_all()
+    assert outer.wait(timeout=30) == -signal.SIGKILL
+    outer.communicate(timeout=30)  # returns when nobody holds the pipe any more
+    assert not is_running(inner)
+
+
+def is_running(pid: int) -> bool:
+    """Whether it exists and is no zombie, which nobody may have waited for yet."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,132 @@
+"""Sampling with vLLM (its CPU build is enough), held against transformers on the same checkpoint."""
+
+import logging
+
+import pytest
+import torch
+
+from srt.common.models import load_model, load_tokenizer
+from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.from_config import choose_backend, open_sampler
+from srt.sampling.transformers import TransformersSampler
+
+pytestmark = pytest.mark.vllm
+
+GREEDY = SamplingSettings(0.0, 1.0, (0,))  # token 0 (padding) ends nothing in practice
+SAMPLED = SamplingSettings(1.0, 0.9, (2,))
+PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n"]
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_checkpoint):
+    """One engine for all tests (its start takes seconds); a test sets the settings that it needs."""
+    sampler = open_sampler("vllm", str(tiny_checkpoint), GREEDY, max_model_len=256, max_batch=16, dtype="float32")
+    yield sampler
+    sampler.close()
+
+
+@pytest.fixture(scope="module")
+def model(tiny_checkpoint):
+    return load_model(str(tiny_checkpoint), "float32").eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(tiny_checkpoint):
+    tokenizer = load_tokenizer(str(tiny_checkpoint))
+    return [tokenizer.encode(text) for text in PROMPTS]
+
+
+def sample(sampler, settings, requests):
+    sampler.settings = settings
+    return sample_all(sampler, requests)
+
+
+def test_greedy_ids_and_logprobs_are_those_of_transformers(sampler, model, prompts):
+    requests = [SampleRequest(prompt, seed=0, max_tokens=24) for prompt in prompts]
+    expected = sample_all(TransformersSampler(model, 0, GREEDY, max_batch=1), requests)
+    for ours, theirs in zip(sample(sampler, GREEDY, requests), expected, strict=True):
+        assert ours.token_ids == theirs.token_ids
+        torch.testing.assert_close(
+            torch.tensor(ours.logprobs), torch.tensor(theirs.logprobs), atol=1e-4, rtol=0
+        )
+
+
+def test_logprobs_are_the_models_own_whatever_the_temperature(sampler, model, prompts):
+    request = SampleRequest(prompts[0], seed=4, max_tokens=24)
+    for settings in (SAMPLED, SamplingSettings(0.6, 0.5, (2,))):
+        (drawn,) = sample(sampler, settings, [request])
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([request.prompt_ids + drawn.token_ids])).logits[0]
+        expected = torch.log_softmax(logits.float(), -1)[len(request.prompt_ids) - 1 : -1]
+        expected = expected.gather(-1, torch.tensor(drawn.token_ids)[:, None])[:, 0]
+        torch.testing.assert_close(torch.tensor(drawn.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_same_seed_same_sample_whatever_runs_beside_it(sampler, prompts):
+    request = SampleRequest(prompts[0], seed=5, max_tokens=20)
+    others = [SampleRequest(prompt, seed, 8 + 5 * seed) for seed, prompt in enumerate(prompts * 2)]
+    (alone,) = sample(sampler, SAMPLED, [request])
+    assert sample(sampler, SAMPLED, [*others[:3], request, *others[3:]])[3].token_ids == alone.token_ids
+
+
+def test_different_seeds_differ(sampler, prompts):
+    samples = sample(sampler, SAMPLED, [SampleRequest(prompts[0], seed, 12) for seed in range(12)])
+    assert len({tuple(s.token_ids) for s in samples}) == 12
+
+
+def test_a_response_ends_with_its_end_of_turn_token(sampler, prompts):
+    request = SampleRequest(prompts[0], 0, 12)
+    (cut_off,) = sample(sampler, GREEDY, [request])
+    assert (len(cut_off.token_ids), cut_off.finish_reason) == (12, "length")
+    eot = cut_off.token_ids[5]
+    first = cut_off.token_ids.index(eot)
+    (ended,) = sample(sampler, SamplingSettings(0.0, 1.0, (0, eot)), [request])
+    assert ended.token_ids == cut_off.token_ids[: first + 1]
+    assert ended.finish_reason == "stop"
+    assert len(ended.logprobs) == first + 1
+
+
+def test_an_end_of_turn_at_the_limit_is_a_stop(sampler, prompts):
+    (first,) = sample(sampler, GREEDY, [SampleRequest(prompts[0], 0, 1)])
+    eot = first.token_ids[0]
+    (ended,) = sample(sampler, SamplingSettings(0.0, 1.0, (eot,)), [SampleRequest(prompts[0], 0, 1)])
+    assert (ended.token_ids, ended.finish_reason) == ([eot], "stop")
+
+
+def test_the_models_own_eos_does_not_end_a_response(sampler, prompts):
+    """Only the settings' tokens do: here the checkpoint's eos is among what is drawn, and is passed over."""
+    requests = [SampleRequest(prompts[0], seed, 40) for seed in range(64)]
+    samples = sample(sampler, SamplingSettings(1.0, 1.0, (0,)), requests)
+    assert any(2 in s.token_ids[:-1] for s in samples)
+    assert all(s.finish_reason == ("stop" if s.token_ids[-1] == 0 else "length") for s in samples)
+
+
+def test_a_prompts_ids_are_taken_as_they_are(sampler, model, prompts):
+    """Ids that the tokenizer would have merged, and special tokens in the middle."""
+    prompt = [1, 90, 260, 2, 90, 2, 1, *prompts[0]]
+    (ours,) = sample(sampler, GREEDY, [SampleRequest(prompt, 0, 8)])
+    (theirs,) = sample_all(TransformersSampler(model, 0, GREEDY, 1), [SampleRequest(prompt, 0, 8)])
+    assert ours.token_ids == theirs.token_ids
+
+
+def test_keys_come_back_with_their_samples_as_they_finish(sampler, prompts):
+    sampler.settings = GREEDY
+    for index, length in enumerate((30, 2, 10)):
+        sampler.submit(("key", index, None), SampleRequest(prompts[index], 0, length))
+    assert sampler.pending == 3
+    order = []
+    while sampler.pending:
+        order += [(key, len(s.token_ids)) for key, s in sampler.poll()]
+    assert order == [(("key", 1, None), 2), (("key", 2, None), 10), (("key", 0, None), 30)]
+    assert list(sampler.poll()) == []
+
+
+def test_vllms_warnings_of_modules_without_weights_are_not_shown_and_its_errors_are(sampler):
+    logger = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+    shown = [bool(logger.filter(logging.LogRecord("", level, "", 0, "", (), None))) for level in (30, 40)]
+    assert shown == [False, True]
+
+
+def test_auto_takes_vllm_and_says_so(capsys):
+    assert choose_backend("auto") == "vllm"
+    assert "sampler: vllm (SAMPLER=auto" in capsys.readouterr().out

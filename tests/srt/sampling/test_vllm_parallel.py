@@ -1,0 +1,149 @@
+"""Two vLLM engines in processes of their own (the CPU build is enough). The last test kills one of them."""
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from srt.common.errors import UserError
+from srt.common.models import load_tokenizer
+from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.from_config import open_sampler
+from srt.sampling.vllm_parallel import engine_count
+
+SAMPLED = SamplingSettings(1.0, 0.9, (2,))
+PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n"]
+
+vllm = pytest.mark.vllm
+
+
+@pytest.fixture(scope="module")
+def sampler(tiny_checkpoint):
+    sampler = open_sampler("vllm", str(tiny_checkpoint), SAMPLED, max_model_len=256, max_batch=8, engines=2)
+    yield sampler
+    sampler.close()
+
+
+@pytest.fixture(scope="module")
+def requests(tiny_checkpoint):
+    """Two for each of six groups, of different lengths."""
+    tokenizer = load_tokenizer(str(tiny_checkpoint))
+    prompts = [tokenizer.encode(text) for text in PROMPTS]
+    return [SampleRequest(prompts[n % 3], seed=n, max_tokens=10 + 9 * n, group=n // 2) for n in range(12)]
+
+
+@vllm
+def test_samples_are_those_of_the_engine_in_this_process(sampler, requests, tiny_checkpoint):
+    one = open_sampler("vllm", str(tiny_checkpoint), SAMPLED, max_model_len=256, max_batch=8)
+    for settings in (SAMPLED, SamplingSettings(0.0, 1.0, (2,))):
+        one.settings = sampler.settings = settings
+        pairs = zip(sample_all(sampler, requests), sample_all(one, requests), strict=True)
+        assert all(
+            (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason)
+            for ours, theirs in pairs
+        )
+    one.close()
+    sampler.settings = SAMPLED
+
+
+@vllm
+def test_a_seed_gives_the_same_sample_on_either_engine_whatever_runs_beside_it(sampler, requests):
+    twice = [SampleRequest(r.prompt_ids, r.seed, r.max_tokens, group) for r in requests for group in "ab"]
+    samples = [sample.token_ids for sample in sample_all(sampler, twice)]
+    assert {sampler._rank_of["a"], sampler._rank_of["b"]} == {0, 1}
+    assert samples[::2] == samples[1::2]
+    assert sample_all(sampler, [requests[7]])[0].token_ids == samples[14]
+
+
+@vllm
+def test_a_group_stays_where_its_prefix_is_cached_and_groups_go_where_there_is_room(sampler, requests):
+    for n, request in enumerate(requests):
+        sampler.submit(n, request)
+    first = dict(sampler._ranks)
+    assert [first[n] for n in range(0, 12, 2)] == [first[n] for n in range(1, 12, 2)]
+    assert sorted(first.values()) == [0] * 6 + [1] * 6
+    while sampler.pending:
+        sampler.poll()
+    assert sampler._load == [0, 0]
+    sampler.submit("revision", requests[4])
+    assert sampler._ranks["revision"] == first[4]
+    sampler.drop()
+
+
+@vllm
+def test_keys_come_back_with_their_own_samples_and_no_logprobs(sampler, requests):
+    alone = {n: sample_all(sampler, [request])[0] for n, request in enumerate(requests)}
+    for n, request in enumerate(requests):
+        sampler.submit(n, request)
+    assert sampler.pending == 12
+    together = {}
+    while sampler.pending:
+        together.update(sampler.poll())
+    assert together == alone
+    assert {sample.logprobs for sample in together.values()} == {None}
+    assert sampler.poll() == []
+
+
+@vllm
+def test_dropped_requests_are_forgotten(sampler, requests):
+    for n, request in enumerate(requests):
+        sampler.submit(n, request)
+    sampler.drop()
+    assert (sampler.pending, sampler.poll()) == (0, [])
+    sampler.submit("later", requests[0])
+    while sampler.pending:
+        assert [key for key, _ in sampler.poll()] in ([], ["later"])
+
+
+@vllm
+def test_a_killed_engine_ends_in_one_sentence_after_the_finished_samples(sampler, requests):
+    engines = [child for child in multiprocessing.active_children() if child.name.startswith("EngineCore")]
+    assert len(engines) == 2
+    for n in range(40):
+        sampler.submit(n, SampleRequest(requests[0].prompt_ids, n, 1 if n < 4 else 240))
+    handed_out = []
+    while len(handed_out) < 4:
+        handed_out += sampler.poll()
+    os.kill(engines[1].pid, signal.SIGKILL)
+    with pytest.raises(UserError, match="vLLM engine died .* the same command continues"):
+        while True:
+            handed_out += sampler.poll()
+    assert sampler.pending == 40 - len(handed_out) > 0
+    with pytest.raises(UserError, match="vLLM engine died"):
+        sampler.poll()
+    sampler.close()
+    for engine in engines:
+        engine.join(timeout=30)
+        assert not engine.is_alive()
+
+
+# How many engines ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gpus(monkeypatch):
+    return lambda count: monkeypatch.setattr("srt.sampling.vllm_parallel.visible_gpus", lambda: count)
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked", "tensor_parallel", "engines"),
+    [(8, None, 1, 8), (8, None, 3, 2), (8, 2, 2, 2), (1, None, 1, 1), (0, None, 1, None), (0, 2, 1, 2)],
+)  # fmt: skip
+def test_all_visible_gpus_are_used(gpus, visible, asked, tensor_parallel, engines):
+    gpus(visible)
+    assert engine_count(asked, tensor_parallel, "mp") == engines
+
+
+@pytest.mark.parametrize(("asked", "tensor_parallel"), [(None, 4), (3, 1), (2, 2)])
+def test_too_few_gpus_are_an_error_that_names_the_knobs(gpus, asked, tensor_parallel):
+    gpus(2)
+    with pytest.raises(UserError, match="DATA_PARALLEL_SIZE=.* TENSOR_PARALLEL_SIZE=.* only 2 are visible"):
+        engine_count(asked, tensor_parallel, "mp")
+
+
+def test_ray_needs_the_number_of_engines(gpus):
+    gpus(2)
+    assert engine_count(16, 1, "ray") == 16
+    with pytest.raises(UserError, match="DATA_PARALLEL_BACKEND=ray needs DATA_PARALLEL_SIZE"):
+        engine_count(None, 1, "ray")

@@ -1,0 +1,93 @@
+"""What SFT refuses before and while it trains, and what a checkpoint says of the end of a turn."""
+
+import shutil
+
+import pytest
+from transformers import GenerationConfig
+
+from srt.collect.split import metadata_path
+from srt.common.errors import UserError
+from srt.common.files import read_json, write_json
+from srt.contract.phrases import PHRASE_SETS
+from srt.sft.run import train
+
+PHRASES = PHRASE_SETS["qwen"]
+
+
+@pytest.fixture
+def run_train(tiny_checkpoint, tmp_path):
+    """Writes two stage files of three records and runs SFT on them."""
+    record = {"x": "x = 1", "y_init": "A 1", "p_r": PHRASES.wrong, "y_revised": "A 2"}
+    for stage in (1, 2):
+        path = tmp_path / "data" / f"p_stage{stage}.json"
+        write_json(path, [record] * 3)
+        write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
+
+    def run(*knobs):
+        train(
+            [f"base_model={tiny_checkpoint}", f"train_data_dir={tmp_path / 'data'}", "data_prefix=p",
+             f"output_dir={tmp_path / 'out'}", "report_to=none", "num_processes=1", *knobs]
+        )  # fmt: skip
+
+    return run
+
+
+def test_phrases_that_contradict_the_data_are_refused(run_train, tmp_path):
+    with pytest.raises(UserError, match=r"CONTROL_PHRASES=olmo contradicts .*p_stage1\.run\.json.*'qwen'"):
+        run_train("control_phrases=olmo")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_that_no_tuple_fits_is_refused_and_can_then_be_raised(run_train, tmp_path):
+    """MAX_LENGTH belongs to the identity of a run: one that never began must not pin it."""
+    with pytest.raises(UserError, match="stage 1: all 3 tuples are longer than MAX_LENGTH=10"):
+        run_train("max_length=10")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_stage_of_zero_rows_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
+    write_json(tmp_path / "data" / "p_stage2.json", [])
+    with pytest.raises(UserError, match=r"p_stage2\.json: a list with at least one tuple is expected"):
+        run_train()
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("srt.sft.run._train_stage", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_train()
+    records = read_json(tmp_path / "data" / "p_stage1.json")
+    write_json(tmp_path / "data" / "p_stage1.json", records[:2])
+    with pytest.raises(UserError, match="holds a run with other settings: data_fingerprints was"):
+        run_train()
+
+
+def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
+    with pytest.raises(UserError, match="/no/such/model: there is no such checkpoint folder"):
+        run_train("base_model=/no/such/model")
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    (base / "chat_template.jinja").unlink()
+    with pytest.raises(UserError, match="base: its tokenizer has no chat template"):
+        run_train(f"base_model={base}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_shown_as_zero(run_train, tmp_path):
+    with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient's norm nan"):
+        run_train("lr_stage1=1e30", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
+    assert not (tmp_path / "out" / "stage1").exists()
+
+
+def test_a_checkpoint_ends_its_turns_as_the_base_does_whatever_its_tokenizers_eos(
+    run_train, tiny_checkpoint, tmp_path
+):
+    base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
+    config = GenerationConfig.from_pretrained(base)
+    config.eos_token_id = [1, 0]  # the tokenizer's eos is 2
+    config.save_pretrained(base)
+    run_train(f"base_model={base}", "epochs_stage1=0.1", "epochs_stage2=0.1")
+    for stage in (1, 2):
+        assert GenerationConfig.from_pretrained(tmp_path / "out" / f"stage{stage}").eos_token_id == [1, 0]

@@ -1,0 +1,277 @@
+"""Knobs: precedence, messages, and that every configs/*.yaml is the whole truth about its schema."""
+
+import os
+import re
+import sys
+from dataclasses import fields
+
+import pytest
+
+from opsd.config import DistillKnobs
+from srt.collect.run import SrtDataKnobs
+from srt.common.errors import UserError, run_entry_point
+from srt.config import CONFIGS, KnobLine, load_knobs, read_knob_table
+from srt.contract.paths import DEFAULT_DATASETS, data_prefix
+from srt.evaluate import EvaluateKnobs
+from srt.report.run import ReportKnobs
+from srt.sft.run import SftKnobs
+
+SCHEMAS = {
+    "srt_data": SrtDataKnobs,
+    "sft": SftKnobs,
+    "distill": DistillKnobs,
+    "evaluate": EvaluateKnobs,
+    "report": ReportKnobs,
+}
+every_config = pytest.mark.parametrize("name", SCHEMAS)
+
+
+def knob_lines(name) -> list[KnobLine]:
+    return [line for line in read_knob_table(CONFIGS / f"{name}.yaml") if isinstance(line, KnobLine)]
+
+
+def load(name, *argv):
+    return load_knobs(SCHEMAS[name], name, list(argv))
+
+
+def data_knobs(*argv):
+    return load("srt_data", *argv)
+
+
+# YAML and schema ----------------------------------------------------------------------------------------
+
+
+def test_every_config_is_tested_here():
+    assert {path.stem for path in CONFIGS.glob("*.yaml")} == set(SCHEMAS)
+
+
+@every_config
+def test_keys_are_the_schemas_fields_each_with_a_variable_and_a_meaning(name):
+    lines = knob_lines(name)
+    assert [line.key for line in lines] == [field.name for field in fields(SCHEMAS[name])]
+    for line in lines:
+        assert line.env == line.key.upper()
+        assert line.meaning
+    text = (CONFIGS / f"{name}.yaml").read_text().splitlines()
+    assert sum(bool(line) and not line.startswith("#") for line in text) == len(lines)  # none escapes the table
+
+
+@every_config
+def test_defaults_load_and_pass_their_own_checks(name):
+    load(name)
+
+
+@every_config
+def test_help_prints_every_knob_with_its_meaning_and_exits(name, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        load(name, "seed=1", "--help")
+    assert exit_.value.code == 0
+    printed = capsys.readouterr().out
+    for line in knob_lines(name):
+        assert re.search(rf"^  {line.env}=\S+", printed, re.MULTILINE)
+        assert line.meaning in printed
+    assert "oc.env" not in printed
+
+
+def example(field, which):
+    """Two different values, as text, that pass the checks of a field."""
+    choices, least, most = (field.metadata[name] for name in ("choices", "least", "most"))
+    if choices:
+        return choices[-which]
+    if "bool" in str(field.type):
+        return str(which - 1)
+    if "float" in str(field.type):
+        low = least or 0.0
+        return repr(low + which * ((most or low + 1) - low) / 4)
+    return str(int(least or 0) + which) if "int" in str(field.type) else f"value {which}"
+
+
+@every_config
+def test_command_line_beats_environment_beats_yaml(name, monkeypatch):
+    """Each of its knobs."""
+    knobs = fields(SCHEMAS[name])
+    by_key = load(name, *(f"{field.name}={example(field, 1)}" for field in knobs))
+    by_variable = load(name, *(f"{field.name.upper()}={example(field, 2)}" for field in knobs))
+    for field in knobs:
+        monkeypatch.setenv(field.name.upper(), example(field, 2))
+    from_environment = load(name)
+    over_environment = load(name, *(f"{field.name}={example(field, 1)}" for field in knobs))
+    assert from_environment == by_variable
+    assert over_environment == by_key
+    assert not [f.name for f in knobs if getattr(by_key, f.name) == getattr(by_variable, f.name)]
+
+
+REQUIRED = {
+    "srt_data": {
+        "mode": "math", "model_path": "Qwen/Qwen3-4B-Instruct-2507", "target_revision_samples": 6000,
+        "stage1_size": 4000, "stage2_size": 2000, "num_responses": 1, "num_revisions": 1, "batch_size": 64,
+        "temperature": 1.0, "top_p": 0.9, "max_tokens": 16384, "revise_correct": False, "sampler": "auto",
+        "control_phrases": "qwen", "dataset": None, "data_prefix": None, "output_dir": None, "seed": 0,
+    },
+    "sft": {
+        "base_model": "Qwen/Qwen3-4B-Instruct-2507", "epochs_stage1": 3, "epochs_stage2": 3, "lr_stage1": 5e-6,
+        "lr_stage2": 5e-6, "data_prefix": None, "control_phrases": None, "output_dir": None, "seed": 0,
+        "report_to": "tensorboard",
+    },
+    "distill": {
+        "mode": "math", "engine": "auto", "student_model": None, "teacher_model": None, "train_dataset": None,
+        "val_dataset": "HuggingFaceH4/aime_2024", "max_total_sequence_length": 8192,
+        "max_teacher_tokens": 32768, "num_prompts_per_step": 128, "train_global_batch_size": 128,
+        "max_num_steps": 1000, "max_num_epochs": 5, "lr": 5e-6, "kl_type": "reverse", "mixed_kl_weight": 0.5,
+        "topk": 0, "teacher_sync_steps": 0, "seed": 0, "output_dir": None, "report_to": "tensorboard",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_the_methods_defaults(name):
+    knobs = load(name)
+    assert {key: getattr(knobs, key) for key in REQUIRED[name]} == REQUIRED[name]
+
+
+def test_defaults_that_follow_from_other_knobs(monkeypatch):
+    assert DEFAULT_DATASETS == {
+        "math": ("open-r1/OpenR1-Math-220k", None),
+        "code": ("open-r1/codeforces-cots", "solutions"),
+    }
+    model = "Qwen/Qwen3-4B-Instruct-2507"
+    assert data_prefix(None, "math", model) == "r1_Qwen3-4B-Instruct-2507_srt"
+    assert data_prefix(None, "code", f"{model}/") == "code_Qwen3-4B-Instruct-2507_srt"
+    assert data_prefix("mine", "math", model) == "mine"
+    monkeypatch.setenv("MODEL_PATH", "some/model")
+    assert load("sft").base_model == "some/model"
+
+
+def test_choices_that_the_method_names():
+    choices = {field.name: field.metadata["choices"] for field in fields(DistillKnobs)}
+    assert choices["kl_type"] == ("reverse", "forward", "mixed", "jsd")
+    assert choices["engine"] == ("auto", "local", "nemo-rl")
+    choices = {field.name: field.metadata["choices"] for field in fields(SrtDataKnobs)}
+    assert choices["sampler"] == ("auto", "vllm", "transformers")
+
+
+# Values -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("0", False), ("1", True), ("true", True), ("False", False), ("yes", True)]
+)
+def test_switches(monkeypatch, text, value):
+    assert data_knobs(f"revise_correct={text}").revise_correct is value
+    monkeypatch.setenv("REVISE_CORRECT", text)
+    assert data_knobs().revise_correct is value
+
+
+def test_numbers_in_scientific_notation(monkeypatch):
+    monkeypatch.setenv("LR_STAGE1", "2e-5")
+    assert load("sft", "lr_stage2=1E-4").lr_stage1 == 2e-5
+
+
+@pytest.mark.parametrize(
+    "text", ["a: b, c # d", "12", "no", "", " two\nlines ", "{x}", "$x = \\boxed{}$", "a=b", "Ünïcödé ∑"]
+)
+def test_texts_arrive_as_they_were_given(monkeypatch, text):
+    assert data_knobs(f"prompt_suffix={text}").prompt_suffix == text
+    monkeypatch.setenv("PROMPT_SUFFIX", text)
+    assert data_knobs().prompt_suffix == text
+
+
+def test_null_on_the_command_line_unsets_what_the_environment_sets(monkeypatch):
+    monkeypatch.setenv("MAX_SAMPLES", "5")
+    assert data_knobs().max_samples == 5
+    assert data_knobs("max_samples=null").max_samples is None
+
+
+@pytest.mark.parametrize("knob", ["max_samples", "dataset", "system_prompt"])
+def test_null_means_unset_in_the_environment_as_well(monkeypatch, knob):
+    monkeypatch.setenv(knob.upper(), "null")
+    assert getattr(data_knobs(), knob) is None
+
+
+def test_null_for_a_knob_that_must_be_set_is_refused_from_either_side(monkeypatch):
+    with pytest.raises(UserError, match="SEED=None: a whole number is expected"):
+        data_knobs("seed=null")
+    monkeypatch.setenv("SEED", "null")
+    with pytest.raises(UserError, match="SEED=null: a whole number is expected"):
+        data_knobs()
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("batch_size=many", "BATCH_SIZE=many: a whole number is expected (problems in flight"),
+        ("batch_size=1.5", "BATCH_SIZE=1.5: a whole number is expected"),
+        ("batch_size=", "BATCH_SIZE=: a whole number is expected"),
+        ("batch_size=0", "BATCH_SIZE=0: at least 1 is expected (problems in flight"),
+        ("temperature=hot", "TEMPERATURE=hot: a number is expected (0 is greedy)"),
+        ("temperature=-1", "TEMPERATURE=-1.0: at least 0 is expected"),
+        ("temperature=nan", "TEMPERATURE=nan: a finite number is expected"),
+        ("temperature=inf", "TEMPERATURE=inf: a finite number is expected"),
+        ("top_p=1.1", "TOP_P=1.1: at most 1 is expected (nucleus)"),
+        ("top_p=0", "TOP_P=0.0: at least 1e-06 is expected"),
+        ("revise_correct=perhaps", "REVISE_CORRECT=perhaps: 0 or 1 is expected (1: also revise right y_init"),
+        ("revise_correct=2", "REVISE_CORRECT=2: 0 or 1 is expected"),
+        ("mode=chess", "MODE=chess: one of math, code is expected (math or code"),
+        ("sampler=VLLM", "SAMPLER=VLLM: one of auto, vllm, transformers is expected"),
+        ("max_samples=x", "MAX_SAMPLES=x: a whole number is expected (at most this many problems; unset: all)"),
+    ],
+)
+def test_a_bad_value_names_the_knob_and_what_it_means(monkeypatch, argument, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        data_knobs(argument)
+    variable, _, value = argument.partition("=")
+    monkeypatch.setenv(variable.upper(), value)
+    with pytest.raises(UserError, match=re.escape(message)):
+        data_knobs()
+
+
+@every_config
+@pytest.mark.parametrize(
+    "damage", [lambda key: key[:-1] + "x", lambda key: key[1:], lambda key: key.upper() + "S"]
+)
+def test_an_unknown_knob_is_refused_with_the_nearest_name(name, damage):
+    line = max(knob_lines(name), key=lambda line: len(line.key))
+    with pytest.raises(UserError) as caught:
+        load(name, f"{damage(line.key)}=1")
+    assert re.search(rf"unknown knob '.*did you mean {line.key}\?", str(caught.value), re.IGNORECASE)
+    assert "--help" in str(caught.value)
+
+
+@pytest.mark.parametrize("argument", ["batch_size", "--batch_size=3", "xyzzy=1", "=3", ""])
+def test_an_argument_that_is_no_known_knob_is_refused(argument):
+    with pytest.raises(UserError, match="unknown knob .*the form is key=value"):
+        data_knobs(argument)
+
+
+def test_a_misspelt_variable_is_warned_of(monkeypatch, capsys):
+    monkeypatch.setenv("TARGET_REVISION_SAMPLE", "5")
+    monkeypatch.setenv("STUDENT_MODEL", "x")  # another entry point's knob
+    assert data_knobs().target_revision_samples == 6000
+    assert capsys.readouterr().out == (
+        "warning: the environment has TARGET_REVISION_SAMPLE, which is no knob; did you mean "
+        "TARGET_REVISION_SAMPLES?\n"
+    )
+
+
+# Entry points -------------------------------------------------------------------------------------------
+
+
+def test_a_user_error_ends_an_entry_point_with_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["prog", "batch_size=0"])
+    with pytest.raises(SystemExit) as exit_:
+        run_entry_point(lambda argv: load_knobs(SrtDataKnobs, "srt_data", argv))
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: BATCH_SIZE=0: at least 1 is expected (problems in flight")
+    assert error.count("\n") == 1
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["prog"])
+    with pytest.raises(ZeroDivisionError):
+        run_entry_point(lambda argv: 1 / len(argv))
+
+
+def test_no_knob_is_a_variable_that_shells_set_themselves():
+    assert not {line.env for name in SCHEMAS for line in knob_lines(name)} & {"PATH", "HOME", "LANG", "TMPDIR"}
+    assert os.environ.get("MODEL_PATH") is None  # the fixture in conftest.py keeps the outside out

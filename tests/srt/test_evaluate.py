@@ -1,0 +1,156 @@
+"""The figures of an evaluation, from responses and revisions whose verdicts are known."""
+
+import numpy as np
+import pytest
+
+from srt.common.errors import UserError
+from srt.common.files import read_json, read_jsonl, write_jsonl
+from srt.contract.records import Response, Revision
+from srt.evaluate import bootstrap_interval, evaluate, evaluation_figures
+
+
+def new_response(problem, index, right, tokens=3, finish_reason="stop"):
+    return Response(
+        problem_idx=problem, response_idx=index, id=f"p{problem}", source="", x="x", ground_truth="1", y_init="",
+        y_init_ids="", y_init_tokens=tokens, y_init_correct=bool(right), y_init_extracted="", y_init_reason="",
+        y_init_finish_reason=finish_reason, y_init_seed=0,
+    )  # fmt: skip
+
+
+def new_revision(problem, index, right):
+    return Revision(
+        problem_idx=problem, response_idx=index, revision_idx=0, p_r="", y_revised="", y_revised_ids="",
+        y_revised_tokens=2, y_revised_correct=bool(right), y_revised_extracted="", y_revised_reason="",
+        y_revised_finish_reason="stop", y_revised_seed=0,
+    )  # fmt: skip
+
+
+def responses_of(rewards):
+    return [new_response(p, i, right) for p, row in enumerate(rewards) for i, right in enumerate(row)]
+
+
+REWARDS = [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
+
+
+def test_avg_and_pass_at_k():
+    figures = evaluation_figures(responses_of(REWARDS), [], k=4, seed=0)
+    assert figures["avg_at_k"] == pytest.approx((1 + 0.25 + 0) / 3)
+    assert figures["pass_at_k"] == pytest.approx(2 / 3)
+    assert (figures["problems"], figures["k"]) == (3, 4)
+
+
+def test_problems_count_alike_when_a_sample_of_one_was_set_aside():
+    figures = evaluation_figures(responses_of([[1, 1, 1], [0]]), [], k=3, seed=0)
+    assert figures["avg_at_k"] == 0.5
+
+
+def test_the_order_of_the_responses_does_not_matter():
+    responses = responses_of(REWARDS)
+    figures, turned = (evaluation_figures(r, [], k=4, seed=0) for r in (responses, responses[::-1]))
+    for name in ("avg_at_k", "pass_at_k", "mean_response_tokens"):
+        assert figures[name] == pytest.approx(turned[name])
+
+
+def test_length_and_truncation():
+    responses = [new_response(0, 0, 1, tokens=2), new_response(0, 1, 0, tokens=10, finish_reason="length")]
+    figures = evaluation_figures(responses, [], k=2, seed=0)
+    assert figures["mean_response_tokens"] == 6
+    assert figures["truncated"] == 0.5
+
+
+def test_revisions_are_split_by_the_reward_of_the_response_they_revise():
+    revisions = [
+        *(new_revision(0, i, right) for i, right in enumerate([1, 1, 1, 0])),  # of right responses
+        *(new_revision(1, i, right) for i, right in enumerate([1, 0, 0, 0])),  # 1: of wrong ones but the third
+    ]
+    figures = evaluation_figures(responses_of(REWARDS), revisions, k=4, seed=0)
+    assert (figures["revisions_r0"], figures["revisions_r1"]) == (3, 5)
+    assert figures["revise_r0"] == pytest.approx(1 / 3)
+    assert figures["revise_r1"] == pytest.approx(3 / 5)
+
+
+def test_no_revisions_is_not_an_accuracy_of_zero():
+    figures = evaluation_figures(responses_of(REWARDS), [], k=4, seed=0)
+    assert figures["revise_r0"] is None and figures["revise_r1"] is None
+
+
+# The interval -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_holds_the_mean_and_stays_within_0_and_1(seed):
+    rewards = np.random.default_rng(seed).integers(0, 2, size=(40, 8))
+    figures = evaluation_figures(responses_of(rewards), [], k=8, seed=seed)
+    low, high = figures["avg_at_k_interval"]
+    assert 0 <= low < figures["avg_at_k"] < high <= 1
+
+
+def test_the_interval_is_the_seeds():
+    values = np.random.default_rng(0).random(50)
+    assert bootstrap_interval(values, 1) == bootstrap_interval(values, 1)
+    assert bootstrap_interval(values, 1) != bootstrap_interval(values, 2)
+
+
+def test_the_interval_is_that_of_the_mean_over_problems():
+    """For many problems it is the normal interval: mean +- 1.96 standard errors."""
+    values = np.random.default_rng(0).random(400)
+    low, high = bootstrap_interval(values, 0)
+    error = values.std() / len(values) ** 0.5
+    assert low == pytest.approx(values.mean() - 1.96 * error, abs=0.15 * error)
+    assert high == pytest.approx(values.mean() + 1.96 * error, abs=0.15 * error)
+
+
+def test_responses_to_one_problem_are_not_independent():
+    """Eight equal responses per problem say no more than one of them does."""
+    once = evaluation_figures(responses_of([[i % 2] for i in range(40)]), [], k=1, seed=0)
+    eight = evaluation_figures(responses_of([[i % 2] * 8 for i in range(40)]), [], k=8, seed=0)
+    assert eight["avg_at_k_interval"] == once["avg_at_k_interval"]
+
+
+def test_no_spread_no_width():
+    assert bootstrap_interval(np.ones(10), 0) == (1.0, 1.0)
+
+
+# The step -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def run_evaluate(tiny_checkpoint, tmp_path):
+    def run(problems, *knobs):
+        write_jsonl(tmp_path / "problems.jsonl", problems)
+        evaluate(
+            [f"model_path={tiny_checkpoint}", f"dataset={tmp_path / 'problems.jsonl'}", "sampler=transformers",
+             f"output_dir={tmp_path / 'out'}", "max_tokens=6", "num_samples=2", "grading_workers=1", *knobs]
+        )  # fmt: skip
+        return read_json(tmp_path / "out" / "evaluation.json")
+
+    return run
+
+
+def test_an_evaluation_of_a_model_and_its_files(run_evaluate, tmp_path, capsys):
+    problems = [{"problem": f"x = {n}", "answer": "7"} for n in range(3)]
+    result = run_evaluate([*problems, {"problem": "no answer"}])
+    assert (result["problems"], result["k"], result["revisions_r0"]) == (3, 2, 6)
+    assert result["avg_at_k"] == 0 and result["revise_r1"] is None and result["set_aside"] == 0
+    assert len(read_jsonl(tmp_path / "out" / "attempts.jsonl")) == 12
+    (bad,) = read_jsonl(tmp_path / "out" / "bad_records.jsonl")
+    assert bad["place"].endswith("line 4")
+    assert "sampler: transformers" in capsys.readouterr().out
+    assert run_evaluate([*problems, {"problem": "no answer"}]) == result  # again: nothing new is sampled
+    assert len(read_jsonl(tmp_path / "out" / "attempts.jsonl")) == 12
+
+
+def test_nothing_that_could_be_graded_is_one_sentence(run_evaluate):
+    with pytest.raises(UserError, match=r"no response could be graded: all 2 samples are set aside in "):
+        run_evaluate([{"problem": "word " * 600, "answer": "7"}])  # longer than the model's context
+
+
+def test_a_model_must_be_named():
+    with pytest.raises(UserError, match="MODEL_PATH is not set"):
+        evaluate([])
+
+
+def test_code_problems_without_tests_are_refused(run_evaluate, monkeypatch):
+    monkeypatch.setattr("srt.evaluate.check_verifier", lambda knobs: None)
+    with pytest.raises(UserError, match="1 of 1 records cannot be used.*no tests"):
+        run_evaluate([{"problem": "x", "answer": "7"}], "mode=code")

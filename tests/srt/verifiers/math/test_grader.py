@@ -1,0 +1,204 @@
+"""The pool of grading workers: what hangs or dies is set aside, the rest is graded."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import pytest
+
+from srt.common.errors import UserError
+from srt.contract.records import Problem
+from srt.verifiers.math.grader import Grader
+from srt.verifiers.types import Verdict, VerifierBroke
+
+
+def problem(answer: str = "7", mode: str = "math") -> Problem:
+    return Problem(id="p", x="?", answer=answer, mode=mode)
+
+
+def act(response: str, problem: Problem) -> Verdict:
+    """A verifier that does what the response says; workers import it from here."""
+    if response == "hang":
+        time.sleep(3600)
+    if response == "hang, deaf to signals":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        while True:
+            pass
+    if response == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if response == "exit":
+        os._exit(3)
+    if response.startswith("exit unless there is "):
+        mark = Path(response.removeprefix("exit unless there is "))
+        if not mark.exists():
+            mark.touch()
+            os._exit(3)
+    if response == "allocate":
+        bytearray(64 * 2**30)
+    if response == "raise":
+        raise KeyError("nobody foresaw this")
+    return Verdict(response == problem.answer, response, str(os.getpid()))
+
+
+class Unloadable:
+    """A verifier that no worker can load."""
+
+    def __call__(self, response: str, problem: Problem) -> Verdict:
+        raise NotImplementedError
+
+    def __reduce__(self):
+        return (int, ("not a number",))
+
+
+@pytest.fixture(scope="module")
+def acting():
+    with Grader(2, time_limit_seconds=1.0, verifiers={"math": act}) as grader:
+        grader.grade_all([("7", problem(), "stop")] * 4)
+        yield grader
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ("hang", "no verdict within 1 s"),
+        ("hang, deaf to signals", "no verdict within 1 s"),
+        ("die", "died"),
+        ("exit", "died"),
+        ("allocate", "MemoryError"),
+        ("raise", "nobody foresaw this"),
+    ],
+)
+def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, response, reason):
+    texts = ["7", "8", response, *("7" for _ in range(20)), response, "8"]
+    started = time.monotonic()
+    outcomes = acting.grade_all([(text, problem(), "stop") for text in texts])
+    assert time.monotonic() - started < 30
+    for text, outcome in zip(texts, outcomes, strict=True):
+        if text == response:
+            assert isinstance(outcome, VerifierBroke) and reason in str(outcome)
+        else:
+            assert isinstance(outcome, Verdict) and outcome.correct == (text == "7"), outcome
+    assert acting.pending == 0
+    assert acting.grade_all([("7", problem(), "stop")])[0].correct  # the pool is healthy
+
+
+def test_a_response_whose_worker_died_is_graded_again(acting, tmp_path):
+    """It may have been another one that killed it."""
+    (outcome,) = acting.grade_all([(f"exit unless there is {tmp_path / 'mark'}", problem(), "stop")])
+    assert isinstance(outcome, Verdict), outcome
+
+
+def test_a_worker_that_dies_between_two_tasks(acting):
+    for _ in range(2):
+        verdicts = acting.grade_all([("7", problem(), "stop")] * 20)
+        for worker in {int(verdict.reason) for verdict in verdicts}:
+            os.kill(worker, signal.SIGKILL)
+        time.sleep(0.5)
+        assert all(v.correct for v in acting.grade_all([("7", problem(), "stop")] * 20))
+
+
+def test_workers_that_never_grade_anything_are_an_error_and_no_endless_loop():
+    with Grader(1, 5.0, verifiers={"math": Unloadable()}) as grader:
+        grader.submit("key", "7", problem(), "stop")
+        with pytest.raises(VerifierBroke, match="workers died"):
+            for _ in range(100):
+                grader.poll(timeout=1.0)
+
+
+def test_grading_of_math_and_its_order():
+    items = [(f"\\boxed{{{n}}}", problem(str(n - n % 3)), "stop") for n in range(60)]
+    with Grader(2, time_limit_seconds=10) as grader:
+        outcomes = grader.grade_all(items)
+        assert [outcome.correct for outcome in outcomes] == [n % 3 == 0 for n in range(60)]
+        assert [outcome.extracted for outcome in outcomes] == [str(n) for n in range(60)]
+
+        bad_text, bad_gold = ("\\boxed{7\ud800}", problem(), "stop"), ("\\boxed{5}", problem(""), "stop")
+        broken = grader.grade_all([bad_text, bad_gold])
+        assert broken[0] == Verdict(False, "7\ufffd", "not valid text")
+        assert isinstance(broken[1], VerifierBroke) and "gold" in str(broken[1])
+
+
+def test_submit_does_not_block_and_poll_returns_each_outcome_once(acting):
+    assert acting.poll() == []
+    started = time.monotonic()
+    for index in range(1000):
+        acting.submit(index, "7" if index % 2 else "8", problem(), "stop")
+    assert time.monotonic() - started < 2
+    assert acting.pending == 1000
+    with pytest.raises(ValueError, match="1000 submitted"):
+        acting.grade_all([])
+    outcomes = []
+    while acting.pending:
+        outcomes += acting.poll(timeout=1.0)
+    assert sorted(key for key, _ in outcomes) == list(range(1000))
+    assert all(outcome.correct == bool(key % 2) for key, outcome in outcomes)
+    started = time.monotonic()
+    assert acting.poll(timeout=5.0) == []  # nothing is under way: no wait
+    assert time.monotonic() - started < 1
+
+
+def test_poll_waits_no_longer_than_its_timeout(acting):
+    acting.submit("slow", "hang", problem(), "stop")
+    started = time.monotonic()
+    assert acting.poll(timeout=0.2) == []
+    assert 0.15 < time.monotonic() - started < 0.8
+    assert isinstance(acting.poll(timeout=10.0)[0][1], VerifierBroke)
+
+
+def test_a_response_cut_off_is_wrong_without_being_graded(acting):
+    acting.submit("key", "hang", problem(), "length")
+    assert acting.pending == 1
+    assert acting.poll() == [("key", Verdict(False, "", "cut off by the token limit"))]
+
+
+def test_a_mode_without_a_verifier_is_refused(acting):
+    for kind in (ValueError, UserError):
+        with pytest.raises(kind, match="MODE=poetry: this grader's modes are "):
+            acting.submit("key", "7", problem(mode="poetry"), "stop")
+    assert acting.pending == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_workers_die_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import multiprocessing, time
+            from srt.contract.records import Problem
+            from srt.verifiers.math.grader import Grader
+
+            if __name__ == "__main__":
+                with Grader(1, 10.0) as grader:
+                    grader.grade_all([("\\\\boxed{7}", Problem("p", "?", "7"), "stop")])
+                    print(*[p.pid for p in multiprocessing.active_children()], flush=True)
+                    time.sleep(600)
+            """
+        )
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
+    command = [sys.executable, str(script)]
+    parent = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        workers = [int(pid) for pid in parent.stdout.readline().split()]
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    assert workers
+    deadline = time.monotonic() + 10
+    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not any(_runs(pid) for pid in workers)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
