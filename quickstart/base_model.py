@@ -97,14 +97,10 @@ def _drill(world: World, layout: Layout, problem: Problem, rng: random.Random) -
     return ids, [token if result else IGNORE for token, result in zip(ids, results, strict=True)]
 
 
-def _revision(
-    world: World, layout: Layout, problem: Problem, rng: random.Random, training: Training
-) -> Document:
+def _revision(world: World, layout: Layout, problem: Problem, rng: random.Random, training: Training) -> Document:
     attempt = world.attempt(problem, rng)
     reward = int(is_correct(attempt, problem))
-    revised = world.revision(
-        problem, attempt, reward, rng, training.repair_probability, training.keep_probability
-    )
+    revised = world.revision(problem, attempt, reward, rng, training.repair_probability, training.keep_probability)
     prompt, cue = layout.chat(problem), layout.cues[reward]
     y, y_labels = layout.part(attempt)
     y_revised, revised_labels = layout.part(revised)
@@ -113,9 +109,7 @@ def _revision(
     return prompt + y + cue + y_revised + [layout.eot], labels
 
 
-def _chains(
-    world: World, layout: Layout, problems: Iterator[Problem], rng: random.Random
-) -> Iterator[Document]:
+def _chains(world: World, layout: Layout, problems: Iterator[Problem], rng: random.Random) -> Iterator[Document]:
     for problem in problems:
         wrong = world.failed_attempt(problem, rng)
         if wrong is None:

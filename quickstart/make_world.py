@@ -68,9 +68,7 @@ def make_world(
         raise UserError(f"{output_dir} holds another world ({difference}): choose another folder.")
     for part in PARTS:
         if (output_dir / part).exists():
-            raise UserError(
-                f"{output_dir / part} is in the way and not of our making: choose another folder."
-            )
+            raise UserError(f"{output_dir / part} is in the way and not of our making: choose another folder.")
 
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)

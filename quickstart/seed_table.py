@@ -1,6 +1,6 @@
 """One markdown table of several quickstarts, from their summary.json files.
 
-    python -m quickstart.seed_table quickstart_output/seed*/summary.json
+python -m quickstart.seed_table quickstart_output/seed*/summary.json
 """
 
 import json

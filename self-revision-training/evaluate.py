@@ -1,11 +1,11 @@
 """Evaluate a checkpoint. Knobs: configs/evaluate.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import answer_help
+from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    answer_help("evaluate", argv)
+    print_help_if_asked("evaluate", argv)
     from srt.evaluate import evaluate  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     evaluate(argv)

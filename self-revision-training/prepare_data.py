@@ -1,11 +1,11 @@
 """Phase 1: split D_revision into the two SFT stages. Knobs: configs/srt_data.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import answer_help
+from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    answer_help("srt_data", argv)
+    print_help_if_asked("srt_data", argv)
     from srt.collect.split import prepare  # here, so that Ctrl-C may end it
 
     prepare(argv)

@@ -1,11 +1,11 @@
 """Report of a whole run. Knobs: configs/report.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import answer_help
+from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    answer_help("report", argv)
+    print_help_if_asked("report", argv)
     from srt.report.run import report  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     report(argv)

@@ -1,11 +1,11 @@
 """Phase 1: collect D_revision. Knobs: configs/srt_data.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import answer_help
+from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    answer_help("srt_data", argv)
+    print_help_if_asked("srt_data", argv)
     from srt.collect.run import collect  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     collect(argv)

@@ -1,11 +1,11 @@
 """Phase 1: two-stage SFT. Knobs: configs/sft.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import answer_help
+from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    answer_help("sft", argv)
+    print_help_if_asked("sft", argv)
     from srt.sft.run import train  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     train(argv)

@@ -44,7 +44,7 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     name: str
     seconds: float  # of a step, median
     parts: dict[str, float]  # of the last one
@@ -86,30 +86,36 @@ def main(argv: list[str]) -> None:
     print(result)
 
 
-def measure(options: Options) -> list[Row]:
+def measure(options: Options) -> list[Measurement]:
     import ray
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 
-    from opsd.config import DistillKnobs
+    from opsd.config import DistillConfig
     from opsd.nemo_rl.driver import runtime
     from opsd.nemo_rl.driver.config import ClusterShape
-    from srt.config import load_knobs
+    from srt.config import load_config
 
     settings = {
-        "student_model": options.model, "teacher_model": options.model, "lr": 1e-6, "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup", "num_prompts_per_step": options.batch,
-        "train_global_batch_size": options.batch, "gradient_checkpointing": options.checkpointing,
-        "max_total_sequence_length": options.prompt + options.response, "worker_logs": 0,
-    }  # fmt: skip
-    knobs = load_knobs(DistillKnobs, "distill", [f"{name}={value}" for name, value in settings.items()])
+        "student_model": options.model,
+        "teacher_model": options.model,
+        "lr": 1e-6,
+        "warmup_steps": 0,
+        "lr_schedule": "constant_with_warmup",
+        "num_prompts_per_step": options.batch,
+        "train_global_batch_size": options.batch,
+        "gradient_checkpointing": options.checkpointing,
+        "max_total_sequence_length": options.prompt + options.response,
+        "worker_logs": 0,
+    }
+    config = load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
     shape = ClusterShape(1, options.gpus, tensor_parallel=1, sampler_tensor_parallel=1)
-    runtime.join_ray(knobs, options.gpus)
+    runtime.join_ray(config, options.gpus)
     cluster = RayVirtualCluster([options.gpus], num_gpus_per_node=options.gpus, max_colocated_worker_groups=2)
     rows = []
     if "stock" in options.only:
-        rows.append(measure_stock(options, knobs, shape, cluster))
+        rows.append(measure_stock(options, config, shape, cluster))
     if "exact" in options.only:
-        rows += measure_exact(options, knobs, shape, cluster)
+        rows += measure_exact(options, config, shape, cluster)
     ray.shutdown()
     return rows
 
@@ -135,17 +141,19 @@ def timed_steps(
         taken = time.monotonic() - started
         if number >= options.warmup:
             seconds.append(taken)
-        print(f"  step {number}: {taken:.2f} s {({name: round(value, 2) for name, value in parts.items()})}")
+        print(f"  step {number}: {taken:.2f} s { ({name: round(value, 2) for name, value in parts.items()}) }")
     return seconds, loss, parts
 
 
-def as_row(options: Options, name: str, measured: tuple[list[float], float, dict[str, float]], peak: int) -> Row:
+def as_row(
+    options: Options, name: str, measured: tuple[list[float], float, dict[str, float]], peak: int
+) -> Measurement:
     seconds, loss, parts = measured
     median = statistics.median(seconds)
-    return Row(name, median, parts, peak / 2**30, options.batch * options.response / median, loss)
+    return Measurement(name, median, parts, peak / 2**30, options.batch * options.response / median, loss)
 
 
-def measure_stock(options: Options, knobs: Any, shape: Any, cluster: Any) -> Row:
+def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Measurement:
     import torch
     from measured_worker import MeasuredWorker  # noqa: F401 - fails here, not in a worker
     from nemo_rl.algorithms.loss.loss_functions import DistillationLossFn
@@ -161,14 +169,14 @@ def measure_stock(options: Options, knobs: Any, shape: Any, cluster: Any) -> Row
     ACTOR_ENVIRONMENT_REGISTRY[worker] = sys.executable
     tokenizer = load_tokenizer(options.model)
     width = options.prompt + options.response
-    generation = generation_config(knobs, shape, width, [0], 0)
-    config = policy_config(knobs, shape, generation, options.warmup + options.steps)
-    config |= {"train_micro_batch_size": options.micro_batch, "logprob_batch_size": options.micro_batch}
+    generation = generation_config(config, shape, width, [0], 0)
+    policy_section = policy_config(config, shape, generation, options.warmup + options.steps)
+    policy_section |= {"train_micro_batch_size": options.micro_batch, "logprob_batch_size": options.micro_batch}
     policies = {}
     for name, trains in (("teacher", False), ("student", True)):
         policies[name] = Policy(
             cluster,
-            config,
+            policy_section,
             tokenizer,
             name_prefix=name,
             init_optimizer=trains,
@@ -219,23 +227,25 @@ def measure_stock(options: Options, knobs: Any, shape: Any, cluster: Any) -> Row
     return as_row(options, "stock", measured, peak)
 
 
-def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> list[Row]:
+def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> list[Measurement]:
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.config import kl_options
+    from opsd.config import kl_config
     from opsd.nemo_rl.driver.config import generation_config, policy_config
     from opsd.nemo_rl.driver.runtime import WORKERS
-    from opsd.nemo_rl.driver.worker_group import NOT_DATA
-    from opsd.nemo_rl.micro_batches import RankUpdate, TwoRows
+    from opsd.nemo_rl.driver.worker_group import REPLICATED_AXES
+    from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
     from opsd.nemo_rl.worker.step import StepResult
     from opsd.timing import timed
     from srt.common.models import load_tokenizer
-    from srt.contract.layout import Row as Ids
+    from srt.contract.layout import Measurement as Ids
 
     tokenizer = load_tokenizer(options.model)
-    generation = generation_config(knobs, shape, options.prompt + options.response, [0], 0)
-    config = policy_config(knobs, shape, generation, 2 * (options.warmup + options.steps))
-    policy = Policy(cluster, config, tokenizer, name_prefix="exact", worker_extension_cls_fqn=WORKERS["dtensor"])
+    generation = generation_config(config, shape, options.prompt + options.response, [0], 0)
+    policy_section = policy_config(config, shape, generation, 2 * (options.warmup + options.steps))
+    policy = Policy(
+        cluster, policy_section, tokenizer, name_prefix="exact", worker_extension_cls_fqn=WORKERS["dtensor"]
+    )
     policy.offload_after_refit()
     cue = tokenizer.encode("\n\nWait, this response is wrong. Let me correct it.\n\n", add_special_tokens=False)
     rows = []
@@ -244,7 +254,7 @@ def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> lis
         for ids in rows_of_tokens(options, tokenizer.vocab_size):
             student = Ids(ids, options.prompt)
             again = ids + cue + ids[options.prompt :]
-            pairs.append(TwoRows(student, Ids(again, len(ids) + len(cue)) if revises else student))
+            pairs.append(PairIds(student, Ids(again, len(ids) + len(cue)) if revises else student))
         batches = [pairs[i : i + options.micro_batch] for i in range(0, len(pairs), options.micro_batch)]
         tokens = options.batch * options.response
         updates = [[RankUpdate(batches[rank :: options.gpus], tokens)] for rank in range(options.gpus)]
@@ -259,9 +269,9 @@ def measure_exact(options: Options, knobs: Any, shape: Any, cluster: Any) -> lis
                 "distill",
                 updates=updates,
                 in_sharded_axes=["data_parallel"],
-                replicate_on_axes=NOT_DATA,
-                output_is_replicated=NOT_DATA,
-                common_kwargs={"options": kl_options(knobs), "grad_eps": knobs.kl_grad_eps, "pad_id": 0},
+                replicate_on_axes=REPLICATED_AXES,
+                output_is_replicated=REPLICATED_AXES,
+                common_kwargs={"options": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
             )
             results: list[StepResult] = policy.worker_group.get_all_worker_results(futures)
             peak = max(peak, *(result.peak_memory for result in results))

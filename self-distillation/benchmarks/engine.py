@@ -53,8 +53,8 @@ class Options:
 
 
 def engine_knobs(options: Options, output_dir: str, **more: Any) -> Any:
-    from opsd.config import DistillKnobs
-    from srt.config import load_knobs
+    from opsd.config import DistillConfig
+    from srt.config import load_config
 
     settings = {
         "student_model": options.model,
@@ -75,13 +75,14 @@ def engine_knobs(options: Options, output_dir: str, **more: Any) -> Any:
         "report_to": "none",
         "output_dir": output_dir,
     } | more
-    return load_knobs(DistillKnobs, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
 
 def layout_of(model: str) -> Any:
+    from srt.config_groups import PromptConfig
     from srt.contract.checkpoint import layout_of_checkpoint
 
-    return layout_of_checkpoint(model, "math", None, None, None, None)
+    return layout_of_checkpoint(model, PromptConfig("math", None, None, None, None))
 
 
 # The whole step -----------------------------------------------------------------------------------------
@@ -90,11 +91,11 @@ def layout_of(model: str) -> Any:
 def step(options: Options, samples: Path) -> dict[str, Any]:
     from opsd.local.engine import LocalEngine
     from srt.problems import load_problems
-    from srt.verifiers.math.grader import Grader
+    from srt.verifiers.math.grader import MathGrader
 
-    with tempfile.TemporaryDirectory() as folder, Grader(2, time_limit_seconds=10) as grader:
-        knobs = engine_knobs(options, folder)
-        engine = LocalEngine(knobs, layout_of(options.model), load_problems(options.data), None, Path(folder))
+    with tempfile.TemporaryDirectory() as folder, MathGrader(2, time_limit_seconds=10) as grader:
+        config = engine_knobs(options, folder)
+        engine = LocalEngine(config, layout_of(options.model), load_problems(options.data), None, Path(folder))
         engine._open(grader)
         update, pairs, figures, walls = engine.updates.update, [], [], []
 
@@ -192,16 +193,16 @@ class Watch:
 
 
 def ours(options: Options, samples: Path, **more: Any) -> dict[str, Any]:
-    from opsd.config import kl_options
+    from opsd.config import kl_config
     from opsd.local.optimizer_step import Updates
     from opsd.local.student import Student
     from opsd.local.teacher import open_teacher
     from opsd.metrics import StepMetrics
 
     pairs = read_pairs(options, samples)
-    knobs = engine_knobs(options, "unused", **{"kl_grad_eps": 0} | more)
-    student = Student(knobs, None)
-    updates = Updates(knobs, kl_options(knobs), student, open_teacher(knobs, student, None), 0, 1000, None)
+    config = engine_knobs(options, "unused", **{"kl_grad_eps": 0} | more)
+    student = Student(config, None)
+    updates = Updates(config, kl_config(config), student, open_teacher(config, student, None), 0, 1000, None)
     watch, kl, dropped = Watch(), [], []
     for _ in range(1 + options.repeats):
         metrics, seconds = StepMetrics(), {}
@@ -209,9 +210,9 @@ def ours(options: Options, samples: Path, **more: Any) -> dict[str, Any]:
         updates.update(pairs, metrics, seconds)
         watch.stop()
         kl.append(metrics.means()["kl"])
-        dropped.append(metrics.means().get("dropped_columns", 0))
+        dropped.append(metrics.means().get("dropped_vocab_fraction", 0))
     shares = {name: value / sum(seconds.values()) for name, value in seconds.items()}
-    return watch.figures(pairs, loss=kl, shares=shares, dropped_columns=statistics.mean(dropped))
+    return watch.figures(pairs, loss=kl, shares=shares, dropped_vocab_fraction=statistics.mean(dropped))
 
 
 def padded(rows: list[list[int]], side: str) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from opsd.kl import exact as kl
 from opsd.kl import gradients as kl_gradients
 from opsd.kl import lm_head as kl_head
 from opsd.kl import sparse as kl_columns
-from opsd.kl.divergences import KLOptions
+from opsd.kl.divergences import KLConfig
 from opsd.kl.matmul import product
 
 GIB = 2**30
@@ -324,7 +324,7 @@ class Tuning:
         out = torch.empty_like(student, dtype=torch.bfloat16)
 
         def compare(**options: object) -> object:
-            return kl_triton().compare(student, teacher, case.weights, KLOptions(), **options)
+            return kl_triton().compare(student, teacher, case.weights, KLConfig(), **options)
 
         self.note("floor: both logits read once", "", measure(lambda: (student.sum(), teacher.sum()), 0.1)[0])
         settings = [(4096, 8), (2048, 4), (1024, 2), (4096, 4), (2048, 2), (1024, 1), (8192, 16), (4096, 16)]

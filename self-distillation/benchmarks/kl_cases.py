@@ -10,9 +10,10 @@ from torch import Tensor
 from opsd.hidden_states import head, predicting_hidden
 from opsd.pairs import Rollout, build_pair, micro_batches
 from srt.common.models import load_model
+from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.transformers import TransformersSampler
 
 QUESTIONS = (
@@ -100,12 +101,12 @@ def near_equal_case(tokens: int, width: int, vocab: int, device: str, dtype: tor
 @torch.no_grad()
 def model_case(path: str, tokens: int, response_tokens: int = 256) -> Case:
     """A checkpoint's hidden states on what it wrote: student row chat + y, teacher row chat + y + cue + y."""
-    layout = layout_of_checkpoint(path, "math", None, None, None, None)
+    layout = layout_of_checkpoint(path, PromptConfig("math", None, None, None, None))
     model = load_model(path)
     model.eval()
     pad_id = layout.tokenizer.pad_token_id
     pad_id = layout.eot_ids[0] if pad_id is None else pad_id
-    sampler = TransformersSampler(model, pad_id, SamplingSettings(1.0, 1.0, tuple(layout.eot_ids)), max_batch=192)
+    sampler = TransformersSampler(model, pad_id, SamplingConfig(1.0, 1.0, tuple(layout.eot_ids)), max_batch=192)
     pairs, found, seed = [], 0, 0
     while found < tokens:
         chats, requests = [], []

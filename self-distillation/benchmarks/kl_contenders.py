@@ -66,10 +66,15 @@ def dense_bytes(case: Case) -> float:
 def ours(case: Case, grad_eps: float, chunk_tokens: int | None = None) -> Result:
     hidden, head = case.leaves()
     out = exact_kl(
-        hidden, head, case.teacher_hidden, case.teacher_head, case.weights,
-        grad_eps=grad_eps, chunk_tokens=chunk_tokens,
-    )  # fmt: skip
-    ours.dropped = out.dropped_columns
+        hidden,
+        head,
+        case.teacher_hidden,
+        case.teacher_head,
+        case.weights,
+        grad_eps=grad_eps,
+        chunk_tokens=chunk_tokens,
+    )
+    ours.dropped = out.dropped_vocab_fraction
     return gradients(out.loss, case)
 
 

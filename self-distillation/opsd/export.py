@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from srt.contract.layout import Layout
 from srt.contract.provenance import CHECKPOINT_METADATA, close_run, read_metadata, write_metadata
 
@@ -15,10 +15,10 @@ def is_complete(output_dir: Path) -> bool:
     return (output_dir / "student" / CHECKPOINT_METADATA).is_file()
 
 
-def write_result(
+def export_student(
     output_dir: Path,
     write_model: Callable[[Path], None],
-    knobs: DistillKnobs,
+    config: DistillConfig,
     layout: Layout,
     data_fingerprint: str,
     results: dict[str, Any],
@@ -31,9 +31,9 @@ def write_result(
     write_metadata(
         temporary,
         {
-            "base_model": (read_metadata(knobs.student_model) or {}).get("base_model", knobs.student_model),
-            "srt_model": knobs.student_model,
-            "mode": knobs.mode,
+            "base_model": (read_metadata(config.student_model) or {}).get("base_model", config.student_model),
+            "srt_model": config.student_model,
+            "mode": config.mode,
             "stage": "sd_zero",
             "control_phrases": layout.phrases.as_dict(),
             "prompt": layout.prompt.as_dict(),

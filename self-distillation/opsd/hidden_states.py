@@ -8,12 +8,16 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from srt.common.errors import UserError
-from srt.contract.layout import Row, predicting_positions
+from srt.contract.layout import TokenSequence, predicting_positions
 
 # Settings that change logits after the head; the exact KL reads hidden states, so it would not see them.
-LOGIT_CHANGES = (
-    "final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier", "output_multiplier",
-)  # fmt: skip
+UNSUPPORTED_LOGIT_SCALING = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
 
 
 def check_causal(model: Any, name: str) -> None:
@@ -25,7 +29,7 @@ def check_causal(model: Any, name: str) -> None:
 def check_head(model: Any, name: str) -> None:
     """Raises UserError for a model whose logits are more than hidden @ head.T + bias."""
     config = model.config.get_text_config()
-    for setting in LOGIT_CHANGES:
+    for setting in UNSUPPORTED_LOGIT_SCALING:
         if getattr(config, setting, None) not in (None, 1, 1.0):
             raise UserError(
                 f"{name}: its config sets {setting}={getattr(config, setting)}; models that change their logits "
@@ -38,7 +42,7 @@ def autocast(device: torch.device) -> contextlib.AbstractContextManager:
     return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
 
 
-def predicting_hidden(model: Any, rows: list[Row], pad_id: int) -> Float[Tensor, "T H"]:  # noqa: F722
+def predicting_hidden(model: Any, rows: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
     """The last hidden states whose logits predict the rows' supervised tokens, row after row.
 
     T is the number of supervised tokens of all rows. Logits are formed nowhere. There is no attention mask:
@@ -54,8 +58,8 @@ def predicting_hidden(model: Any, rows: list[Row], pad_id: int) -> Float[Tensor,
 
 
 def padded(
-    rows: list[Row], pad_id: int, multiple: int = 1
-) -> tuple[Int[Tensor, "B L"], Int[Tensor, " T"], Int[Tensor, " T"]]:  # noqa: F722
+    rows: list[TokenSequence], pad_id: int, multiple: int = 1
+) -> tuple[Int[Tensor, "B L"], Int[Tensor, " T"], Int[Tensor, " T"]]:
     """The rows' ids, L a multiple of `multiple`; row and position of what predicts their supervised tokens."""
     width = max(len(row.ids) for row in rows)
     width = -(-width // multiple) * multiple

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from opsd.kl import KLOutput
-from opsd.pairs import Pair, Rollout
+from opsd.pairs import Rollout, SequencePair
 from srt.common.files import JsonlLog, write_jsonl
 
 
@@ -19,19 +19,19 @@ class StepMetrics:
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
     tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
-    def add(self, pairs: list[Pair], output: KLOutput) -> None:
+    def add(self, pairs: list[SequencePair], output: KLOutput) -> None:
         """The per-token figures of one micro-batch; its rows stand in `output` one after the other."""
         per_token = {
             "kl": output.token_kl,
-            "agreement": output.agreement,
+            "top1_agreement": output.top1_agreement,
             "entropy": output.student_entropy,
             "teacher_entropy": output.teacher_entropy,
             "logprob": output.student_logprob,
         }
-        if output.dropped_columns is not None:
+        if output.dropped_vocab_fraction is not None:
             rows = len(output.token_kl)
-            self.sums["dropped_columns"] += output.dropped_columns * rows
-            self.tokens["dropped_columns"] += rows
+            self.sums["dropped_vocab_fraction"] += output.dropped_vocab_fraction * rows
+            self.tokens["dropped_vocab_fraction"] += rows
         table = torch.stack([values.float() for values in per_token.values()]).cpu()  # one transfer
         sizes = [len(pair.targets) for pair in pairs]
         for pair, columns in zip(pairs, table.split(sizes, dim=1), strict=True):
@@ -42,7 +42,7 @@ class StepMetrics:
             for name, total in sums.items():
                 self._add(name, pair, total, columns.shape[1])
 
-    def _add(self, name: str, pair: Pair, total: float, tokens: int) -> None:
+    def _add(self, name: str, pair: SequencePair, total: float, tokens: int) -> None:
         for key in (name, f"{name}_r{pair.rollout.r}"):
             self.sums[key] += total
             self.tokens[key] += tokens
@@ -51,7 +51,7 @@ class StepMetrics:
         return {key: self.sums[key] / self.tokens[key] for key in sorted(self.sums)}
 
 
-def rollout_figures(rollouts: list[Rollout]) -> dict[str, float]:
+def rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Reward and length of a step's responses; all figures are means over responses."""
     lengths = [len(rollout.y) for rollout in rollouts]
     return {

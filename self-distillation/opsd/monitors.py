@@ -26,7 +26,7 @@ def check_reviser(validation: dict[str, float | None]) -> str | None:
     )
 
 
-class Health:
+class HealthMonitor:
     """Watches the figures of the steps; each warning is given once until it has passed."""
 
     def __init__(self) -> None:

@@ -16,8 +16,7 @@ from srt.contract.records import Problem
 from srt.contract.seeds import sample_seed
 from srt.sampling.base import Sampler, SampleRequest, sample_all
 from srt.sampling.transformers import TransformersSampler
-from srt.verifiers.math.grader import Grader
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import Grader, VerifierError
 
 if TYPE_CHECKING:  # it needs PEFT, and the other engine has none
     from opsd.local.student import Student
@@ -37,14 +36,14 @@ def on_policy(sampler: Sampler, student: "Student", seconds: dict[str, float]) -
     with timed(seconds, "refresh"):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()  # what training left in torch's pool is what vLLM wakes up in
-        sampler.take_weights(student.weights())
+        sampler.update_weights(student.weights())
     yield
     with timed(seconds, "refresh"):
         sampler.sleep()
 
 
 @dataclass(frozen=True)
-class Rollouts:
+class RolloutWorker:
     """Samples and grades. `max_total_tokens`: x and y together; `max_revision_tokens`: x, y, cue and y_revised.
 
     Prompts that leave no room for a response, and samples on which the verifier broke, go into `set_aside`:
@@ -59,9 +58,7 @@ class Rollouts:
     seed: int
     set_aside: JsonlLog
 
-    def sample(
-        self, problems: list[Problem], purpose: str, step: int, seconds: dict[str, float]
-    ) -> list[Rollout]:
+    def sample(self, problems: list[Problem], purpose: str, step: int, seconds: dict[str, float]) -> list[Rollout]:
         """One graded response for each problem, in their order, without those that were set aside.
 
         `purpose`, `step` and the place in `problems` go into each sample's seed.
@@ -84,9 +81,7 @@ class Rollouts:
             prompt = self.layout.revision_prompt(rollout.chat, rollout.y, rollout.r)
             request_seed = sample_seed(self.seed, f"{purpose} revision", step, place, rollout.problem.id)
             room = self.max_total_tokens - len(rollout.chat)  # as much as y had
-            requests.append(
-                SampleRequest(prompt, request_seed, min(room, self.max_revision_tokens - len(prompt)))
-            )
+            requests.append(SampleRequest(prompt, request_seed, min(room, self.max_revision_tokens - len(prompt))))
         limit = f"MAX_TEACHER_TOKENS allows {self.max_revision_tokens}"
         problems = [rollout.problem for rollout in rollouts]
         revised = self._sample_and_grade(problems, requests, f"{purpose} revision", step, limit, seconds)
@@ -126,7 +121,7 @@ class Rollouts:
             )
         rollouts: list[Rollout | None] = [None] * len(requests)
         for place, sample, text, verdict in zip(asked, samples, texts, verdicts, strict=True):
-            if isinstance(verdict, VerifierBroke):
+            if isinstance(verdict, VerifierError):
                 set_aside(problems[place], f"the verifier broke: {verdict}", text=text[:10_000])
                 continue
             rollouts[place] = Rollout(

@@ -5,13 +5,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from opsd.config import DistillKnobs, identity
+from opsd.config import DistillConfig, identity
 from opsd.export import is_complete
-from opsd.metrics import StepMetrics, open_step_log, rollout_figures
-from opsd.pairs import Pair, build_pair
+from opsd.metrics import StepMetrics, open_step_log, rollout_metrics
+from opsd.pairs import SequencePair, build_pair
 from opsd.problem_order import ProblemOrder
 from opsd.rollouts import Rollout
-from opsd.run_log import Reports
+from opsd.run_log import RunLog
 from opsd.validation import Validation
 from srt.common.errors import UserError
 from srt.common.models import context_limit
@@ -32,23 +32,23 @@ class Engine:
 
     def __init__(
         self,
-        knobs: DistillKnobs,
+        config: DistillConfig,
         layout: Layout,
         train: ProblemSet,
         validation: ProblemSet | None,
         output_dir: Path,
     ):
-        self.knobs = knobs
+        self.config = config
         self.layout = layout
         self.train = train
         self.validation_problems = validation
         self.output_dir = output_dir
-        self.order = ProblemOrder(len(train.problems), knobs.num_prompts_per_step, knobs.seed)
-        self.total_steps = self.order.total_steps(knobs.max_num_steps, knobs.max_num_epochs)
+        self.order = ProblemOrder(len(train.problems), config.num_prompts_per_step, config.seed)
+        self.total_steps = self.order.total_steps(config.max_num_steps, config.max_num_epochs)
 
     # Of a step ------------------------------------------------------------------------------------------
 
-    def _pairs(self, step: int, problems: list[Problem], rollouts: list[Rollout]) -> list[Pair]:
+    def _pairs(self, step: int, problems: list[Problem], rollouts: list[Rollout]) -> list[SequencePair]:
         """Both rows of the responses that enter the loss. Raises UserError when there is none."""
         pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
         pairs = [pair for pair in pairs if self._enters_loss(pair)]
@@ -60,22 +60,22 @@ class Engine:
             )
         return pairs
 
-    def _enters_loss(self, pair: Pair) -> bool:
+    def _enters_loss(self, pair: SequencePair) -> bool:
         truncated = pair.rollout.finish_reason == "length"
-        return bool(pair.targets) and (self.knobs.include_truncated or not truncated)
+        return bool(pair.targets) and (self.config.include_truncated or not truncated)
 
     def _figures(
         self,
         problems: list[Problem],
         rollouts: list[Rollout],
-        pairs: list[Pair],
+        pairs: list[SequencePair],
         metrics: StepMetrics,
         of_update: dict[str, float],
         seconds: dict[str, float],
     ) -> dict[str, Any]:
         """A line of metrics.jsonl."""
         return {
-            **rollout_figures(rollouts),
+            **rollout_metrics(rollouts),
             **metrics.means(),
             "loss": metrics.means()["kl"],
             **of_update,
@@ -91,13 +91,13 @@ class Engine:
 
     def _synchronise_teacher(self) -> None:
         """The teacher becomes the student after TEACHER_SYNC_STEPS steps, or TEACHER_SYNC_EPOCHS passes."""
-        finished, steps = self.finished_steps, self.knobs.teacher_sync_steps
-        epochs = self.knobs.teacher_sync_epochs
+        finished, steps = self.finished_steps, self.config.teacher_sync_steps
+        epochs = self.config.teacher_sync_epochs
         after_steps = steps and finished % steps == 0
         if after_steps or (
             epochs and self.order.epochs(finished - 1) // epochs < self.order.epochs(finished) // epochs
         ):
-            self._teacher_becomes_student()
+            self.sync_teacher()
 
     def _validate(self, bar: Any) -> dict[str, Any]:
         """Before the first step, after every VAL_PERIOD steps, and at the end."""
@@ -115,7 +115,7 @@ class Engine:
     def _checkpoint(self) -> None:
         """After every SAVE_PERIOD steps, and at the end."""
         last = self.finished_steps == self.total_steps or self._collapsed()
-        if not last and self.finished_steps % self.knobs.save_period:
+        if not last and self.finished_steps % self.config.save_period:
             return
         self._save_checkpoint()
         if self.validation:
@@ -128,14 +128,14 @@ class Engine:
 
         Raises UserError when the output folder holds a run with other settings, or one that is going on.
         """
-        of_run = identity(self.knobs) | {
-            "student_fingerprint": model_fingerprint(self.knobs.student_model),
-            "teacher_fingerprint": model_fingerprint(self.knobs.teacher_model),
+        of_run = identity(self.config) | {
+            "student_fingerprint": model_fingerprint(self.config.student_model),
+            "teacher_fingerprint": model_fingerprint(self.config.teacher_model),
             "dataset_fingerprint": self.train.fingerprint,
             "control_phrases": self.layout.phrases.as_dict(),
             "prompt": self.layout.prompt.as_dict(),
         }
-        open_run(self.output_dir, of_run, asdict(self.knobs))
+        open_run(self.output_dir, of_run, asdict(self.config))
         if is_complete(self.output_dir):
             print(f"self-distillation is complete: {self.output_dir / 'student'}")
             return False
@@ -144,29 +144,29 @@ class Engine:
 
     def _set_limits(self) -> None:
         """The token limits of responses, teacher rows, revisions and the sampler, and the padding token."""
-        knobs = self.knobs
+        config = self.config
         self.max_total_tokens = within_context(
-            "MAX_TOTAL_SEQUENCE_LENGTH", knobs.max_total_sequence_length, knobs.student_model
+            "MAX_TOTAL_SEQUENCE_LENGTH", config.max_total_sequence_length, config.student_model
         )
         self.max_teacher_tokens = within_context(
-            "MAX_TEACHER_TOKENS", knobs.max_teacher_tokens, knobs.teacher_model
+            "MAX_TEACHER_TOKENS", config.max_teacher_tokens, config.teacher_model
         )
         longest_cue = max(len(self.layout.cue(r)) for r in (0, 1))
         self.max_revision_tokens = min(self.max_teacher_tokens, 2 * self.max_total_tokens + longest_cue)
-        revises = self.validation_problems is not None and knobs.val_revise
+        revises = self.validation_problems is not None and config.val_revise
         self.max_model_len = max(self.max_total_tokens, self.max_revision_tokens if revises else 0)
         tokenizer = self.layout.tokenizer
         self.pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.layout.eot_ids[0]
-        self.total_updates = self.total_steps * (knobs.num_prompts_per_step // knobs.train_global_batch_size)
+        self.total_updates = self.total_steps * (config.num_prompts_per_step // config.train_global_batch_size)
 
     def _open_logs(self) -> None:
         """Reports, set-aside responses and validation, as they were after `finished_steps`."""
-        self.reports = Reports(self.knobs, self.layout, self.output_dir, self.finished_steps)
+        self.reports = RunLog(self.config, self.layout, self.output_dir, self.finished_steps)
         self.set_aside = open_step_log(self.output_dir / "set_aside.jsonl", self.finished_steps)
         self.validation = None
         if self.validation_problems is not None:
             self.validation = Validation(
-                self.knobs, self.validation_problems, self.output_dir, self.finished_steps
+                self.config, self.validation_problems, self.output_dir, self.finished_steps
             )
 
     # Of each engine -------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ class Engine:
         """What `Validation.run` saves when it is the best."""
         raise NotImplementedError
 
-    def _teacher_becomes_student(self) -> None:
+    def sync_teacher(self) -> None:
         raise NotImplementedError
 
     def _save_checkpoint(self) -> None:

@@ -4,23 +4,23 @@ import math
 from pathlib import Path
 from typing import Any
 
-from opsd.config import DistillKnobs
-from opsd.local.optimizer_step import Scored
+from opsd.config import DistillConfig
+from opsd.local.optimizer_step import PairWithKL
 from opsd.metrics import MetricsLog, open_step_log
-from opsd.monitors import Health, check_reviser
+from opsd.monitors import HealthMonitor, check_reviser
 from opsd.validation import Validation
 from srt.contract.layout import Layout
 
 
-class Reports:
+class RunLog:
     """metrics.jsonl, TensorBoard and samples.jsonl, going on after the steps before `first_step`."""
 
-    def __init__(self, knobs: DistillKnobs, layout: Layout, output_dir: Path, first_step: int):
+    def __init__(self, config: DistillConfig, layout: Layout, output_dir: Path, first_step: int):
         self.layout = layout
-        self.period = knobs.log_samples_period
-        self.metrics = MetricsLog(output_dir, first_step, knobs.report_to)
+        self.period = config.log_samples_period
+        self.metrics = MetricsLog(output_dir, first_step, config.report_to)
         self.samples = open_step_log(output_dir / "samples.jsonl", first_step)
-        self.health = Health()
+        self.health = HealthMonitor()
         for figures in self.metrics.earlier:
             self.health.check(figures)  # its warnings were given then
 
@@ -56,7 +56,7 @@ class Reports:
                 f"{best['avg_at_k']:.1%} after step {best['step'] + 1}, whose student is kept"
             )
 
-    def responses(self, step: int, scored: list[Scored]) -> None:
+    def responses(self, step: int, scored: list[PairWithKL]) -> None:
         """Every LOG_SAMPLES_PERIOD steps: responses with the KL of each token: where the teacher disagrees."""
         if step % self.period:
             return

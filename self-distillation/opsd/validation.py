@@ -5,10 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from opsd.local.checkpoint import Saved
-from opsd.metrics import open_step_log, rollout_figures
-from opsd.rollouts import Rollouts
+from opsd.metrics import open_step_log, rollout_metrics
+from opsd.rollouts import RolloutWorker
 from srt.problems import ProblemSet
 
 
@@ -18,12 +18,12 @@ class Validation:
     With STOP_ON_COLLAPSE, best/step_<finished steps>/ holds the student with the highest avg@k.
     """
 
-    def __init__(self, knobs: DistillKnobs, problems: ProblemSet, output_dir: Path, first_step: int):
+    def __init__(self, config: DistillConfig, problems: ProblemSet, output_dir: Path, first_step: int):
         self.problems = problems.problems
-        self.samples = knobs.val_num_samples
-        self.period = knobs.val_period
-        self.revise = knobs.val_revise
-        self.margin = knobs.stop_on_collapse
+        self.samples = config.val_num_samples
+        self.period = config.val_period
+        self.revise = config.val_revise
+        self.margin = config.stop_on_collapse
         self.folder = output_dir / "best"
         self.log = open_step_log(output_dir / "validation.jsonl", first_step)
         self.lines = self.log.entries
@@ -32,7 +32,7 @@ class Validation:
         done = bool(self.lines) and self.lines[-1]["step"] == finished_steps - 1  # by a run that was killed since
         return not done and (finished_steps % self.period == 0 or finished_steps == total_steps)
 
-    def run(self, finished_steps: int, rollouts: Rollouts, student: Saved) -> dict[str, Any]:
+    def run(self, finished_steps: int, rollouts: RolloutWorker, student: Saved) -> dict[str, Any]:
         """The figures of `student` as it is; empty when every sample was set aside."""
         step, seconds = finished_steps - 1, {}
         repeated = [problem for problem in self.problems for _ in range(self.samples)]
@@ -40,7 +40,7 @@ class Validation:
         if not responses:
             print(f"warning, step {step}: every validation sample was set aside; see {rollouts.set_aside.path}")
             return {}
-        figures = rollout_figures(responses)
+        figures = rollout_metrics(responses)
         figures = {"avg_at_k": figures.pop("reward")} | figures
         if self.revise:
             for r, rewards in rollouts.revise(responses, "validation", step, seconds).items():

@@ -33,16 +33,16 @@ from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
-from srt.collect.collector import CollectionSettings, Collector
+from srt.collect.collector import Collector, CollectorConfig
 from srt.common.models import context_limit, eot_ids, load_tokenizer
-from srt.contract.layout import Layout, PromptSettings
+from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import load_phrases
 from srt.contract.records import Problem
 from srt.contract.seeds import sample_seed
 from srt.problems import load_problems
-from srt.sampling.base import Sample, SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import Sample, SampleRequest, SamplingConfig, sample_all
 from srt.sampling.vllm_parallel import VllmParallelSampler, engine_count
-from srt.verifiers.math.grader import Grader
+from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.types import Outcome, Verdict
 
 SHORTEST = 16  # tokens; of a drawn length
@@ -63,12 +63,12 @@ class Options:
     engines: int = 0  # 0: all visible GPUs; one process without a GPU
     grading_workers: int = 2
     seed: int = 0
-    prompt_suffix: str = PromptSettings().prompt_suffix
+    prompt_suffix: str = PromptFormat().prompt_suffix
     json: str = ""  # file to write the figures to
 
 
 @dataclass
-class Row:
+class Measurement:
     """One measurement."""
 
     loop: str
@@ -142,7 +142,7 @@ class Bench:
         self.options = options
         tokenizer = load_tokenizer(options.model)
         eot = eot_ids(options.model, tokenizer)
-        prompt = PromptSettings(prompt_suffix=options.prompt_suffix)
+        prompt = PromptFormat(prompt_suffix=options.prompt_suffix)
         self.layout = Layout(tokenizer, load_phrases("qwen"), prompt, eot)
         self.problems = load_problems(options.dataset, "math").problems[: options.problems]
         longest = max(len(self.layout.chat(problem.x)) for problem in self.problems)
@@ -151,7 +151,7 @@ class Bench:
         self.windows = [int(window) for window in options.windows.split(",")]
         self.engines = engine_count(options.engines or None, 1, "mp") or 1
         # With a tail, no token ends a response: its length is the request's.
-        self.settings = SamplingSettings(1.0, 0.9, () if options.tail else tuple(eot))
+        self.settings = SamplingConfig(1.0, 0.9, () if options.tail else tuple(eot))
         self.sampler = VllmParallelSampler(
             options.model,
             self.settings,
@@ -161,10 +161,10 @@ class Bench:
             engines=self.engines,
         )
 
-    def run(self) -> list[Row]:
+    def run(self) -> list[Measurement]:
         loops = self.options.loops.split(",")
         rows = []
-        with Grader(self.options.grading_workers, time_limit_seconds=10) as self.grader:
+        with MathGrader(self.options.grading_workers, time_limit_seconds=10) as self.grader:
             self.grader.grade_all([(r"\boxed{1}", Problem("p", "?", "1"), "stop")] * 20)  # workers have started
             self._sample_at_once(self._first_requests())  # kernels are compiled and caches are warm
             for window in self.windows:
@@ -184,7 +184,7 @@ class Bench:
             rows.append(offline)
         return rows
 
-    def continuous(self, window: int, problems: list[Problem]) -> tuple[Row, list[SampleRequest]]:
+    def continuous(self, window: int, problems: list[Problem]) -> tuple[Measurement, list[SampleRequest]]:
         """The row, and the requests with the lengths that came out."""
         recorder = self._recorder()
         with tempfile.TemporaryDirectory() as folder:
@@ -204,7 +204,7 @@ class Bench:
         row = self._row("continuous", window, seconds, complete, recorder, collector.counts.kept)
         return row, recorder.finished
 
-    def one_engine(self, window: int) -> Row:
+    def one_engine(self, window: int) -> Measurement:
         """The others have nothing to do meanwhile."""
         self.sampler.engines = 1
         self.sampler.drop()  # with what it knows of the others
@@ -213,7 +213,7 @@ class Bench:
         self.sampler.drop()
         return replace(row, loop="one engine")
 
-    def barrier(self, window: int) -> Row:
+    def barrier(self, window: int) -> Measurement:
         recorder = self._recorder()
         recorder.limit_seconds = math.inf  # it stops between batches instead: half a batch has no tuples yet
         kept = done = 0
@@ -248,7 +248,7 @@ class Bench:
         ]
         return samples, self.grader.grade_all(items)
 
-    def offline(self, requests: list[SampleRequest]) -> Row:
+    def offline(self, requests: list[SampleRequest]) -> Measurement:
         self._empty_caches()
         # No token ends these: their lengths are those that came out before.
         self.sampler.settings = replace(self.settings, eot_ids=())
@@ -257,7 +257,7 @@ class Bench:
         seconds = time.monotonic() - started
         self.sampler.settings = self.settings
         print(f"offline: {seconds:.1f} s", flush=True)
-        return Row("offline", len(requests), seconds, True, len(requests), None, sum(lengths))
+        return Measurement("offline", len(requests), seconds, True, len(requests), None, sum(lengths))
 
     def _sample_at_once(self, requests: list[SampleRequest]) -> list[int]:
         """Through vLLM's own interface, not ours."""
@@ -281,8 +281,8 @@ class Bench:
         room = self.max_model_len - len(prompt)
         return SampleRequest(prompt, seed, min(self.options.max_tokens, room), group=index)
 
-    def _collection(self, window: int) -> CollectionSettings:
-        return CollectionSettings(
+    def _collection(self, window: int) -> CollectorConfig:
+        return CollectorConfig(
             num_responses=1,
             num_revisions=1,
             revise=frozenset({0}),
@@ -301,12 +301,14 @@ class Bench:
     def _empty_caches(self) -> None:
         asyncio.run_coroutine_threadsafe(self.sampler.engine.reset_prefix_cache(), self.sampler.loop).result()
 
-    def _row(self, loop: str, window: int, seconds: float, complete: bool, recorder: Recorder, kept: int) -> Row:
+    def _row(
+        self, loop: str, window: int, seconds: float, complete: bool, recorder: Recorder, kept: int
+    ) -> Measurement:
         print(f"{loop} {window}: {seconds:.1f} s", flush=True)
-        return Row(loop, window, seconds, complete, len(recorder.finished), kept, recorder.tokens)
+        return Measurement(loop, window, seconds, complete, len(recorder.finished), kept, recorder.tokens)
 
 
-def table(rows: list[Row]) -> str:
+def table(rows: list[Measurement]) -> str:
     def number(value: float | None, form: str) -> str:
         return "-" if value is None else format(value, form)
 

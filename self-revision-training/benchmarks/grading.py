@@ -14,9 +14,9 @@ import sys
 import time
 
 from srt.contract.records import Problem
-from srt.verifiers.math.grader import Grader
+from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.math.verify import verify_math
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 
 WORDS = "Then we add both sides and simplify, which gives the value of the sum in the next line. " * 20
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
         start = time.perf_counter()
         try:
             verify_math(response, gold)
-        except VerifierBroke:
+        except VerifierError:
             pass
         times.append((time.perf_counter() - start, gold, response[-80:]))
     seconds = [row[0] for row in times]
@@ -63,7 +63,7 @@ def main(arguments: list[str]) -> None:
 
     items = [(response, Problem("p", "?", gold), "stop") for gold, response in pairs] * repeats
     for workers in (1, 2):
-        with Grader(workers, time_limit_seconds=10) as grader:
+        with MathGrader(workers, time_limit_seconds=10) as grader:
             grader.grade_all(items[: 50 * workers])  # the workers have started
             start = time.perf_counter()
             grader.grade_all(items)

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 
 from srt.contract.records import Problem
 from srt.verifiers.code.grader import CodeGrader
-from srt.verifiers.code.judge import CodeSettings
+from srt.verifiers.code.judge import JudgeConfig
 
 KINDS = ("rlimits", "bwrap")
 TURN = 20  # programs
@@ -58,8 +58,8 @@ def rates(work: list[tuple[str, Problem, str]], workers: int) -> dict[str, float
     return {kind: len(work) / spent for kind, spent in seconds.items()}
 
 
-def settings(kind: str) -> CodeSettings:
-    return CodeSettings(kind, time_limit=5.0, memory_limit=256, time_factor=1.0)
+def settings(kind: str) -> JudgeConfig:
+    return JudgeConfig(kind, time_limit=5.0, memory_limit=256, time_factor=1.0)
 
 
 def main(arguments: list[str]) -> None:

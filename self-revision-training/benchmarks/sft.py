@@ -37,10 +37,10 @@ from trl import SFTConfig, SFTTrainer
 
 from srt.common.errors import UserError
 from srt.common.models import load_model
-from srt.config import load_knobs
-from srt.contract.layout import Row
+from srt.config import load_config
+from srt.contract.layout import TokenSequence
 from srt.sft.batching import Plan, plan_packed, plan_padded, plan_updates
-from srt.sft.config import SftKnobs
+from srt.sft.config import SftConfig
 from srt.sft.dataset import build_rows, load_stage
 from srt.sft.launch import shard_alone
 from srt.sft.packed_attention import choose_attention
@@ -124,19 +124,19 @@ def matrix_rate() -> float | None:
     return repeats * 2 * size**3 / (time.perf_counter() - started)
 
 
-def products(model: Any, rows: list[Row]) -> float:
+def products(model: Any, rows: list[TokenSequence]) -> float:
     """FLOPs of forward and backward of these rows: 6 for each weight and token, and causal attention."""
-    config = model.config.get_text_config()
+    model_config = model.model_config.get_text_config()
     head = model.get_output_embeddings().weight.numel()
     tied = model.get_input_embeddings().weight is model.get_output_embeddings().weight
     layers = sum(p.numel() for p in model.parameters()) - (head if tied else 2 * head)
-    width = config.num_attention_heads * (
-        getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    width = model_config.num_attention_heads * (
+        getattr(model_config, "head_dim", None) or model_config.hidden_size // model_config.num_attention_heads
     )
     total = 0.0
     for row in rows:
         length, supervised = len(row.ids), len(row.ids) - row.start
-        total += 6 * (layers * length + head * supervised) + 6 * config.num_hidden_layers * width * length**2
+        total += 6 * (layers * length + head * supervised) + 6 * model_config.num_hidden_layers * width * length**2
     return total
 
 
@@ -204,10 +204,10 @@ class Bench:
         kind, _, size = name.partition(":")
         attention, packed, _ = choose_attention("1" if kind == "packed" else "0")
         plan = self._plan(packed, int(size or 0))
-        knobs = load_knobs(SftKnobs, "sft", [f"base_model={self.options.model}", "save_steps=1000000"])
-        model = new_model(self.options.model, knobs, attention)
+        config = load_config(SftConfig, "sft", [f"base_model={self.options.model}", "save_steps=1000000"])
+        model = new_model(self.options.model, config, attention)
         flops = products(model, measured)
-        arguments = training_arguments(knobs, work, plan, knobs.lr_stage1, False)
+        arguments = training_arguments(config, work, plan, config.lr_stage1, False)
         for key, value in self._quiet().items():
             setattr(arguments, key, value)
         arguments.use_liger_kernel = "liger" in extras

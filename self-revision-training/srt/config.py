@@ -25,14 +25,14 @@ SWITCHES = ("0", "1", "false", "true", "no", "yes", "off", "on", "n", "y")
 Schema = TypeVar("Schema")
 
 _KNOB_LINE = re.compile(
-    r"^(?P<key>\w+): *(?P<value>\$\{oc\.env:(?P<env>\w+),(?P<default>.*?)\}|[^#]*?) *(?:# *(?P<meaning>.*))?$"
+    r"^(?P<key>\w+): *(?P<value>\$\{oc\.env:(?P<env>\w+),(?P<default>.*?)\}|[^#]*?) *(?:# *(?P<help>.*))?$"
 )
 
 
-def knob(*, choices: tuple | None = None, least: float | None = None, most: float | None = None) -> Any:
-    """A dataclass field whose value is checked: one of `choices`, and within [least, most]."""
+def option(*, choices: tuple | None = None, ge: float | None = None, le: float | None = None) -> Any:
+    """A dataclass field whose value is checked: one of `choices`, and within [ge, le]."""
     # MISSING as default keeps every default in the YAML: a schema alone has none.
-    return dataclass_field(default=MISSING, metadata={"choices": choices, "least": least, "most": most})
+    return dataclass_field(default=MISSING, metadata={"choices": choices, "ge": ge, "le": le})
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class KnobLine:
     key: str
     env: str | None
     default: str
-    meaning: str
+    help: str
 
 
 def read_knob_table(yaml_path: Path) -> list[KnobLine | str]:
@@ -51,7 +51,7 @@ def read_knob_table(yaml_path: Path) -> list[KnobLine | str]:
             table.append(line.lstrip("# "))
         elif match := _KNOB_LINE.match(line):
             default = match["default"] if match["env"] else match["value"]
-            table.append(KnobLine(match["key"], match["env"], default, match["meaning"] or ""))
+            table.append(KnobLine(match["key"], match["env"], default, match["help"] or ""))
     return table
 
 
@@ -62,31 +62,33 @@ def print_help(yaml_path: Path) -> None:
             print(f"\n{line}" if line else "")
             continue
         default = line.default.replace("${oc.env:", "$").replace("}", "") or '""'
-        print(f"  {line.env or line.key}={default}\n      {line.meaning}")
+        print(f"  {line.env or line.key}={default}\n      {line.help}")
 
 
-def answer_help(config_name: str, argv: list[str]) -> None:
+def print_help_if_asked(config_name: str, argv: list[str]) -> None:
     """Print the knob table and exit, when that is asked for; entry points do so before they import torch."""
     if any(argument in ("-h", "--help") for argument in argv):
         print_help(CONFIGS / f"{config_name}.yaml")
         sys.exit(0)
 
 
-def load_knobs(schema: type[Schema], config_name: str, argv: list[str]) -> Schema:
+def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Schema:
     """Resolve and check all knobs of one entry point; `--help` prints the table and exits.
 
     Raises UserError, naming the knob and its meaning, for an unknown key or a bad value.
     """
-    answer_help(config_name, argv)
+    print_help_if_asked(config_name, argv)
     yaml_path = CONFIGS / f"{config_name}.yaml"
     lines = {line.key: line for line in read_knob_table(yaml_path) if isinstance(line, KnobLine)}
     overrides = dict(_override(argument, lines) for argument in argv)
-    config = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(yaml_path))
+    config = OmegaConf.structured(schema)
+    OmegaConf.set_readonly(config, False)  # as a frozen schema makes it
+    config = OmegaConf.merge(config, OmegaConf.load(yaml_path))
     values = {}
-    for field in fields(schema):
+    for field in sorted(fields(schema), key=lambda field: list(lines).index(field.name)):
         line = lines[field.name]
         given = overrides.get(field.name, os.environ.get(line.env or "", line.default))
-        refusal = f"{line.env or line.key}={given}: {_expected(field.type)} is expected ({line.meaning})"
+        refusal = f"{line.env or line.key}={given}: {_expected(field.type)} is expected ({line.help})"
         try:
             if field.name in overrides:
                 config[field.name] = overrides[field.name]
@@ -124,27 +126,24 @@ def _expected(type_: Any) -> str:
 
 def _check(value: Any, metadata: Any, line: KnobLine) -> None:
     name = f"{line.env or line.key}={value}"
-    choices, least, most = metadata.get("choices"), metadata.get("least"), metadata.get("most")
+    choices, ge, le = metadata.get("choices"), metadata.get("ge"), metadata.get("le")
     if value is None:
         return
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}: a finite number is expected ({line.meaning})")
+        raise UserError(f"{name}: a finite number is expected ({line.help})")
     if choices and value not in choices:
-        raise UserError(f"{name}: one of {', '.join(map(str, choices))} is expected ({line.meaning})")
-    if least is not None and value < least:
-        raise UserError(f"{name}: at least {least} is expected ({line.meaning})")
-    if most is not None and value > most:
-        raise UserError(f"{name}: at most {most} is expected ({line.meaning})")
+        raise UserError(f"{name}: one of {', '.join(map(str, choices))} is expected ({line.help})")
+    if ge is not None and value < ge:
+        raise UserError(f"{name}: at least {ge} is expected ({line.help})")
+    if le is not None and value > le:
+        raise UserError(f"{name}: at most {le} is expected ({line.help})")
 
 
 def _warn_of_near_misses(lines: dict[str, KnobLine]) -> None:
     """A misspelt environment variable is silently ignored by everybody else; say so."""
     known = [line.env for line in lines.values() if line.env]
     everywhere = {
-        line.env
-        for path in CONFIGS.glob("*.yaml")
-        for line in read_knob_table(path)
-        if isinstance(line, KnobLine)
+        line.env for path in CONFIGS.glob("*.yaml") for line in read_knob_table(path) if isinstance(line, KnobLine)
     }
     for variable in os.environ:
         if variable not in everywhere and len(variable) > 5:

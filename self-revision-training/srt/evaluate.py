@@ -13,100 +13,75 @@ from typing import Any
 
 import numpy as np
 
-from srt.collect.collector import CollectionSettings, Collector
+from srt.collect.collector import Collector, CollectorConfig
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
-from srt.config import knob, load_knobs
+from srt.config import load_config, option
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.paths import PHASE1, model_name
 from srt.contract.provenance import close_run, model_fingerprint, open_run
 from srt.contract.records import Response, Revision
 from srt.problems import load_problems, set_aside_bad_records
-from srt.sampling.from_config import sampler_from_knobs
-from srt.verifiers.factory import check_verifier, code_settings, open_grader
+from srt.sampling.from_config import sampler_from_config
+from srt.verifiers.factory import check_verifier, judge_config, open_grader
 
 BOOTSTRAP_DRAWS = 2000
 
 
-@dataclass
-class EvaluateKnobs:
+@dataclass(frozen=True)
+class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
     """The knobs of configs/evaluate.yaml, where their meanings and defaults stand."""
 
-    model_path: str | None = knob()
-    dataset: str = knob()
-    dataset_subset: str | None = knob()
-    dataset_split: str = knob()
-    max_samples: int | None = knob(least=1)
-    mode: str = knob(choices=("math", "code"))
-    num_samples: int = knob(least=1)
-    revise: bool = knob()
-    control_phrases: str | None = knob()
-    system_prompt: str | None = knob()
-    prompt_suffix: str | None = knob()
-    chat_template_kwargs: str | None = knob()
-    sampler: str = knob(choices=("auto", "vllm", "transformers"))
-    batch_size: int = knob(least=1)
-    sampler_batch: int = knob(least=1)
-    temperature: float = knob(least=0)
-    top_p: float = knob(least=1e-6, most=1)
-    max_tokens: int = knob(least=1)
-    dtype: str = knob(choices=("auto", "bfloat16", "float16", "float32"))
-    gpu_memory_utilization: float = knob(least=0.01, most=1)
-    tensor_parallel_size: int = knob(least=1)
-    data_parallel_size: int | None = knob(least=1)
-    data_parallel_backend: str = knob(choices=("mp", "ray"))
-    grading_workers: int = knob(least=1)
-    grading_time_limit: float = knob(least=0.1)
-    code_sandbox: str = knob(choices=("bwrap", "rlimits"))
-    code_time_limit: float = knob(least=0.1)
-    code_memory_limit: float = knob(least=16)
-    code_time_factor: float = knob(least=0.1)
-    seed: int = knob()
-    output_dir: str | None = knob()
+    dataset: str = option()
+    dataset_subset: str | None = option()
+    dataset_split: str = option()
+    max_samples: int | None = option(ge=1)
+    num_samples: int = option(ge=1)
+    revise: bool = option()
+    seed: int = option()
+    output_dir: str | None = option()
 
 
 def evaluate(argv: list[str]) -> None:
     """Write evaluation.json (the figures) beside attempts.jsonl (every response and revision)."""
-    knobs = load_knobs(EvaluateKnobs, "evaluate", argv)
-    if knobs.model_path is None:
+    config = load_config(EvaluateConfig, "evaluate", argv)
+    if config.model_path is None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
-    check_verifier(knobs)
+    check_verifier(config)
     started = time.monotonic()
-    loaded = load_problems(knobs.dataset, knobs.mode, knobs.dataset_subset, knobs.dataset_split)
-    problems = loaded.problems[: knobs.max_samples]
-    layout = layout_of_checkpoint(
-        knobs.model_path, knobs.mode, knobs.control_phrases, knobs.system_prompt, knobs.prompt_suffix,
-        knobs.chat_template_kwargs,
-    )  # fmt: skip
-    output_dir = Path(knobs.output_dir or PHASE1 / "outputs" / f"eval_{model_name(knobs.model_path)}")
+    loaded = load_problems(config.dataset, config.mode, config.dataset_subset, config.dataset_split)
+    problems = loaded.problems[: config.max_samples]
+    layout = layout_of_checkpoint(config.model_path, config)
+    output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
     identity = {
-        "model": knobs.model_path,
-        "model_fingerprint": model_fingerprint(knobs.model_path),
+        "model": config.model_path,
+        "model_fingerprint": model_fingerprint(config.model_path),
         "dataset_fingerprint": loaded.fingerprint,
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
     } | {
-        name: getattr(knobs, name)
+        name: getattr(config, name)
         for name in ("max_samples", "num_samples", "revise", "temperature", "top_p", "max_tokens", "seed")
     }
-    if knobs.mode == "code":
-        identity |= code_settings(knobs).identity()
-    open_run(output_dir, identity, asdict(knobs))
+    if config.mode == "code":
+        identity |= judge_config(config).identity()
+    open_run(output_dir, identity, asdict(config))
     set_aside_bad_records(loaded, output_dir)
-    print(f"{knobs.model_path} on {len(problems)} problems of {knobs.dataset}; output: {output_dir}")
+    print(f"{config.model_path} on {len(problems)} problems of {config.dataset}; output: {output_dir}")
 
-    sampler, max_model_len = sampler_from_knobs(knobs, layout, problems)
-    with closing(sampler), open_grader(knobs) as grader:
-        settings = CollectionSettings(
-            num_responses=knobs.num_samples,
+    sampler, max_model_len = sampler_from_config(config, layout, problems)
+    with closing(sampler), open_grader(config) as grader:
+        settings = CollectorConfig(
+            num_responses=config.num_samples,
             num_revisions=1,
-            revise=frozenset({0, 1} if knobs.revise else ()),
+            revise=frozenset({0, 1} if config.revise else ()),
             revise_truncated=True,
-            max_tokens=knobs.max_tokens,
+            max_tokens=config.max_tokens,
             max_model_len=max_model_len,
-            window=knobs.batch_size * sampler.engines,
-            seed=knobs.seed,
+            window=config.batch_size * sampler.engines,
+            seed=config.seed,
             target=None,
         )
         collector = Collector(problems, layout, sampler, grader, settings, output_dir)
@@ -118,18 +93,16 @@ def evaluate(argv: list[str]) -> None:
             f"{collector.aside_log.path}, each with its reason"
         )
     figures = evaluation_figures(
-        list(collector.responses.values()), list(collector.revisions.values()), knobs.num_samples, knobs.seed
+        list(collector.responses.values()), list(collector.revisions.values()), config.num_samples, config.seed
     )
-    result = {"model": knobs.model_path, "dataset": knobs.dataset} | figures
+    result = {"model": config.model_path, "dataset": config.dataset} | figures
     result["set_aside"] = collector.counts.set_aside.total()
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})
 
 
-def evaluation_figures(
-    responses: list[Response], revisions: list[Revision], k: int, seed: int
-) -> dict[str, Any]:
+def evaluation_figures(responses: list[Response], revisions: list[Revision], k: int, seed: int) -> dict[str, Any]:
     """avg@k and pass@k (0 to 1), tokens per response, revision accuracy by the reward of the response.
 
     The interval holds 95% of bootstrap draws over problems: responses to one problem are not independent.

@@ -28,9 +28,18 @@ INPUT_MODE, FILES = "input_mode", {"input_file": "input.txt", "output_file": "ou
 ID_FIELDS = ("id", "uuid", "task_id")
 OTHER_FIELDS = (*ID_FIELDS, "source", "question_type")
 USED_FIELDS = (
-    *QUESTION_FIELDS, DESCRIPTION, *ANSWER_FIELDS, *TEST_FIELDS, *STATEMENT_PARTS, *LIMITS, *FUNCTION_FIELDS,
-    CHECKER, INPUT_MODE, *FILES, *OTHER_FIELDS,
-)  # fmt: skip
+    *QUESTION_FIELDS,
+    DESCRIPTION,
+    *ANSWER_FIELDS,
+    *TEST_FIELDS,
+    *STATEMENT_PARTS,
+    *LIMITS,
+    *FUNCTION_FIELDS,
+    CHECKER,
+    INPUT_MODE,
+    *FILES,
+    *OTHER_FIELDS,
+)
 NO_ANSWERS = ("proof", "notfound")  # what NuminaMath 1.5, and OpenR1-Math made from it, put in place of an answer
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
 
@@ -49,9 +58,7 @@ class ProblemSet:
     repeated: int = 0
 
 
-def load_problems(
-    dataset: str, mode: str = "math", subset: str | None = None, split: str = "train"
-) -> ProblemSet:
+def load_problems(dataset: str, mode: str = "math", subset: str | None = None, split: str = "train") -> ProblemSet:
     """All problems of `dataset`, in its order. Bad records are set aside, not dropped silently.
 
     Raises UserError when the data set is missing, empty, broken, or mostly bad.
@@ -167,9 +174,7 @@ def _problem(record: dict, mode: str) -> Problem:
     names = (*QUESTION_FIELDS, DESCRIPTION) if mode == "code" else QUESTION_FIELDS
     x = _first_text(record, names)
     if x is None:
-        raise ValueError(
-            f"no problem text: one of {', '.join(names)} is expected, found {', '.join(record)}"
-        )
+        raise ValueError(f"no problem text: one of {', '.join(names)} is expected, found {', '.join(record)}")
     answer, code = "", {}
     if mode == "code":
         code = _code_fields(record)

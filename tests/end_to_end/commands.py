@@ -38,7 +38,7 @@ class Outcome:
     err: str
 
 
-def environment(knobs: Knobs) -> dict[str, str]:
+def environment(config: Knobs) -> dict[str, str]:
     """This environment with these knobs and no others. One thread: the same sums in every process."""
     kept = {name: value for name, value in os.environ.items() if name not in KNOB_VARIABLES}
     fixed = {
@@ -48,15 +48,15 @@ def environment(knobs: Knobs) -> dict[str, str]:
         "HF_HUB_OFFLINE": "1",
         "PYTHONUNBUFFERED": "1",
     }
-    return kept | fixed | {name: str(value) for name, value in knobs.items()}
+    return kept | fixed | {name: str(value) for name, value in config.items()}
 
 
-def run_script(name: str, knobs: Knobs, *arguments: str, prefix: str = "") -> Outcome:
+def run_script(name: str, config: Knobs, *arguments: str, prefix: str = "") -> Outcome:
     """`bash scripts/<name>.sh`, to its end. `prefix`: shell commands before it, such as a limit."""
     script = REPOSITORY / "scripts" / f"{name}.sh"
     done = subprocess.run(
         ["bash", "-c", f'{prefix} exec bash "$0" "$@"', script, *arguments],
-        env=environment(knobs),
+        env=environment(config),
         capture_output=True,
         text=True,
         timeout=300,
@@ -64,7 +64,7 @@ def run_script(name: str, knobs: Knobs, *arguments: str, prefix: str = "") -> Ou
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def interrupt_script(name: str, knobs: Knobs, signal_number: int, when: Callable[[], bool]) -> Outcome:
+def interrupt_script(name: str, config: Knobs, signal_number: int, when: Callable[[], bool]) -> Outcome:
     """Starts a script and, as soon as `when` holds, sends a signal to it and all processes it started.
 
     Fails when the script ends before that.
@@ -72,7 +72,7 @@ def interrupt_script(name: str, knobs: Knobs, signal_number: int, when: Callable
     script = REPOSITORY / "scripts" / f"{name}.sh"
     process = subprocess.Popen(
         ["bash", script],
-        env=environment(knobs),
+        env=environment(config),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

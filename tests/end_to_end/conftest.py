@@ -175,8 +175,8 @@ def whole_run(built_once, answering_model) -> Run:
         write_problems(run.problems, 60)
         with run.problems.open("a") as file:
             file.write(BROKEN_LINE + "\n")
-        for step, knobs in run.steps:
-            outcome = run_script(step, knobs)
+        for step, config in run.steps:
+            outcome = run_script(step, config)
             assert outcome.code == 0, (step, outcome)
             (folder / f"{step}.out").write_text(outcome.out)
 
@@ -187,12 +187,12 @@ def whole_run(built_once, answering_model) -> Run:
 def call(monkeypatch, capfd) -> Callable[..., Outcome]:
     """call(entry_point, knobs, *arguments): the entry point's file, run as a program in this process."""
 
-    def call(entry_point: str, knobs: Knobs, *arguments: str) -> Outcome:
+    def call(entry_point: str, config: Knobs, *arguments: str) -> Outcome:
         path = REPOSITORY / ENTRY_POINTS[entry_point]
         capfd.readouterr()
         code = 0
         with monkeypatch.context() as patch:
-            for name, value in knobs.items():
+            for name, value in config.items():
                 patch.setenv(name, str(value))
             patch.setattr(sys, "argv", [str(path), *arguments])
             try:

@@ -42,16 +42,19 @@ def good(tiny_checkpoint, problems, tmp_path) -> dict[str, Knobs]:
 
 DATA_KNOB = {"collect": "DATASET", "evaluate": "DATASET", "distill": "TRAIN_DATASET"}
 MODEL_KNOB = {
-    "collect": "MODEL_PATH", "evaluate": "MODEL_PATH", "distill": "STUDENT_MODEL", "sft": "BASE_MODEL",
-}  # fmt: skip
+    "collect": "MODEL_PATH",
+    "evaluate": "MODEL_PATH",
+    "distill": "STUDENT_MODEL",
+    "sft": "BASE_MODEL",
+}
 
 # Data files ---------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("entry_point", DATA_KNOB)
 def test_a_data_file_that_is_missing(call, good, tmp_path, entry_point):
-    knobs = good[entry_point] | {DATA_KNOB[entry_point]: tmp_path / "nowhere.jsonl"}
-    assert f"{tmp_path}/nowhere.jsonl: there is no such data file" in the_error(call(entry_point, knobs))
+    config = good[entry_point] | {DATA_KNOB[entry_point]: tmp_path / "nowhere.jsonl"}
+    assert f"{tmp_path}/nowhere.jsonl: there is no such data file" in the_error(call(entry_point, config))
 
 
 @pytest.mark.parametrize(
@@ -92,8 +95,8 @@ def test_no_problem_left_between_start_and_end(call, good):
 
 @pytest.mark.parametrize("entry_point", MODEL_KNOB)
 def test_a_model_path_that_does_not_exist(call, good, tmp_path, entry_point):
-    knobs = good[entry_point] | {MODEL_KNOB[entry_point]: tmp_path / "no-model"}
-    assert f"{tmp_path}/no-model: there is no such checkpoint folder" in the_error(call(entry_point, knobs))
+    config = good[entry_point] | {MODEL_KNOB[entry_point]: tmp_path / "no-model"}
+    assert f"{tmp_path}/no-model: there is no such checkpoint folder" in the_error(call(entry_point, config))
 
 
 @pytest.mark.parametrize("entry_point", MODEL_KNOB)
@@ -118,8 +121,8 @@ def test_a_checkpoint_whose_control_phrases_differ_from_the_knob(
 ):
     trained = shutil.copytree(tiny_checkpoint, tmp_path / "trained")
     write_metadata(trained, {"control_phrases": PHRASE_SETS["olmo"].as_dict()})
-    knobs = good[entry_point] | {MODEL_KNOB[entry_point]: trained, "CONTROL_PHRASES": "qwen"}
-    error = the_error(call(entry_point, knobs))
+    config = good[entry_point] | {MODEL_KNOB[entry_point]: trained, "CONTROL_PHRASES": "qwen"}
+    error = the_error(call(entry_point, config))
     assert f"CONTROL_PHRASES=qwen contradicts {trained}, which was made with the set 'olmo'" in error
     assert "Wrong. I need to redo all." in error
 
@@ -129,13 +132,13 @@ def test_a_checkpoint_whose_prompt_differs_from_the_knob(call, good, tiny_checkp
     trained = shutil.copytree(tiny_checkpoint, tmp_path / "trained")
     prompt = {"system_prompt": None, "prompt_suffix": "In a box.", "chat_template_kwargs": {}}
     write_metadata(trained, {"control_phrases": PHRASE_SETS["qwen"].as_dict(), "prompt": prompt})
-    knobs = good[entry_point] | {MODEL_KNOB[entry_point]: trained, "PROMPT_SUFFIX": "Be brief."}
-    assert "PROMPT_SUFFIX='Be brief.' contradicts" in the_error(call(entry_point, knobs))
+    config = good[entry_point] | {MODEL_KNOB[entry_point]: trained, "PROMPT_SUFFIX": "Be brief."}
+    assert "PROMPT_SUFFIX='Be brief.' contradicts" in the_error(call(entry_point, config))
 
 
 def test_evaluation_without_a_model(call, good):
-    knobs = {name: value for name, value in good["evaluate"].items() if name != "MODEL_PATH"}
-    assert "MODEL_PATH is not set: it names the checkpoint to evaluate" in the_error(call("evaluate", knobs))
+    config = {name: value for name, value in good["evaluate"].items() if name != "MODEL_PATH"}
+    assert "MODEL_PATH is not set: it names the checkpoint to evaluate" in the_error(call("evaluate", config))
 
 
 # Knobs --------------------------------------------------------------------------------------------------------
@@ -185,8 +188,8 @@ def test_nemo_rl_without_a_gpu_or_its_environment_names_the_local_engine(call, g
 
 
 def test_an_update_size_that_does_not_divide_the_step(call, good):
-    knobs = good["distill"] | {"NUM_PROMPTS_PER_STEP": 8, "TRAIN_GLOBAL_BATCH_SIZE": 3}
-    assert "TRAIN_GLOBAL_BATCH_SIZE=3 does not divide NUM_PROMPTS_PER_STEP=8" in the_error(call("distill", knobs))
+    config = good["distill"] | {"NUM_PROMPTS_PER_STEP": 8, "TRAIN_GLOBAL_BATCH_SIZE": 3}
+    assert "TRAIN_GLOBAL_BATCH_SIZE=3 does not divide NUM_PROMPTS_PER_STEP=8" in the_error(call("distill", config))
 
 
 def test_an_unknown_set_of_control_phrases(call, good):
@@ -254,7 +257,7 @@ def test_a_report_of_nothing(call, good, tmp_path):
 @pytest.mark.parametrize("entry_point", ["collect", "sft", "distill", "evaluate"])
 def test_an_output_folder_below_a_file(call, good, tmp_path, entry_point):
     (tmp_path / "file").write_text("")
-    knobs = good[entry_point] | {"OUTPUT_DIR": tmp_path / "file" / "output"}
-    error = the_error(call(entry_point, knobs))
+    config = good[entry_point] | {"OUTPUT_DIR": tmp_path / "file" / "output"}
+    error = the_error(call(entry_point, config))
     assert f"{tmp_path}/file/output: cannot be written (" in error
     assert "free space or change OUTPUT_DIR" in error

@@ -18,9 +18,13 @@ pytestmark = pytest.mark.bwrap
 
 PROBLEMS = [
     {"id": "double", "prompt": "Print twice n.", "time_limit": 1, "examples": [{"input": "3\n", "output": "6\n"}]},
-    {"task_id": "add/0", "prompt": 'def add(a, b):\n    """a + b"""', "entry_point": "add",
-     "test": "def check(candidate):\n    assert candidate(1, 2) == 3"},
-]  # fmt: skip
+    {
+        "task_id": "add/0",
+        "prompt": 'def add(a, b):\n    """a + b"""',
+        "entry_point": "add",
+        "test": "def check(candidate):\n    assert candidate(1, 2) == 3",
+    },
+]
 SAYINGS = [
     "```python\nprint(2 * int(input()))\n```",
     "```python\ndef add(a, b):\n    return a + b\n```",
@@ -52,7 +56,7 @@ class TalkingSampler:
 
 
 @pytest.fixture
-def knobs(tmp_path, tiny_checkpoint, monkeypatch):
+def config(tmp_path, tiny_checkpoint, monkeypatch):
     sampler = TalkingSampler(load_tokenizer(str(tiny_checkpoint)))
     monkeypatch.setattr("srt.sampling.from_config.open_sampler", lambda *args, **kwargs: sampler)
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
@@ -61,9 +65,9 @@ def knobs(tmp_path, tiny_checkpoint, monkeypatch):
     return ["mode=code", f"model_path={tiny_checkpoint}", *places, *sampling]
 
 
-def test_collection_and_training_data(knobs, tmp_path, tiny_checkpoint):
-    knobs += ["num_responses=12", "num_revisions=2", "target_revision_samples=6", "clean=0"]
-    collect(knobs)
+def test_collection_and_training_data(config, tmp_path, tiny_checkpoint):
+    config += ["num_responses=12", "num_revisions=2", "target_revision_samples=6", "clean=0"]
+    collect(config)
     attempts = read_jsonl(tmp_path / "out" / "attempts.jsonl")
     reasons = {attempt.get("y_init_reason", attempt.get("y_revised_reason")) for attempt in attempts}
     assert {"passed 1 of 1 tests", "no complete code block in a known language"} <= reasons
@@ -76,26 +80,34 @@ def test_collection_and_training_data(knobs, tmp_path, tiny_checkpoint):
     if find_toolchain(BY_FENCE["go"]) is None:
         kinds = {line["kind"] for line in read_jsonl(tmp_path / "out" / "set_aside.jsonl")}
         assert kinds == {"no compiler for Go"}
-    prepare([*knobs, f"train_data_dir={tmp_path}", "stage1_size=4", "stage2_size=2"])
+    prepare([*config, f"train_data_dir={tmp_path}", "stage1_size=4", "stage2_size=2"])
     prefix = f"code_{tiny_checkpoint.name}_srt"
     assert [len(read_json(tmp_path / f"{prefix}_stage{stage}.json")) for stage in (1, 2)] == [4, 2]
 
 
-def test_evaluation(knobs, tmp_path):
-    evaluate([*knobs, "num_samples=8"])
+def test_evaluation(config, tmp_path):
+    evaluate([*config, "num_samples=8"])
     result = read_json(tmp_path / "out" / "evaluation.json")
     assert result["problems"] == 2
     assert 0 < result["avg_at_k"] < 1 and 0 < result["revise_r0"] < 1
 
 
-def test_distillation(knobs, tmp_path, tiny_checkpoint):
+def test_distillation(config, tmp_path, tiny_checkpoint):
     """An untrained model writes no program, so every reward is 0; that is enough to see the judge at work."""
     sizes = ["num_prompts_per_step=2", "train_global_batch_size=2", "max_num_steps=1", "val_period=0"]
-    distill([
-        "mode=code", "engine=local", "sampler=transformers", f"student_model={tiny_checkpoint}", *sizes,
-        f"train_dataset={tmp_path / 'problems.jsonl'}", "max_total_sequence_length=200", "report_to=none",
-        f"output_dir={tmp_path / 'student'}",
-    ])  # fmt: skip
+    distill(
+        [
+            "mode=code",
+            "engine=local",
+            "sampler=transformers",
+            f"student_model={tiny_checkpoint}",
+            *sizes,
+            f"train_dataset={tmp_path / 'problems.jsonl'}",
+            "max_total_sequence_length=200",
+            "report_to=none",
+            f"output_dir={tmp_path / 'student'}",
+        ]
+    )
     metrics = read_jsonl(tmp_path / "student" / "metrics.jsonl")
     assert [line["reward"] for line in metrics] == [0]
     assert not read_jsonl(tmp_path / "student" / "set_aside.jsonl")

@@ -30,23 +30,23 @@ def stopped(whole_run, tmp_path_factory) -> Stopped:
     folder = tmp_path_factory.mktemp("stopped")
     output, train_data = folder / "collection", folder / "train_data"
     log = output / "attempts.jsonl"
-    knobs = whole_run.collection | {"OUTPUT_DIR": output, "TRAIN_DATA_DIR": train_data}
+    config = whole_run.collection | {"OUTPUT_DIR": output, "TRAIN_DATA_DIR": train_data}
 
     # No file may grow beyond 8 KiB, which ends as a full disk does: in the middle of a line.
-    disk_full = run_script("run_srt_data", knobs, prefix="ulimit -f 8;")
+    disk_full = run_script("run_srt_data", config, prefix="ulimit -f 8;")
 
     def after(lines: int):
         return lambda: lines_in(log) >= lines
 
-    ctrl_c = interrupt_script("run_srt_data", knobs, signal.SIGINT, after(lines_in(log) + 10))
+    ctrl_c = interrupt_script("run_srt_data", config, signal.SIGINT, after(lines_in(log) + 10))
     kills, logs = [], []
     for lines in (60, 110):
-        kills.append(interrupt_script("run_srt_data", knobs, signal.SIGKILL, after(lines)))
+        kills.append(interrupt_script("run_srt_data", config, signal.SIGKILL, after(lines)))
         assert not (output / "d_revision.json").exists()
         logs.append(log.read_bytes())
     with log.open("ab") as file:
         file.write(b'{"kind":"revision","problem_idx":1,"resp')
-    last = run_script("run_srt_data", knobs)
+    last = run_script("run_srt_data", config)
     return Stopped(output, train_data, disk_full, ctrl_c, kills, logs, last)
 
 
@@ -114,15 +114,15 @@ def copy_of_collection(whole_run, tmp_path: Path) -> tuple[Path, dict]:
 
 
 def test_with_every_sample_in_the_log_no_engine_is_started(whole_run, tmp_path, call, no_engine):
-    output, knobs = copy_of_collection(whole_run, tmp_path)
-    assert call("collect", knobs).code == 0
+    output, config = copy_of_collection(whole_run, tmp_path)
+    assert call("collect", config).code == 0
     reference = whole_run.folder / "collection" / "d_revision.json"
     assert (output / "d_revision.json").read_bytes() == reference.read_bytes()
 
 
 def test_an_unfinished_early_problem_is_finished_even_if_later_ones_fill_the_target(whole_run, tmp_path, call):
     """Problems finish in any order, and the kept tuples are the first in problem order."""
-    output, knobs = copy_of_collection(whole_run, tmp_path)
+    output, config = copy_of_collection(whole_run, tmp_path)
     reference = json.loads((whole_run.folder / "collection" / "d_revision.json").read_text())
     first = int(reference[0]["id"].removeprefix("p"))
     lines = read_jsonl(output / "attempts.jsonl")
@@ -131,14 +131,14 @@ def test_an_unfinished_early_problem_is_finished_even_if_later_ones_fill_the_tar
     # Fewer are asked for than the later problems have given: the target can be raised and lowered.
     kept_later = sum(line.get("y_revised_correct", False) for line in later)
     target = min(kept_later, 30)
-    assert call("collect", knobs | {"TARGET_REVISION_SAMPLES": target}).code == 0
+    assert call("collect", config | {"TARGET_REVISION_SAMPLES": target}).code == 0
     assert json.loads((output / "d_revision.json").read_text()) == reference[:target]
 
 
 def test_a_raised_target_continues_the_same_run(whole_run, tmp_path, call):
-    output, knobs = copy_of_collection(whole_run, tmp_path)
+    output, config = copy_of_collection(whole_run, tmp_path)
     before = (output / "attempts.jsonl").read_bytes()
-    assert call("collect", knobs | {"TARGET_REVISION_SAMPLES": 40}).code == 0
+    assert call("collect", config | {"TARGET_REVISION_SAMPLES": 40}).code == 0
     tuples = json.loads((output / "d_revision.json").read_text())
     assert len(tuples) == 40
     assert tuples[:36] == json.loads((whole_run.folder / "collection" / "d_revision.json").read_text())
@@ -147,8 +147,8 @@ def test_a_raised_target_continues_the_same_run(whole_run, tmp_path, call):
 
 def test_new_tuples_never_stand_beside_a_stage_file_of_older_ones(whole_run, tmp_path, call, monkeypatch):
     """Splitting is stopped between the two stage files: SFT must not be able to train on a mixture."""
-    knobs = whole_run.collection | {"TRAIN_DATA_DIR": tmp_path}
-    assert call("prepare", knobs).code == 0
+    config = whole_run.collection | {"TRAIN_DATA_DIR": tmp_path}
+    assert call("prepare", config).code == 0
     written = []
 
     def stop_at_the_second_stage(path, value, **knob):
@@ -160,7 +160,7 @@ def test_new_tuples_never_stand_beside_a_stage_file_of_older_ones(whole_run, tmp
     from srt.collect.split import write_json as real
 
     monkeypatch.setattr("srt.collect.split.write_json", stop_at_the_second_stage)
-    assert call("prepare", knobs | {"SEED": 1}).code == 130
+    assert call("prepare", config | {"SEED": 1}).code == 130
     assert "little_stage1.json" in written
     monkeypatch.undo()
     error = the_error(call("sft", whole_run.sft | {"TRAIN_DATA_DIR": tmp_path, "OUTPUT_DIR": tmp_path / "srt"}))

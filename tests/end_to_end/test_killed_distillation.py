@@ -34,23 +34,25 @@ class Stopped:
 def stopped(whole_run, tmp_path_factory) -> Stopped:
     output = tmp_path_factory.mktemp("stopped") / "sd_zero"
     metrics = output / "metrics.jsonl"
-    knobs = whole_run.distillation | {"OUTPUT_DIR": output}
+    config = whole_run.distillation | {"OUTPUT_DIR": output}
 
     # The weights of a checkpoint (400 KiB) do not fit.
-    disk_full = run_script("distill", knobs, prefix="ulimit -f 200;")
+    disk_full = run_script("distill", config, prefix="ulimit -f 200;")
     ctrl_c = interrupt_script(
-        "distill", knobs, signal.SIGINT, lambda: (output / "checkpoints" / "step_000002").exists()
+        "distill", config, signal.SIGINT, lambda: (output / "checkpoints" / "step_000002").exists()
     )
     # Checkpoints come after steps 2, 4, ... and the teacher is synchronised after steps 3, 6, ...
     interrupt_script(
-        "distill", knobs, signal.SIGKILL, lambda: (output / "checkpoints" / "step_000004").exists()
-        and lines_in(metrics) >= 5
-    )  # fmt: skip
+        "distill",
+        config,
+        signal.SIGKILL,
+        lambda: (output / "checkpoints" / "step_000004").exists() and lines_in(metrics) >= 5,
+    )
     assert not (output / "student").exists()
     lines_after_kill = lines_in(metrics)
     # What a kill in the middle of a save leaves.
     (output / "checkpoints" / ".step_000006.tmp" / "student").mkdir(parents=True, exist_ok=True)
-    return Stopped(output, disk_full, ctrl_c, lines_after_kill, run_script("distill", knobs))
+    return Stopped(output, disk_full, ctrl_c, lines_after_kill, run_script("distill", config))
 
 
 def test_a_full_disk_ends_in_one_sentence(stopped):

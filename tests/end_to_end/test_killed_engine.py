@@ -34,10 +34,10 @@ def title(pid: int) -> str:
         return ""
 
 
-def collect_and_kill_the_engine(knobs: dict, when) -> Outcome:
+def collect_and_kill_the_engine(config: dict, when) -> Outcome:
     process = subprocess.Popen(
         ["bash", REPOSITORY / "scripts" / "run_srt_data.sh"],
-        env=environment(knobs),
+        env=environment(config),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -56,7 +56,7 @@ def collect_and_kill_the_engine(knobs: dict, when) -> Outcome:
 
 def test_a_killed_engine_ends_in_one_sentence_and_the_same_command_continues(answering_model, tmp_path):
     output = tmp_path / "output"
-    knobs = {
+    config = {
         "MODEL_PATH": answering_model,
         "DATASET": write_problems(tmp_path / "problems.jsonl", 60),
         "PROMPT_SUFFIX": "",
@@ -72,14 +72,14 @@ def test_a_killed_engine_ends_in_one_sentence_and_the_same_command_continues(ans
     }
     log = output / "attempts.jsonl"
     in_a_process_of_its_own = {"DATA_PARALLEL_SIZE": 1}  # as on GPUs
-    killed = collect_and_kill_the_engine(knobs | in_a_process_of_its_own, lambda: lines_in(log) >= 10)
+    killed = collect_and_kill_the_engine(config | in_a_process_of_its_own, lambda: lines_in(log) >= 10)
     assert killed.code == 2 and "Traceback" not in killed.err and "leaked" not in killed.err, killed
     (error,) = [line for line in killed.err.splitlines() if line.startswith("error: ")]
     assert "a vLLM engine died" in error and "the same command continues" in error
     assert not (output / "d_revision.json").exists()
     before = log.read_bytes()
 
-    again = run_script("run_srt_data", knobs)
+    again = run_script("run_srt_data", config)
     assert again.code == 0, again
     assert "continuing: " in again.out
     assert log.read_bytes().startswith(before)

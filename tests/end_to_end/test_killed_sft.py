@@ -32,25 +32,25 @@ class Stopped:
 @pytest.fixture(scope="module")
 def stopped(whole_run, tmp_path_factory) -> Stopped:
     output = tmp_path_factory.mktemp("stopped") / "srt"
-    knobs = whole_run.sft | {"OUTPUT_DIR": output}
+    config = whole_run.sft | {"OUTPUT_DIR": output}
 
     # The weights of a checkpoint (400 KiB) do not fit.
-    disk_full = run_script("sft", knobs, prefix="ulimit -f 200;")
+    disk_full = run_script("sft", config, prefix="ulimit -f 200;")
 
     def after_checkpoint(stage: int, step: int):
         return lambda: (output / f"stage{stage}.work" / f"checkpoint-{step}" / "complete").exists()
 
-    interrupt_script("sft", knobs, signal.SIGKILL, after_checkpoint(1, 8))
+    interrupt_script("sft", config, signal.SIGKILL, after_checkpoint(1, 8))
     stage1_after_kill = (output / "stage1").exists()
     # A checkpoint that was cut off while it was written has no mark of completeness.
     torn = output / "stage1.work" / "checkpoint-400"
     shutil.copytree(output / "stage1.work" / "checkpoint-8", torn)
     (torn / "complete").unlink()
     (torn / "weights.safetensors").write_bytes(b"half")
-    ctrl_c = interrupt_script("sft", knobs, signal.SIGINT, after_checkpoint(1, 16))
-    interrupt_script("sft", knobs, signal.SIGKILL, after_checkpoint(2, 4))
+    ctrl_c = interrupt_script("sft", config, signal.SIGINT, after_checkpoint(1, 16))
+    interrupt_script("sft", config, signal.SIGKILL, after_checkpoint(2, 4))
     assert (output / "stage1").exists() and not (output / "stage2").exists()
-    return Stopped(output, disk_full, ctrl_c, stage1_after_kill, run_script("sft", knobs))
+    return Stopped(output, disk_full, ctrl_c, stage1_after_kill, run_script("sft", config))
 
 
 def test_a_full_disk_ends_in_one_sentence(stopped):
@@ -116,7 +116,7 @@ def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_changes_noth
     whole_run, undisturbed, call, tmp_path, monkeypatch, last_call
 ):
     output = tmp_path / "srt"
-    knobs = whole_run.sft | BRIEF | {"OUTPUT_DIR": output}
+    config = whole_run.sft | BRIEF | {"OUTPUT_DIR": output}
     module, name = last_call.split(".")
     real = getattr({"os": os, "shutil": shutil}[module], name)
 
@@ -127,14 +127,14 @@ def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_changes_noth
 
     monkeypatch.setattr(last_call, kill_at_the_end_of_stage_1)
     with pytest.raises(Killed):
-        call("sft", knobs)
+        call("sft", config)
     monkeypatch.undo()
     assert (output / "stage1").exists() == (last_call == "shutil.rmtree")
     last_update = losses(undisturbed / "stage1")[-1][0]
     kept = {path.name for path in (output / "stage1.work").glob("checkpoint-*")}
     assert f"checkpoint-{last_update - 1}" in kept and f"checkpoint-{last_update}" not in kept
 
-    again = call("sft", knobs)
+    again = call("sft", config)
     assert again.code == 0, again
     assert ("continuing from" in again.out) == (last_call == "os.replace")
     for stage in ("stage1", "stage2"):

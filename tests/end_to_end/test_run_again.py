@@ -13,8 +13,11 @@ OUTPUTS = {"collect": "collection", "sft": "srt", "distill": "sd_zero", "evaluat
 
 def knobs_of(run: Run, entry_point: str) -> Knobs:
     by_name = {
-        "collect": run.collection, "sft": run.sft, "distill": run.distillation, "evaluate": run.evaluation,
-    }  # fmt: skip
+        "collect": run.collection,
+        "sft": run.sft,
+        "distill": run.distillation,
+        "evaluate": run.evaluation,
+    }
     return by_name[entry_point]
 
 
@@ -48,9 +51,9 @@ def no_engine(monkeypatch):
     ("entry_point", "result"), [("collect", "d_revision.json"), ("evaluate", "evaluation.json")]
 )
 def test_a_complete_collection_or_evaluation_samples_nothing_again(complete, call, no_engine, entry_point, result):
-    knobs, output = complete(entry_point)
+    config, output = complete(entry_point)
     log, before = (output / "attempts.jsonl").read_bytes(), (output / result).read_bytes()
-    again = call(entry_point, knobs)
+    again = call(entry_point, config)
     assert again.code == 0, again
     assert "continuing: " in again.out
     assert (output / "attempts.jsonl").read_bytes() == log
@@ -58,9 +61,9 @@ def test_a_complete_collection_or_evaluation_samples_nothing_again(complete, cal
 
 
 def test_a_complete_sft_says_so_and_touches_nothing(complete, call):
-    knobs, output = complete("sft")
+    config, output = complete("sft")
     before = stamps(output)
-    again = call("sft", knobs)
+    again = call("sft", config)
     assert again.code == 0, again
     assert "stage 1 is complete: " in again.out and "stage 2 is complete: " in again.out
     assert stamps(output) == before
@@ -68,9 +71,9 @@ def test_a_complete_sft_says_so_and_touches_nothing(complete, call):
 
 def test_a_complete_distillation_says_so_and_touches_nothing(complete, call):
     """A student that was written anew would be another model to the evaluation that was begun with it."""
-    knobs, output = complete("distill")
+    config, output = complete("distill")
     before = stamps(output)
-    again = call("distill", knobs)
+    again = call("distill", config)
     assert again.code == 0, again
     assert "self-distillation is complete: " in again.out
     assert stamps(output) == before
@@ -99,44 +102,44 @@ def test_splitting_again_gives_the_same_stage_files(whole_run, call, tmp_path):
     ],
 )
 def test_a_changed_setting_is_refused_with_its_name(complete, call, entry_point, knob, value, said):
-    knobs, output = complete(entry_point)
+    config, output = complete(entry_point)
     before = stamps(output)
-    error = the_error(call(entry_point, knobs | {knob: value}))
+    error = the_error(call(entry_point, config | {knob: value}))
     assert f"{output} holds a run with other settings: {said}" in error
     assert "Use another OUTPUT_DIR, or delete this one to start over" in error
     assert stamps(output) == before
 
 
 def test_changed_problems_are_refused(complete, call, whole_run, tmp_path):
-    knobs, _ = complete("collect")
+    config, _ = complete("collect")
     other = tmp_path / "problems.jsonl"
     other.write_text(whole_run.problems.read_text().replace('"answer": "7"', '"answer": "8"'))
-    assert "dataset_fingerprint was" in the_error(call("collect", knobs | {"DATASET": other}))
+    assert "dataset_fingerprint was" in the_error(call("collect", config | {"DATASET": other}))
 
 
 def test_changed_training_data_is_refused(complete, call, whole_run, tmp_path):
-    knobs, _ = complete("sft")
+    config, _ = complete("sft")
     data = tmp_path / "train_data"
     shutil.copytree(whole_run.folder / "train_data", data)
     stage = data / "little_stage2.json"
     stage.write_text(stage.read_text().replace("boxed{3}", "boxed{7}"))
-    assert "data_fingerprints was" in the_error(call("sft", knobs | {"TRAIN_DATA_DIR": data}))
+    assert "data_fingerprints was" in the_error(call("sft", config | {"TRAIN_DATA_DIR": data}))
 
 
 @pytest.mark.parametrize("knob", [("SAVE_PERIOD", 5), ("LOG_SAMPLES_PERIOD", 3), ("TOKENS_PER_MICRO_BATCH", 100)])
 def test_settings_that_do_not_change_the_result_may_change(complete, call, knob):
-    knobs, _ = complete("distill")
-    assert call("distill", knobs | dict([knob])).code == 0
+    config, _ = complete("distill")
+    assert call("distill", config | dict([knob])).code == 0
 
 
 def test_a_report_below_a_file(call, whole_run, tmp_path):
     (tmp_path / "file").write_text("")
-    knobs = whole_run.report | {"OUTPUT_DIR": tmp_path / "file" / "output"}
-    assert f"{tmp_path}/file/output/summary.json: cannot be written (" in the_error(call("report", knobs))
+    config = whole_run.report | {"OUTPUT_DIR": tmp_path / "file" / "output"}
+    assert f"{tmp_path}/file/output/summary.json: cannot be written (" in the_error(call("report", config))
 
 
 def test_stage_files_below_a_file(call, whole_run, tmp_path):
     (tmp_path / "file").write_text("")
-    knobs = whole_run.collection | {"TRAIN_DATA_DIR": tmp_path / "file" / "train_data"}
-    error = the_error(call("prepare", knobs))
+    config = whole_run.collection | {"TRAIN_DATA_DIR": tmp_path / "file" / "train_data"}
+    error = the_error(call("prepare", config))
     assert f"{tmp_path}/file/train_data/little_stage" in error and "change TRAIN_DATA_DIR" in error

@@ -12,17 +12,23 @@ from tests.end_to_end.commands import ENTRY_POINTS, REPOSITORY, environment, run
 from tests.end_to_end.little_world import write_problems
 
 CONFIG_OF = {
-    "run_srt_data": "srt_data", "sft": "sft", "distill": "distill", "evaluate": "evaluate", "report": "report",
-}  # fmt: skip
+    "run_srt_data": "srt_data",
+    "sft": "sft",
+    "distill": "distill",
+    "evaluate": "evaluate",
+    "report": "report",
+}
 
 
 @pytest.mark.parametrize("script", CONFIG_OF)
 def test_help_prints_every_knob_with_its_meaning(script):
     outcome = run_script(script, {}, "--help")
     assert outcome.code == 0, outcome
-    knobs = [line for line in read_knob_table(CONFIGS / f"{CONFIG_OF[script]}.yaml") if isinstance(line, KnobLine)]
-    assert knobs
-    for knob in knobs:
+    config = [
+        line for line in read_knob_table(CONFIGS / f"{CONFIG_OF[script]}.yaml") if isinstance(line, KnobLine)
+    ]
+    assert config
+    for knob in config:
         assert f"  {knob.env}=" in outcome.out and knob.meaning in outcome.out
 
 
@@ -104,9 +110,9 @@ def test_a_dry_run_of_the_script_starts_nothing_writes_nothing_and_does_not_go_o
     tiny_checkpoint, tmp_path
 ):
     problems = write_problems(tmp_path / "problems.jsonl", 4)
-    knobs = {"MODEL_PATH": tiny_checkpoint, "DATASET": problems}
+    config = {"MODEL_PATH": tiny_checkpoint, "DATASET": problems}
     places = {"OUTPUT_DIR": tmp_path / "output", "TRAIN_DATA_DIR": tmp_path / "train_data"}
-    outcome = run_script("run_srt_data", knobs | places, "--dry-run")
+    outcome = run_script("run_srt_data", config | places, "--dry-run")
     assert outcome.code == 0, outcome
     assert outcome.out.endswith("dry run: no engine was started, nothing was written\n")
     assert "MODEL_PATH=" in outcome.out and "<|im_start|>" in outcome.out

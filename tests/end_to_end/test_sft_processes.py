@@ -17,14 +17,14 @@ TWO = {"NUM_PROCESSES": 2, "PACKING": 1, "MAX_TOKENS_PER_PASS": 60}
 
 
 @pytest.fixture(scope="module")
-def knobs(whole_run):
+def config(whole_run):
     return whole_run.sft | UPDATE
 
 
 @pytest.fixture(scope="module")
-def by_one(knobs, tmp_path_factory) -> Path:
+def by_one(config, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("one") / "srt"
-    outcome = run_script("sft", knobs | {"OUTPUT_DIR": output})
+    outcome = run_script("sft", config | {"OUTPUT_DIR": output})
     assert outcome.code == 0, outcome
     return output
 
@@ -47,9 +47,9 @@ def assert_same_training(output: Path, other: Path) -> None:
             torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
 
 
-def test_two_packed_processes_train_as_one_padded_process(knobs, by_one, tmp_path):
+def test_two_packed_processes_train_as_one_padded_process(config, by_one, tmp_path):
     output = tmp_path / "srt"
-    outcome = run_script("sft", knobs | TWO | {"OUTPUT_DIR": output})
+    outcome = run_script("sft", config | TWO | {"OUTPUT_DIR": output})
     assert outcome.code == 0, outcome
     assert "packed passes on 2 processes (FSDP2)" in outcome.out
     assert outcome.out.count("the SRT model:") == 1 and outcome.out.count("\nStage 1\n") == 1
@@ -57,11 +57,11 @@ def test_two_packed_processes_train_as_one_padded_process(knobs, by_one, tmp_pat
     assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]
 
 
-def start_and_kill(knobs, checkpoint: Path) -> None:
+def start_and_kill(config, checkpoint: Path) -> None:
     """kill -9, as soon as the checkpoint is whole, of the command alone: what it started must end by itself."""
     script = subprocess.Popen(
         ["bash", REPOSITORY / "scripts" / "sft.sh"],
-        env=environment(knobs),
+        env=environment(config),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -74,37 +74,37 @@ def start_and_kill(knobs, checkpoint: Path) -> None:
         script.wait()
 
 
-def test_a_killed_training_continues_with_another_number_of_processes(knobs, by_one, tmp_path):
+def test_a_killed_training_continues_with_another_number_of_processes(config, by_one, tmp_path):
     """From two to one in stage 1, from one to two in stage 2."""
     output = tmp_path / "srt"
-    start_and_kill(knobs | TWO | {"OUTPUT_DIR": output}, output / "stage1.work" / "checkpoint-2")
-    start_and_kill(knobs | {"OUTPUT_DIR": output}, output / "stage2.work" / "checkpoint-2")
-    last = run_script("sft", knobs | TWO | {"OUTPUT_DIR": output})
+    start_and_kill(config | TWO | {"OUTPUT_DIR": output}, output / "stage1.work" / "checkpoint-2")
+    start_and_kill(config | {"OUTPUT_DIR": output}, output / "stage2.work" / "checkpoint-2")
+    last = run_script("sft", config | TWO | {"OUTPUT_DIR": output})
     assert last.code == 0, last
     assert f"continuing from {output / 'stage2.work' / 'checkpoint-2'}" in last.out
     assert_same_training(output, by_one)
     assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]
 
 
-def test_what_a_process_refuses_is_said_once_and_nothing_is_left(knobs, tmp_path):
+def test_what_a_process_refuses_is_said_once_and_nothing_is_left(config, tmp_path):
     diverging = {"LR_STAGE1": 1e30, "WARMUP_RATIO": 0, "NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "srt"}
-    outcome = run_script("sft", knobs | diverging)
+    outcome = run_script("sft", config | diverging)
     assert outcome.code == 2
     last = outcome.err.strip().splitlines()[-1]
     assert last.startswith("error: stage 1, update 2: the loss is") and outcome.err.count("error: stage 1") == 1
     assert sorted(path.name for path in (tmp_path / "srt").iterdir()) == ["run.json", "stage1.work"]
 
 
-def test_a_full_disk_ends_several_processes_in_one_sentence(knobs, tmp_path):
+def test_a_full_disk_ends_several_processes_in_one_sentence(config, tmp_path):
     # The weights of a checkpoint (400 KiB) do not fit.
-    outcome = run_script("sft", knobs | TWO | {"OUTPUT_DIR": tmp_path / "srt"}, prefix="ulimit -f 200;")
+    outcome = run_script("sft", config | TWO | {"OUTPUT_DIR": tmp_path / "srt"}, prefix="ulimit -f 200;")
     assert outcome.code == 2
     last = outcome.err.strip().splitlines()[-1]
     assert last.startswith("error: a file could not be written (File too large); free space or change OUTPUT_DIR")
 
 
-def test_bad_input_is_refused_before_any_process_is_started(knobs, tmp_path):
-    data = shutil.copytree(knobs["TRAIN_DATA_DIR"], tmp_path / "data")
+def test_bad_input_is_refused_before_any_process_is_started(config, tmp_path):
+    data = shutil.copytree(config["TRAIN_DATA_DIR"], tmp_path / "data")
     (data / "little_stage2.json").write_text("[]")
-    outcome = run_script("sft", knobs | TWO | {"TRAIN_DATA_DIR": data, "OUTPUT_DIR": tmp_path / "srt"})
+    outcome = run_script("sft", config | TWO | {"TRAIN_DATA_DIR": data, "OUTPUT_DIR": tmp_path / "srt"})
     assert "a list with at least one tuple is expected" in the_error(outcome)

@@ -64,12 +64,20 @@ def test_stage_1_learns_all_after_the_prompt_and_stage_2_the_revision_alone(
         return real(self, model, inputs, *others, **options)
 
     monkeypatch.setattr(SFTTrainer, "compute_loss", look)
-    knobs = {
-        "BASE_MODEL": answering_model, "DATA_PREFIX": "one", "TRAIN_DATA_DIR": tmp_path,
-        "OUTPUT_DIR": tmp_path / "srt", "EPOCHS_STAGE1": 1, "EPOCHS_STAGE2": 1, "BATCH_SIZE_PER_DEVICE": 2,
-        "GRADIENT_ACCUMULATION": 1, "GRADIENT_CHECKPOINTING": 0, "REPORT_TO": "none", "LR_STAGE1": 1e-3,
-    }  # fmt: skip
-    outcome = call("sft", knobs)
+    config = {
+        "BASE_MODEL": answering_model,
+        "DATA_PREFIX": "one",
+        "TRAIN_DATA_DIR": tmp_path,
+        "OUTPUT_DIR": tmp_path / "srt",
+        "EPOCHS_STAGE1": 1,
+        "EPOCHS_STAGE2": 1,
+        "BATCH_SIZE_PER_DEVICE": 2,
+        "GRADIENT_ACCUMULATION": 1,
+        "GRADIENT_CHECKPOINTING": 0,
+        "REPORT_TO": "none",
+        "LR_STAGE1": 1e-3,
+    }
+    outcome = call("sft", config)
     assert outcome.code == 0, outcome
 
     # By hand, from the table of the token layout.
@@ -109,8 +117,8 @@ def test_stage_1_learns_all_after_the_prompt_and_stage_2_the_revision_alone(
 
 def test_a_learning_rate_of_zero_gives_back_the_bases_weights(whole_run, call, tmp_path):
     """Loading, training in fp32 and saving in the base's precision lose nothing."""
-    knobs = whole_run.sft | {"OUTPUT_DIR": tmp_path, "LR_STAGE1": 0, "LR_STAGE2": 0, "REPORT_TO": "none"}
+    config = whole_run.sft | {"OUTPUT_DIR": tmp_path, "LR_STAGE1": 0, "LR_STAGE2": 0, "REPORT_TO": "none"}
     brief = {"EPOCHS_STAGE1": 0.1, "EPOCHS_STAGE2": 0.1, "WEIGHT_DECAY": 0}
-    assert call("sft", knobs | brief).code == 0
+    assert call("sft", config | brief).code == 0
     base, final = (load_file(p / "model.safetensors") for p in (whole_run.base, tmp_path / "stage2"))
     assert all(torch.equal(base[name], final[name]) for name in base)

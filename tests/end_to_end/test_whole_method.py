@@ -44,9 +44,20 @@ def checkpoints(run: Run) -> dict[str, Path]:
 
 def test_d_revision_has_the_target_number_of_tuples_with_every_field_of_the_contract(tuples):
     contract = {
-        "id", "x", "ground_truth", "y_init", "y_init_correct", "p_r", "y_revised", "y_revised_correct",
-        "y_init_extracted", "y_revised_extracted", "response_idx", "revision_idx", "source",
-    }  # fmt: skip
+        "id",
+        "x",
+        "ground_truth",
+        "y_init",
+        "y_init_correct",
+        "p_r",
+        "y_revised",
+        "y_revised_correct",
+        "y_init_extracted",
+        "y_revised_extracted",
+        "response_idx",
+        "revision_idx",
+        "source",
+    }
     assert len(tuples) == 36
     assert all(contract <= set(kept) for kept in tuples)
 
@@ -177,9 +188,18 @@ def metrics(whole_run) -> list[dict]:
 def test_metrics_have_a_line_for_every_step_with_the_figures_that_matter(metrics):
     assert [line["step"] for line in metrics] == list(range(10))
     figures = {
-        "reward", "response_tokens", "truncated", "kl", "entropy", "teacher_entropy", "agreement", "logprob_gap",
-        "grad_norm", "lr", "trained_tokens",
-    }  # fmt: skip
+        "reward",
+        "response_tokens",
+        "truncated",
+        "kl",
+        "entropy",
+        "teacher_entropy",
+        "top1_agreement",
+        "logprob_gap",
+        "grad_norm",
+        "lr",
+        "trained_tokens",
+    }
     assert all(figures <= set(line) for line in metrics)
     assert [line["step"] for line in metrics if "val_avg_at_k" in line] == [3, 7, 9]
 
@@ -195,8 +215,8 @@ def test_kl_is_reported_apart_for_right_and_wrong_responses_and_adds_up(metrics)
 
 def test_sampler_and_trainer_agree_on_the_sampled_tokens_of_the_first_update(whole_run, call, tmp_path):
     """With one update a step, the weights that sampled are the weights that are trained."""
-    knobs = whole_run.distillation | {"OUTPUT_DIR": tmp_path / "one", "MAX_NUM_STEPS": 1, "VAL_PERIOD": 0}
-    assert call("distill", knobs | {"TRAIN_GLOBAL_BATCH_SIZE": 8}).code == 0
+    config = whole_run.distillation | {"OUTPUT_DIR": tmp_path / "one", "MAX_NUM_STEPS": 1, "VAL_PERIOD": 0}
+    assert call("distill", config | {"TRAIN_GLOBAL_BATCH_SIZE": 8}).code == 0
     assert read_jsonl(tmp_path / "one" / "metrics.jsonl")[0]["logprob_gap"] < 1e-5
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from opsd.config import DistillKnobs, kl_options
+from opsd.config import DistillConfig, kl_config
 from opsd.local.optimizer_step import Updates
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
@@ -14,10 +14,11 @@ from opsd.pairs import Rollout, build_pair
 from opsd.rollouts import on_policy
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
-from srt.config import load_knobs
+from srt.config import load_config
+from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import open_sampler
 
 pytestmark = [
@@ -29,7 +30,7 @@ X = "x = 1 [A] + 1"
 
 @pytest.fixture(scope="module")
 def layout(tiny_checkpoint):
-    return layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None)
+    return layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def other_checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def knobs_of(student, teacher=None, **settings) -> DistillKnobs:
+def knobs_of(student, teacher=None, **settings) -> DistillConfig:
     settings = {
         "student_model": student,
         "teacher_model": teacher or student,
@@ -48,7 +49,7 @@ def knobs_of(student, teacher=None, **settings) -> DistillKnobs:
         "tokens_per_micro_batch": 400,
         "warmup_steps": 0,
     } | settings
-    return load_knobs(DistillKnobs, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [0, 1])
@@ -64,12 +65,12 @@ def test_an_update_on_the_gpu_is_that_of_the_cpu_in_bf16(
     figures = {}
     for device in ("cuda", "cpu"):
         monkeypatch.setattr("srt.common.models.default_device", lambda device=device: torch.device(device))
-        knobs = knobs_of(tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing)
-        student = Student(knobs, None)
-        teacher = open_teacher(knobs, student, None)
+        config = knobs_of(tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing)
+        student = Student(config, None)
+        teacher = open_teacher(config, student, None)
         teacher.model.to(torch.bfloat16 if device == "cuda" else torch.float32)  # the weights are bf16's in both
         metrics = StepMetrics()
-        updates = Updates(knobs, kl_options(knobs), student, teacher, 0, 10, None)
+        updates = Updates(config, kl_config(config), student, teacher, 0, 10, None)
         norm, _ = updates.update(pairs, metrics, {})
         figures[device] = (metrics.means()["kl"], norm)
     assert figures["cuda"] == pytest.approx(figures["cpu"], rel=0.05)
@@ -82,7 +83,7 @@ def test_vllm_samples_from_a_student_with_its_adapter(tiny_checkpoint, layout):
         for name, weight in student.model.named_parameters():
             if ".lora_" in name:
                 weight.add_(0.05 * torch.randn_like(weight))
-    settings = SamplingSettings(1.0, 1.0, tuple(layout.eot_ids))
+    settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
     options = {"max_model_len": 128, "max_batch": 8, "memory_utilization": 0.2, "can_sleep": True}
     sampler = open_sampler("vllm", str(tiny_checkpoint), settings, **options)
     prompt = layout.chat(X)

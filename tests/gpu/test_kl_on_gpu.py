@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from opsd.kl import KLOptions, exact_kl
+from opsd.kl import KLConfig, exact_kl
 from opsd.kl import gradients as kl_gradients
 from opsd.kl.kernels import fused as kl_triton
 from tests.opsd.kl.test_exact_kl import KINDS, make_case, naive, near_equal_case, relative_error, run
@@ -36,7 +36,7 @@ def lm_like_case(tokens, vocab, width, dtype=torch.bfloat16):
     return case
 
 
-def assert_accurate(case, options=KLOptions(), **arguments):  # noqa: B008 - frozen
+def assert_accurate(case, options=KLConfig(), **arguments):  # noqa: B008 - frozen
     out, gradients = run(case, options=options, **arguments)
     loss, token_kl, wanted, _ = naive(case, options)
     assert relative_error(out.loss, loss) <= ACCURACY
@@ -51,7 +51,7 @@ def assert_accurate(case, options=KLOptions(), **arguments):  # noqa: B008 - fro
 @pytest.mark.parametrize("vocab", [50_001, 151_936])
 @pytest.mark.parametrize("kind", KINDS)
 def test_near_equal_distributions_of_bf16_models(kind, vocab):
-    assert_accurate(on_gpu(near_equal_case(1e-2, torch.bfloat16, 70, vocab, 256)), KLOptions(kind))
+    assert_accurate(on_gpu(near_equal_case(1e-2, torch.bfloat16, 70, vocab, 256)), KLConfig(kind))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -59,7 +59,7 @@ def test_near_equal_distributions_of_bf16_models(kind, vocab):
 @pytest.mark.parametrize("scale", [3.0, 30.0])
 def test_far_apart_distributions(kind, dtype, scale):
     case = make_case(70, 50_001, 256, 256, scale, dtype)
-    options = KLOptions(kind, temperature=1.3)
+    options = KLConfig(kind, temperature=1.3)
     # At 30 all rows are all but certain. jsd is then at its upper limit, and its gradient, 1e-7 of the weights
     # in the largest row, is the rounding of the scores it is made of; the others' are rounded by bf16 and fp16.
     if scale == 3.0 or (dtype == torch.float32 and kind != "jsd"):
@@ -80,19 +80,19 @@ def test_extras_match_the_reference():
         torch.testing.assert_close(getattr(out, f"{name}_entropy"), entropy.float(), rtol=1e-4, atol=1e-4)
         wanted = log_probs.gather(-1, targets[:, None])[:, 0].float()
         torch.testing.assert_close(getattr(out, f"{name}_logprob"), wanted, rtol=1e-4, atol=1e-4)
-    assert (out.agreement == (student.argmax(-1) == teacher.argmax(-1))).float().mean() > 0.98
+    assert (out.top1_agreement == (student.argmax(-1) == teacher.argmax(-1))).float().mean() > 0.98
 
 
-@pytest.mark.parametrize("options", [KLOptions(), KLOptions("forward"), KLOptions(topk=64)], ids=lambda o: o.kind)
+@pytest.mark.parametrize("options", [KLConfig(), KLConfig("forward"), KLConfig(topk=64)], ids=lambda o: o.kind)
 def test_flagged_columns(options):
     case = lm_like_case(300, 50_001, 256)
     out = assert_accurate(case, options, grad_eps=2e-4, chunk_tokens=128)
-    assert 0.6 < out.dropped_columns < 1.0
+    assert 0.6 < out.dropped_vocab_fraction < 1.0
 
 
 def test_filter_switches_itself_off_on_flat_distributions():
     case = on_gpu(make_case(300, 50_001, 64, 64, 0.5, torch.bfloat16))
-    assert assert_accurate(case, grad_eps=2e-4, chunk_tokens=128).dropped_columns == 0.0
+    assert assert_accurate(case, grad_eps=2e-4, chunk_tokens=128).dropped_vocab_fraction == 0.0
 
 
 @pytest.mark.parametrize("whole_rows", [100, 200])
@@ -115,7 +115,7 @@ def test_one_launch_gives_the_value_and_gradient_of_two_and_always_the_same(rows
     student, noise = torch.randn(2, rows, vocab, generator=generator, device="cuda") * 3
     teacher, weights = student + 0.05 * noise, torch.rand(rows, device="cuda")
     student[rows // 2] = math.nan  # nobody waits for a number
-    options = KLOptions(temperature=temperature)
+    options = KLConfig(temperature=temperature)
     two = kl_triton.compare(student, teacher, weights, options)
     wanted = two.dense(out=torch.empty_like(student, dtype=torch.bfloat16))
     runs = []
@@ -175,8 +175,8 @@ def test_flagged_columns_on_a_models_hidden_states(monkeypatch):
     case = model_case(os.environ["KL_TEST_MODEL"], 1024)
     names = ("student_hidden", "student_head", "teacher_hidden", "teacher_head", "weights")
     out = assert_accurate({name: getattr(case, name) for name in names}, grad_eps=2e-4)
-    assert out.dropped_columns > 0.8
+    assert out.dropped_vocab_fraction > 0.8
 
 
 def test_kernels_do_not_serve_what_they_do_not_know():
-    assert not kl_triton.serves(KLOptions("jsd"), 100) and not kl_triton.serves(KLOptions(topk=5), 100)
+    assert not kl_triton.serves(KLConfig("jsd"), 100) and not kl_triton.serves(KLConfig(topk=5), 100)

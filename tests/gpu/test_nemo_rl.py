@@ -27,11 +27,24 @@ pytestmark = [
 RUN = Path(__file__).parents[2] / "self-distillation" / "run_distillation.py"
 STEPS = 10
 SETTINGS = {
-    "PROMPT_SUFFIX": "", "SAMPLER": "vllm", "REPORT_TO": "none", "LR": "1e-4", "WARMUP_STEPS": "0",
-    "NUM_PROMPTS_PER_STEP": "16", "TRAIN_GLOBAL_BATCH_SIZE": "16", "MAX_TOTAL_SEQUENCE_LENGTH": "128",
-    "SAMPLER_BATCH": "16", "GPU_MEMORY_UTILIZATION": "0.2", "MAX_NUM_STEPS": str(STEPS), "MAX_NUM_EPOCHS": "99",
-    "SAVE_PERIOD": "1", "VAL_PERIOD": "2", "VAL_NUM_SAMPLES": "2", "ENFORCE_EAGER": "1", "TEACHER_SYNC_STEPS": "3",
-}  # fmt: skip
+    "PROMPT_SUFFIX": "",
+    "SAMPLER": "vllm",
+    "REPORT_TO": "none",
+    "LR": "1e-4",
+    "WARMUP_STEPS": "0",
+    "NUM_PROMPTS_PER_STEP": "16",
+    "TRAIN_GLOBAL_BATCH_SIZE": "16",
+    "MAX_TOTAL_SEQUENCE_LENGTH": "128",
+    "SAMPLER_BATCH": "16",
+    "GPU_MEMORY_UTILIZATION": "0.2",
+    "MAX_NUM_STEPS": str(STEPS),
+    "MAX_NUM_EPOCHS": "99",
+    "SAVE_PERIOD": "1",
+    "VAL_PERIOD": "2",
+    "VAL_NUM_SAMPLES": "2",
+    "ENFORCE_EAGER": "1",
+    "TEACHER_SYNC_STEPS": "3",
+}
 
 
 LAYOUTS = {
@@ -47,10 +60,16 @@ def start(tiny_checkpoint, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
     problems = [{"id": f"p{n}", "problem": f"x = {n} [A] + 1", "answer": "7"} for n in range(9)]
     write_jsonl(folder / "problems.jsonl", problems)
-    environment = os.environ | SETTINGS | {
-        "STUDENT_MODEL": str(tiny_checkpoint), "TRAIN_DATASET": str(folder / "problems.jsonl"),
-        "VAL_DATASET": str(folder / "problems.jsonl"), "PYTHONPATH": os.pathsep.join(sys.path),
-    }  # fmt: skip
+    environment = (
+        os.environ
+        | SETTINGS
+        | {
+            "STUDENT_MODEL": str(tiny_checkpoint),
+            "TRAIN_DATASET": str(folder / "problems.jsonl"),
+            "VAL_DATASET": str(folder / "problems.jsonl"),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+        }
+    )
 
     def start(engine, name, **settings):
         own = environment | {"ENGINE": engine, "OUTPUT_DIR": str(folder / name)} | settings

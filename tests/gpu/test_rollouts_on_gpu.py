@@ -8,8 +8,9 @@ import torch
 
 from opsd.rollouts import on_policy
 from srt.common.models import load_model
+from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import open_sampler
 
 pytestmark = [
@@ -32,9 +33,9 @@ def mean_gap(student, prompt, samples):
 
 
 def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_checkpoint):
-    layout = layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None)
+    layout = layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None))
     student = load_model(str(tiny_checkpoint), "float32")
-    settings = SamplingSettings(1.0, 1.0, tuple(layout.eot_ids))
+    settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
     sampler = open_sampler(
         "vllm",
         str(tiny_checkpoint),

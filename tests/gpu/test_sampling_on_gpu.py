@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from srt.common.models import load_model
+from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.vllm_parallel import VllmParallelSampler
 
 pytestmark = [
@@ -21,12 +22,14 @@ TOP_P = 0.9
 
 @pytest.fixture(scope="module")
 def chat(tiny_checkpoint):
-    return layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None).chat("x = 1 [A] + 1")
+    return layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None)).chat(
+        "x = 1 [A] + 1"
+    )
 
 
 @pytest.fixture(scope="module")
 def sampler(tiny_checkpoint):
-    settings = SamplingSettings(temperature=1.0, top_p=TOP_P, eot_ids=())
+    settings = SamplingConfig(temperature=1.0, top_p=TOP_P, eot_ids=())
     sampler = VllmParallelSampler(
         str(tiny_checkpoint), settings, max_model_len=64, max_batch=256, memory_utilization=0.1
     )

@@ -15,10 +15,10 @@ from transformers import AutoModelForCausalLM, Qwen2Config
 from srt.collect.split import metadata_path
 from srt.common.files import read_json, write_json
 from srt.common.models import load_tokenizer
-from srt.config import load_knobs
-from srt.contract.layout import Row
+from srt.config import load_config
+from srt.contract.layout import TokenSequence
 from srt.contract.phrases import PHRASE_SETS
-from srt.sft.config import SftKnobs
+from srt.sft.config import SftConfig
 from tests.end_to_end.commands import interrupt_script, run_script
 from tests.srt.helpers.sft_updates import largest_difference, naive_update, one_update
 
@@ -37,19 +37,26 @@ def qwen2(tmp_path_factory, request) -> Path:
     folder = tmp_path_factory.mktemp("qwen2")
     tokenizer = load_tokenizer(str(tiny))
     config = Qwen2Config(
-        vocab_size=512, hidden_size=768, intermediate_size=1024, num_hidden_layers=2, num_attention_heads=6,
-        num_key_value_heads=2, max_position_embeddings=4096, tie_word_embeddings=True,
-        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id,
-    )  # fmt: skip
+        vocab_size=512,
+        hidden_size=768,
+        intermediate_size=1024,
+        num_hidden_layers=2,
+        num_attention_heads=6,
+        num_key_value_heads=2,
+        max_position_embeddings=4096,
+        tie_word_embeddings=True,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
     torch.manual_seed(0)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def rows_of(lengths: list[int]) -> list[Row]:
+def rows_of(lengths: list[int]) -> list[TokenSequence]:
     draw = random.Random(0)
-    return [Row([draw.randrange(3, 300) for _ in range(n)], start=draw.randrange(1, n)) for n in lengths]
+    return [TokenSequence([draw.randrange(3, 300) for _ in range(n)], start=draw.randrange(1, n)) for n in lengths]
 
 
 LENGTHS = {
@@ -82,13 +89,18 @@ def update_and_differences(*update) -> tuple[float, bool, float, float]:
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 def test_an_updates_loss_and_gradients_are_finite_and_right(qwen2, alone, tmp_path, lengths, packed):
     rows = rows_of([max(n, 2) for n in lengths])
-    knobs = load_knobs(
-        SftKnobs,
+    config = load_config(
+        SftConfig,
         "sft",
-        [f"base_model={qwen2}", "report_to=none", "batch_size_per_device=4", "max_grad_norm=0",
-         f"max_tokens_per_pass={max(sum(lengths) // 2 + 64, max(lengths))}"],
-    )  # fmt: skip
-    update = (qwen2, rows, tmp_path, knobs, packed)
+        [
+            f"base_model={qwen2}",
+            "report_to=none",
+            "batch_size_per_device=4",
+            "max_grad_norm=0",
+            f"max_tokens_per_pass={max(sum(lengths) // 2 + 64, max(lengths))}",
+        ],
+    )
+    update = (qwen2, rows, tmp_path, config, packed)
     loss, finite, expected_loss, difference = alone.submit(update_and_differences, *update).result()
     assert math.isfinite(loss) and finite
     assert loss == pytest.approx(expected_loss, rel=2e-3)
@@ -104,7 +116,7 @@ def test_one_process_that_sees_two_gpus_trains_on_one_of_them(qwen2, tmp_path):
     torch.cuda.reset_peak_memory_stats(1)
     before = torch.cuda.memory_allocated(1)
     loss, finite, expected_loss, difference = update_and_differences(
-        qwen2, rows, tmp_path, load_knobs(SftKnobs, "sft", settings), True
+        qwen2, rows, tmp_path, load_config(SftConfig, "sft", settings), True
     )
     assert finite and loss == pytest.approx(expected_loss, rel=2e-3) and difference < 0.05
     assert torch.cuda.max_memory_allocated(1) == before
@@ -117,17 +129,30 @@ def sft(qwen2, tmp_path):
     for stage in (1, 2):
         path = tmp_path / "data" / f"p_stage{stage}.json"
         records = [
-            {"id": f"{n}", "x": f"x = {n}", "y_init": "A " + "1 " * draw.randrange(200), "p_r": PHRASES.wrong,
-             "y_revised": "A " + "2 " * draw.randrange(200)}
+            {
+                "id": f"{n}",
+                "x": f"x = {n}",
+                "y_init": "A " + "1 " * draw.randrange(200),
+                "p_r": PHRASES.wrong,
+                "y_revised": "A " + "2 " * draw.randrange(200),
+            }
             for n in range(40)
-        ]  # fmt: skip
+        ]
         write_json(path, records)
         write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
     return {
-        "BASE_MODEL": qwen2, "TRAIN_DATA_DIR": tmp_path / "data", "DATA_PREFIX": "p", "REPORT_TO": "none",
-        "LR_STAGE1": 1e-4, "LR_STAGE2": 1e-4, "EPOCHS_STAGE1": 1, "EPOCHS_STAGE2": 1, "TUPLES_PER_UPDATE": 8,
-        "MAX_TOKENS_PER_PASS": 600, "SAVE_STEPS": 2,
-    }  # fmt: skip
+        "BASE_MODEL": qwen2,
+        "TRAIN_DATA_DIR": tmp_path / "data",
+        "DATA_PREFIX": "p",
+        "REPORT_TO": "none",
+        "LR_STAGE1": 1e-4,
+        "LR_STAGE2": 1e-4,
+        "EPOCHS_STAGE1": 1,
+        "EPOCHS_STAGE2": 1,
+        "TUPLES_PER_UPDATE": 8,
+        "MAX_TOKENS_PER_PASS": 600,
+        "SAVE_STEPS": 2,
+    }
 
 
 def losses(output: Path) -> list[float]:
@@ -139,9 +164,9 @@ def test_one_gpu_trains_both_stages_and_continues_after_a_kill(sft, tmp_path):
     whole = run_script("sft", sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": tmp_path / "whole"})
     assert whole.code == 0, whole
     output = tmp_path / "stopped"
-    knobs = sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": output}
-    interrupt_script("sft", knobs, 9, lambda: (output / "stage1.work" / "checkpoint-2" / "complete").exists())
-    again = run_script("sft", knobs)
+    config = sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": output}
+    interrupt_script("sft", config, 9, lambda: (output / "stage1.work" / "checkpoint-2" / "complete").exists())
+    again = run_script("sft", config)
     assert again.code == 0 and "continuing from" in again.out, again
     assert losses(output) == pytest.approx(losses(tmp_path / "whole"), rel=1e-2)
 
@@ -156,9 +181,9 @@ def test_two_gpus_train_as_one_and_each_continues_what_the_other_began(sft, tmp_
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
     for begins, continues in ((2, 1), (1, 2)):
         output = tmp_path / f"{begins}{continues}"
-        knobs = sft | {"OUTPUT_DIR": output}
+        config = sft | {"OUTPUT_DIR": output}
         mark = output / "stage1.work" / "checkpoint-2" / "complete"
-        interrupt_script("sft", knobs | {"NUM_PROCESSES": begins}, 9, mark.exists)
-        again = run_script("sft", knobs | {"NUM_PROCESSES": continues})
+        interrupt_script("sft", config | {"NUM_PROCESSES": begins}, 9, mark.exists)
+        again = run_script("sft", config | {"NUM_PROCESSES": continues})
         assert again.code == 0 and "continuing from" in again.out, again
         assert losses(output) == pytest.approx(losses(tmp_path / "one"), rel=1e-2)

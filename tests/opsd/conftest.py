@@ -6,16 +6,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from opsd.local.engine import LocalEngine
 from opsd.pairs import Rollout, build_pair
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
-from srt.config import load_knobs
+from srt.config import load_config
+from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
 from srt.problems import ProblemSet
-from srt.verifiers.math.grader import Grader
+from srt.verifiers.math.grader import MathGrader
 
 
 def problem(x, answer="7", id=None):
@@ -59,12 +60,12 @@ def coin_checkpoint(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def layout(tiny_checkpoint):
     """The layout of all the tiny checkpoints: one tokenizer, the default phrases, no suffix."""
-    return layout_of_checkpoint(str(tiny_checkpoint), "math", None, None, "", None)
+    return layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None))
 
 
 @pytest.fixture(scope="session")
 def grader():
-    with Grader(1, time_limit_seconds=10.0) as grader:
+    with MathGrader(1, time_limit_seconds=10.0) as grader:
         yield grader
 
 
@@ -95,17 +96,17 @@ def five_pairs(make_rollout, layout):
 
 
 @pytest.fixture
-def make_knobs():
+def make_config():
     """The knobs of configs/distill.yaml with some of them set."""
 
-    def make(**settings) -> DistillKnobs:
-        return load_knobs(DistillKnobs, "distill", [f"{name}={value}" for name, value in settings.items()])
+    def make(**settings) -> DistillConfig:
+        return load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
     return make
 
 
 @pytest.fixture
-def make_engine(make_knobs, layout, tmp_path):
+def make_engine(make_config, layout, tmp_path):
     """A LocalEngine over a tiny checkpoint: few problems, short responses, no validation unless asked for."""
 
     def make(student, problems, *, validation=None, teacher=None, folder="run", **settings) -> LocalEngine:
@@ -123,6 +124,6 @@ def make_engine(make_knobs, layout, tmp_path):
             "report_to": "none",
         } | settings
         as_set = [ProblemSet(p, [], "a fingerprint") if p else None for p in (problems, validation)]
-        return LocalEngine(make_knobs(**settings), layout, *as_set, tmp_path / folder)
+        return LocalEngine(make_config(**settings), layout, *as_set, tmp_path / folder)
 
     return make

@@ -2,37 +2,37 @@
 
 import pytest
 
-from opsd.config import check, identity, kl_options
-from opsd.kl import KLOptions
+from opsd.config import check, identity, kl_config
+from opsd.kl import KLConfig
 from srt.common.errors import UserError
 
 
-def test_defaults_are_the_loss_of_the_paper(make_knobs):
-    assert kl_options(make_knobs()) == KLOptions("reverse", temperature=1.0, topk=0)
+def test_defaults_are_the_loss_of_the_paper(make_config):
+    assert kl_config(make_config()) == KLConfig("reverse", temperature=1.0, topk=0)
 
 
 @pytest.mark.parametrize("kind", ["reverse", "forward", "mixed", "jsd"])
-def test_every_loss_knob_reaches_the_options(make_knobs, kind):
-    knobs = make_knobs(kl_type=kind, mixed_kl_weight=0.3, jsd_beta=0.2, kl_temperature=1.5, topk=64)
-    assert kl_options(knobs) == KLOptions(kind, mixed_weight=0.3, jsd_beta=0.2, temperature=1.5, topk=64)
+def test_every_loss_knob_reaches_the_options(make_config, kind):
+    config = make_config(kl_type=kind, mixed_kl_weight=0.3, jsd_beta=0.2, kl_temperature=1.5, topk=64)
+    assert kl_config(config) == KLConfig(kind, mixed_weight=0.3, jsd_beta=0.2, temperature=1.5, topk=64)
 
 
-def test_defaults_are_accepted_without_a_note(make_knobs, capsys):
-    check(make_knobs())
+def test_defaults_are_accepted_without_a_note(make_config, capsys):
+    check(make_config())
     assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize("knob", ["kl_type=mixed", "topk=64", "kl_temperature=2"])
-def test_another_loss_than_the_papers_is_said(make_knobs, capsys, knob):
+def test_another_loss_than_the_papers_is_said(make_config, capsys, knob):
     name, value = knob.split("=")
-    check(make_knobs(**{name: value}))
+    check(make_config(**{name: value}))
     assert "is not the paper's loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("prompts", "batch"), [(128, 100), (4, 8)])
-def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_knobs, prompts, batch):
+def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_config, prompts, batch):
     with pytest.raises(UserError) as error:
-        check(make_knobs(num_prompts_per_step=prompts, train_global_batch_size=batch))
+        check(make_config(num_prompts_per_step=prompts, train_global_batch_size=batch))
     assert f"TRAIN_GLOBAL_BATCH_SIZE={batch} does not divide NUM_PROMPTS_PER_STEP={prompts}" in str(error.value)
 
 
@@ -45,16 +45,16 @@ def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_knobs, prompt
     ],
     ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
 )
-def test_knobs_that_contradict_each_other_are_refused(make_knobs, settings, message):
+def test_knobs_that_contradict_each_other_are_refused(make_config, settings, message):
     with pytest.raises(UserError) as error:
-        check(make_knobs(student_model="a model", **settings))
+        check(make_config(student_model="a model", **settings))
     assert message in str(error.value)
 
 
 @pytest.mark.parametrize("stop_on_collapse", [0, 0.1])
-def test_validation_is_part_of_what_a_run_is_only_when_it_can_stop_it(make_knobs, stop_on_collapse):
+def test_validation_is_part_of_what_a_run_is_only_when_it_can_stop_it(make_config, stop_on_collapse):
     one, other = (
-        identity(make_knobs(stop_on_collapse=stop_on_collapse, val_period=period)) for period in (5, 10)
+        identity(make_config(stop_on_collapse=stop_on_collapse, val_period=period)) for period in (5, 10)
     )
     assert (one == other) == (not stop_on_collapse)
     assert "lr" in one and "output_dir" not in one
@@ -73,7 +73,7 @@ def test_validation_is_part_of_what_a_run_is_only_when_it_can_stop_it(make_knobs
     ],
     ids=lambda x: "" if isinstance(x, str) else next(iter(x)),
 )
-def test_bad_values_are_refused_by_name(make_knobs, settings, message):
+def test_bad_values_are_refused_by_name(make_config, settings, message):
     with pytest.raises(UserError) as error:
-        make_knobs(**settings)
+        make_config(**settings)
     assert message in str(error.value)

@@ -65,9 +65,15 @@ def test_gradient_through_a_tied_head_reaches_the_embedding(model, rows):
 
 def tiny_gemma(**settings):
     config = Gemma2Config(
-        vocab_size=32, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1,
-        num_key_value_heads=1, head_dim=8, **settings,
-    )  # fmt: skip
+        vocab_size=32,
+        hidden_size=8,
+        intermediate_size=8,
+        num_hidden_layers=1,
+        num_attention_heads=1,
+        num_key_value_heads=1,
+        head_dim=8,
+        **settings,
+    )
     return Gemma2ForCausalLM(config)
 
 
@@ -89,9 +95,15 @@ def test_padding_does_not_matter_to_sliding_windows(rows, window):
     """Without a mask a window must still be one of the real tokens before, whatever follows."""
     torch.manual_seed(0)
     config = Gemma2Config(
-        vocab_size=400, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2,
-        num_key_value_heads=1, head_dim=8, sliding_window=window,
-    )  # fmt: skip
+        vocab_size=400,
+        hidden_size=16,
+        intermediate_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        sliding_window=window,
+    )
     gemma = Gemma2ForCausalLM(config).eval()
     batched = predicting_hidden(gemma, rows, pad_id=0)
     alone = torch.cat([predicting_hidden(gemma, [row], pad_id=0) for row in rows])

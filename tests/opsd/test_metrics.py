@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from opsd.kl import KLOutput
-from opsd.metrics import MetricsLog, StepMetrics, open_step_log, rollout_figures
+from opsd.metrics import MetricsLog, StepMetrics, open_step_log, rollout_metrics
 from opsd.pairs import build_pair
 from srt.common.files import JsonlLog, read_jsonl
 
@@ -22,7 +22,7 @@ def output(token_kl):
         teacher_entropy=3 * kl,
         student_logprob=-1.0 - kl,  # the sampler's were -1
         teacher_logprob=-kl,
-        agreement=kl > 0.5,
+        top1_agreement=kl > 0.5,
     )
 
 
@@ -43,8 +43,8 @@ def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):
     assert means["kl"] == pytest.approx(7.0 / 9)
     assert means["kl_r0"] == pytest.approx(1.0 / 4)
     assert means["kl_r1"] == pytest.approx(6.0 / 5)  # not the mean of the two responses' means
-    assert means["agreement"] == pytest.approx(3 / 9)
-    assert means["agreement_r1"] == pytest.approx(3 / 5)
+    assert means["top1_agreement"] == pytest.approx(3 / 9)
+    assert means["top1_agreement_r1"] == pytest.approx(3 / 5)
     assert means["entropy_r0"] == pytest.approx(2.0 / 4)
     assert means["teacher_entropy_r1"] == pytest.approx(18.0 / 5)
     assert means["logprob_gap"] == pytest.approx(7.0 / 9)
@@ -52,9 +52,9 @@ def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):
 
 def test_dropped_columns_are_averaged_over_rows(pairs):
     metrics = StepMetrics()
-    metrics.add(pairs[:1], replace(output([0.0] * 2), dropped_columns=0.9))
-    metrics.add(pairs[1:2], replace(output([0.0] * 4), dropped_columns=0.3))
-    assert metrics.means()["dropped_columns"] == pytest.approx(0.5)
+    metrics.add(pairs[:1], replace(output([0.0] * 2), dropped_vocab_fraction=0.9))
+    metrics.add(pairs[1:2], replace(output([0.0] * 4), dropped_vocab_fraction=0.3))
+    assert metrics.means()["dropped_vocab_fraction"] == pytest.approx(0.5)
 
 
 def test_log_prob_gap_does_not_cancel(pairs):
@@ -79,7 +79,7 @@ def test_a_step_of_right_responses_alone_has_no_figure_for_wrong_ones(pairs):
 
 def test_rollout_figures_are_means_over_responses(make_rollout):
     rollouts = [make_rollout("1", 1), make_rollout("1 2 3", 0), make_rollout("1 2 3", 0, finish_reason="length")]
-    figures = rollout_figures(rollouts)
+    figures = rollout_metrics(rollouts)
     assert figures == {"reward": 1 / 3, "response_tokens": 3.0, "truncated": 1 / 3}
 
 

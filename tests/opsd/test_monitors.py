@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsd.monitors import WINDOW, Health, check_reviser
+from opsd.monitors import WINDOW, HealthMonitor, check_reviser
 
 HEALTHY = {"kl_r0": 0.3, "kl_r1": 0.1, "entropy": 0.5, "logprob_gap": 0.001, "reward": 0.6, "rollouts": 128}
 ILL = {
@@ -15,14 +15,14 @@ ILL = {
 
 
 def test_healthy_figures_give_no_warning():
-    health = Health()
+    health = HealthMonitor()
     assert [health.check(HEALTHY) for _ in range(30)] == [[]] * 30
 
 
 @pytest.mark.parametrize("name", ILL)
 def test_each_warning_is_given_once_when_it_starts_and_says_what_to_look_at(name):
     change, words = ILL[name]
-    health = Health()
+    health = HealthMonitor()
     for _ in range(WINDOW):
         health.check(HEALTHY)
     given = [warning for _ in range(3 * WINDOW) for warning in health.check(HEALTHY | change)]
@@ -33,7 +33,7 @@ def test_each_warning_is_given_once_when_it_starts_and_says_what_to_look_at(name
 @pytest.mark.parametrize("name", ILL)
 def test_a_warning_is_given_again_when_its_trouble_comes_back(name):
     change, _ = ILL[name]
-    health = Health()
+    health = HealthMonitor()
     for _ in range(WINDOW):
         health.check(HEALTHY)
     counts = [
@@ -47,7 +47,7 @@ def test_a_slow_fall_of_the_reward_is_seen_when_it_is_larger_than_chance():
     """A run that goes down by a point every other step, at a KL that looks harmless."""
     warned = {}
     for rollouts in (128, 8):
-        health = Health()
+        health = HealthMonitor()
         steps = [health.check(HEALTHY | {"reward": 0.6 - step / 200, "rollouts": rollouts}) for step in range(60)]
         warned[rollouts] = [step for step, warnings in enumerate(steps) if warnings]
     assert len(warned[128]) == len(warned[8]) == 1
@@ -64,18 +64,18 @@ def test_a_teacher_that_changes_right_answers_is_named_before_it_teaches(kept, c
 
 
 def test_one_odd_step_among_healthy_ones_is_no_trouble():
-    health = Health()
+    health = HealthMonitor()
     for _ in range(WINDOW):
         health.check(HEALTHY)
     assert health.check(HEALTHY | {"kl_r1": 0.9}) == []
 
 
 def test_a_large_ratio_of_negligible_figures_is_no_trouble():
-    assert Health().check(HEALTHY | {"kl_r0": 0.0001, "kl_r1": 0.01}) == []
+    assert HealthMonitor().check(HEALTHY | {"kl_r0": 0.0001, "kl_r1": 0.01}) == []
 
 
 def test_steps_without_right_or_without_wrong_responses_are_no_trouble():
-    health = Health()
+    health = HealthMonitor()
     only_right = {name: value for name, value in HEALTHY.items() if name != "kl_r0"}
     assert health.check(only_right | {"kl_r1": 0.5}) == []
     assert health.check({"kl_r0": None, "entropy": None}) == []

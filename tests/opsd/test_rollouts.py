@@ -3,11 +3,11 @@
 import pytest
 
 from opsd.pairs import Rollout
-from opsd.rollouts import Rollouts
+from opsd.rollouts import RolloutWorker
 from srt.common.files import JsonlLog, read_jsonl
 from srt.common.models import load_model
 from srt.contract.records import Problem
-from srt.sampling.base import Sample, SamplingSettings
+from srt.sampling.base import Sample, SamplingConfig
 from srt.sampling.transformers import TransformersSampler
 
 X = "x = 1 [A] + 1"  # 14 tokens as a prompt; the usual answer, a box and its end of turn, takes 6
@@ -20,7 +20,7 @@ def problem(answer="7", x=X, id="p"):
 
 @pytest.fixture(scope="module")
 def sampler(coin_checkpoint, layout):
-    settings = SamplingSettings(1.0, 1.0, tuple(layout.eot_ids))
+    settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
     return TransformersSampler(load_model(str(coin_checkpoint)), layout.tokenizer.pad_token_id, settings, 64)
 
 
@@ -30,7 +30,7 @@ def rollouts_of(layout, sampler, grader, tmp_path):
 
     def run(problems, *, purpose="train", step=0, max_total_tokens=24, seed=0):
         log = JsonlLog(tmp_path / "set_aside.jsonl")
-        source = Rollouts(layout, sampler, grader, max_total_tokens, 2 * max_total_tokens, seed, log)
+        source = RolloutWorker(layout, sampler, grader, max_total_tokens, 2 * max_total_tokens, seed, log)
         rollouts = source.sample(problems, purpose, step, {})
         log.close()
         return rollouts, read_jsonl(log.path)
@@ -62,9 +62,7 @@ def test_a_prompt_without_room_for_a_response_is_set_aside(rollouts_of, layout):
     assert [rollout.problem.id for rollout in rollouts] == ["a", "b"]
     [line] = set_aside
     assert (line["step"], line["purpose"], line["id"]) == (5, "train", "long")
-    assert line["reason"] == (
-        f"the prompt has {len(layout.chat(long.x))} tokens, MAX_TOTAL_SEQUENCE_LENGTH is 24"
-    )
+    assert line["reason"] == (f"the prompt has {len(layout.chat(long.x))} tokens, MAX_TOTAL_SEQUENCE_LENGTH is 24")
 
 
 def test_a_sample_on_which_the_verifier_breaks_is_set_aside_with_its_text(rollouts_of):
@@ -138,11 +136,11 @@ def test_responses_are_revised_after_the_phrase_of_their_reward_and_graded(layou
         for answer, r in (("7", 0), ("8", 1), ("7", 1))
     ]
     log = JsonlLog(tmp_path / "set_aside.jsonl")
-    source = Rollouts(layout, Scripted(), grader, 24, 1000, 0, log)
+    source = RolloutWorker(layout, Scripted(), grader, 24, 1000, 0, log)
     assert source.revise(rollouts, "validation", 0, {}) == {0: [1], 1: [0, 1]}
     assert prompts == [layout.chat(X) + layout.tokenizer.encode("1") + layout.cue(r) for r in (0, 1, 1)]
 
-    short = Rollouts(layout, Scripted(), grader, 24, len(prompts[0]), 0, log)
+    short = RolloutWorker(layout, Scripted(), grader, 24, len(prompts[0]), 0, log)
     assert short.revise(rollouts[:1], "validation", 0, {}) == {0: [], 1: []}
     [line] = read_jsonl(log.path)
     assert "MAX_TEACHER_TOKENS allows" in line["reason"]

@@ -9,7 +9,7 @@ from opsd.rollouts import on_policy
 from srt.common.files import read_jsonl
 from srt.common.models import load_model
 from srt.contract.records import Problem
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import open_sampler
 from srt.sampling.transformers import TransformersSampler
 
@@ -19,7 +19,7 @@ X = "x = 1 [A] + 1"
 
 
 def test_vllm_samples_from_the_weights_in_training_and_not_from_its_cache(tiny_checkpoint, layout):
-    greedy = SamplingSettings(0.0, 1.0, tuple(layout.eot_ids))
+    greedy = SamplingConfig(0.0, 1.0, tuple(layout.eot_ids))
     student = load_model(str(tiny_checkpoint), "float32")
     theirs = TransformersSampler(student, layout.tokenizer.pad_token_id, greedy, 4)
     ours = open_sampler("vllm", str(tiny_checkpoint), greedy, max_model_len=64, max_batch=4, can_sleep=True)

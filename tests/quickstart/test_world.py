@@ -16,7 +16,7 @@ from quickstart.tokenizer import END, build_tokenizer
 from quickstart.world import BASE_CLASSES, Sizes, World, draw_problem, is_correct, make_splits, split_class
 from srt.common.errors import UserError
 from srt.contract.layout import Layout as PipelineLayout
-from srt.contract.layout import PromptSettings
+from srt.contract.layout import PromptFormat
 
 SMALL = Sizes(train=300, validation=20, heldout=40)
 BRIEF = Training(steps=3, drill=2, revision=2, chain=1, warmup=1)
@@ -105,7 +105,7 @@ def test_the_world_s_text_is_short(tokenizer):
 
 def test_training_text_has_the_pipeline_s_layout(tokenizer):
     eot_ids = [tokenizer.eos_token_id]
-    pipeline = PipelineLayout(tokenizer, PHRASE_SET, PromptSettings(prompt_suffix=""), eot_ids)
+    pipeline = PipelineLayout(tokenizer, PHRASE_SET, PromptFormat(prompt_suffix=""), eot_ids)
     stream = documents(World(0), Layout(tokenizer), Training(drill=1, revision=20, chain=3))
     _, revisions, chains = next(stream)
     for ids, labels in revisions:

@@ -11,18 +11,38 @@ from srt.evaluate import bootstrap_interval, evaluate, evaluation_figures
 
 def new_response(problem, index, right, tokens=3, finish_reason="stop"):
     return Response(
-        problem_idx=problem, response_idx=index, id=f"p{problem}", source="", x="x", ground_truth="1", y_init="",
-        y_init_ids="", y_init_tokens=tokens, y_init_correct=bool(right), y_init_extracted="", y_init_reason="",
-        y_init_finish_reason=finish_reason, y_init_seed=0,
-    )  # fmt: skip
+        problem_idx=problem,
+        response_idx=index,
+        id=f"p{problem}",
+        source="",
+        x="x",
+        ground_truth="1",
+        y_init="",
+        y_init_ids="",
+        y_init_tokens=tokens,
+        y_init_correct=bool(right),
+        y_init_extracted="",
+        y_init_reason="",
+        y_init_finish_reason=finish_reason,
+        y_init_seed=0,
+    )
 
 
 def new_revision(problem, index, right):
     return Revision(
-        problem_idx=problem, response_idx=index, revision_idx=0, p_r="", y_revised="", y_revised_ids="",
-        y_revised_tokens=2, y_revised_correct=bool(right), y_revised_extracted="", y_revised_reason="",
-        y_revised_finish_reason="stop", y_revised_seed=0,
-    )  # fmt: skip
+        problem_idx=problem,
+        response_idx=index,
+        revision_idx=0,
+        p_r="",
+        y_revised="",
+        y_revised_ids="",
+        y_revised_tokens=2,
+        y_revised_correct=bool(right),
+        y_revised_extracted="",
+        y_revised_reason="",
+        y_revised_finish_reason="stop",
+        y_revised_seed=0,
+    )
 
 
 def responses_of(rewards):
@@ -116,12 +136,20 @@ def test_no_spread_no_width():
 
 @pytest.fixture
 def run_evaluate(tiny_checkpoint, tmp_path):
-    def run(problems, *knobs):
+    def run(problems, *config):
         write_jsonl(tmp_path / "problems.jsonl", problems)
         evaluate(
-            [f"model_path={tiny_checkpoint}", f"dataset={tmp_path / 'problems.jsonl'}", "sampler=transformers",
-             f"output_dir={tmp_path / 'out'}", "max_tokens=6", "num_samples=2", "grading_workers=1", *knobs]
-        )  # fmt: skip
+            [
+                f"model_path={tiny_checkpoint}",
+                f"dataset={tmp_path / 'problems.jsonl'}",
+                "sampler=transformers",
+                f"output_dir={tmp_path / 'out'}",
+                "max_tokens=6",
+                "num_samples=2",
+                "grading_workers=1",
+                *config,
+            ]
+        )
         return read_json(tmp_path / "out" / "evaluation.json")
 
     return run
@@ -151,6 +179,6 @@ def test_a_model_must_be_named():
 
 
 def test_code_problems_without_tests_are_refused(run_evaluate, monkeypatch):
-    monkeypatch.setattr("srt.evaluate.check_verifier", lambda knobs: None)
+    monkeypatch.setattr("srt.evaluate.check_verifier", lambda config: None)
     with pytest.raises(UserError, match="1 of 1 records cannot be used.*no tests"):
         run_evaluate([{"problem": "x", "answer": "7"}], "mode=code")

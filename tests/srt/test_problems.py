@@ -213,8 +213,10 @@ def test_a_name_that_is_neither_a_known_file_nor_on_the_hub(tmp_path, monkeypatc
         ("5", "a JSON object is expected, found int"),
         ('"text"', "a JSON object is expected, found str"),
         ("null", "a JSON object is expected, found NoneType"),
-        ('{"title": "1 + 1?", "answer": "2"}', "no problem text: one of problem, question, prompt is expected, "
-                                               "found title, answer"),
+        (
+            '{"title": "1 + 1?", "answer": "2"}',
+            "no problem text: one of problem, question, prompt is expected, found title, answer",
+        ),
         ('{"problem": "", "answer": "2"}', "no problem text"),
         ('{"problem": ["1 + 1?"], "answer": "2"}', "no problem text"),
         ('{"problem": "1 + 1?"}', "no answer: one of answer, solution is expected"),
@@ -226,7 +228,7 @@ def test_a_name_that_is_neither_a_known_file_nor_on_the_hub(tmp_path, monkeypatc
         ('{"problem": "1 + 1?", "answer": "####"}', "the answer is empty"),
         ("{}", "no problem text"),
     ],
-)  # fmt: skip
+)
 def test_a_bad_line_is_set_aside_with_its_number_and_reason(tmp_path, line, reason):
     path = tmp_path / "problems.jsonl"
     good = [json.dumps(record) for record in RECORDS]
@@ -349,8 +351,11 @@ def in_format(request, tmp_path, monkeypatch):
 def test_openr1_math_220k(in_format):
     loaded = load_problems(in_format("openr1_math_220k"))
     assert [(p.answer, p.source) for p in loaded.problems] == [
-        ("80", "cn_k12"), (r"x=2 \text{ or } x=3", "olympiads"), ("B", "amc_aime"), (r"\frac{3}{8}", "cn_contest"),
-    ]  # fmt: skip
+        ("80", "cn_k12"),
+        (r"x=2 \text{ or } x=3", "olympiads"),
+        ("B", "amc_aime"),
+        (r"\frac{3}{8}", "cn_contest"),
+    ]
     assert [p.id[-1] for p in loaded.problems] == ["1", "2", "3", "7"]  # by uuid
     assert loaded.problems[0].x == "A train goes 120 km in 1.5 hours. What is its mean speed in km/h?"
 
@@ -389,9 +394,14 @@ def test_a_description_without_a_prompt_is_told_with_its_formats_and_examples(tm
     problem = load_problems(write(tmp_path / "problems.jsonl", [record]), "code").problems[0]
     places = [
         problem.x.index(part)
-        for part in ("Print the given word", "Input format\nA word", "Output format\nThe", "Note\nLetters",
-                     "Example\nInput\nabc\n\nOutput\ncba")
-    ]  # fmt: skip
+        for part in (
+            "Print the given word",
+            "Input format\nA word",
+            "Output format\nThe",
+            "Note\nLetters",
+            "Example\nInput\nabc\n\nOutput\ncba",
+        )
+    ]
     assert places == sorted(places)
     assert problem.tests == [{"input": "abc\n", "output": "cba\n"}, {"input": "q\n", "output": "q\n"}]
     assert "q" not in problem.x.split("Example")[1]  # the official tests are not shown

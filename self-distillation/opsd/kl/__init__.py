@@ -1,6 +1,6 @@
 """The exact KL (section 2.2 of arXiv:2604.12002): `exact_kl`. README.md beside this file has the map."""
 
-from opsd.kl.divergences import KLOptions
+from opsd.kl.divergences import KLConfig
 from opsd.kl.exact import KLOutput, exact_kl
 
-__all__ = ["KLOptions", "KLOutput", "exact_kl"]
+__all__ = ["KLConfig", "KLOutput", "exact_kl"]

@@ -1,7 +1,7 @@
 """Divergences between two next-token distributions, with their gradient, for one chunk of rows.
 
 Everything here is a pure function of a chunk of logits: no matrix product, no autograd graph, no state.
-`compare_chunk` is what `opsd.kl` calls per chunk where no fused kernel (`opsd.kl.kernels.fused`) serves it. Whatever
+`compare_chunk` is what `opsd.kl` calls per chunk where no fused kernel serves it. Whatever
 reduces over the vocabulary goes through a `Vocabulary`, so that the same formulas hold where each process has
 only some of the columns (`opsd.kl.vocab_parallel`).
 
@@ -13,8 +13,6 @@ keep fp32 accurate there (compare Liger-Kernel #1432, ms-swift #10156):
   the value is the same, but no summand is negative and a normaliser's error cancels to first order;
 - gradients are centred with the very sum they are made of, which cancels the same error.
 """
-
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
 
 import math
 from dataclasses import dataclass
@@ -34,7 +32,7 @@ _MAX_LOG_RATIO = 80.0
 
 
 @dataclass(frozen=True)
-class KLOptions:
+class KLConfig:
     """Which divergence between student p and teacher q is taken at each token.
 
     kind: "reverse" is KL(p || q), the paper's (section 2.2 of arXiv:2604.12002); "forward" is KL(q || p);
@@ -132,7 +130,7 @@ class ChunkResult:
     teacher_entropy: Float[Tensor, " T"] | None = None
     student_logprob: Float[Tensor, " T"] | None = None
     teacher_logprob: Float[Tensor, " T"] | None = None
-    agreement: Bool[Tensor, " T"] | None = None
+    top1_agreement: Bool[Tensor, " T"] | None = None
 
 
 def compare_chunk(
@@ -140,7 +138,7 @@ def compare_chunk(
     teacher_logits: Float[Tensor, "T V"],
     weights: Float[Tensor, " T"],
     targets: Int[Tensor, " T"] | None,
-    options: KLOptions,
+    options: KLConfig,
     *,
     with_gradient: bool,
     with_extras: bool,
@@ -155,7 +153,7 @@ def compare_chunk(
     extras: dict[str, Tensor] = {}
     if with_extras:
         likeliest = [vocabulary.likeliest(logits)[:, 0] for logits in (student_logits, teacher_logits)]
-        extras["agreement"] = likeliest[0] == likeliest[1]
+        extras["top1_agreement"] = likeliest[0] == likeliest[1]
         for name, logits in (("student", student_logits), ("teacher", teacher_logits)):
             log_probs = logits - vocabulary.logsumexp(logits)
             extras[f"{name}_entropy"] = -vocabulary.sum(log_probs.exp() * log_probs)
@@ -180,7 +178,7 @@ def compare_chunk(
 def divergence(
     log_p: Float[Tensor, "T N"],
     log_q: Float[Tensor, "T N"],
-    options: KLOptions,
+    options: KLConfig,
     with_gradient: bool,
     vocabulary: Vocabulary = WHOLE,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, "T N"] | None]:
@@ -252,7 +250,7 @@ def _centred(p: Tensor, score: Tensor, vocabulary: Vocabulary) -> Tensor:
 def _divergence_on_support(
     log_p: Float[Tensor, "T V"],
     log_q: Float[Tensor, "T V"],
-    options: KLOptions,
+    options: KLConfig,
     with_gradient: bool,
     vocabulary: Vocabulary,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, "T V"] | None]:

@@ -6,12 +6,10 @@ The logits of one chunk of rows exist at a time. The chunk's gradient is formed 
 gradients of the hidden states and of the head, so nothing of the chunk outlives it; `backward` only
 multiplies by the incoming gradient.
 
-On CUDA a chunk is compared by fused kernels (`opsd.kl.kernels.fused`), elsewhere and for the options they do not know
-by torch (`opsd.kl.divergences`). `opsd.kl.gradients` collects the chunks' gradients, `opsd.kl.sparse` leaves columns
-without gradient out of them, `opsd.kl.vocab_parallel` joins processes that each hold a part of the vocabulary.
+On CUDA a chunk is compared by fused kernels (kernels/fused.py), elsewhere and for the options they do not know by
+torch (divergences.py). gradients.py collects the chunks' gradients, sparse.py leaves columns without gradient out
+of them, vocab_parallel.py joins processes that each hold a part of the vocabulary.
 """
-
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
 
 import contextlib
 import functools
@@ -25,12 +23,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from opsd.kl import lm_head as kl_head
-from opsd.kl.divergences import WHOLE, KLOptions, Vocabulary, compare_chunk
+from opsd.kl.divergences import WHOLE, KLConfig, Vocabulary, compare_chunk
 from opsd.kl.gradients import AttachGradients, DenseGradient, Gradients
 from opsd.kl.lm_head import Head, Rows, row_count
 from opsd.kl.vocab_parallel import ShardedVocabulary
 
-__all__ = ["KLOptions", "KLOutput", "exact_kl"]
+__all__ = ["KLConfig", "KLOutput", "exact_kl"]
 
 # With the fused kernels: most rows per chunk (products of more rows are no faster), and the part of the free
 # memory that both models' logits may take.
@@ -42,9 +40,9 @@ FUSED_MEMORY = 0.5
 class KLOutput:
     """`loss` is differentiable, all else is detached; nats throughout; T rows as in the inputs.
 
-    Rows of weight zero are not computed: they hold 0 (False in `agreement`). Entropies and log-probabilities
+    Rows of weight zero are not computed: they hold 0 (False in `top1_agreement`). Entropies and log-probabilities
     are over the whole vocabulary at temperature 1, whatever the options; they are fp32, as is `token_kl`.
-    None: not asked for. `agreement`: both models' likeliest token is the same. `dropped_columns`: the share of
+    None: not asked for. `top1_agreement`: both models' likeliest token is the same. `dropped_vocab_fraction`: the share of
     the vocabulary that the gradient left out, on average over rows (0 where `grad_eps` is); None without a
     gradient.
     """
@@ -55,8 +53,8 @@ class KLOutput:
     teacher_entropy: Float[Tensor, " T"] | None = None
     student_logprob: Float[Tensor, " T"] | None = None
     teacher_logprob: Float[Tensor, " T"] | None = None
-    agreement: Bool[Tensor, " T"] | None = None
-    dropped_columns: float | None = None
+    top1_agreement: Bool[Tensor, " T"] | None = None
+    dropped_vocab_fraction: float | None = None
 
 
 def exact_kl(
@@ -66,7 +64,7 @@ def exact_kl(
     teacher_head: Float[Tensor, "Vt Ht"],
     weights: Float[Tensor, " T"],
     *,
-    options: KLOptions = KLOptions(),  # noqa: B008 - frozen
+    options: KLConfig = KLConfig(),  # noqa: B008 - frozen
     targets: Int[Tensor, " T"] | None = None,
     student_bias: Float[Tensor, " Vs"] | None = None,
     teacher_bias: Float[Tensor, " Vt"] | None = None,
@@ -170,10 +168,10 @@ def exact_kl(
         loss = (weights * table[0]).sum()
         output = {name: column.float() for name, column in zip(names, table, strict=True)}
         if extras:
-            output["agreement"] = output["agreement"].bool()
+            output["top1_agreement"] = output["top1_agreement"].bool()
         if with_gradient:
             gradients().finish(lambda chunk: compared(chunk)[1])
-            output["dropped_columns"] = gradients().dropped_columns()
+            output["dropped_vocab_fraction"] = gradients().dropped_vocab_fraction()
     if with_gradient:
         loss = AttachGradients.apply(loss, *trained, gradients())
     return KLOutput(loss=loss, **output)
@@ -200,7 +198,7 @@ def _compare_fused(
     if with_extras:
         plain = result
         if options.temperature != 1.0:
-            plain = kl_triton.compare(student_logits, teacher_logits, weights, KLOptions(), **sharded)
+            plain = kl_triton.compare(student_logits, teacher_logits, weights, KLConfig(), **sharded)
         values |= kl_triton.extras(plain)
         if targets is not None:
             both = zip(("student", "teacher"), (student_logits, teacher_logits), plain.normalisers, strict=True)
@@ -218,7 +216,7 @@ def _triton_is_installed() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-def _fused_kernels_serve(device: torch.device, options: KLOptions, vocab_size: int) -> bool:
+def _fused_kernels_serve(device: torch.device, options: KLConfig, vocab_size: int) -> bool:
     if device.type != "cuda" or not _triton_is_installed():
         return False
     from opsd.kl.kernels import fused as kl_triton
@@ -229,7 +227,7 @@ def _fused_kernels_serve(device: torch.device, options: KLOptions, vocab_size: i
 def _column_names(extras: bool, has_targets: bool) -> list[str]:
     names = ["token_kl"]
     if extras:
-        names += ["student_entropy", "teacher_entropy", "agreement"]
+        names += ["student_entropy", "teacher_entropy", "top1_agreement"]
     if extras and has_targets:
         names += ["student_logprob", "teacher_logprob"]
     return names

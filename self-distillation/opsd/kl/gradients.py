@@ -1,7 +1,5 @@
 """The student's gradients of the exact KL, collected chunk by chunk during the forward pass."""
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -128,7 +126,7 @@ class Gradients:
         self._add_waiting(last=True)
         self.collected = None
 
-    def dropped_columns(self) -> float:
+    def dropped_vocab_fraction(self) -> float:
         return 1.0 - self.kept / (self.rows * self.head.vocab_size) if self.rows else 0.0
 
     def _flag(self, rows: Rows, gradient) -> _Flagged:

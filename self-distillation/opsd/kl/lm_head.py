@@ -1,7 +1,5 @@
 """A model's last product: logits of chosen rows, from hidden states and head."""
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 

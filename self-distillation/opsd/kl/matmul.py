@@ -1,7 +1,5 @@
 """Matrix products that are never rounded to a narrower dtype than the one asked for."""
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A vocabulary of which each process of a group holds some consecutive columns (tensor parallel heads)."""
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

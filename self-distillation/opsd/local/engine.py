@@ -1,28 +1,28 @@
 """Phase 2 on one machine: on-policy self-distillation (arXiv:2604.12002, section 2.2) with torch alone.
 
-    L(theta) = E_x E_{y ~ pi_theta(. | x)} sum_t KL( pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t) )
+L(theta) = E_x E_{y ~ pi_theta(. | x)} sum_t KL( pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t) )
 """
 
 import contextlib
 import time
 from typing import Any
 
-from opsd.config import kl_options
-from opsd.export import write_result
+from opsd.config import kl_config
+from opsd.export import export_student
 from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
-from opsd.local.optimizer_step import Scored, Updates
+from opsd.local.optimizer_step import PairWithKL, Updates
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
 from opsd.metrics import StepMetrics
-from opsd.rollouts import Rollouts, on_policy
+from opsd.rollouts import RolloutWorker, on_policy
 from opsd.run import LOGGED_SAMPLES, Engine
 from srt.common.console import print_summary, progress
 from srt.common.models import stored_dtype
-from srt.sampling.base import Sampler, SamplingSettings
+from srt.sampling.base import Sampler, SamplingConfig
 from srt.sampling.from_config import choose_backend, open_sampler
 from srt.sampling.transformers import TransformersSampler
 from srt.verifiers.factory import open_grader
-from srt.verifiers.math.grader import Grader
+from srt.verifiers.types import Grader
 
 
 class LocalEngine(Engine):
@@ -31,7 +31,7 @@ class LocalEngine(Engine):
     def run(self) -> None:
         if not self._claim_folder():
             return
-        with open_grader(self.knobs) as grader:
+        with open_grader(self.config) as grader:
             self._open(grader)
             with progress(self.total_steps, "step", initial=self.finished_steps) as bar:
                 self._validate(bar)
@@ -54,8 +54,8 @@ class LocalEngine(Engine):
             rollouts = self.rollouts.sample(problems, "train", step, seconds)
         pairs = self._pairs(step, problems, rollouts)
         metrics, grad_norms = StepMetrics(), []
-        scored: list[Scored] = []
-        size = self.knobs.train_global_batch_size
+        scored: list[PairWithKL] = []
+        size = self.config.train_global_batch_size
         for start in range(0, len(pairs), size):
             grad_norm, scored_pairs = self.updates.update(pairs[start : start + size], metrics, seconds)
             grad_norms.append(grad_norm)
@@ -72,14 +72,14 @@ class LocalEngine(Engine):
     def _validated(self) -> Student:
         return self.student
 
-    def _teacher_becomes_student(self) -> None:
+    def sync_teacher(self) -> None:
         self.teacher.become(self.student)
 
     # Start and end ----------------------------------------------------------------------------------------
 
     def _open(self, grader: Grader) -> None:
         """Fresh start, or everything as the newest checkpoint left it."""
-        knobs = self.knobs
+        config = self.config
         self._set_limits()
         checkpoint = newest_checkpoint(self.output_dir)
         state = read_state(checkpoint) if checkpoint else {"step": 0, "teacher_was_synced": False}
@@ -87,35 +87,45 @@ class LocalEngine(Engine):
         if checkpoint:
             print(f"continuing after step {self.finished_steps} from {checkpoint}")
 
-        self.student = Student(knobs, checkpoint and checkpoint / "student")
+        self.student = Student(config, checkpoint and checkpoint / "student")
         self.teacher = open_teacher(
-            knobs, self.student, checkpoint / "teacher" if state["teacher_was_synced"] else None
+            config, self.student, checkpoint / "teacher" if state["teacher_was_synced"] else None
         )
         self.updates = Updates(
-            knobs, kl_options(knobs), self.student, self.teacher, self.pad_id,
-            self.total_updates, checkpoint,
-        )  # fmt: skip
+            config,
+            kl_config(config),
+            self.student,
+            self.teacher,
+            self.pad_id,
+            self.total_updates,
+            checkpoint,
+        )
 
         self._open_logs()
         self.sampler = self._open_sampler()
-        self.rollouts = Rollouts(
-            self.layout, self.sampler, grader, self.max_total_tokens, self.max_revision_tokens, knobs.seed,
+        self.rollouts = RolloutWorker(
+            self.layout,
+            self.sampler,
+            grader,
+            self.max_total_tokens,
+            self.max_revision_tokens,
+            config.seed,
             self.set_aside,
-        )  # fmt: skip
+        )
         self.started = time.monotonic()
 
     def _open_sampler(self) -> Sampler:
-        knobs = self.knobs
-        sampling = SamplingSettings(knobs.temperature, knobs.top_p, tuple(self.layout.eot_ids))
-        if choose_backend(knobs.sampler) == "transformers":
-            return TransformersSampler(self.student.model, self.pad_id, sampling, knobs.sampler_batch)
+        config = self.config
+        sampling = SamplingConfig(config.temperature, config.top_p, tuple(self.layout.eot_ids))
+        if choose_backend(config.sampler) == "transformers":
+            return TransformersSampler(self.student.model, self.pad_id, sampling, config.sampler_batch)
         return open_sampler(
             "vllm",
-            knobs.student_model,
+            config.student_model,
             sampling,
             max_model_len=self.max_model_len,
-            max_batch=knobs.sampler_batch,
-            memory_utilization=knobs.gpu_memory_utilization,
+            max_batch=config.sampler_batch,
+            memory_utilization=config.gpu_memory_utilization,
             can_sleep=True,
         )
 
@@ -124,10 +134,10 @@ class LocalEngine(Engine):
             self.output_dir,
             self.finished_steps,
             self.student,
-            self.teacher if self.teacher.was_synchronised else None,
+            self.teacher if self.teacher.was_synced else None,
             self.updates.optimizer,
             self.updates.scheduler,
-            self.knobs.keep_checkpoints,
+            self.config.keep_checkpoints,
         )
 
     def _finish(self) -> None:
@@ -144,12 +154,12 @@ class LocalEngine(Engine):
             self.validation.close()
             if best := self.validation.best_student:
                 del self.updates  # the optimizer's memory
-                student = Student(self.knobs, best)
+                student = Student(self.config, best)
                 results["student_of_step"] = self.validation.best["step"] + 1
-        write_result(
+        export_student(
             self.output_dir,
-            lambda folder: student.write_model(folder, stored_dtype(self.knobs.student_model)),
-            self.knobs,
+            lambda folder: student.write_model(folder, stored_dtype(self.config.student_model)),
+            self.config,
             self.layout,
             self.train.fingerprint,
             results,

@@ -9,23 +9,23 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import get_scheduler
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from opsd.hidden_states import head, predicting_hidden
-from opsd.kl import KLOptions, KLOutput, exact_kl
+from opsd.kl import KLConfig, KLOutput, exact_kl
 from opsd.local.checkpoint import load_optimizer
 from opsd.local.student import Student
 from opsd.local.teacher import Teacher
 from opsd.metrics import StepMetrics
-from opsd.pairs import Pair, micro_batches
+from opsd.pairs import SequencePair, micro_batches
 from opsd.timing import timed
 from srt.common.errors import UserError
 
 
 @dataclass(frozen=True)
-class Scored:
+class PairWithKL:
     """A pair that was trained on, and the KL of each of its tokens, nats."""
 
-    pair: Pair
+    pair: SequencePair
     token_kl: list[float]
 
 
@@ -38,8 +38,8 @@ class Updates:
 
     def __init__(
         self,
-        knobs: DistillKnobs,
-        options: KLOptions,
+        config: DistillConfig,
+        options: KLConfig,
         student: Student,
         teacher: Teacher,
         pad_id: int,
@@ -49,33 +49,33 @@ class Updates:
         self.student = student
         self.teacher = teacher
         self.options = options
-        self.grad_eps = knobs.kl_grad_eps
+        self.grad_eps = config.kl_grad_eps
         self.pad_id = pad_id
-        self.tokens_per_micro_batch = knobs.tokens_per_micro_batch
-        self.max_grad_norm = knobs.max_grad_norm or math.inf
+        self.tokens_per_micro_batch = config.tokens_per_micro_batch
+        self.max_grad_norm = config.max_grad_norm or math.inf
         self.trained = student.trained()
         device = student.model.device
         self.optimizer = torch.optim.AdamW(
             self.trained,
-            lr=knobs.lr,
-            betas=(knobs.adam_beta1, knobs.adam_beta2),
-            weight_decay=knobs.weight_decay,
+            lr=config.lr,
+            betas=(config.adam_beta1, config.adam_beta2),
+            weight_decay=config.weight_decay,
             fused=device.type == "cuda",
         )
-        self.scheduler = get_scheduler(knobs.lr_schedule, self.optimizer, knobs.warmup_steps, total_updates)
+        self.scheduler = get_scheduler(config.lr_schedule, self.optimizer, config.warmup_steps, total_updates)
         self.lr = math.nan  # with which the last update was made
         if checkpoint:
             load_optimizer(checkpoint, self.optimizer, self.scheduler, device)
 
     def update(
-        self, pairs: list[Pair], metrics: StepMetrics, seconds: dict[str, float]
-    ) -> tuple[float, list[Scored]]:
+        self, pairs: list[SequencePair], metrics: StepMetrics, seconds: dict[str, float]
+    ) -> tuple[float, list[PairWithKL]]:
         """One optimizer step; the gradient's norm before clipping, and what each token cost.
 
         Raises UserError, before the weights are touched, when the gradient is not finite.
         """
         denominator = sum(len(pair.targets) for pair in pairs)
-        scored: list[Scored] = []
+        scored: list[PairWithKL] = []
         self.optimizer.zero_grad(set_to_none=True)
         for batch in micro_batches(pairs, self.tokens_per_micro_batch):
             with timed(seconds, "teacher"):
@@ -85,7 +85,7 @@ class Updates:
                 output.loss.backward()
             metrics.add(batch, output)
             token_kl = output.token_kl.cpu().split([len(pair.targets) for pair in batch])
-            scored += [Scored(pair, kl.tolist()) for pair, kl in zip(batch, token_kl, strict=True)]
+            scored += [PairWithKL(pair, kl.tolist()) for pair, kl in zip(batch, token_kl, strict=True)]
         with timed(seconds, "update"):
             grad_norm = float(torch.nn.utils.clip_grad_norm_(self.trained, self.max_grad_norm))
             if not math.isfinite(grad_norm):
@@ -98,7 +98,7 @@ class Updates:
             self.scheduler.step()
         return grad_norm, scored
 
-    def _kl(self, batch: list[Pair], teacher_hidden: Float[Tensor, "T H"], weight: float) -> KLOutput:  # noqa: F722
+    def _kl(self, batch: list[SequencePair], teacher_hidden: Float[Tensor, "T H"], weight: float) -> KLOutput:
         rows = [pair.student for pair in batch]
         student_hidden = predicting_hidden(self.student.model, rows, self.pad_id)  # (T, H)
         student_head, student_bias = head(self.student.model)  # (V, H), (V)

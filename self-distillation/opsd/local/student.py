@@ -9,7 +9,7 @@ import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import Tensor, nn
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from opsd.hidden_states import check_causal, check_head
 from srt.common.models import load_model
 
@@ -23,25 +23,28 @@ class Student:
     5e-6. Beneath an adapter, the frozen weights are bf16 on a GPU, just as a frozen teacher's are.
     """
 
-    def __init__(self, knobs: DistillKnobs, checkpoint: Path | None):
+    def __init__(self, config: DistillConfig, checkpoint: Path | None):
         """`checkpoint`: a folder that `save` wrote, or None for the run's start."""
         self.adapter: PeftModel | None = None
-        if not knobs.lora_rank:
-            self.model = load_model(str(checkpoint or knobs.student_model), "float32")
+        if not config.lora_rank:
+            self.model = load_model(str(checkpoint or config.student_model), "float32")
         else:
-            self.model = load_model(knobs.student_model, "auto")
-            torch.manual_seed(knobs.seed)  # an adapter starts at random
-            config = LoraConfig(
-                r=knobs.lora_rank, lora_alpha=knobs.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+            self.model = load_model(config.student_model, "auto")
+            torch.manual_seed(config.seed)  # an adapter starts at random
+            adapter_config = LoraConfig(
+                r=config.lora_rank,
+                lora_alpha=config.lora_alpha,
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
             )
             self.adapter = (
                 PeftModel.from_pretrained(self.model, checkpoint, is_trainable=True)
                 if checkpoint
-                else get_peft_model(self.model, config)
+                else get_peft_model(self.model, adapter_config)
             )
-        check_causal(self.model, knobs.student_model)
-        check_head(self.model, knobs.student_model)
-        if knobs.gradient_checkpointing:
+        check_causal(self.model, config.student_model)
+        check_head(self.model, config.student_model)
+        if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()
 

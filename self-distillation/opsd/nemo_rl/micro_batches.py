@@ -6,16 +6,16 @@ passes, and the longest micro-batch of a round sets its time.
 
 from dataclasses import dataclass
 
-from opsd.pairs import Pair, micro_batches
-from srt.contract.layout import Row
+from opsd.pairs import SequencePair, micro_batches
+from srt.contract.layout import TokenSequence
 
 
 @dataclass(frozen=True)
-class TwoRows:
+class PairIds:
     """What a worker needs of a pair."""
 
-    student: Row
-    teacher: Row
+    student: TokenSequence
+    teacher: TokenSequence
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class RankUpdate:
     An empty micro-batch is a pass in which the rank only keeps the others company.
     """
 
-    micro_batches: list[list[TwoRows]]
+    micro_batches: list[list[PairIds]]
     tokens: int
 
 
-def deal(pairs: list[Pair], ranks: int, tokens: int) -> list[list[list[Pair]]]:
+def deal(pairs: list[SequencePair], ranks: int, tokens: int) -> list[list[list[SequencePair]]]:
     """Per rank its micro-batches of pairs, as many for each rank; every pair is in exactly one.
 
     tokens: teacher tokens, padding included, of one micro-batch. Micro-batch i of all ranks is one round; rounds
@@ -49,14 +49,14 @@ def deal(pairs: list[Pair], ranks: int, tokens: int) -> list[list[list[Pair]]]:
     return [batches[rank::ranks] for rank in range(ranks)]
 
 
-def _size(batch: list[Pair]) -> int:
+def _size(batch: list[SequencePair]) -> int:
     return len(batch) * max(len(pair.teacher.ids) for pair in batch)
 
 
-def for_workers(dealt: list[list[list[Pair]]]) -> list[RankUpdate]:
+def for_workers(dealt: list[list[list[SequencePair]]]) -> list[RankUpdate]:
     """What goes to the workers, per rank: ids only, no problems with their test cases."""
     tokens = sum(len(pair.targets) for rank in dealt for batch in rank for pair in batch)
     return [
-        RankUpdate([[TwoRows(pair.student, pair.teacher) for pair in batch] for batch in rank], tokens)
+        RankUpdate([[PairIds(pair.student, pair.teacher) for pair in batch] for batch in rank], tokens)
         for rank in dealt
     ]

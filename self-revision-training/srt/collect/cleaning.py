@@ -6,7 +6,7 @@ r"""Cleaning of kept tuples before they are written: what SFT would otherwise le
 
 attempts.jsonl keeps what was sampled; a changed tuple says what was done to it in `cleaned`. Ids are cut, never
 made anew: where a change does not fall between two tokens it is not made. A verdict depends on nothing but the
-last complete box (srt/verifiers/math/verify.py) or the last program (srt/verifiers/code/extract.py), so a cut that leaves
+last complete box (verifiers/math/verify.py) or the last program (verifiers/code/extract.py), so a cut that leaves
 that as it was leaves the verdict; where it does not, the tuple is dropped.
 """
 
@@ -82,9 +82,7 @@ def clean(tuple_: dict[str, Any], layout: Layout, answer_of: AnswerOf = extract_
     return Cleaned(cleaned | {"cleaned": changes}, changes)
 
 
-def cut_loop(
-    ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed
-) -> Change | None:
+def cut_loop(ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed) -> Change | None:
     """Cut the repetition that `ids` end with, after its first round; None when there is none."""
     y = layout.without_eot(ids)
     loop = find_loop(y)
@@ -122,9 +120,7 @@ def _ends(y: list[int], start: int, period: int, layout: Layout) -> Iterator[int
     yield from (start + period, start + 2 * period)
 
 
-def strip_opening(
-    ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed
-) -> Change | None:
+def strip_opening(ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed) -> Change | None:
     """Take a chat-like opening away; None when there is none, or when it does not end between two tokens."""
     end = opening_end(text)
     if end == 0:

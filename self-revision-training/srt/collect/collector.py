@@ -21,14 +21,13 @@ from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem, Response, Revision, as_line, as_tuple, from_line, pack_ids, unpack_ids
 from srt.contract.seeds import sample_seed
 from srt.sampling.base import Sample, Sampler, SampleRequest
-from srt.verifiers.math.grader import Grader
-from srt.verifiers.types import Verdict, VerifierBroke
+from srt.verifiers.types import Grader, Verdict, VerifierError
 
 Key = tuple[int, int, int | None]  # problem, response, revision; None: the response itself
 
 
 @dataclass(frozen=True)
-class CollectionSettings:
+class CollectorConfig:
     """`target`: kept tuples to stop at; None goes through all problems (evaluation).
 
     `revise`: the rewards of y_init after which revisions are sampled. `window`: problems in flight.
@@ -102,7 +101,7 @@ class Collector:
         layout: Layout,
         sampler: Sampler,
         grader: Grader,
-        settings: CollectionSettings,
+        settings: CollectorConfig,
         output_dir: Path,
     ):
         self.problems = problems
@@ -195,9 +194,9 @@ class Collector:
         self._grading[key] = (sample, text)
         self.grader.submit(key, text, self.problems[key[0]], sample.finish_reason)
 
-    def _on_verdict(self, key: Key, verdict: Verdict | VerifierBroke) -> None:
+    def _on_verdict(self, key: Key, verdict: Verdict | VerifierError) -> None:
         sample, text = self._grading.pop(key)
-        if isinstance(verdict, VerifierBroke):
+        if isinstance(verdict, VerifierError):
             self._set_aside(key, verdict.kind, f"the verifier broke: {verdict}", text)
         elif key[2] is None:
             response = self._response(key, sample, text, verdict)

@@ -4,11 +4,11 @@ import random
 from pathlib import Path
 from typing import Any
 
-from srt.collect.config import SrtDataKnobs
+from srt.collect.config import CollectConfig
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import read_json, remove, write_json
-from srt.config import load_knobs
+from srt.config import load_config
 from srt.contract.paths import collection_dir, data_prefix, stage_file
 from srt.contract.phrases import PhraseSet
 
@@ -45,22 +45,22 @@ def stage_record(tuple_: dict[str, Any], stage: int) -> dict[str, Any]:
 
 def prepare(argv: list[str]) -> None:
     """Split d_revision.json into <prefix>_stage1.json and <prefix>_stage2.json; no tuple is in both."""
-    knobs = load_knobs(SrtDataKnobs, "srt_data", argv)
-    prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.model_path)
-    source = collection_dir(knobs.output_dir, prefix)
+    config = load_config(CollectConfig, "srt_data", argv)
+    prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
+    source = collection_dir(config.output_dir, prefix)
     tuples = read_json(source / "d_revision.json")
     run = read_json(source / "run.json")
-    sizes = stage_sizes(len(tuples), knobs.stage1_size, knobs.stage2_size)
-    if sum(sizes) < knobs.stage1_size + knobs.stage2_size:
+    sizes = stage_sizes(len(tuples), config.stage1_size, config.stage2_size)
+    if sum(sizes) < config.stage1_size + config.stage2_size:
         print(
-            f"note: {len(tuples)} tuples do not fill STAGE1_SIZE={knobs.stage1_size} and "
-            f"STAGE2_SIZE={knobs.stage2_size}; the stages get {sizes[0]} and {sizes[1]}, in their proportion"
+            f"note: {len(tuples)} tuples do not fill STAGE1_SIZE={config.stage1_size} and "
+            f"STAGE2_SIZE={config.stage2_size}; the stages get {sizes[0]} and {sizes[1]}, in their proportion"
         )
     order = list(range(len(tuples)))
-    random.Random(knobs.seed).shuffle(order)
+    random.Random(config.seed).shuffle(order)
     chosen = (order[: sizes[0]], order[sizes[0] : sum(sizes)])
     phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
-    paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
+    paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
     for path in paths:
         # Killed in between, this must not leave a stage of an older collection beside a new one.
         remove(path, "TRAIN_DATA_DIR")

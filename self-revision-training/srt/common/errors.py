@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 # What Python's tracker of semaphores says of vLLM's engines, which are killed at the end; it then frees them.
-NO_NEWS = "ignore::UserWarning:multiprocessing.resource_tracker"
+SILENCED_WARNINGS = "ignore::UserWarning:multiprocessing.resource_tracker"
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
@@ -20,7 +20,7 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
 
     Every other exception is a bug of ours and keeps its traceback.
     """
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), NO_NEWS]))
+    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), SILENCED_WARNINGS]))
     try:
         main(sys.argv[1:])
     except BrokenPipeError:  # the reader of our output is gone, as in `--help | head`
@@ -30,18 +30,18 @@ def run_entry_point(main: Callable[[list[str]], None]) -> None:
         print("\nstopped; the same command continues from here", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
-        words = sentence(error)
+        words = user_message(error)
         if words is None:
             raise
         print(f"error: {words}", file=sys.stderr)
         sys.exit(2)
 
 
-def sentence(error: Exception) -> str | None:
+def user_message(error: Exception) -> str | None:
     """What people are told of an error that they can mend; None for bugs of ours."""
     if isinstance(error, UserError):
         return str(error)
-    if reason := full_disk(error):
+    if reason := disk_full_reason(error):
         return (
             f"a file could not be written ({reason}); free space or change OUTPUT_DIR, and start the same command "
             "again"
@@ -49,7 +49,7 @@ def sentence(error: Exception) -> str | None:
     return None
 
 
-def full_disk(error: Exception) -> str | None:
+def disk_full_reason(error: Exception) -> str | None:
     """The reason, when `error` is what the libraries that write weights make of a full disk; None for others."""
     if isinstance(error, OSError):
         return os.strerror(error.errno) if error.errno in CANNOT_WRITE else None

@@ -18,7 +18,7 @@ def _dumps(value: Any, **kwargs: Any) -> str:
 
 
 @contextmanager
-def writing(path: Path, knob: str = "OUTPUT_DIR") -> Iterator[Path]:
+def atomic_write(path: Path, knob: str = "OUTPUT_DIR") -> Iterator[Path]:
     """Yields a temporary path beside `path`; what was written there gets the final name on success.
 
     Raises UserError when the place, which `knob` names, cannot be written or the disk is full; `path` is then
@@ -73,14 +73,14 @@ def lock_folder(folder: Path) -> None:
 
 
 def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:
-    with writing(path, knob) as temporary:
+    with atomic_write(path, knob) as temporary:
         # Surrogates (invalid Unicode in what a model wrote) are kept as escapes instead of failing the run.
         temporary.write_text(_dumps(value, indent=1), encoding="utf-8", errors="backslashreplace")
 
 
 def write_jsonl(path: Path, entries: Iterable[dict]) -> None:
     """All lines of a file at once; JsonlLog is for those that grow."""
-    with writing(path) as temporary:
+    with atomic_write(path) as temporary:
         lines = [_dumps(entry, separators=(",", ":")) + "\n" for entry in entries]
         temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
@@ -124,9 +124,7 @@ class JsonlLog:
         data = self.path.read_bytes()
         whole = data[: data.rfind(b"\n") + 1]
         if len(whole) < len(data):
-            print(
-                f"{self.path}: the last line was cut off by a crash ({len(data) - len(whole)} bytes); dropped"
-            )
+            print(f"{self.path}: the last line was cut off by a crash ({len(data) - len(whole)} bytes); dropped")
             with open(self.path, "r+b") as file:
                 file.truncate(len(whole))
         return list(parse_jsonl(whole.decode("utf-8"), self.path))

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from srt.common.errors import UserError
+from srt.config_groups import PromptConfig
 from srt.contract.phrases import PhraseSet
 
 MODE_SUFFIXES = {
@@ -22,7 +23,7 @@ MODE_SUFFIXES = {
 
 
 @dataclass(frozen=True)
-class PromptSettings:
+class PromptFormat:
     """How a problem becomes a prompt; the same in sampling, SFT, Phase 2 and evaluation."""
 
     system_prompt: str | None = None
@@ -30,37 +31,35 @@ class PromptSettings:
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_knobs(
-        cls, mode: str, system_prompt: str | None, prompt_suffix: str | None, chat_template_kwargs: str | None
-    ) -> "PromptSettings":
+    def from_config(cls, config: PromptConfig) -> "PromptFormat":
         """Unset knobs (None) take the mode's defaults. Raises UserError for kwargs that are no JSON object."""
         kwargs: Any = {}
-        if chat_template_kwargs:
+        if config.chat_template_kwargs:
             try:
-                kwargs = json.loads(chat_template_kwargs)
+                kwargs = json.loads(config.chat_template_kwargs)
             except json.JSONDecodeError:
                 kwargs = None
         if not isinstance(kwargs, dict):
             raise UserError(
-                f"CHAT_TEMPLATE_KWARGS={chat_template_kwargs}: a JSON object is expected, such as "
+                f"CHAT_TEMPLATE_KWARGS={config.chat_template_kwargs}: a JSON object is expected, such as "
                 '{"enable_thinking": false}'
             )
-        suffix = MODE_SUFFIXES[mode] if prompt_suffix is None else prompt_suffix
-        return cls(system_prompt or None, suffix, kwargs)
+        suffix = MODE_SUFFIXES[config.mode] if config.prompt_suffix is None else config.prompt_suffix
+        return cls(config.system_prompt or None, suffix, kwargs)
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 @dataclass(frozen=True)
-class Row:
+class TokenSequence:
     """A sequence and the position of its first supervised token; all later ones are supervised too."""
 
     ids: list[int]
     start: int
 
 
-def predicting_positions(row: Row) -> range:
+def predicting_positions(row: TokenSequence) -> range:
     """Positions whose logits predict the supervised tokens: token t is predicted at t - 1."""
     return range(row.start - 1, len(row.ids) - 1)
 
@@ -72,7 +71,7 @@ class Layout:
     Raises UserError when the tokenizer has no chat template.
     """
 
-    def __init__(self, tokenizer: Any, phrases: PhraseSet, prompt: PromptSettings, eot_ids: list[int]):
+    def __init__(self, tokenizer: Any, phrases: PhraseSet, prompt: PromptFormat, eot_ids: list[int]):
         if not getattr(tokenizer, "chat_template", None):
             raise UserError(
                 f"{tokenizer.name_or_path}: its tokenizer has no chat template; use an instruct model, or add "
@@ -118,18 +117,20 @@ class Layout:
         """What y_revised is sampled from: chat(x) + y_init + cue(r)."""
         return [*chat, *self.without_eot(y_init), *self.cue(r)]
 
-    def sft_row(self, stage: int, chat: list[int], y_init: list[int], r: int, y_revised: list[int]) -> Row:
+    def sft_sequence(
+        self, stage: int, chat: list[int], y_init: list[int], r: int, y_revised: list[int]
+    ) -> TokenSequence:
         """Stage 1 supervises everything after chat(x); stage 2, on the same ids, y_revised + end-of-turn."""
         prompt = self.revision_prompt(chat, y_init, r)
-        return Row(prompt + self.with_eot(y_revised), start=len(chat) if stage == 1 else len(prompt))
+        return TokenSequence(prompt + self.with_eot(y_revised), start=len(chat) if stage == 1 else len(prompt))
 
-    def student_row(self, chat: list[int], y: list[int]) -> Row:
-        return Row(chat + y, start=len(chat))
+    def student_sequence(self, chat: list[int], y: list[int]) -> TokenSequence:
+        return TokenSequence(chat + y, start=len(chat))
 
-    def teacher_row(self, chat: list[int], y: list[int], r: int) -> Row:
+    def teacher_sequence(self, chat: list[int], y: list[int], r: int) -> TokenSequence:
         """chat(x) + y + cue(r) + y; the second y is row for row the student's."""
         prompt = self.revision_prompt(chat, y, r)
-        return Row(prompt + y, start=len(prompt))
+        return TokenSequence(prompt + y, start=len(prompt))
 
     def fit_to_teacher(self, chat: list[int], y: list[int], r: int, max_teacher_tokens: int) -> list[int]:
         """y, shortened so that the teacher's row fits; for student and teacher alike, after grading."""

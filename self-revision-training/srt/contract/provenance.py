@@ -27,9 +27,7 @@ def git_commit() -> str:
     """The commit of this checkout, with "+changes" when files differ from it; "unknown" outside of git."""
     folder = Path(__file__).parent
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True
-        )
+        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
         changes = subprocess.run(["git", "diff", "HEAD", "--quiet"], cwd=folder)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

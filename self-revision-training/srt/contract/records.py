@@ -28,7 +28,9 @@ def unpack_ids(packed: str) -> list[int]:
         return list(struct.unpack(f"<{len(data) // 4}i", data))
     except (TypeError, binascii.Error, zlib.error, struct.error) as error:
         found = repr(packed)[:80]
-        raise UserError(f"token ids are expected as srt.contract.records.pack_ids writes them, found {found}") from error
+        raise UserError(
+            f"token ids are expected as srt.contract.records.pack_ids writes them, found {found}"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -114,13 +116,26 @@ def from_line(line: dict[str, Any]) -> Response | Revision:
 
 
 TUPLE_FIELDS = (
-    "id", "x", "ground_truth", "y_init", "y_init_correct", "p_r", "y_revised", "y_revised_correct",
-    "y_init_extracted", "y_revised_extracted", "response_idx", "revision_idx", "source",
-    "y_init_ids", "y_revised_ids", "cleaned",
-)  # fmt: skip
+    "id",
+    "x",
+    "ground_truth",
+    "y_init",
+    "y_init_correct",
+    "p_r",
+    "y_revised",
+    "y_revised_correct",
+    "y_init_extracted",
+    "y_revised_extracted",
+    "response_idx",
+    "revision_idx",
+    "source",
+    "y_init_ids",
+    "y_revised_ids",
+    "cleaned",
+)
 
 
 def as_tuple(response: Response, revision: Revision) -> dict[str, Any]:
-    """(x, y_init, P_r, y_revised) as a record of d_revision.json; `cleaned` is for srt/collect/cleaning.py to fill."""
+    """(x, y_init, P_r, y_revised) as a record of d_revision.json; `cleaned` is filled in by cleaning."""
     both = asdict(response) | asdict(revision) | {"cleaned": []}
     return {name: both[name] for name in TUPLE_FIELDS}

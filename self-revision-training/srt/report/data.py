@@ -6,6 +6,7 @@ from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.files import parse_jsonl, read_json
+from srt.contract.metrics import with_current_names
 
 STAGE_NAMES = {
     "base": "base",
@@ -71,7 +72,7 @@ def read_run(evaluation: str | None, collection: str | None, srt: str | None, di
                 run.losses[stage] = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
     if folder := _folder("DISTILLATION", distillation, run):
         run.distillation = _json(folder / "run.json", run) or {}
-        run.steps = _log(folder / "metrics.jsonl", run)
+        run.steps = [with_current_names(line) for line in _log(folder / "metrics.jsonl", run)]
         run.samples = _log(folder / "samples.jsonl", run)
     return run
 

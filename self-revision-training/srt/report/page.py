@@ -209,10 +209,13 @@ def _distillation_figures(run: RunData) -> Iterator[Html]:
     truncated = [Series("truncated", metric(steps, "truncated"))]
     yield from figure("Truncated", "share of responses cut off", truncated, share=True)
     entropies = [
-        Series("student", metric(steps, "entropy")), Series("teacher", metric(steps, "teacher_entropy"), SECOND),
-    ]  # fmt: skip
+        Series("student", metric(steps, "entropy")),
+        Series("teacher", metric(steps, "teacher_entropy"), SECOND),
+    ]
     yield from figure("Entropy", "nats per token", entropies)
-    yield from figure("Agreement", "on the likeliest token", by_reward("agreement"), share=True, from_zero=False)
+    yield from figure(
+        "Agreement", "on the likeliest token", by_reward("top1_agreement"), share=True, from_zero=False
+    )
     gap = [Series("gap", metric(steps, "logprob_gap"))]
     yield from figure("Log-prob gap", "sampler against trainer, nats", gap)
     yield from figure("Gradient norm", "before clipping", [Series("norm", metric(steps, "grad_norm"))])

@@ -118,9 +118,14 @@ _NUMBER = FuncFormatter(lambda value, _: f"{round(value, 12):g}")
 
 def _legend(axes: Axes, columns: int) -> None:
     axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=columns, borderpad=0, borderaxespad=0.3, handlelength=1.2,
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=columns,
+        borderpad=0,
+        borderaxespad=0.3,
+        handlelength=1.2,
         columnspacing=1.2,
-    )  # fmt: skip
+    )
 
 
 def _by_stage(name: str, stages: list[Stage], draw: Callable[[Axes], None], legend: int) -> Html:

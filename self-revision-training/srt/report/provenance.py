@@ -45,10 +45,25 @@ def _data(config: dict[str, Any]) -> str:
 def _settings(config: dict[str, Any]) -> str:
     """The settings that matter most, by the names of their knobs."""
     names = (
-        "num_responses", "num_revisions", "revise_correct", "num_samples", "epochs_stage1", "epochs_stage2",
-        "lr_stage1", "lr_stage2", "kl_type", "topk", "teacher_sync_steps", "num_prompts_per_step", "lr",
-        "lr_schedule", "temperature", "top_p", "max_tokens", "max_total_sequence_length",
-    )  # fmt: skip
+        "num_responses",
+        "num_revisions",
+        "revise_correct",
+        "num_samples",
+        "epochs_stage1",
+        "epochs_stage2",
+        "lr_stage1",
+        "lr_stage2",
+        "kl_type",
+        "topk",
+        "teacher_sync_steps",
+        "num_prompts_per_step",
+        "lr",
+        "lr_schedule",
+        "temperature",
+        "top_p",
+        "max_tokens",
+        "max_total_sequence_length",
+    )
     return ", ".join(f"{name}={config[name]}" for name in names if name in config)
 
 
@@ -67,9 +82,12 @@ def _phrases(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
     for (set_name, wrong, right), names in users.items():
         where = "" if len(users) == 1 else f" ({', '.join(names)})"
         yield element(
-            "p", f"Control phrases, set {set_name}{where}: after a wrong response ", element("em", wrong),
-            " and after a right one ", element("em", right),
-        )  # fmt: skip
+            "p",
+            f"Control phrases, set {set_name}{where}: after a wrong response ",
+            element("em", wrong),
+            " and after a right one ",
+            element("em", right),
+        )
 
 
 def _packages(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:

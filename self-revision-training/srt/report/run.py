@@ -4,23 +4,23 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt.common.errors import UserError
-from srt.common.files import write_json, writing
-from srt.config import knob, load_knobs
+from srt.common.files import atomic_write, write_json
+from srt.config import load_config, option
 from srt.contract.paths import PHASE1
 from srt.report.data import RunData, read_run
 from srt.report.table import differing_settings, print_stage_table, summary
 
 
-@dataclass
-class ReportKnobs:
+@dataclass(frozen=True)
+class ReportConfig:
     """The knobs of configs/report.yaml, where their meanings and defaults stand."""
 
-    evaluation: str | None = knob()
-    collection: str | None = knob()
-    srt: str | None = knob()
-    distillation: str | None = knob()
-    examples: int = knob(least=0)
-    output_dir: str | None = knob()
+    evaluation: str | None = option()
+    collection: str | None = option()
+    srt: str | None = option()
+    distillation: str | None = option()
+    examples: int = option(ge=0)
+    output_dir: str | None = option()
 
 
 def report(argv: list[str]) -> None:
@@ -28,17 +28,17 @@ def report(argv: list[str]) -> None:
 
     Raises UserError when there is nothing to report.
     """
-    knobs = load_knobs(ReportKnobs, "report", argv)
-    run = read_run(knobs.evaluation, knobs.collection, knobs.srt, knobs.distillation)
+    config = load_config(ReportConfig, "report", argv)
+    run = read_run(config.evaluation, config.collection, config.srt, config.distillation)
     if run.is_empty:
         raise UserError(
             f"nothing to report ({'; '.join(run.missing)}): set EVALUATION, COLLECTION, SRT or DISTILLATION to "
             "the OUTPUT_DIR of the step that made it"
         )
-    output_dir = Path(knobs.output_dir or PHASE1 / "outputs" / "report")
+    output_dir = Path(config.output_dir or PHASE1 / "outputs" / "report")
     summary_path, page_path = output_dir / "summary.json", output_dir / "report.html"
     write_json(summary_path, summary(run.stages))
-    _write_page(run, knobs.examples, page_path)
+    _write_page(run, config.examples, page_path)
 
     if run.missing:
         print(f"left out of the report: {'; '.join(run.missing)}")
@@ -52,6 +52,6 @@ def report(argv: list[str]) -> None:
 def _write_page(run: RunData, examples: int, path: Path) -> None:
     from srt.report.page import page  # matplotlib: `--help` must not wait for it
 
-    with writing(path) as temporary:
+    with atomic_write(path) as temporary:
         # Surrogates (invalid Unicode in what a model wrote) become references, which browsers show as U+FFFD.
         temporary.write_text(page(run, examples), encoding="utf-8", errors="xmlcharrefreplace")

@@ -7,9 +7,15 @@ from srt.report.data import Stage
 
 # Stages can be compared when these settings of their run.json are the same.
 SHARED_SETTINGS = (
-    "dataset_fingerprint", "max_samples", "num_samples", "prompt", "control_phrases", "temperature", "top_p",
+    "dataset_fingerprint",
+    "max_samples",
+    "num_samples",
+    "prompt",
+    "control_phrases",
+    "temperature",
+    "top_p",
     "max_tokens",
-)  # fmt: skip
+)
 
 
 def summary(stages: list[Stage]) -> dict[str, dict[str, Any]]:

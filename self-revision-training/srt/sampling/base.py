@@ -2,11 +2,14 @@
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:  # torch is heavy
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
-class SamplingSettings:
+class SamplingConfig:
     """temperature 0 is greedy. `eot_ids`: the tokens that end a response."""
 
     temperature: float
@@ -54,7 +57,17 @@ class Sampler(Protocol):
     def close(self) -> None: ...
 
 
-class OnDemandSampler:
+class WeightSyncedSampler(Sampler, Protocol):
+    """A sampler of a model in training: it draws from the weights that it was last given."""
+
+    def update_weights(self, weights: Iterable[tuple[str, "Tensor"]]) -> None:
+        """Sample from these weights from now on (Hugging Face names, any dtype); wakes a sampler that sleeps."""
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until `update_weights`."""
+
+
+class LazySampler:
     """Starts the sampler it stands for with the first request: a run whose samples are all there starts none.
 
     `engines`: how many copies of the model that sampler will run.

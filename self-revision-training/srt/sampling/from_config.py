@@ -5,9 +5,10 @@ from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.models import context_limit
+from srt.config_groups import ParallelSamplerConfig
 from srt.contract.layout import Layout
 from srt.contract.records import Problem
-from srt.sampling.base import OnDemandSampler, Sampler, SamplingSettings
+from srt.sampling.base import LazySampler, Sampler, SamplingConfig
 from srt.sampling.vllm_parallel import engine_count
 
 
@@ -28,7 +29,7 @@ def choose_backend(knob: str) -> str:
 
 
 def open_sampler(
-    backend: str, model_path: str, settings: SamplingSettings, *, max_model_len: int | None, **options: Any
+    backend: str, model_path: str, settings: SamplingConfig, *, max_model_len: int | None, **options: Any
 ) -> Sampler:
     """A sampler over the checkpoint at `model_path`; see the backends for `options`.
 
@@ -48,33 +49,32 @@ def open_sampler(
     return TransformersSampler.from_checkpoint(model_path, settings, **options)
 
 
-def sampler_from_knobs(knobs: Any, layout: Layout, problems: list[Problem]) -> tuple[OnDemandSampler, int]:
-    """The sampler that the knobs ask for, and the longest prompt and response together, in tokens.
-
-    `knobs` has the fields of the section "Sampling" in configs/srt_data.yaml.
-    """
+def sampler_from_config(
+    config: ParallelSamplerConfig, layout: Layout, problems: list[Problem]
+) -> tuple[LazySampler, int]:
+    """The sampler that the knobs ask for, and the longest prompt and response together, in tokens."""
     # A revision's prompt holds a whole response; the few prompts that are longer than these are cut short
     # by the limit or set aside, and counted.
     longest_prompt = max(len(layout.chat(problem.x)) for problem in problems[:1000])
-    wanted = longest_prompt + 2 * knobs.max_tokens + max(len(layout.cue(r)) for r in (0, 1))
-    max_model_len = min(context_limit(knobs.model_path), wanted)
-    backend = choose_backend(knobs.sampler)
-    options = {"max_batch": knobs.sampler_batch, "dtype": knobs.dtype}
+    wanted = longest_prompt + 2 * config.max_tokens + max(len(layout.cue(r)) for r in (0, 1))
+    max_model_len = min(context_limit(config.model_path), wanted)
+    backend = choose_backend(config.sampler)
+    options = {"max_batch": config.sampler_batch, "dtype": config.dtype}
     engines = None
     if backend == "vllm":
         engines = engine_count(
-            knobs.data_parallel_size, knobs.tensor_parallel_size, knobs.data_parallel_backend
+            config.data_parallel_size, config.tensor_parallel_size, config.data_parallel_backend
         )
         options |= {
-            "memory_utilization": knobs.gpu_memory_utilization,
-            "tensor_parallel_size": knobs.tensor_parallel_size,
+            "memory_utilization": config.gpu_memory_utilization,
+            "tensor_parallel_size": config.tensor_parallel_size,
             "with_logprobs": False,  # nobody reads them here, and they cost throughput
         }
         if engines:
-            options |= {"engines": engines, "data_parallel_backend": knobs.data_parallel_backend}
-    settings = SamplingSettings(knobs.temperature, knobs.top_p, tuple(layout.eot_ids))
-    sampler = OnDemandSampler(
-        lambda: open_sampler(backend, knobs.model_path, settings, max_model_len=max_model_len, **options),
+            options |= {"engines": engines, "data_parallel_backend": config.data_parallel_backend}
+    settings = SamplingConfig(config.temperature, config.top_p, tuple(layout.eot_ids))
+    sampler = LazySampler(
+        lambda: open_sampler(backend, config.model_path, settings, max_model_len=max_model_len, **options),
         engines or 1,
     )
     return sampler, max_model_len

@@ -10,7 +10,7 @@ import psutil
 _SCRIPT = 'while read -r pid; do pids="$pids $pid"; done; kill -9 $pids 2>/dev/null'
 
 
-class Guard:
+class ChildProcessGuard:
     """Kills what it watches as soon as this process is gone, even by kill -9.
 
     vLLM's engine processes do not notice that by themselves, and would keep the GPU's memory from the next start.

@@ -1,6 +1,7 @@
 """Sampling with transformers' `generate`: no extra package, any device; also over a model in training."""
 
-from collections.abc import Hashable
+import contextlib
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from srt.common.models import load_model, load_tokenizer
-from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 
 class _SeededSampling(LogitsProcessor):
@@ -20,7 +21,7 @@ class _SeededSampling(LogitsProcessor):
     the position decide; all other logits become -inf, and `generate` then takes the argmax.
     """
 
-    def __init__(self, requests: list[SampleRequest], settings: SamplingSettings, device: torch.device):
+    def __init__(self, requests: list[SampleRequest], settings: SamplingConfig, device: torch.device):
         longest = max(request.max_tokens for request in requests)
         draws = np.stack(
             [np.random.Generator(np.random.Philox(r.seed)).random(longest, np.float32) for r in requests]
@@ -60,8 +61,17 @@ class TransformersSampler:
     The oldest request comes first, and those whose prompts are about as long as its own join it: little padding.
     """
 
-    def __init__(self, model: Any, pad_id: int, settings: SamplingSettings, max_batch: int):
+    def __init__(
+        self,
+        model: Any,
+        pad_id: int,
+        settings: SamplingConfig,
+        max_batch: int,
+        autocast: torch.dtype | None = None,
+    ):
+        """`autocast`: the precision of matrix products, where the weights have another one."""
         self.model = model
+        self.autocast = autocast
         self.pad_id = pad_id
         self.settings = settings
         self.max_batch = max_batch
@@ -69,7 +79,7 @@ class TransformersSampler:
 
     @classmethod
     def from_checkpoint(
-        cls, model_path: str, settings: SamplingSettings, *, max_batch: int, dtype: str = "auto"
+        cls, model_path: str, settings: SamplingConfig, *, max_batch: int, dtype: str = "auto"
     ) -> "TransformersSampler":
         tokenizer = load_tokenizer(model_path)
         pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else settings.eot_ids[0]
@@ -93,6 +103,12 @@ class TransformersSampler:
         samples = self._generate([request for _, request in batch])
         return [(key, sample) for (key, _), sample in zip(batch, samples, strict=True)]
 
+    def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
+        """Nothing to do: it samples from the very weights in training."""
+
+    def sleep(self) -> None:
+        """Nothing to do: it holds no memory of its own."""
+
     @torch.no_grad()
     def _generate(self, requests: list[SampleRequest]) -> list[Sample]:
         device = self.model.device
@@ -107,16 +123,20 @@ class TransformersSampler:
         self.model.eval()
         # The checkpoint's own defaults (a repetition penalty, suppressed tokens, ...) must not interfere.
         self.model.generation_config = GenerationConfig()
+        autocast = (
+            contextlib.nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
+        )
         try:
-            output = self.model.generate(
-                input_ids=prompts.to(device),
-                attention_mask=mask.to(device),
-                max_new_tokens=max(request.max_tokens for request in requests),
-                do_sample=False,
-                logits_processor=LogitsProcessorList([sampling]),
-                eos_token_id=list(self.settings.eot_ids),
-                pad_token_id=self.pad_id,
-            )
+            with autocast:
+                output = self.model.generate(
+                    input_ids=prompts.to(device),
+                    attention_mask=mask.to(device),
+                    max_new_tokens=max(request.max_tokens for request in requests),
+                    do_sample=False,
+                    logits_processor=LogitsProcessorList([sampling]),
+                    eos_token_id=list(self.settings.eot_ids),
+                    pad_token_id=self.pad_id,
+                )
         finally:
             self.model.generation_config = own_config
             self.model.train(was_training)

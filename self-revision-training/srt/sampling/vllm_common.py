@@ -5,7 +5,7 @@ import os
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 GRAPHED_BY_DEFAULT = 512  # vLLM captures CUDA graphs for batches up to this size unless told otherwise
 
@@ -69,7 +69,7 @@ def did_not_start(model_path: str, error: Exception) -> UserError:
     )
 
 
-def sampling_params(settings: SamplingSettings, request: SampleRequest, with_logprobs: bool) -> Any:
+def sampling_params(settings: SamplingConfig, request: SampleRequest, with_logprobs: bool) -> Any:
     """vLLM's SamplingParams; only the finished sample comes back, not every token on its way."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
@@ -88,7 +88,7 @@ def sampling_params(settings: SamplingSettings, request: SampleRequest, with_log
     )
 
 
-def as_sample(completion: Any, settings: SamplingSettings) -> Sample:
+def as_sample(completion: Any, settings: SamplingConfig) -> Sample:
     """One of vLLM's CompletionOutputs as a Sample."""
     ids = list(completion.token_ids)
     logprobs = None

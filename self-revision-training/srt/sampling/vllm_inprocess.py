@@ -8,7 +8,7 @@ import os
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from srt.sampling.base import Sample, SampleRequest, SamplingSettings
+from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
@@ -26,7 +26,7 @@ class VllmSampler:
     def __init__(
         self,
         model_path: str,
-        settings: SamplingSettings,
+        settings: SamplingConfig,
         *,
         max_model_len: int | None,
         max_batch: int,
@@ -85,7 +85,7 @@ class VllmSampler:
             if output.finished
         ]
 
-    def take_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
+    def update_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
         """Sample from these weights from now on (Hugging Face names, any dtype); wakes the engine if it sleeps."""
         if self._asleep:
             self.engine.wake_up()
@@ -96,7 +96,7 @@ class VllmSampler:
         self.engine.reset_prefix_cache()  # what it cached came from the old weights
 
     def sleep(self) -> None:
-        """Give the GPU memory of weights and cache back until `take_weights`; does nothing without a GPU."""
+        """Give the GPU memory of weights and cache back until `update_weights`; does nothing without a GPU."""
         if self._can_sleep:
             self.engine.sleep(level=2)  # 2: the weights are dropped, not kept in main memory
             self._asleep = True

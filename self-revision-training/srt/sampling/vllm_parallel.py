@@ -16,8 +16,8 @@ from collections.abc import Hashable
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.sampling.base import Sample, SampleRequest, SamplingSettings
-from srt.sampling.process_guard import Guard
+from srt.sampling.base import Sample, SampleRequest, SamplingConfig
+from srt.sampling.process_guard import ChildProcessGuard
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
 
 # How long poll waits when nothing is finished: long enough not to burn CPU, short enough that a verdict which
@@ -45,7 +45,7 @@ class VllmParallelSampler:
     def __init__(
         self,
         model_path: str,
-        settings: SamplingSettings,
+        settings: SamplingConfig,
         *,
         max_model_len: int | None,
         max_batch: int,
@@ -93,7 +93,7 @@ class VllmParallelSampler:
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, name="vllm", daemon=True)
         self._thread.start()
-        self._guard = Guard()
+        self._guard = ChildProcessGuard()
         self._start(model_path, arguments, on_gpu)
 
     def _start(self, model_path: str, arguments: dict[str, Any], on_gpu: bool) -> None:

@@ -2,47 +2,42 @@
 
 from dataclasses import dataclass
 
-from srt.config import knob
+from srt.config import option
+from srt.config_groups import AdamConfig, LoraConfig
 
 
-@dataclass
-class SftKnobs:
+@dataclass(frozen=True)
+class SftConfig(AdamConfig, LoraConfig):
     """Typed and checked by srt/config.py."""
 
-    base_model: str = knob()
-    mode: str = knob(choices=("math", "code"))
-    data_prefix: str | None = knob()
-    train_data_dir: str | None = knob()
-    output_dir: str | None = knob()
-    control_phrases: str | None = knob()
-    srt_objective: str = knob(choices=("two_stage", "joint"))
-    epochs_stage1: float = knob(least=0.001)
-    epochs_stage2: float = knob(least=0.001)
-    lr_stage1: float = knob(least=0)
-    lr_stage2: float = knob(least=0)
-    batch_size_per_device: int = knob(least=1)
-    gradient_accumulation: int = knob(least=1)
-    tuples_per_update: int | None = knob(least=1)
-    packing: str = knob(choices=("auto", "0", "1"))
-    max_tokens_per_pass: int = knob(least=1)
-    lr_schedule: str = knob(choices=("cosine", "linear", "constant_with_warmup"))
-    warmup_ratio: float = knob(least=0, most=0.999)
-    weight_decay: float = knob(least=0)
-    adam_beta1: float = knob(least=0, most=0.99999)
-    adam_beta2: float = knob(least=0, most=0.99999)
-    max_grad_norm: float = knob(least=0)
-    lora_rank: int = knob(least=0)
-    lora_alpha: float = knob(least=0)
-    max_length: int = knob(least=2)
-    gradient_checkpointing: bool = knob()
-    seed: int = knob()
-    val_fraction: float = knob(least=0, most=0.9)
-    val_steps: int = knob(least=1)
-    num_processes: int | None = knob(least=1)
-    master_port: int | None = knob(least=1, most=65535)
-    save_steps: int = knob(least=1)
-    logging_steps: int = knob(least=1)
-    report_to: str = knob(choices=("tensorboard", "wandb", "trackio", "none"))
+    base_model: str = option()
+    mode: str = option(choices=("math", "code"))
+    data_prefix: str | None = option()
+    train_data_dir: str | None = option()
+    output_dir: str | None = option()
+    control_phrases: str | None = option()
+    srt_objective: str = option(choices=("two_stage", "joint"))
+    epochs_stage1: float = option(ge=0.001)
+    epochs_stage2: float = option(ge=0.001)
+    lr_stage1: float = option(ge=0)
+    lr_stage2: float = option(ge=0)
+    batch_size_per_device: int = option(ge=1)
+    gradient_accumulation: int = option(ge=1)
+    tuples_per_update: int | None = option(ge=1)
+    packing: str = option(choices=("auto", "0", "1"))
+    max_tokens_per_pass: int = option(ge=1)
+    lr_schedule: str = option(choices=("cosine", "linear", "constant_with_warmup"))
+    warmup_ratio: float = option(ge=0, le=0.999)
+    max_length: int = option(ge=2)
+    gradient_checkpointing: bool = option()
+    seed: int = option()
+    val_fraction: float = option(ge=0, le=0.9)
+    val_steps: int = option(ge=1)
+    num_processes: int | None = option(ge=1)
+    master_port: int | None = option(ge=1, le=65535)
+    save_steps: int = option(ge=1)
+    logging_steps: int = option(ge=1)
+    report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
 
 
 # What decides neither which weights come out nor what is in the logs of a finished stage.

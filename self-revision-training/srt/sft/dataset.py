@@ -6,7 +6,7 @@ from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.files import read_json
-from srt.contract.layout import Layout, Row
+from srt.contract.layout import Layout, TokenSequence
 from srt.contract.records import unpack_ids
 
 PARTS = ("x", "y_init", "p_r", "y_revised")
@@ -17,7 +17,7 @@ class StageRows:
     """`kept`: the record of each row; `set_aside`: those above the length limit, with their length in tokens;
     `retokenized`: how many came without ids."""
 
-    rows: list[Row]
+    rows: list[TokenSequence]
     kept: list[int]
     set_aside: dict[int, int]
     retokenized: int
@@ -50,7 +50,7 @@ def build_rows(
     by part, which need not give the ids that were sampled.
     Raises UserError for a control phrase that is not of the layout's set.
     """
-    rows: list[Row] = []
+    rows: list[TokenSequence] = []
     kept: list[int] = []
     set_aside: dict[int, int] = {}
     retokenized = 0
@@ -60,11 +60,10 @@ def build_rows(
             y_init, y_revised = unpack_ids(record["y_init_ids"]), unpack_ids(record["y_revised_ids"])
         else:
             y_init, y_revised = (
-                layout.tokenizer.encode(record[part], add_special_tokens=False)
-                for part in ("y_init", "y_revised")
+                layout.tokenizer.encode(record[part], add_special_tokens=False) for part in ("y_init", "y_revised")
             )
             retokenized += 1
-        row = layout.sft_row(stage, layout.chat(record["x"]), y_init, r, y_revised)
+        row = layout.sft_sequence(stage, layout.chat(record["x"]), y_init, r, y_revised)
         if len(row.ids) > max_length:
             set_aside[index] = len(row.ids)
         else:

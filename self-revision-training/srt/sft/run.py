@@ -21,10 +21,10 @@ from safetensors.torch import load_file
 from srt.collect.split import metadata_path
 from srt.common.console import print_summary
 from srt.common.errors import UserError
-from srt.common.files import read_json, write_json, write_jsonl, writing
+from srt.common.files import atomic_write, read_json, write_json, write_jsonl
 from srt.common.models import eot_ids, load_model, load_tokenizer, stored_dtype
-from srt.config import load_knobs
-from srt.contract.layout import Layout, PromptSettings, Row
+from srt.config import load_config
+from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
@@ -39,7 +39,7 @@ from srt.contract.provenance import (
 )
 from srt.sft.batching import Plan, plan_packed, plan_padded, plan_updates
 from srt.sft.callbacks import COMPLETE, Progress
-from srt.sft.config import NOT_IDENTITY, SftKnobs
+from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageRows, build_rows, load_stage
 from srt.sft.launch import Processes, find_processes, launch
 from srt.sft.packed_attention import choose_attention
@@ -68,7 +68,7 @@ class Stage:
 
     number: int
     title: str
-    rows: list[Row]
+    rows: list[TokenSequence]
     revision_starts: list[int] | None
     train: list[int]
     validation: list[int]
@@ -82,7 +82,7 @@ class Stage:
 class Prepared:
     """Everything that training needs, read and checked."""
 
-    knobs: SftKnobs
+    config: SftConfig
     processes: Processes
     tuples_per_update: int
     output_dir: Path
@@ -92,14 +92,14 @@ class Prepared:
 
 def train(argv: list[str]) -> None:
     """All stages; a stage that is complete is not trained again, one that was killed goes on."""
-    prepared = prepare(load_knobs(SftKnobs, "sft", argv))
+    prepared = prepare(load_config(SftConfig, "sft", argv))
     path = prepared.output_dir / f".prepared{prepared.processes.machine}.pickle"
     path.unlink(missing_ok=True)  # there when the run was killed
     if prepared.processes.total == 1:
         _say_which_gpu()
         train_stages(prepared)
     else:
-        with writing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(pickle.dumps(prepared))
         try:
             launch(prepared.processes, path)
@@ -109,35 +109,35 @@ def train(argv: list[str]) -> None:
     print(f"\nthe SRT model: {prepared.output_dir / 'stage2'}")
 
 
-def prepare(knobs: SftKnobs) -> Prepared:
+def prepare(config: SftConfig) -> Prepared:
     """Reads the data, checks it against the knobs, and opens the run; what cannot be trained leaves no trace."""
-    processes = find_processes(knobs.num_processes, knobs.master_port)
-    prefix = data_prefix(knobs.data_prefix, knobs.mode, knobs.base_model)
-    output_dir = sft_dir(knobs.output_dir, knobs.base_model, prefix)
-    stage_paths = [stage_file(knobs.train_data_dir, prefix, stage) for stage in (1, 2)]
+    processes = find_processes(config.num_processes, config.master_port)
+    prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
+    output_dir = sft_dir(config.output_dir, config.base_model, prefix)
+    stage_paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
     data = [load_stage(path) for path in stage_paths]
     made_by = collection_of(stage_paths[0])
-    layout, ids_fit = layout_of_data(knobs.base_model, knobs.control_phrases, stage_paths[0], made_by)
+    layout, ids_fit = layout_of_data(config.base_model, config.control_phrases, stage_paths[0], made_by)
     fingerprints = [fingerprint(path.read_bytes()) for path in stage_paths]
     metadata = {
-        "base_model": knobs.base_model,
+        "base_model": config.base_model,
         "mode": made_by.get("mode", "math"),
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
         "git_commit": git_commit(),
         "packages": package_versions(),
     }
-    if knobs.srt_objective == "joint":
-        built = {2: (data[0] + data[1], _rows(data[0] + data[1], layout, 1, knobs.max_length, ids_fit))}
+    if config.srt_objective == "joint":
+        built = {2: (data[0] + data[1], _rows(data[0] + data[1], layout, 1, config.max_length, ids_fit))}
         metadata |= {"objective": "joint"}
     else:
         built = {
-            stage: (records, _rows(records, layout, stage, knobs.max_length, ids_fit))
+            stage: (records, _rows(records, layout, stage, config.max_length, ids_fit))
             for stage, records in enumerate(data, start=1)
         }
     stages = [
         _stage(
-            knobs,
+            config,
             number,
             records,
             rows,
@@ -145,26 +145,26 @@ def prepare(knobs: SftKnobs) -> Prepared:
         )
         for number, (records, rows) in built.items()
     ]
-    if knobs.srt_objective == "joint":
+    if config.srt_objective == "joint":
         (joint,) = stages
-        revisions = build_rows(built[2][0], layout, 2, knobs.max_length, ids_fit)
+        revisions = build_rows(built[2][0], layout, 2, config.max_length, ids_fit)
         joint.revision_starts = [row.start for row in revisions.rows]
-    per_update = _tuples_per_update(knobs, processes, output_dir)
-    identity = {name: value for name, value in asdict(knobs).items() if name not in NOT_IDENTITY} | {
+    per_update = _tuples_per_update(config, processes, output_dir)
+    identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY} | {
         "tuples_per_update": per_update,
-        "base_fingerprint": model_fingerprint(knobs.base_model),
+        "base_fingerprint": model_fingerprint(config.base_model),
         "data_fingerprints": fingerprints,
     }
     if processes.machine == 0:
-        open_run(output_dir, identity, asdict(knobs))
+        open_run(output_dir, identity, asdict(config))
         for number, (records, rows) in built.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records, rows)
-    return Prepared(knobs, processes, per_update, output_dir, layout, stages)
+    return Prepared(config, processes, per_update, output_dir, layout, stages)
 
 
 def train_stages(prepared: Prepared) -> None:
     """Each stage from the one before; runs in every training process."""
-    model_path = prepared.knobs.base_model
+    model_path = prepared.config.base_model
     for stage in prepared.stages:
         folder = prepared.output_dir / f"stage{stage.number}"
         work = prepared.output_dir / f"stage{stage.number}.work"
@@ -192,7 +192,7 @@ def layout_of_data(
 ) -> tuple[Layout, bool]:
     """The layout that the data was made with, and whether its ids come from the model's tokenizer."""
     phrases = reconcile_phrases(control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_path)))
-    prompt = PromptSettings(**made_by["prompt"]) if "prompt" in made_by else PromptSettings()
+    prompt = PromptFormat(**made_by["prompt"]) if "prompt" in made_by else PromptFormat()
     tokenizer = load_tokenizer(model_path)
     ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
     return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer)), ids_fit
@@ -217,13 +217,15 @@ def _rows(records: list[dict], layout: Layout, stage: int, max_length: int, ids_
     return built
 
 
-def _stage(knobs: SftKnobs, number: int, records: list[dict], built: StageRows, metadata: dict[str, Any]) -> Stage:
-    held_out = [_is_held_out(records[index], knobs) for index in built.kept]
+def _stage(
+    config: SftConfig, number: int, records: list[dict], built: StageRows, metadata: dict[str, Any]
+) -> Stage:
+    held_out = [_is_held_out(records[index], config) for index in built.kept]
     train = [row for row, out in enumerate(held_out) if not out]
     validation = [row for row, out in enumerate(held_out) if out]
-    if not train or (knobs.val_fraction and not validation):
+    if not train or (config.val_fraction and not validation):
         raise UserError(
-            f"VAL_FRACTION={knobs.val_fraction}: of the {len(held_out)} tuples of stage {number}, {len(train)} "
+            f"VAL_FRACTION={config.val_fraction}: of the {len(held_out)} tuples of stage {number}, {len(train)} "
             f"are left to train and {len(validation)} to validate; each needs at least one"
         )
     notes = f"{len(train)} tuples, {built.too_long} set aside as longer than MAX_LENGTH"
@@ -231,7 +233,7 @@ def _stage(knobs: SftKnobs, number: int, records: list[dict], built: StageRows, 
         notes += f", {len(validation)} held out for validation"
     if built.retokenized:
         notes += f", {built.retokenized} tokenised from text"
-    joint = knobs.srt_objective == "joint"
+    joint = config.srt_objective == "joint"
     first = joint or number == 1
     return Stage(
         number=number,
@@ -240,24 +242,24 @@ def _stage(knobs: SftKnobs, number: int, records: list[dict], built: StageRows, 
         revision_starts=None,
         train=train,
         validation=validation,
-        epochs=knobs.epochs_stage1 if first else knobs.epochs_stage2,
-        learning_rate=knobs.lr_stage1 if first else knobs.lr_stage2,
+        epochs=config.epochs_stage1 if first else config.epochs_stage2,
+        learning_rate=config.lr_stage1 if first else config.lr_stage2,
         notes=notes,
         metadata=metadata,
     )
 
 
-def _is_held_out(record: dict[str, Any], knobs: SftKnobs) -> bool:
+def _is_held_out(record: dict[str, Any], config: SftConfig) -> bool:
     """By the problem, so that one that is validated is trained in neither stage."""
-    draw = int(fingerprint(str(knobs.seed), str(record.get("id", record["x"]))), 16) / 16**16
-    return draw < knobs.val_fraction
+    draw = int(fingerprint(str(config.seed), str(record.get("id", record["x"]))), 16) / 16**16
+    return draw < config.val_fraction
 
 
-def _tuples_per_update(knobs: SftKnobs, processes: Processes, output_dir: Path) -> int:
+def _tuples_per_update(config: SftConfig, processes: Processes, output_dir: Path) -> int:
     """The knob, else what the run in `output_dir` began with, else what follows from the number of processes."""
-    if knobs.tuples_per_update:
-        return knobs.tuples_per_update
-    followed = knobs.batch_size_per_device * knobs.gradient_accumulation * processes.total
+    if config.tuples_per_update:
+        return config.tuples_per_update
+    followed = config.batch_size_per_device * config.gradient_accumulation * processes.total
     path = output_dir / "run.json"
     begun = read_json(path)["identity"].get("tuples_per_update") if path.is_file() else None
     if begun and begun != followed:
@@ -277,9 +279,9 @@ def _write_set_aside(path: Path, records: list[dict], built: StageRows) -> None:
 
 
 def _train_stage(prepared: Prepared, stage: Stage, model_path: str, folder: Path, work: Path) -> None:
-    knobs, layout = prepared.knobs, prepared.layout
+    config, layout = prepared.config, prepared.layout
     print(f"\nstage {stage.number} ({stage.title}) from {model_path}: {stage.notes}")
-    attention, packed, words = choose_attention(knobs.packing)
+    attention, packed, words = choose_attention(config.packing)
     plan, validation = _plans(prepared, stage, packed)
     print(
         f"attention: {words}; loss: TRL's fused head, in tiles\n"
@@ -289,10 +291,10 @@ def _train_stage(prepared: Prepared, stage: Stage, model_path: str, folder: Path
     )
     started = time.monotonic()
     checkpoint = _newest_complete(work)
-    model = new_model(model_path, knobs, attention)
+    model = new_model(model_path, config, attention)
     if checkpoint:
         load_trained(model, load_file(checkpoint / WEIGHTS))
-    arguments = training_arguments(knobs, work, plan, stage.learning_rate, bool(validation))
+    arguments = training_arguments(config, work, plan, stage.learning_rate, bool(validation))
     arguments.eval_on_start &= checkpoint is None
     pad_id = layout.tokenizer.pad_token_id if layout.tokenizer.pad_token_id is not None else layout.eot_ids[0]
     collator = PassCollator(stage.rows, pad_id, packed, stage.revision_starts)
@@ -326,15 +328,15 @@ def _train_stage(prepared: Prepared, stage: Stage, model_path: str, folder: Path
 
 
 def _plans(prepared: Prepared, stage: Stage, packed: bool) -> tuple[Plan, Plan | None]:
-    knobs, processes = prepared.knobs, prepared.processes.total
+    config, processes = prepared.config, prepared.processes.total
     lengths = [len(row.ids) for row in stage.rows]
 
     def spread(updates: list[list[int]]) -> Plan:
         if packed:
-            return plan_packed(updates, lengths, knobs.max_tokens_per_pass, processes)
-        return plan_padded(updates, lengths, knobs.batch_size_per_device, processes)
+            return plan_packed(updates, lengths, config.max_tokens_per_pass, processes)
+        return plan_padded(updates, lengths, config.batch_size_per_device, processes)
 
-    numbered = plan_updates(len(stage.train), stage.epochs, prepared.tuples_per_update, knobs.seed)
+    numbered = plan_updates(len(stage.train), stage.epochs, prepared.tuples_per_update, config.seed)
     updates = [[stage.train[number] for number in update] for update in numbered]
     return spread(updates), spread([stage.validation]) if stage.validation else None
 
@@ -353,8 +355,8 @@ def _export(
     finished = work / "final"
     # The weights are stored in the base's own dtype: what vLLM and Phase 2 load is what was published.
     stored = stored_dtype(model_path)
-    if prepared.knobs.lora_rank:  # merged in fp32
-        model = with_adapters(load_model(model_path, "float32", "cpu"), prepared.knobs)
+    if prepared.config.lora_rank:  # merged in fp32
+        model = with_adapters(load_model(model_path, "float32", "cpu"), prepared.config)
         load_trained(model, weights)
         model = model.merge_and_unload().to(stored)
     else:

@@ -26,10 +26,10 @@ from trl import SFTConfig, SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from srt.common.models import load_model
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 from srt.sft.batching import Plan
 from srt.sft.callbacks import Checkpoints
-from srt.sft.config import SftKnobs
+from srt.sft.config import SftConfig
 
 WEIGHTS, OPTIMIZER, SCHEDULE = "weights.safetensors", "optimizer.pt", "scheduler.pt"
 
@@ -41,7 +41,9 @@ class PassCollator:
     With `revision_starts`, loss_weights (as labels): 2 from there on, 1 before (see StageSettings).
     """
 
-    def __init__(self, rows: list[Row], pad_id: int, packed: bool, revision_starts: list[int] | None = None):
+    def __init__(
+        self, rows: list[TokenSequence], pad_id: int, packed: bool, revision_starts: list[int] | None = None
+    ):
         self.rows, self.revision_starts = rows, revision_starts
         self.collate = DataCollatorForLanguageModeling(pad_token_id=pad_id, padding_free=packed)
 
@@ -150,29 +152,29 @@ def load_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
         raise ValueError(f"the weights are of another model: {unexpected or trained & set(missing)}")
 
 
-def new_model(model_path: str, knobs: SftKnobs, attention: str) -> Any:
+def new_model(model_path: str, config: SftConfig, attention: str) -> Any:
     """The model with fp32 weights, or with adapters when LORA_RANK is set."""
     # fp32 weights, bf16 computation: bf16 weights would lose updates at a learning rate of 5e-6.
     # What is sharded goes to its GPU shard by shard.
     model = load_model(model_path, "float32", "cpu" if "ACCELERATE_USE_FSDP" in os.environ else None)
     model.set_attn_implementation(attention)
-    return with_adapters(model, knobs)
+    return with_adapters(model, config)
 
 
-def with_adapters(model: Any, knobs: SftKnobs) -> Any:
-    if not knobs.lora_rank:
+def with_adapters(model: Any, config: SftConfig) -> Any:
+    if not config.lora_rank:
         return model
     from peft import LoraConfig, get_peft_model  # seconds, and seldom needed
 
-    torch.manual_seed(knobs.seed)  # the adapters start at random
+    torch.manual_seed(config.seed)  # the adapters start at random
     settings = LoraConfig(
-        r=knobs.lora_rank, lora_alpha=knobs.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
     return get_peft_model(model, settings)
 
 
 def training_arguments(
-    knobs: SftKnobs, work: Path, plan: Plan, learning_rate: float, validates: bool
+    config: SftConfig, work: Path, plan: Plan, learning_rate: float, validates: bool
 ) -> SFTConfig:
     on_gpu = torch.cuda.is_available()
     arguments = SFTConfig(
@@ -184,27 +186,27 @@ def training_arguments(
         gradient_accumulation_steps=plan.passes_per_update,
         train_sampling_strategy="sequential",
         average_tokens_across_devices=True,
-        lr_scheduler_type=knobs.lr_schedule,
-        warmup_steps=knobs.warmup_ratio,  # below 1, a share of all updates
-        weight_decay=knobs.weight_decay,
-        adam_beta1=knobs.adam_beta1,
-        adam_beta2=knobs.adam_beta2,
-        max_grad_norm=knobs.max_grad_norm,
+        lr_scheduler_type=config.lr_schedule,
+        warmup_steps=config.warmup_ratio,  # below 1, a share of all updates
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.max_grad_norm,
         max_length=None,  # the rows are final: nothing is cut
-        gradient_checkpointing=knobs.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if knobs.gradient_checkpointing else None,
+        gradient_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
         bf16=on_gpu,
         use_cpu=not on_gpu,
-        seed=knobs.seed,
+        seed=config.seed,
         eval_strategy="steps" if validates else "no",
-        eval_steps=knobs.val_steps if validates else None,
+        eval_steps=config.val_steps if validates else None,
         eval_on_start=validates,
         prediction_loss_only=True,
-        save_steps=knobs.save_steps,
+        save_steps=config.save_steps,
         save_total_limit=2,
-        logging_steps=knobs.logging_steps,
+        logging_steps=config.logging_steps,
         logging_nan_inf_filter=False,  # it would show a NaN loss as 0
-        report_to=knobs.report_to,
+        report_to=config.report_to,
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,

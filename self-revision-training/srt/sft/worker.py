@@ -5,7 +5,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from srt.common.errors import sentence
+from srt.common.errors import user_message
 
 
 def main(prepared_path: Path) -> None:
@@ -25,7 +25,7 @@ def main(prepared_path: Path) -> None:
     try:
         train_stages(pickle.loads(prepared_path.read_bytes()))
     except Exception as error:
-        words = sentence(error)
+        words = user_message(error)
         if words is None:
             raise
         if first:

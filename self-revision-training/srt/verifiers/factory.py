@@ -2,34 +2,36 @@
 
 from typing import Any
 
+from srt.config_groups import GradingConfig
+from srt.verifiers.types import Grader
 
-def open_grader(knobs: Any) -> Any:
-    """The verifier of the knobs' mode, a context manager: a CodeGrader for code, else a Grader.
 
-    `knobs` has the fields of the section "Grading" in configs/srt_data.yaml, and `mode`. Raises UserError when
-    programs cannot be judged on this machine.
+def open_grader(config: GradingConfig) -> Grader:
+    """The verifier of the knobs' mode, a context manager.
+
+    Raises UserError when programs cannot be judged on this machine.
     """
-    if knobs.mode == "code":
+    if config.mode == "code":
         from srt.verifiers.code.grader import CodeGrader
 
-        return CodeGrader(knobs.grading_workers, code_settings(knobs))
-    from srt.verifiers.math.grader import Grader
+        return CodeGrader(config.grading_workers, judge_config(config))
+    from srt.verifiers.math.grader import MathGrader
 
-    return Grader(knobs.grading_workers, knobs.grading_time_limit)
+    return MathGrader(config.grading_workers, config.grading_time_limit)
 
 
-def check_verifier(knobs: Any) -> None:
+def check_verifier(config: GradingConfig) -> None:
     """Raises UserError when the verifier of the knobs' mode does not work here, before anything else starts."""
-    if knobs.mode == "code":
+    if config.mode == "code":
         from srt.verifiers.code.grader import check_sandbox
 
-        check_sandbox(code_settings(knobs))
+        check_sandbox(judge_config(config))
 
 
-def code_settings(knobs: Any) -> Any:
-    """The knobs CODE_* as srt.verifiers.code.judge.CodeSettings."""
-    from srt.verifiers.code.judge import CodeSettings
+def judge_config(config: GradingConfig) -> Any:
+    """The knobs CODE_* as srt.verifiers.code.judge.JudgeConfig."""
+    from srt.verifiers.code.judge import JudgeConfig
 
-    return CodeSettings(
-        knobs.code_sandbox, knobs.code_time_limit, knobs.code_memory_limit, knobs.code_time_factor
+    return JudgeConfig(
+        config.code_sandbox, config.code_time_limit, config.code_memory_limit, config.code_time_factor
     )

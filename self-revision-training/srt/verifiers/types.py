@@ -1,6 +1,11 @@
-"""Verdicts. A verifier that fails gives none: it raises VerifierBroke, and the sample is set aside."""
+"""Verdicts. A verifier that fails gives none: it raises VerifierError, and the sample is set aside."""
 
+from collections.abc import Hashable
 from dataclasses import dataclass
+from types import TracebackType
+from typing import Protocol, Self
+
+from srt.contract.records import Problem
 
 
 @dataclass(frozen=True)
@@ -12,7 +17,7 @@ class Verdict:
     reason: str
 
 
-class VerifierBroke(RuntimeError):
+class VerifierError(RuntimeError):
     """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be read.
 
     `kind`: the reason in a few words that are the same for all of its kind, to be counted by.
@@ -23,4 +28,33 @@ class VerifierBroke(RuntimeError):
         self.kind = kind
 
 
-Outcome = Verdict | VerifierBroke
+Outcome = Verdict | VerifierError
+
+
+class Grader(Protocol):
+    """Grades responses in the background; a context manager that ends its processes."""
+
+    @property
+    def pending(self) -> int:
+        """Responses submitted whose outcome `poll` has not returned yet."""
+        ...
+
+    def submit(self, key: Hashable, response: str, problem: Problem, finish_reason: str) -> None:
+        """Queue a response. One that the token limit cut off ("length") is wrong without being graded."""
+
+    def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
+        """All outcomes since the last call; waits up to `timeout` seconds when there is none.
+
+        Raises VerifierError when the processes that grade die before they grade anything.
+        """
+        ...
+
+    def grade_all(self, items: list[tuple[str, Problem, str]]) -> list[Outcome]:
+        """The outcomes of (response, problem, finish_reason) items, in order. Not to be mixed with submit."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from opsd.kl import KLOptions, exact_kl
+from opsd.kl import KLConfig, exact_kl
 from opsd.kl import exact as kl
 from opsd.kl import sparse as kl_columns
 from opsd.kl.kernels import fused as kl_triton
@@ -41,7 +41,7 @@ def fused_on_cpu(monkeypatch):
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_every_kind_with_extras_biases_and_chunks(kind, temperature):
-    options = KLOptions(kind, mixed_weight=0.3, temperature=temperature)
+    options = KLConfig(kind, mixed_weight=0.3, temperature=temperature)
     case = make_case(5, 120, scale=3.0, dtype=torch.float32)
     case |= {f"{role}_bias": torch.linspace(-1, 1, 120) for role in ("student", "teacher")}
     targets = torch.arange(5) * 23
@@ -53,20 +53,20 @@ def test_every_kind_with_extras_biases_and_chunks(kind, temperature):
         torch.testing.assert_close(getattr(out, f"{name}_entropy"), entropy.float())
         wanted = log_probs.gather(-1, targets[:, None])[:, 0].float()
         torch.testing.assert_close(getattr(out, f"{name}_logprob"), wanted)
-    assert torch.equal(out.agreement, student.argmax(-1) == teacher.argmax(-1))
+    assert torch.equal(out.top1_agreement, student.argmax(-1) == teacher.argmax(-1))
 
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 @pytest.mark.parametrize("relative", [1e-3, 1e-2])
 def test_near_equal_distributions(kind, relative):
     case = near_equal_case(relative, torch.float32, tokens=3, vocab=150)
-    out, _ = assert_matches(case, KLOptions(kind), tolerance=1e-3)
+    out, _ = assert_matches(case, KLConfig(kind), tolerance=1e-3)
     assert (out.token_kl >= 0).all()
 
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_almost_identical_models_are_never_negative_beyond_rounding(kind):
-    out, _ = run(near_equal_case(1e-6, torch.float32, tokens=3, vocab=150), options=KLOptions(kind))
+    out, _ = run(near_equal_case(1e-6, torch.float32, tokens=3, vocab=150), options=KLConfig(kind))
     assert out.token_kl.min() >= -1e-11
     assert out.token_kl.max() <= 1e-9
 
@@ -74,7 +74,7 @@ def test_almost_identical_models_are_never_negative_beyond_rounding(kind):
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 @pytest.mark.parametrize("scale", [10.0, 30.0])
 def test_far_apart_distributions(kind, scale):
-    assert_matches(make_case(3, 150, 32, 32, scale, torch.float32), KLOptions(kind), tolerance=1e-4)
+    assert_matches(make_case(3, 150, 32, 32, scale, torch.float32), KLConfig(kind), tolerance=1e-4)
 
 
 def test_a_teacher_that_gives_the_students_choice_no_chance():
@@ -83,14 +83,14 @@ def test_a_teacher_that_gives_the_students_choice_no_chance():
     case["student_bias"] = torch.zeros(120).index_fill_(0, torch.tensor([5]), 8.0)
     case["teacher_bias"] = torch.zeros(120).index_fill_(0, torch.tensor([100]), 300.0)
     for kind in FUSED_KINDS:
-        assert_matches(case, KLOptions(kind), tolerance=1e-5)
+        assert_matches(case, KLConfig(kind), tolerance=1e-5)
 
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_gradient_in_bf16_is_the_gradient_rounded(kind):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(3, 100, generator=generator) * 3 for _ in range(2))
-    chunk = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLOptions(kind))
+    chunk = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLConfig(kind))
     rounded = chunk.dense(torch.empty(3, 100, dtype=torch.bfloat16))
     # The interpreter truncates.
     torch.testing.assert_close(rounded.float(), chunk.dense(), rtol=2**-7, atol=0)
@@ -102,7 +102,7 @@ def test_one_launch_gives_the_gradient_of_two(vocab, scale):
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(3, vocab, generator=generator) * 5
     teacher = student + torch.randn(3, vocab, generator=generator) * scale
-    two = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLOptions())
+    two = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLConfig())
     wanted = two.dense(torch.empty_like(student))
     blocks, real_zeros = kl_triton.block_count(vocab), torch.zeros
 
@@ -125,11 +125,11 @@ def peaked_case(dtype=torch.float32):
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_columns_without_gradient_are_dropped_and_the_value_is_exact(kind):
-    case, options = peaked_case(), KLOptions(kind)
+    case, options = peaked_case(), KLConfig(kind)
     out, gradients = run(case, options=options, grad_eps=1e-3, chunk_tokens=2)
     whole, _ = run(case, options=options, chunk_tokens=2)
-    assert 0.9 < out.dropped_columns < 1.0
-    assert whole.dropped_columns == 0.0
+    assert 0.9 < out.dropped_vocab_fraction < 1.0
+    assert whole.dropped_vocab_fraction == 0.0
     assert torch.equal(out.token_kl, whole.token_kl)
     for got, want in zip(gradients, naive(case, options)[2], strict=True):
         assert relative_error(got, want) <= 2 * kl_columns.MAX_DROPPED
@@ -138,11 +138,11 @@ def test_columns_without_gradient_are_dropped_and_the_value_is_exact(kind):
 def test_same_columns_as_the_torch_path():
     case = peaked_case()
     fused = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2)
-    options = KLOptions("mixed", mixed_weight=0.0)  # the reverse KL by another name, which torch flags
+    options = KLConfig("mixed", mixed_weight=0.0)  # the reverse KL by another name, which torch flags
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kl, "_fused_kernels_serve", lambda *_: False)
         by_torch = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2, options=options)
-    assert fused.dropped_columns == pytest.approx(by_torch.dropped_columns, abs=1e-6)
+    assert fused.dropped_vocab_fraction == pytest.approx(by_torch.dropped_vocab_fraction, abs=1e-6)
 
 
 def test_table_of_flagged_columns():
@@ -168,7 +168,7 @@ def test_table_of_flagged_columns():
 def test_filter_switches_itself_off_where_nothing_can_be_dropped():
     case = make_case(4, 300, 16, 16, 0.1, torch.float32)
     out, gradients = run(case, grad_eps=1e-3)
-    assert out.dropped_columns == 0.0
+    assert out.dropped_vocab_fraction == 0.0
     for got, want in zip(gradients, naive(case)[2], strict=True):
         assert relative_error(got, want) <= 1e-5
 
@@ -181,6 +181,6 @@ def test_a_row_that_is_not_finite_reaches_the_gradient():
 
 
 def test_kinds_without_a_kernel_take_the_torch_path():
-    assert [kind for kind in KINDS if not kl_triton.serves(KLOptions(kind), 100)] == ["jsd"]
-    assert not kl_triton.serves(KLOptions(topk=5), 100)
-    assert kl_triton.serves(KLOptions(topk=100), 100)
+    assert [kind for kind in KINDS if not kl_triton.serves(KLConfig(kind), 100)] == ["jsd"]
+    assert not kl_triton.serves(KLConfig(topk=5), 100)
+    assert kl_triton.serves(KLConfig(topk=100), 100)

@@ -144,7 +144,16 @@ def optimizer_and_schedule(model: DistributedDataParallel, clip: float, incremen
         [model],
     )
     schedule = OptimizerParamScheduler(
-        optimizer, init_lr=0.0, max_lr=1e-3, min_lr=0.0, lr_warmup_steps=0, lr_decay_steps=4 * increment,
-        lr_decay_style="linear", start_wd=0.0, end_wd=0.0, wd_incr_steps=4 * increment, wd_incr_style="constant",
-    )  # fmt: skip
+        optimizer,
+        init_lr=0.0,
+        max_lr=1e-3,
+        min_lr=0.0,
+        lr_warmup_steps=0,
+        lr_decay_steps=4 * increment,
+        lr_decay_style="linear",
+        start_wd=0.0,
+        end_wd=0.0,
+        wd_incr_steps=4 * increment,
+        wd_incr_style="constant",
+    )
     return optimizer, schedule

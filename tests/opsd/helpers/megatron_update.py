@@ -18,11 +18,11 @@ from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, w
 from torch import Tensor
 
 from opsd.hidden_states import padded
-from opsd.kl import KLOptions
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.kl import KLConfig
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.megatron_lm_head_hook import run_to_output_layer
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
-from opsd.nemo_rl.worker.swap_weights import shards, weights_in_place
+from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
 
 CLIP = 0.02  # less than the gradients' norm
 STUDENT, TEACHER = 0, 1  # seeds
@@ -81,7 +81,7 @@ class Worker(MegatronStep):
         model = gpt_model(work["rows"], tied, sequence_parallel, dtype)
         fill(model, STUDENT)
         self.model = wrapped(model, distributed_optimizer=True)
-        self.host = HostMemory()
+        self.host = PinnedCpuCopies()
         self.optimizer, self.scheduler = optimizer_and_schedule(self.model, CLIP, self.schedule_increment)
         self.gradients: list[dict[str, Tensor]] = []
         norm = self.optimizer.get_grad_norm
@@ -91,7 +91,7 @@ class Worker(MegatronStep):
         self.gradients.append({name: whole(p.main_grad, p) for name, p in named(self.model)})
 
     def teacher_in_place(self):
-        return weights_in_place(self.model, self.teacher, self.host)
+        return swap_weights(self.model, self.teacher, self.host)
 
     def masters(self) -> list[Tensor]:
         (optimizer,) = self.optimizer.chained_optimizers
@@ -106,14 +106,17 @@ def run(work: dict[str, Any], layout: str, tied: bool) -> dict[str, Any]:
     before = weights(worker.model)
     updates = work["updates"][layout if layout == "data" else "one"]
     mine = updates[torch.distributed.get_rank() if layout == "data" else 0]
-    found = {"result": worker.distill(mine, KLOptions(), grad_eps=0.0, pad_id=0)}
+    found = {"result": worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)}
     spy.remove()
     found |= {
-        "shapes": shapes, "before": before, "after": weights(worker.model), "gradients": worker.gradients[0],
+        "shapes": shapes,
+        "before": before,
+        "after": weights(worker.model),
+        "gradients": worker.gradients[0],
         "hooks": len(layer._forward_pre_hooks),
-    }  # fmt: skip
+    }
     worker._token_weight = lambda tokens: math.nan
-    found["broken"] = worker.distill(mine, KLOptions(), grad_eps=0.0, pad_id=0)
+    found["broken"] = worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)
     found["after broken"] = weights(worker.model)
     return found
 
@@ -122,7 +125,7 @@ def swap(work: dict[str, Any]) -> dict[str, Any]:
     """In bf16, as it is trained: weights and fp32 master weights around a teacher that took their place."""
     worker = Worker(work, True, False, torch.bfloat16)
     mine = work["updates"]["one"][0]
-    worker.distill(mine, KLOptions(), grad_eps=0.0, pad_id=0)
+    worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)
     before, masters = weights(worker.model), worker.masters()
     with worker.teacher_in_place() as teacher, torch.no_grad():
         within = weights(worker.model)

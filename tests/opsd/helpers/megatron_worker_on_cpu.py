@@ -75,12 +75,12 @@ from nemo_rl.distributed.named_sharding import NamedSharding  # noqa: E402
 from nemo_rl.utils.checkpoint import CheckpointManager  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
 
-from opsd.config import DistillKnobs  # noqa: E402
-from opsd.kl import KLOptions  # noqa: E402
+from opsd.config import DistillConfig  # noqa: E402
+from opsd.kl import KLConfig  # noqa: E402
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config  # noqa: E402
 from opsd.nemo_rl.worker.megatron import MegatronDistillationWorkerImpl  # noqa: E402
 from opsd.nemo_rl.worker.swap_weights import shards  # noqa: E402
-from srt.config import load_knobs  # noqa: E402
+from srt.config import load_config  # noqa: E402
 
 gpt_provider.transformer_engine_layer_spec = megatron_on_cpu.layers
 
@@ -88,14 +88,14 @@ gpt_provider.transformer_engine_layer_spec = megatron_on_cpu.layers
 def configuration(student: str, ranks: int, tensor_parallel: int) -> dict[str, Any]:
     """Ours, for fp32 and without Transformer Engine."""
     settings = ("trainer_backend=megatron", "lr=1e-3", "warmup_steps=0", "gradient_checkpointing=0")
-    knobs = load_knobs(DistillKnobs, "distill", [f"student_model={student}", "max_grad_norm=0.5", *settings])
+    config = load_config(DistillConfig, "distill", [f"student_model={student}", "max_grad_norm=0.5", *settings])
     shape = ClusterShape(1, ranks, tensor_parallel, 1)
-    config = policy_config(knobs, shape, generation_config(knobs, shape, 100, [1], 0), total_updates=4)
-    megatron = config["megatron_cfg"]
-    config["precision"] = megatron["pipeline_dtype"] = "float32"
+    policy_section = policy_config(config, shape, generation_config(config, shape, 100, [1], 0), total_updates=4)
+    megatron = policy_section["megatron_cfg"]
+    policy_section["precision"] = megatron["pipeline_dtype"] = "float32"
     megatron["optimizer"] |= {"bf16": False, "use_precision_aware_optimizer": False}
     megatron |= {"apply_rope_fusion": False, "bias_activation_fusion": False}
-    return config
+    return policy_section
 
 
 def start(
@@ -129,7 +129,7 @@ def main(layout: str, folder: str) -> None:
     worker = start(student, ranks, ranks if layout == "tensor" else 1)
 
     def distill():
-        return worker.distill(updates, KLOptions(), grad_eps=0.0, pad_id=0)
+        return worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
 
     def memory() -> int:
         buffers = [buffer for held in worker.model.buffers for buffer in (held.param_data, held.grad_data)]
@@ -150,12 +150,12 @@ def main(layout: str, folder: str) -> None:
     worker.save_checkpoint(str(own / "policy" / "weights"), str(own / "policy" / "optimizer"))
     found["resume"] = CheckpointManager.get_resume_paths(own)
 
-    worker.synchronise_teacher()
+    worker.sync_teacher()
     worker.save_teacher(str(own / "teacher"))
     found["saved teacher"] = copies(worker.reference_state_dict)
     found["second result"] = distill()
     found["student"] = copies(shards(worker.model))
-    worker.synchronise_teacher()
+    worker.sync_teacher()
     worker.restore_teacher(str(own / "teacher"))
     found["restored teacher"], found["student after"] = worker.reference_state_dict, copies(shards(worker.model))
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")

@@ -21,7 +21,7 @@ from nemo_rl.models.policy.workers import dtensor_policy_worker  # noqa: E402
 
 from opsd.nemo_rl.worker import dtensor as worker  # noqa: E402
 from srt.common.models import load_model  # noqa: E402
-from srt.sampling.base import SamplingSettings  # noqa: E402
+from srt.sampling.base import SamplingConfig  # noqa: E402
 from srt.sampling.transformers import TransformersSampler  # noqa: E402
 
 
@@ -70,7 +70,7 @@ class Sampler:
 
     def __init__(self, generation: Generation, eot_ids: list[int], pad_id: int):
         self.generation = generation
-        self.settings = SamplingSettings(1.0, 1.0, tuple(eot_ids))
+        self.settings = SamplingConfig(1.0, 1.0, tuple(eot_ids))
         self.pad_id = pad_id
         self.inner = None
 

@@ -13,10 +13,10 @@ from opsd.hidden_states import head, predicting_hidden
 from opsd.kl import KLOutput, exact_kl
 from opsd.nemo_rl.micro_batches import RankUpdate, for_workers
 from opsd.nemo_rl.worker.step import StepResult
-from opsd.pairs import Pair
+from opsd.pairs import SequencePair
 
 
-def two_updates(pairs: list[Pair]) -> dict[str, list[list[RankUpdate]]]:
+def two_updates(pairs: list[SequencePair]) -> dict[str, list[list[RankUpdate]]]:
     """By rank: "data" for two data-parallel ranks, "one" for ranks that do the same.
 
     The micro-batches of "one" are those of rank 0, then those of rank 1.
@@ -36,9 +36,12 @@ def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     environment = os.environ | {
-        "WORLD_SIZE": str(ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(ranks),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": port,
+        "OMP_NUM_THREADS": "1",
         "PYTHONPATH": os.pathsep.join(sys.path),
-    }  # fmt: skip
+    }
     processes = [
         subprocess.Popen(
             [sys.executable, script, name, folder],
@@ -54,16 +57,14 @@ def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str
     return [torch.load(folder / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-def local_engines_kl(student: Any, teacher: Any, pairs: list[Pair], weight: float) -> KLOutput:
+def local_engines_kl(student: Any, teacher: Any, pairs: list[SequencePair], weight: float) -> KLOutput:
     """The loss as local_engine.py puts it together."""
     with torch.no_grad():
         teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
     student_hidden = predicting_hidden(student, [pair.student for pair in pairs], 0)
     weights = torch.full((len(student_hidden),), weight)
     targets = torch.tensor([token for pair in pairs for token in pair.targets])
-    return exact_kl(
-        student_hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights, targets=targets
-    )
+    return exact_kl(student_hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights, targets=targets)
 
 
 def outputs_in_order(results: list[StepResult], dealt: bool) -> list[KLOutput]:

@@ -19,10 +19,10 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import AutoModelForCausalLM
 
-from opsd.kl import KLOptions
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.kl import KLConfig
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
-from opsd.nemo_rl.worker.swap_weights import shards, weights_in_place
+from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
 
 
 class Worker(DTensorStep):
@@ -35,7 +35,7 @@ class Worker(DTensorStep):
         self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], None
         self.model = self._sharded(student, mesh, tp_size)
         self.teacher = {n: shard.clone() for n, shard in shards(self._sharded(teacher, mesh, tp_size)).items()}
-        self.host = HostMemory()
+        self.host = PinnedCpuCopies()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, foreach=False)
         self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
         self.gradients: list[dict[str, torch.Tensor]] = []
@@ -62,7 +62,7 @@ class Worker(DTensorStep):
         self.gradients.append({plain(name): whole(p.grad) for name, p in self.model.named_parameters()})
 
     def teacher_in_place(self):
-        return weights_in_place(self.model, self.teacher, self.host)
+        return swap_weights(self.model, self.teacher, self.host)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -84,8 +84,8 @@ def main(layout: str, folder: str) -> None:
     work = torch.load(Path(folder) / "updates.pt", weights_only=False)
     worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"])
     before = weights(worker.model)
-    result = worker.distill(work[layout][rank], KLOptions(), grad_eps=0.0, pad_id=0)
-    restored = weights_in_place(worker.model, worker.teacher, worker.host)
+    result = worker.distill(work[layout][rank], KLConfig(), grad_eps=0.0, pad_id=0)
+    restored = swap_weights(worker.model, worker.teacher, worker.host)
     after = weights(worker.model)
     with restored:
         pass
@@ -95,9 +95,14 @@ def main(layout: str, folder: str) -> None:
     worker.host.onload(shards(worker.model))
     back = weights(worker.model)
     found = {
-        "result": result, "gradients": worker.gradients, "before": before, "after": after, "again": again,
-        "bytes_left": bytes_left, "back": back,
-    }  # fmt: skip
+        "result": result,
+        "gradients": worker.gradients,
+        "before": before,
+        "after": after,
+        "again": again,
+        "bytes_left": bytes_left,
+        "back": back,
+    }
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")
     torch.distributed.destroy_process_group()
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from opsd.kl import KLOptions, exact_kl
+from opsd.kl import KLConfig, exact_kl
 from opsd.kl import gradients as kl_gradients
 from opsd.kl import lm_head as kl_head
 
@@ -72,7 +72,7 @@ def naive_token_kl(student_logits, teacher_logits, options):
     return share * forward + (1 - share) * reverse
 
 
-def naive(case, options=KLOptions(), vocab_size=None):  # noqa: B008 - frozen
+def naive(case, options=KLConfig(), vocab_size=None):  # noqa: B008 - frozen
     """Loss, per-token values, gradients and both logits in float64, from the very numbers `case` holds."""
     x = {name: v.detach().double() for name, v in case.items() if v.is_floating_point()}
     leaves = [x[name].requires_grad_() for name in NAMES[:3] if name in x]
@@ -98,7 +98,7 @@ def run(case, **arguments):
     return out, [case[name].grad for name in NAMES[:3] if name in case]
 
 
-def assert_matches(case, options=KLOptions(), tolerance=1e-10, vocab_size=None, **arguments):  # noqa: B008
+def assert_matches(case, options=KLConfig(), tolerance=1e-10, vocab_size=None, **arguments):  # noqa: B008
     out, gradients = run(case, options=options, vocab_size=vocab_size, **arguments)
     loss, token_kl, wanted, _ = naive(case, options, vocab_size)
     assert relative_error(out.loss, loss) <= tolerance
@@ -128,7 +128,7 @@ def assert_matches(case, options=KLOptions(), tolerance=1e-10, vocab_size=None, 
     ids=lambda topk: "-".join(str(x) for x in topk.values()) or "exact",
 )
 def test_every_option_matches_the_reference_in_float64(kind, temperature, topk):
-    options = KLOptions(kind, mixed_weight=0.3, jsd_beta=0.2, temperature=temperature, **topk)
+    options = KLConfig(kind, mixed_weight=0.3, jsd_beta=0.2, temperature=temperature, **topk)
     assert_matches(make_case(scale=3.0), options, chunk_tokens=5)
 
 
@@ -156,7 +156,7 @@ def test_gradient_agrees_with_finite_differences():
 def test_far_apart_distributions_in_fp32(kind, topk, scale):
     # At scale 30 probabilities underflow fp32, their ratios overflow it, and each row is nearly certain.
     case = make_case(24, 4000, 64, 64, scale, torch.float32)
-    assert_matches(case, KLOptions(kind, topk=topk), tolerance=1e-4)
+    assert_matches(case, KLConfig(kind, topk=topk), tolerance=1e-4)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +164,7 @@ def test_far_apart_distributions_in_fp32(kind, topk, scale):
 @pytest.mark.parametrize("relative", [1e-3, 3e-3, 1e-2])
 def test_near_equal_distributions_in_fp32(kind, topk, relative):
     case = near_equal_case(relative, torch.float32)
-    out, _ = assert_matches(case, KLOptions(kind, topk=topk), tolerance=1e-3)
+    out, _ = assert_matches(case, KLConfig(kind, topk=topk), tolerance=1e-3)
     assert (out.token_kl >= 0).all()
 
 
@@ -173,8 +173,8 @@ def test_near_equal_distributions_in_fp32(kind, topk, relative):
 def test_near_equal_distributions_with_bf16_inputs(kind, relative):
     # Gradients come back rounded to bf16 (2^-9 at most, relative), the value does not.
     case = near_equal_case(relative, torch.bfloat16)
-    out, gradients = run(case, options=KLOptions(kind))
-    loss, token_kl, wanted, _ = naive(case, KLOptions(kind))
+    out, gradients = run(case, options=KLConfig(kind))
+    loss, token_kl, wanted, _ = naive(case, KLConfig(kind))
     assert relative_error(out.loss, loss) <= 1e-3
     assert relative_error(out.token_kl, token_kl) <= 1e-3
     for got, want in zip(gradients, wanted, strict=True):
@@ -186,8 +186,8 @@ def test_near_equal_distributions_with_bf16_inputs(kind, relative):
 @pytest.mark.parametrize("kind", KINDS)
 def test_far_apart_distributions_with_half_inputs(kind, dtype):
     case = make_case(24, 4000, 64, 64, 3.0, dtype)
-    out, gradients = run(case, options=KLOptions(kind))
-    loss, _, wanted, _ = naive(case, KLOptions(kind))
+    out, gradients = run(case, options=KLConfig(kind))
+    loss, _, wanted, _ = naive(case, KLConfig(kind))
     assert relative_error(out.loss, loss) <= 1e-5
     for got, want in zip(gradients, wanted, strict=True):
         assert got.dtype == dtype
@@ -199,16 +199,16 @@ def test_far_apart_distributions_with_half_inputs(kind, dtype):
 def test_identical_models_have_no_divergence(kind, scale):
     case = make_case(24, 4000, 64, 64, scale, torch.float32)
     case |= {"teacher_hidden": case["student_hidden"], "teacher_head": case["student_head"]}
-    out, gradients = run(case, options=KLOptions(kind))
+    out, gradients = run(case, options=KLConfig(kind))
     assert out.token_kl.abs().max() <= 1e-7
     assert all(x.abs().max() <= 1e-6 for x in gradients)
-    assert out.agreement.all()
+    assert out.top1_agreement.all()
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_almost_identical_models_are_never_negative_beyond_rounding(kind):
     case = near_equal_case(1e-6, torch.float32)
-    out, _ = run(case, options=KLOptions(kind))
+    out, _ = run(case, options=KLConfig(kind))
     assert out.token_kl.min() >= -1e-12
     assert out.token_kl.max() <= 1e-9
 
@@ -224,7 +224,7 @@ def test_chunk_size_does_not_matter(chunk_tokens):
     out, gradients = run(case, targets=targets, chunk_tokens=chunk_tokens)
     for name in ("token_kl", "student_entropy", "teacher_entropy", "student_logprob", "teacher_logprob"):
         torch.testing.assert_close(getattr(out, name), getattr(whole, name))
-    assert torch.equal(out.agreement, whole.agreement)
+    assert torch.equal(out.top1_agreement, whole.top1_agreement)
     torch.testing.assert_close(out.loss, whole.loss)
     torch.testing.assert_close(gradients, whole_gradients)
 
@@ -250,7 +250,7 @@ def largest_in(function):
 
 @pytest.mark.parametrize(
     "options",
-    [KLOptions(), KLOptions("jsd"), KLOptions("mixed", temperature=2.0), KLOptions(topk=4)],
+    [KLConfig(), KLConfig("jsd"), KLConfig("mixed", temperature=2.0), KLConfig(topk=4)],
     ids=lambda options: f"{options.kind}-{options.topk}",
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -296,7 +296,7 @@ def test_zero_weight_rows_contribute_nothing_even_when_not_finite():
     assert torch.equal(head_gradient, wanted_head)
     assert torch.equal(hidden_gradient[kept], wanted_hidden)
     assert (hidden_gradient[[0, 4, 8]] == 0).all()
-    for name in ("token_kl", "student_entropy", "teacher_entropy", "student_logprob", "agreement"):
+    for name in ("token_kl", "student_entropy", "teacher_entropy", "student_logprob", "top1_agreement"):
         assert torch.equal(getattr(out, name)[kept], getattr(wanted, name))
         assert (getattr(out, name)[[0, 4, 8]] == 0).all()
 
@@ -313,7 +313,7 @@ def test_nothing_to_learn_from_gives_a_differentiable_zero(tokens):
     case["weights"].zero_()
     out, gradients = run(case, targets=torch.zeros(tokens, dtype=torch.long))
     assert out.loss.item() == 0.0
-    assert out.token_kl.shape == out.student_logprob.shape == out.agreement.shape == (tokens,)
+    assert out.token_kl.shape == out.student_logprob.shape == out.top1_agreement.shape == (tokens,)
     assert all((x == 0).all() for x in gradients)
     assert [x.shape for x in gradients] == [case["student_hidden"].shape, case["student_head"].shape]
 
@@ -377,7 +377,7 @@ def test_tied_head_collects_the_gradient_of_both_uses():
 
     naive_embed = case["student_head"].clone().requires_grad_()
     teacher_logits = rest["teacher_hidden"] @ rest["teacher_head"].T
-    token_kl = naive_token_kl(torch.tanh(naive_embed[ids]) @ naive_embed.T, teacher_logits, KLOptions())
+    token_kl = naive_token_kl(torch.tanh(naive_embed[ids]) @ naive_embed.T, teacher_logits, KLConfig())
     (rest["weights"] * token_kl).sum().backward()
     assert relative_error(embed.grad, naive_embed.grad) <= 1e-10
 
@@ -416,7 +416,7 @@ def test_models_may_differ_in_width_and_have_biases():
     noise = torch.Generator().manual_seed(2)
     for role in ("student", "teacher"):
         case[f"{role}_bias"] = torch.randn(37, generator=noise, dtype=torch.float64)
-    assert_matches(case, KLOptions(temperature=1.7), chunk_tokens=4)
+    assert_matches(case, KLConfig(temperature=1.7), chunk_tokens=4)
 
 
 @pytest.mark.parametrize("fill", [1e3, math.nan])
@@ -433,7 +433,7 @@ def test_padding_rows_take_no_part(fill):
     torch.testing.assert_close(hidden_gradient, wanted_hidden)
     torch.testing.assert_close(head_gradient[:37], wanted_head)
     assert (head_gradient[37:] == 0).all() and (bias_gradient[37:] == 0).all()
-    assert torch.equal(out.agreement, wanted.agreement)
+    assert torch.equal(out.top1_agreement, wanted.top1_agreement)
     torch.testing.assert_close(out.student_entropy, wanted.student_entropy)
 
 
@@ -470,7 +470,7 @@ def test_head_gradient_is_accumulated_in_fp32():
 
 
 @pytest.mark.parametrize(
-    "options", [KLOptions(), KLOptions("jsd", temperature=3.0), KLOptions(topk=4)], ids=lambda o: o.kind
+    "options", [KLConfig(), KLConfig("jsd", temperature=3.0), KLConfig(topk=4)], ids=lambda o: o.kind
 )
 def test_extras_are_of_the_full_vocabulary_at_temperature_one(options):
     case = make_case(scale=3.0)
@@ -483,8 +483,8 @@ def test_extras_are_of_the_full_vocabulary_at_temperature_one(options):
         torch.testing.assert_close(getattr(out, f"{name}_entropy"), wanted)
         wanted = probs.log()[torch.arange(13), targets.long()].float()
         torch.testing.assert_close(getattr(out, f"{name}_logprob"), wanted)
-    assert out.agreement.dtype == torch.bool
-    assert torch.equal(out.agreement, student.argmax(-1) == teacher.argmax(-1))
+    assert out.top1_agreement.dtype == torch.bool
+    assert torch.equal(out.top1_agreement, student.argmax(-1) == teacher.argmax(-1))
 
 
 def test_agreement_is_not_constant():
@@ -492,7 +492,7 @@ def test_agreement_is_not_constant():
     student, teacher = naive(case)[3]
     wanted = student.argmax(-1) == teacher.argmax(-1)
     assert wanted.any() and not wanted.all()
-    assert torch.equal(exact_kl(**case).agreement, wanted)
+    assert torch.equal(exact_kl(**case).top1_agreement, wanted)
 
 
 def test_extras_not_asked_for_are_none():
@@ -500,7 +500,7 @@ def test_extras_not_asked_for_are_none():
     targets = torch.zeros(13, dtype=torch.long)
     assert exact_kl(**case).student_logprob is None and exact_kl(**case).teacher_logprob is None
     out = exact_kl(**case, targets=targets, extras=False)
-    names = ("student_entropy", "teacher_entropy", "student_logprob", "teacher_logprob", "agreement")
+    names = ("student_entropy", "teacher_entropy", "student_logprob", "teacher_logprob", "top1_agreement")
     assert all(getattr(out, name) is None for name in names)
     assert out.token_kl.dtype == torch.float32
     torch.testing.assert_close(out.token_kl, exact_kl(**case).token_kl)
@@ -528,7 +528,7 @@ def test_extras_not_asked_for_are_none():
 )
 def test_bad_options_are_refused(bad, message):
     with pytest.raises(ValueError) as error:
-        KLOptions(**bad)
+        KLConfig(**bad)
     assert str(error.value).startswith(message)
 
 
@@ -536,9 +536,7 @@ def test_topk_of_the_whole_vocabulary_is_exact():
     case = make_case()
     wanted = exact_kl(**case)
     for tail in (True, False):
-        torch.testing.assert_close(
-            exact_kl(**case, options=KLOptions(topk=50, topk_tail=tail)).loss, wanted.loss
-        )
+        torch.testing.assert_close(exact_kl(**case, options=KLConfig(topk=50, topk_tail=tail)).loss, wanted.loss)
 
 
 @pytest.mark.parametrize(
@@ -584,8 +582,8 @@ def test_bad_arguments_are_refused(bad, message):
 def test_cuda_matches_the_reference(kind, dtype):
     case = {name: x.cuda() for name, x in near_equal_case(1e-2, dtype).items()}
     targets = torch.zeros(24, dtype=torch.long, device="cuda")
-    out, gradients = run(case, options=KLOptions(kind), targets=targets, chunk_tokens=7)
-    loss, token_kl, wanted, _ = naive(case, KLOptions(kind))
+    out, gradients = run(case, options=KLConfig(kind), targets=targets, chunk_tokens=7)
+    loss, token_kl, wanted, _ = naive(case, KLConfig(kind))
     assert relative_error(out.loss, loss) <= 1e-3
     assert relative_error(out.token_kl, token_kl) <= 1e-3
     for got, want in zip(gradients, wanted, strict=True):

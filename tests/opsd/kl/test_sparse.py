@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from opsd.kl import KLOptions
+from opsd.kl import KLConfig
 from opsd.kl import exact as kl
 from opsd.kl import gradients as kl_gradients
 from opsd.kl import sparse as kl_columns
@@ -28,11 +28,11 @@ def lm_like_case(tokens=48, vocab=2000, width=24, dtype=torch.float64):
 @pytest.mark.parametrize("kind", KINDS)
 def test_value_is_of_all_columns_and_gradient_of_few(kind):
     case = lm_like_case()
-    options = KLOptions(kind)
+    options = KLConfig(kind)
     whole, _ = run(case, options=options)
     out, gradients = run(case, options=options, grad_eps=1e-4, chunk_tokens=16)
-    assert whole.dropped_columns == 0.0
-    assert 0.5 < out.dropped_columns < 1.0
+    assert whole.dropped_vocab_fraction == 0.0
+    assert 0.5 < out.dropped_vocab_fraction < 1.0
     torch.testing.assert_close(out.token_kl, whole.token_kl)
     for got, want in zip(gradients, naive(case, options)[2], strict=True):
         assert 0 < relative_error(got, want) <= 2 * kl_columns.MAX_DROPPED
@@ -54,7 +54,7 @@ def test_filter_switches_itself_off_on_flat_distributions(scale):
     case = make_case(48, 2000, 16, 16, 1.0)
     case["student_head"] *= scale
     out, gradients = run(case, grad_eps=1e-4, chunk_tokens=16)
-    assert out.dropped_columns == 0.0
+    assert out.dropped_vocab_fraction == 0.0
     for got, want in zip(gradients, naive(case)[2], strict=True):
         assert relative_error(got, want) <= 1e-10
 
@@ -63,7 +63,7 @@ def test_filter_switches_itself_off_where_the_small_entries_weigh_too_much():
     # At so high a threshold few columns pass, but the rest is no longer negligible.
     case = lm_like_case()
     out, gradients = run(case, grad_eps=0.3)
-    assert out.dropped_columns == 0.0
+    assert out.dropped_vocab_fraction == 0.0
     assert relative_error(gradients[0], naive(case)[2][0]) <= 1e-10
 
 
@@ -81,7 +81,7 @@ def test_threshold_follows_the_gradient_not_the_loss_scale():
     wanted, _ = run(case, grad_eps=1e-4, chunk_tokens=16)
     case["weights"] *= 1e-6
     out, _ = run(case, grad_eps=1e-4, chunk_tokens=16)
-    assert out.dropped_columns == wanted.dropped_columns
+    assert out.dropped_vocab_fraction == wanted.dropped_vocab_fraction
 
 
 def uneven_case():
@@ -104,19 +104,20 @@ def test_chunk_with_more_columns_than_there_was_room_for_is_computed_again():
         patch.setattr(
             kl_gradients.Gradients,
             "add",
-            lambda self, rows, gradient, at_once=False: again.append(at_once)
-            or add(self, rows, gradient, at_once),
+            lambda self, rows, gradient, at_once=False: (
+                again.append(at_once) or add(self, rows, gradient, at_once)
+            ),
         )
         out, gradients = run(case, grad_eps=1e-4, chunk_tokens=2)
     assert again == 12 * [False] + [True]
-    assert 0.7 < out.dropped_columns < 0.99
+    assert 0.7 < out.dropped_vocab_fraction < 0.99
     for got, want in zip(gradients, naive(case)[2], strict=True):
         assert relative_error(got, want) <= 2 * kl_columns.MAX_DROPPED
 
 
 def test_dropped_columns_is_none_without_a_gradient():
     with torch.no_grad():
-        assert kl.exact_kl(**lm_like_case(), grad_eps=1e-4).dropped_columns is None
+        assert kl.exact_kl(**lm_like_case(), grad_eps=1e-4).dropped_vocab_fraction is None
 
 
 def test_heads_gradient_is_held_for_the_flagged_rows_alone_until_backward():

@@ -10,20 +10,20 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from opsd.kl import KLOptions, exact_kl
+from opsd.kl import KLConfig, exact_kl
 from tests.opsd.kl.test_exact_kl import make_case, relative_error, require_grad
 
 # Uneven shards of a vocabulary of 37; the last process of each also holds padding.
 SHARDS = {2: (23, 17), 4: (5, 19, 1, 15)}
 EXTRAS = ("token_kl", "student_entropy", "teacher_entropy", "student_logprob", "teacher_logprob")
 OPTIONS = [
-    KLOptions(),
-    KLOptions("forward", temperature=0.7),
-    KLOptions("mixed", mixed_weight=0.3),
-    KLOptions("jsd", jsd_beta=0.2),
-    KLOptions(topk=5),
-    KLOptions(topk=5, topk_support="student", topk_tail=False),
-    KLOptions("jsd", topk=30),
+    KLConfig(),
+    KLConfig("forward", temperature=0.7),
+    KLConfig("mixed", mixed_weight=0.3),
+    KLConfig("jsd", jsd_beta=0.2),
+    KLConfig(topk=5),
+    KLConfig(topk=5, topk_support="student", topk_tail=False),
+    KLConfig("jsd", topk=30),
 ]
 
 
@@ -51,13 +51,11 @@ def compare_with_one_process(rank, group, options, grad_eps=0.0, tolerance=1e-10
     sizes = SHARDS[dist.get_world_size(group)]
     case = whole_case()
     wanted, (hidden, head, bias) = outputs(case, options=options, chunk_tokens=13)
-    out, got = outputs(
-        sharded(case, sizes, rank), options=options, chunk_tokens=5, group=group, grad_eps=grad_eps
-    )
+    out, got = outputs(sharded(case, sizes, rank), options=options, chunk_tokens=5, group=group, grad_eps=grad_eps)
     assert relative_error(out.loss, wanted.loss) <= tolerance
     for name in EXTRAS:
         torch.testing.assert_close(getattr(out, name), getattr(wanted, name))
-    assert torch.equal(out.agreement, wanted.agreement)
+    assert torch.equal(out.top1_agreement, wanted.top1_agreement)
     mine = sharded({"student_head": head, "student_bias": bias}, sizes, rank)
     pairs = zip(got, (hidden, mine["student_head"], mine["student_bias"]), strict=True)
     scales = [hidden.norm(), head.norm(), bias.norm()]
@@ -84,7 +82,7 @@ def process(rank, processes, store):
     group = dist.group.WORLD
     for options in OPTIONS:
         compare_with_one_process(rank, group, options)
-    compare_with_one_process(rank, group, KLOptions(), grad_eps=3e-3, tolerance=5e-3)
+    compare_with_one_process(rank, group, KLConfig(), grad_eps=3e-3, tolerance=5e-3)
     bad_shards_are_refused_everywhere(rank, group)
     dist.destroy_process_group()
 
@@ -105,10 +103,10 @@ def interpreted_process(rank, processes, store):
     kl_triton.BLOCK = 8
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
     case = {name: x.float() for name, x in whole_case().items()}
-    arguments = {"options": KLOptions("mixed", temperature=0.7), "chunk_tokens": 13}
+    arguments = {"options": KLConfig("mixed", temperature=0.7), "chunk_tokens": 13}
     wanted, (hidden, head, bias) = outputs(case, **arguments)
     out, got = outputs(sharded(case, SHARDS[processes], rank), group=dist.group.WORLD, **arguments)
-    for name in ("loss", *EXTRAS, "agreement"):
+    for name in ("loss", *EXTRAS, "top1_agreement"):
         torch.testing.assert_close(getattr(out, name), getattr(wanted, name))
     mine = sharded({"student_head": head, "student_bias": bias}, SHARDS[processes], rank)
     torch.testing.assert_close(got, [hidden, mine["student_head"], mine["student_bias"]])
@@ -122,8 +120,11 @@ def test_sharded_vocabulary_with_the_fused_kernels(tmp_path):
     environment["PYTHONPATH"] = os.pathsep.join([str(here.parents[3]), *sys.path])
     done = subprocess.run(
         [sys.executable, "-m", "tests.opsd.kl.test_vocab_parallel", str(tmp_path / "store")],
-        env=environment, capture_output=True, text=True, cwd=here.parents[3],
-    )  # fmt: skip
+        env=environment,
+        capture_output=True,
+        text=True,
+        cwd=here.parents[3],
+    )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-5000:]
 
 

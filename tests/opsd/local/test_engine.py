@@ -13,7 +13,7 @@ from opsd.pairs import build_pair
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
 from srt.common.models import load_model
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 from srt.contract.records import Problem
 
 PHRASES = {0: "Wait, this response is wrong. Let me correct it.", 1: "Let me rephrase the above solution."}
@@ -92,9 +92,15 @@ def reference(tiny_checkpoint, other_checkpoint, rollouts, layout):
     ids=["one by one", "some at once", "all at once", "checkpointing"],
 )
 def test_an_update_is_the_formula_of_the_paper(
-    open_engine, tiny_checkpoint, other_checkpoint, rollouts, reference, layout, tokens_per_micro_batch,
+    open_engine,
+    tiny_checkpoint,
+    other_checkpoint,
+    rollouts,
+    reference,
+    layout,
+    tokens_per_micro_batch,
     gradient_checkpointing,
-):  # fmt: skip
+):
     engine = open_engine(
         tiny_checkpoint,
         PROBLEMS,
@@ -142,7 +148,7 @@ def test_columns_that_carry_nothing_are_left_out_of_the_gradient_and_counted(
     metrics = StepMetrics()
     norm, _ = engine.updates.update([build_pair(rollout, layout, 1000) for rollout in rollouts], metrics, {})
     assert metrics.means()["kl"] == pytest.approx(reference[0], rel=1e-5)
-    assert 0 <= metrics.means()["dropped_columns"] < 1
+    assert 0 <= metrics.means()["dropped_vocab_fraction"] < 1
     wanted = sum(gradient.square().sum() for gradient in reference[2].values()).sqrt()
     assert norm == pytest.approx(wanted.item(), rel=0.01)
 
@@ -485,13 +491,13 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
 
 
 def hidden(model, layout):
-    return predicting_hidden(model, [Row(layout.chat("x = 1 [A] + 1"), start=1)], pad_id=0)
+    return predicting_hidden(model, [TokenSequence(layout.chat("x = 1 [A] + 1"), start=1)], pad_id=0)
 
 
 @torch.no_grad()
 def test_with_lora_the_teacher_is_the_student_without_its_adapter(open_engine, coin_checkpoint, layout):
     engine = open_engine(coin_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-2, lora_rank=2)
-    rows = [Row(layout.chat("x = 1 [A] + 1"), start=1)]
+    rows = [TokenSequence(layout.chat("x = 1 [A] + 1"), start=1)]
     srt_model = load_model(str(coin_checkpoint))
     with torch.enable_grad():
         engine._step(0)
@@ -507,7 +513,7 @@ def test_with_lora_the_teacher_is_the_student_without_its_adapter(open_engine, c
 def test_a_synchronised_lora_teacher_is_the_student_of_that_step(open_engine, coin_checkpoint, layout):
     settings = {"max_total_sequence_length": 20, "lr": 1e-2, "lora_rank": 2, "teacher_sync_steps": 1}
     engine = open_engine(coin_checkpoint, PROBLEMS, **settings)
-    rows = [Row(layout.chat("x = 1 [A] + 1"), start=1)]
+    rows = [TokenSequence(layout.chat("x = 1 [A] + 1"), start=1)]
     with torch.enable_grad():
         for step in range(2):
             engine._step(step)

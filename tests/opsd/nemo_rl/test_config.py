@@ -13,35 +13,35 @@ from srt.common.errors import UserError
 
 
 @pytest.fixture
-def config(tiny_checkpoint):
+def model_config(tiny_checkpoint):
     """Of a model with 4 attention and 2 key-value heads."""
-    config = AutoConfig.from_pretrained(tiny_checkpoint)
-    config.num_attention_heads, config.num_key_value_heads = 4, 2
-    return config
+    model_config = AutoConfig.from_pretrained(tiny_checkpoint)
+    model_config.num_attention_heads, model_config.num_key_value_heads = 4, 2
+    return model_config
 
 
 # The shape of the cluster --------------------------------------------------------------------------------
 
 
-def test_a_small_model_is_not_split_over_the_gpus_it_could_have(make_knobs, config):
-    shape = cluster_shape(make_knobs(num_nodes=2), 8, config, 4_000_000_000)
+def test_a_small_model_is_not_split_over_the_gpus_it_could_have(make_config, model_config):
+    shape = cluster_shape(make_config(num_nodes=2), 8, model_config, 4_000_000_000)
     assert (shape.gpus, shape.data_parallel) == (16, 16)
     assert (shape.tensor_parallel, shape.sampler_tensor_parallel) == (1, 1)
 
 
-def test_a_large_one_is_as_far_as_its_heads_allow(make_knobs, config):
-    assert cluster_shape(make_knobs(), 8, config, 30_000_000_000).tensor_parallel == 2
+def test_a_large_one_is_as_far_as_its_heads_allow(make_config, model_config):
+    assert cluster_shape(make_config(), 8, model_config, 30_000_000_000).tensor_parallel == 2
 
 
-def test_megatron_splits_sooner(make_knobs, config):
-    knobs = make_knobs(trainer_backend="megatron")
-    assert [cluster_shape(knobs, 8, config, size).tensor_parallel for size in (4e9, 8e9)] == [1, 2]
-    assert cluster_shape(knobs, 8, config, 8e9).sampler_tensor_parallel == 1
+def test_megatron_splits_sooner(make_config, model_config):
+    config = make_config(trainer_backend="megatron")
+    assert [cluster_shape(config, 8, model_config, size).tensor_parallel for size in (4e9, 8e9)] == [1, 2]
+    assert cluster_shape(config, 8, model_config, 8e9).sampler_tensor_parallel == 1
 
 
-def test_asked_sizes_are_taken(make_knobs, config):
-    knobs = make_knobs(gpus_per_node=4, tensor_parallel_size=2, sampler_tensor_parallel_size=1)
-    shape = cluster_shape(knobs, 8, config, 1)
+def test_asked_sizes_are_taken(make_config, model_config):
+    config = make_config(gpus_per_node=4, tensor_parallel_size=2, sampler_tensor_parallel_size=1)
+    shape = cluster_shape(config, 8, model_config, 1)
     assert (shape.gpus, shape.data_parallel, shape.tensor_parallel, shape.sampler_tensor_parallel) == (4, 2, 2, 1)
 
 
@@ -53,9 +53,9 @@ def test_asked_sizes_are_taken(make_knobs, config):
         ({"gpus_per_node": 9}, "GPUS_PER_NODE=9: 8 GPU"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused_by_its_knob(make_knobs, config, settings, words):
+def test_a_shape_that_cannot_be_is_refused_by_its_knob(make_config, model_config, settings, words):
     with pytest.raises(UserError, match=words):
-        cluster_shape(make_knobs(**settings), 8, config, 1)
+        cluster_shape(make_config(**settings), 8, model_config, 1)
 
 
 def test_parameters_are_counted_without_making_them(tiny_checkpoint):
@@ -68,28 +68,36 @@ def test_parameters_are_counted_without_making_them(tiny_checkpoint):
 # The configuration ---------------------------------------------------------------------------------------
 
 
-def test_the_optimisation_is_the_local_engines(make_knobs, config):
-    knobs = make_knobs(
+def test_the_optimisation_is_the_local_engines(make_config, model_config):
+    config = make_config(
         student_model="m", lr=3e-6, adam_beta2=0.9, weight_decay=0.1, max_grad_norm=0.5, gradient_checkpointing=0
     )
-    policy = policy_config(knobs, cluster_shape(knobs, 2, config, 1), {}, total_updates=77)
+    policy = policy_config(config, cluster_shape(config, 2, model_config, 1), {}, total_updates=77)
     kwargs = policy["optimizer"]["kwargs"]
     assert (kwargs["lr"], kwargs["betas"], kwargs["weight_decay"]) == (3e-6, [0.9, 0.9], 0.1)
     assert policy["max_grad_norm"] == 0.5
     assert policy["dtensor_cfg"]["activation_checkpointing"] is False
     assert policy["scheduler"] == {
-        "name": SCHEDULE, "kwargs": {"kind": "linear", "warmup_steps": 5, "total_steps": 77}
-    }  # fmt: skip
-    unclipped = policy_config(make_knobs(max_grad_norm=0), cluster_shape(knobs, 2, config, 1), {}, 1)
+        "name": SCHEDULE,
+        "kwargs": {"kind": "linear", "warmup_steps": 5, "total_steps": 77},
+    }
+    unclipped = policy_config(make_config(max_grad_norm=0), cluster_shape(config, 2, model_config, 1), {}, 1)
     assert unclipped["max_grad_norm"] is None
 
 
-def test_the_optimisation_is_the_same_one_with_megatron(make_knobs, config):
-    knobs = make_knobs(
-        trainer_backend="megatron", student_model="m", lr=3e-6, adam_beta2=0.9, weight_decay=0.1,
-        max_grad_norm=0.5, gradient_checkpointing=0, lr_schedule="cosine", tensor_parallel_size=2,
-    )  # fmt: skip
-    policy = policy_config(knobs, cluster_shape(knobs, 4, config, 1), {}, total_updates=77)
+def test_the_optimisation_is_the_same_one_with_megatron(make_config, model_config):
+    config = make_config(
+        trainer_backend="megatron",
+        student_model="m",
+        lr=3e-6,
+        adam_beta2=0.9,
+        weight_decay=0.1,
+        max_grad_norm=0.5,
+        gradient_checkpointing=0,
+        lr_schedule="cosine",
+        tensor_parallel_size=2,
+    )
+    policy = policy_config(config, cluster_shape(config, 4, model_config, 1), {}, total_updates=77)
     assert policy["dtensor_cfg"] == {"enabled": False}
     megatron = policy["megatron_cfg"]
     optimizer, schedule = megatron["optimizer"], megatron["scheduler"]
@@ -103,28 +111,30 @@ def test_the_optimisation_is_the_same_one_with_megatron(make_knobs, config):
     assert [megatron[f"{name}_parallel_size"] for name in others] == [1, 1, 1, 1]
 
 
-def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_knobs):
-    assert megatron_section(make_knobs(), 1, 10)["sequence_parallel"] is False
+def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_config):
+    assert megatron_section(make_config(), 1, 10)["sequence_parallel"] is False
 
 
-def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_knobs):
-    schedule = megatron_section(make_knobs(warmup_steps=5), 1, 3)["scheduler"]
+def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_config):
+    schedule = megatron_section(make_config(warmup_steps=5), 1, 3)["scheduler"]
     assert schedule["lr_decay_iters"] > schedule["lr_warmup_iters"] == 5
 
 
-def test_what_megatron_does_not_do_is_refused(make_knobs, config):
-    knobs = make_knobs(trainer_backend="megatron", student_model="m", teacher_model="m")
-    check_megatron(knobs, config)
+def test_what_megatron_does_not_do_is_refused(make_config, model_config):
+    config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
+    check_megatron(config, model_config)
     with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor can"):
-        check_megatron(make_knobs(student_model="m", teacher_model="another"), config)
-    config.num_experts = 8
+        check_megatron(make_config(student_model="m", teacher_model="another"), model_config)
+    model_config.num_experts = 8
     with pytest.raises(UserError, match="m is a mixture of experts"):
-        check_megatron(knobs, config)
+        check_megatron(config, model_config)
 
 
-def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_knobs, config):
-    knobs = make_knobs(student_model="m", temperature=0.7, top_p=0.9, gpu_memory_utilization=0.3, sampler_batch=99)
-    generation = generation_config(knobs, cluster_shape(knobs, 1, config, 1), 1000, [5, 6], pad_id=5)
+def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_config, model_config):
+    config = make_config(
+        student_model="m", temperature=0.7, top_p=0.9, gpu_memory_utilization=0.3, sampler_batch=99
+    )
+    generation = generation_config(config, cluster_shape(config, 1, model_config, 1), 1000, [5, 6], pad_id=5)
     assert (generation["temperature"], generation["top_p"], generation["stop_token_ids"]) == (0.7, 0.9, [5, 6])
     assert generation["vllm_cfg"]["max_model_len"] == 1000
     assert generation["vllm_cfg"]["gpu_memory_utilization"] == 0.3

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 
 
 @pytest.fixture
@@ -11,9 +11,7 @@ def tensors():
     """Two of their own, two names of one storage, a view that begins inside its storage, and an empty one."""
     first, second = torch.randn(3, 5), torch.randn(7).bfloat16()
     padded = torch.randn(4, 2)
-    return {
-        "embedding": first, "norm": second, "head": first, "shard": padded[1:3], "none": padded.new_empty(0)
-    }  # fmt: skip
+    return {"embedding": first, "norm": second, "head": first, "shard": padded[1:3], "none": padded.new_empty(0)}
 
 
 def memory(tensors):
@@ -28,7 +26,7 @@ def assert_bitwise(tensors, expected):
 def test_tensors_and_views_of_them_come_back_bit_for_bit(tensors):
     expected, before = {name: tensor.clone() for name, tensor in tensors.items()}, memory(tensors)
     view = tensors["embedding"][1]
-    host = HostMemory()
+    host = PinnedCpuCopies()
     for _ in range(2):  # the second time in the memory of the first
         host.offload(tensors)
         host.offload(tensors)  # they are off already
@@ -44,7 +42,7 @@ def test_tensors_and_views_of_them_come_back_bit_for_bit(tensors):
 
 def test_tensors_that_come_later_are_taken_along(tensors):
     """Adam's averages exist after the first update only."""
-    host = HostMemory()
+    host = PinnedCpuCopies()
     later = {"norm": tensors.pop("norm")}
     host.offload(tensors)
     expected = later["norm"].clone()
@@ -56,7 +54,7 @@ def test_tensors_that_come_later_are_taken_along(tensors):
 
 def test_what_is_saved_can_be_overwritten_and_restored(tensors):
     expected = {name: tensor.clone() for name, tensor in tensors.items()}
-    host = HostMemory()
+    host = PinnedCpuCopies()
     host.save(tensors)
     for tensor in tensors.values():
         tensor.zero_()

@@ -6,12 +6,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.kl import KLOptions
+from opsd.kl import KLConfig
 from opsd.nemo_rl.micro_batches import for_workers
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.lm_head_hook import run_to_head
 from opsd.nemo_rl.worker.step import against_teacher
-from opsd.nemo_rl.worker.swap_weights import weights_in_place
+from opsd.nemo_rl.worker.swap_weights import swap_weights
 from tests.opsd.helpers.on_ranks import assert_same, local_engines_kl, run_ranks, two_updates
 
 TWO_RANKS = Path(__file__).parents[1] / "helpers" / "sharded_update.py"
@@ -49,7 +49,7 @@ def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, 
             teacher, [pair.teacher for pair in batch], 0, None, lambda hidden, head: (hidden, head.copy())
         )
     rows = [pair.student for pair in batch]
-    compare = against_teacher(teacher_hidden, teacher_head, rows, 0.25, KLOptions(), 0.0)
+    compare = against_teacher(teacher_hidden, teacher_head, rows, 0.25, KLConfig(), 0.0)
     ours = run_to_head(student, rows, 0, None, compare)
     ours.loss.backward()
 
@@ -76,7 +76,7 @@ def test_the_students_weights_come_back_also_after_an_error(models):
     student = models[0]
     own, other = ({name: x.clone() for name, x in model.state_dict().items()} for model in models)
     with pytest.raises(ZeroDivisionError):
-        with weights_in_place(student, other, HostMemory()):
+        with swap_weights(student, other, PinnedCpuCopies()):
             assert_same(student.state_dict(), other, rtol=0, atol=0)
             raise ZeroDivisionError
     assert_same(student.state_dict(), own, rtol=0, atol=0)
@@ -117,9 +117,7 @@ def test_a_sharded_models_second_update_starts_from_the_first_ones_weights(two_r
         optimizer.zero_grad()
         local_engines_kl(student, teacher, batch, 1 / sum(len(pair.targets) for pair in batch)).loss.backward()
         optimizer.step()
-    assert_same(
-        after_first["after"], {n: p.detach() for n, p in student.named_parameters()}, rtol=1e-2, atol=5e-4
-    )
+    assert_same(after_first["after"], {n: p.detach() for n, p in student.named_parameters()}, rtol=1e-2, atol=5e-4)
     assert not any(torch.equal(after_first["after"][n], weight) for n, weight in after_first["before"].items())
 
 

@@ -30,12 +30,25 @@ pytestmark = [
 ]
 
 SETTINGS = {
-    "ENGINE": "local", "PROMPT_SUFFIX": "", "SAMPLER": "transformers", "REPORT_TO": "none", "LR": "1e-3",
-    "NUM_PROMPTS_PER_STEP": "4", "TRAIN_GLOBAL_BATCH_SIZE": "2", "MAX_TOTAL_SEQUENCE_LENGTH": "40",
-    "WARMUP_STEPS": "1", "GRADING_WORKERS": "1", "GRADIENT_CHECKPOINTING": "0", "TOKENS_PER_MICRO_BATCH": "150",
-    "MAX_NUM_STEPS": "4", "TEACHER_SYNC_STEPS": "2", "SAVE_PERIOD": "1", "VAL_PERIOD": "2", "VAL_NUM_SAMPLES": "2",
+    "ENGINE": "local",
+    "PROMPT_SUFFIX": "",
+    "SAMPLER": "transformers",
+    "REPORT_TO": "none",
+    "LR": "1e-3",
+    "NUM_PROMPTS_PER_STEP": "4",
+    "TRAIN_GLOBAL_BATCH_SIZE": "2",
+    "MAX_TOTAL_SEQUENCE_LENGTH": "40",
+    "WARMUP_STEPS": "1",
+    "GRADING_WORKERS": "1",
+    "GRADIENT_CHECKPOINTING": "0",
+    "TOKENS_PER_MICRO_BATCH": "150",
+    "MAX_NUM_STEPS": "4",
+    "TEACHER_SYNC_STEPS": "2",
+    "SAVE_PERIOD": "1",
+    "VAL_PERIOD": "2",
+    "VAL_NUM_SAMPLES": "2",
     "STOP_ON_COLLAPSE": "1",  # never, but the best student is kept
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +58,18 @@ def environment(tmp_path_factory, coin_checkpoint, other_checkpoint):
     problems = [{"id": f"p{n}", "problem": f"x = {n} [A] + 1", "answer": "7"} for n in range(6)]
     write_jsonl(folder / "problems.jsonl", problems)
     write_jsonl(folder / "validation.jsonl", problems[:2])
-    return os.environ | SETTINGS | {
-        "STUDENT_MODEL": str(coin_checkpoint), "TEACHER_MODEL": str(other_checkpoint),
-        "TRAIN_DATASET": str(folder / "problems.jsonl"), "VAL_DATASET": str(folder / "validation.jsonl"),
-        "PYTHONPATH": os.pathsep.join(sys.path), "FOLDER": str(folder),
-    }  # fmt: skip
+    return (
+        os.environ
+        | SETTINGS
+        | {
+            "STUDENT_MODEL": str(coin_checkpoint),
+            "TEACHER_MODEL": str(other_checkpoint),
+            "TRAIN_DATASET": str(folder / "problems.jsonl"),
+            "VAL_DATASET": str(folder / "validation.jsonl"),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "FOLDER": str(folder),
+        }
+    )
 
 
 def start(script, environment, output):
@@ -65,9 +85,7 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment
     local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
     assert start(LOCAL, environment, local).wait(300) == 0
 
-    settings = environment | {
-        "ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)
-    }  # fmt: skip
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)}
     first = start(RUN, settings, nemo)
     while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
         time.sleep(0.1)

@@ -14,11 +14,11 @@ from transformers import AutoConfig
 from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from opsd.pairs import build_pair
-from opsd.rollouts import Rollouts
+from opsd.rollouts import RolloutWorker
 from opsd.select_engine import nemo_rl_source
 from srt.common.files import JsonlLog
 from srt.contract.records import Problem
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 
 missing = [name for name in ("ray", "torchdata", "tensordict", "hydra") if importlib.util.find_spec(name) is None]
 pytestmark = [
@@ -39,8 +39,8 @@ def nemo_rl():
 def environment():
     from opsd.nemo_rl.driver.verifier_environment import VerifierEnvironmentImpl
 
-    knobs = SimpleNamespace(mode="math", grading_workers=1, grading_time_limit=10.0)
-    environment = VerifierEnvironmentImpl({"knobs": knobs})
+    config = SimpleNamespace(mode="math", grading_workers=1, grading_time_limit=10.0)
+    environment = VerifierEnvironmentImpl({"knobs": config})
     yield environment
     environment.grader.__exit__()
 
@@ -88,13 +88,13 @@ def test_rollouts_rows_and_seeds_are_the_local_engines(layout, make_rollout, nem
     generation = ScriptedGeneration([rollout.y for rollout in rollouts], pad_id=0)
 
     sampler, set_aside = NemoSampler(generation, layout.eot_ids, 0), JsonlLog(tmp_path / "set_aside.jsonl")
-    found = Rollouts(layout, sampler, nemo_grader, 100, 200, 5, set_aside).sample(problems, "train", 3, {})
+    found = RolloutWorker(layout, sampler, nemo_grader, 100, 200, 5, set_aside).sample(problems, "train", 3, {})
     assert [(r.y, r.finish_reason, r.r) for r in found] == [
         (rollout.y, rollout.finish_reason, r) for rollout, r in zip(rollouts, (1, 0, 0), strict=True)
     ]
     assert found[0].logprobs == [-float(n) for n in range(1, len(rollouts[0].y) + 1)]
     assert all(rollout.chat == layout.chat(problem.x) for rollout, problem in zip(found, problems, strict=True))
-    assert build_pair(found[0], layout, 100).teacher == layout.teacher_row(found[0].chat, rollouts[0].y, 1)
+    assert build_pair(found[0], layout, 100).teacher == layout.teacher_sequence(found[0].chat, rollouts[0].y, 1)
     (asked,) = generation.asked
     assert len(set(asked["seeds"].tolist())) == 3
     assert asked["max_tokens"].tolist() == [100 - len(rollout.chat) for rollout in found]
@@ -105,7 +105,7 @@ def test_a_verifier_that_breaks_gives_no_reward(nemo_grader, environment):
     good = Problem(id="good", x="x", answer="7")
     items = [("\\boxed{7}", bad, "stop"), ("\\boxed{7}", good, "stop")]
     broke, verdict = nemo_grader.grade_all(items)
-    assert isinstance(broke, VerifierBroke) and str(broke)
+    assert isinstance(broke, VerifierError) and str(broke)
     assert verdict.correct and verdict.extracted == "7"
     logs = [[{"role": "user", "content": "x"}, {"role": "assistant", "content": text}] for text, _, _ in items]
     metadata = [{"problem": problem, "finish_reason": reason} for _, problem, reason in items]
@@ -127,32 +127,32 @@ def test_our_actors_are_registered_with_this_python():
     assert ENV_REGISTRY[runtime.ENVIRONMENT_NAME] == {"actor_class_fqn": runtime.ENVIRONMENT}
 
 
-def test_vllms_section_has_every_key_that_nemo_rl_asks_for(make_knobs, tiny_checkpoint):
+def test_vllms_section_has_every_key_that_nemo_rl_asks_for(make_config, tiny_checkpoint):
     from nemo_rl.models.generation.vllm.config import VllmConfig, VllmSpecificArgs
 
-    knobs = make_knobs(student_model=tiny_checkpoint)
-    shape = cluster_shape(knobs, 1, AutoConfig.from_pretrained(tiny_checkpoint), 1)
-    generation = generation_config(knobs, shape, 100, [1], 0)
+    config = make_config(student_model=tiny_checkpoint)
+    shape = cluster_shape(config, 1, AutoConfig.from_pretrained(tiny_checkpoint), 1)
+    generation = generation_config(config, shape, 100, [1], 0)
     assert VllmConfig.__required_keys__ <= generation.keys()
     assert VllmSpecificArgs.__required_keys__ <= generation["vllm_cfg"].keys()
 
 
-def test_megatrons_section_has_every_key_that_nemo_rl_asks_for(make_knobs):
+def test_megatrons_section_has_every_key_that_nemo_rl_asks_for(make_config):
     from nemo_rl.models import policy
 
-    section = megatron_section(make_knobs(), 2, 10)
+    section = megatron_section(make_config(), 2, 10)
     assert policy.MegatronConfig.__required_keys__ <= section.keys()
     for name, part in (("Optimizer", "optimizer"), ("Scheduler", "scheduler")):
         assert getattr(policy, f"Megatron{name}Config").__required_keys__ <= section[part].keys()
     assert policy.MegatronDDPConfig.__required_keys__ <= section["distributed_data_parallel_config"].keys()
 
 
-def test_the_schedule_and_optimizer_are_found_by_their_names(make_knobs, tiny_checkpoint):
+def test_the_schedule_and_optimizer_are_found_by_their_names(make_config, tiny_checkpoint):
     from hydra.utils import get_class
 
-    knobs = make_knobs(student_model=tiny_checkpoint)
-    shape = cluster_shape(knobs, 1, AutoConfig.from_pretrained(tiny_checkpoint), 1)
-    policy = policy_config(knobs, shape, {}, 10)
+    config = make_config(student_model=tiny_checkpoint)
+    shape = cluster_shape(config, 1, AutoConfig.from_pretrained(tiny_checkpoint), 1)
+    policy = policy_config(config, shape, {}, 10)
     optimizer = get_class(policy["optimizer"]["name"])([torch.zeros(1)], **policy["optimizer"]["kwargs"])
     scheduler = get_class(policy["scheduler"]["name"])(optimizer, **policy["scheduler"]["kwargs"])
     assert scheduler.get_last_lr() == [0.0]

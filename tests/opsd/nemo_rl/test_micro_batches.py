@@ -46,6 +46,4 @@ def test_workers_get_rows_of_ids_and_the_updates_one_denominator(pairs):
     assert {(tuple(row.student.ids), row.student.start) for row in rows} == {
         (tuple(pair.student.ids), pair.student.start) for pair in pairs
     }
-    assert all(
-        row.student.ids[row.student.start :] == row.teacher.ids[row.teacher.start :] for row in rows
-    )
+    assert all(row.student.ids[row.student.start :] == row.teacher.ids[row.teacher.start :] for row in rows)

@@ -4,7 +4,7 @@ import pytest
 
 from quickstart.tokenizer import build_tokenizer
 from srt.collect.cleaning import ANSWERS, clean, find_loop, opening_end
-from srt.contract.layout import Layout, PromptSettings
+from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import pack_ids, unpack_ids
 
@@ -14,7 +14,7 @@ EOT = 2
 @pytest.fixture(scope="module")
 def layout():
     tokenizer = build_tokenizer()
-    return Layout(tokenizer, PHRASE_SETS["qwen"], PromptSettings(prompt_suffix=""), [EOT])
+    return Layout(tokenizer, PHRASE_SETS["qwen"], PromptFormat(prompt_suffix=""), [EOT])
 
 
 @pytest.fixture
@@ -177,8 +177,11 @@ def test_the_opening_of_a_revision_is_stripped_and_that_of_a_response_is_not(new
     assert cleaned.tuple["y_revised"] == work and cleaned.tuple["y_init"] == before["y_init"]
     tokens = len(unpack_ids(before["y_revised_ids"])) - len(unpack_ids(cleaned.tuple["y_revised_ids"]))
     assert the_change(cleaned) == {
-        "part": "y_revised", "change": "opening stripped", "tokens": tokens, "text": opening,
-    }  # fmt: skip
+        "part": "y_revised",
+        "change": "opening stripped",
+        "tokens": tokens,
+        "text": opening,
+    }
     check_ids(layout, before, cleaned.tuple, "y_revised")
 
 

@@ -6,13 +6,13 @@ import random
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
-from srt.collect.collector import CollectionSettings, Collector
+from srt.collect.collector import Collector, CollectorConfig
 from srt.common.files import read_jsonl
-from srt.contract.layout import Layout, PromptSettings
+from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import Problem, unpack_ids
 from srt.contract.seeds import sample_seed
-from srt.verifiers.math.grader import Grader
+from srt.verifiers.math.grader import MathGrader
 from tests.srt.helpers.scripted import ScriptedSampler
 
 PHRASES = PHRASE_SETS["qwen"]
@@ -22,12 +22,12 @@ PROBLEMS = [Problem(id=f"p{n}", x=f"x = {n % 10}", answer="7", source="here") fo
 @pytest.fixture(scope="module")
 def layout():
     tokenizer = build_tokenizer()
-    return Layout(tokenizer, PHRASES, PromptSettings(prompt_suffix=""), [tokenizer.eos_token_id])
+    return Layout(tokenizer, PHRASES, PromptFormat(prompt_suffix=""), [tokenizer.eos_token_id])
 
 
 @pytest.fixture(scope="module")
 def grader():
-    with Grader(num_workers=1, time_limit_seconds=30) as grader:
+    with MathGrader(num_workers=1, time_limit_seconds=30) as grader:
         yield grader
 
 
@@ -36,11 +36,20 @@ def collect(layout, grader, tmp_path):
     """Runs a collection in `tmp_path`/name and returns it with its sampler."""
 
     def run(name, problems=PROBLEMS, order=0, model=None, **changes):
-        settings = {"num_responses": 2, "num_revisions": 2, "revise": frozenset({0}), "revise_truncated": True,
-                    "max_tokens": 50, "max_model_len": 500, "window": 4, "seed": 0, "target": None}  # fmt: skip
+        settings = {
+            "num_responses": 2,
+            "num_revisions": 2,
+            "revise": frozenset({0}),
+            "revise_truncated": True,
+            "max_tokens": 50,
+            "max_model_len": 500,
+            "window": 4,
+            "seed": 0,
+            "target": None,
+        }
         sampler = ScriptedSampler(layout, order, **model or {})
         collector = Collector(
-            problems, layout, sampler, grader, CollectionSettings(**settings | changes), tmp_path / name
+            problems, layout, sampler, grader, CollectorConfig(**settings | changes), tmp_path / name
         )
         collector.run()
         collector.close()

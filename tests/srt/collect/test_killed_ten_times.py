@@ -8,22 +8,30 @@ from pathlib import Path
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
-from srt.collect.collector import CollectionSettings, Collector
+from srt.collect.collector import Collector, CollectorConfig
 from srt.common.files import read_jsonl
-from srt.contract.layout import Layout, PromptSettings
+from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import Problem
 from srt.verifiers.math.verify import verify_math
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 from tests.srt.helpers.scripted import ScriptedSampler
 
 KILLS = 10
 PROBLEMS = [Problem(id=f"p{n}", x=f"x = {n % 20}", answer="7" if n % 9 else r"\frac{1}{0}") for n in range(60)]
 MODEL = {"variety": 3, "loop_share": 0.2, "truncated_share": 0.1}
-SETTINGS = CollectionSettings(
-    num_responses=2, num_revisions=2, revise=frozenset({0, 1}), revise_truncated=True, max_tokens=400,
-    max_model_len=1000, window=8, seed=0, target=70, clean=True,
-)  # fmt: skip
+SETTINGS = CollectorConfig(
+    num_responses=2,
+    num_revisions=2,
+    revise=frozenset({0, 1}),
+    revise_truncated=True,
+    max_tokens=400,
+    max_model_len=1000,
+    window=8,
+    seed=0,
+    target=70,
+    clean=True,
+)
 
 
 class GraderInPlace:
@@ -35,7 +43,7 @@ class GraderInPlace:
     def submit(self, key, text, problem, finish_reason):
         try:
             verdict = verify_math("" if finish_reason == "length" else text, problem.answer)
-        except VerifierBroke as broke:
+        except VerifierError as broke:
             verdict = broke
         self.graded.append((key, verdict))
 
@@ -47,7 +55,7 @@ class GraderInPlace:
 @pytest.fixture(scope="module")
 def layout():
     tokenizer = build_tokenizer()
-    return Layout(tokenizer, PHRASE_SETS["qwen"], PromptSettings(prompt_suffix=""), [tokenizer.eos_token_id])
+    return Layout(tokenizer, PHRASE_SETS["qwen"], PromptFormat(prompt_suffix=""), [tokenizer.eos_token_id])
 
 
 class SlowSampler(ScriptedSampler):

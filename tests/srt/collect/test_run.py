@@ -4,20 +4,27 @@ import json
 
 import pytest
 
-from srt.collect.run import SrtDataKnobs, collect, selected_problems
+from srt.collect.run import CollectConfig, collect, selected_problems
 from srt.common.errors import UserError
 from srt.common.files import read_json
-from srt.config import load_knobs
+from srt.config import load_config
 
 
 @pytest.fixture
-def knobs_for(tmp_path, tiny_checkpoint):
+def config_for(tmp_path, tiny_checkpoint):
     """knobs_for(*overrides) -> argv for ten problems and the tiny model, with its output in tmp_path/output."""
     problems = tmp_path / "problems.jsonl"
     lines = [{"id": f"p{n}", "problem": f"x = {n}", "answer": "7"} for n in range(10)]
     problems.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    fixed = [f"dataset={problems}", f"model_path={tiny_checkpoint}", f"output_dir={tmp_path / 'output'}",
-             "sampler=transformers", "max_tokens=3", "prompt_suffix=", "grading_workers=1"]  # fmt: skip
+    fixed = [
+        f"dataset={problems}",
+        f"model_path={tiny_checkpoint}",
+        f"output_dir={tmp_path / 'output'}",
+        "sampler=transformers",
+        "max_tokens=3",
+        "prompt_suffix=",
+        "grading_workers=1",
+    ]
     return lambda *overrides: [*fixed, *overrides]
 
 
@@ -37,23 +44,23 @@ def knobs_for(tmp_path, tiny_checkpoint):
         (["start_index=3", "end_index=9", "max_samples=2"], [3, 4]),
     ],
 )
-def test_start_end_and_number_choose_the_problems(knobs_for, overrides, chosen):
-    loaded = selected_problems(load_knobs(SrtDataKnobs, "srt_data", knobs_for(*overrides)))
+def test_start_end_and_number_choose_the_problems(config_for, overrides, chosen):
+    loaded = selected_problems(load_config(CollectConfig, "srt_data", config_for(*overrides)))
     assert [problem.id for problem in loaded.problems] == [f"p{n}" for n in chosen]
 
 
 @pytest.mark.parametrize("overrides", [["start_index=10"], ["start_index=4", "end_index=4"]])
-def test_a_choice_that_leaves_nothing_is_an_error(knobs_for, overrides):
+def test_a_choice_that_leaves_nothing_is_an_error(config_for, overrides):
     with pytest.raises(UserError, match="no problem is left between START_INDEX="):
-        selected_problems(load_knobs(SrtDataKnobs, "srt_data", knobs_for(*overrides)))
+        selected_problems(load_config(CollectConfig, "srt_data", config_for(*overrides)))
 
 
 # What the knobs settle ----------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def settings_of(knobs_for, monkeypatch):
-    """settings_of(*overrides) -> the CollectionSettings that the knobs give; nothing is sampled."""
+def settings_of(config_for, monkeypatch):
+    """settings_of(*overrides) -> the CollectorConfig that the knobs give; nothing is sampled."""
 
     class Stop(Exception):
         pass
@@ -64,7 +71,7 @@ def settings_of(knobs_for, monkeypatch):
 
     def settings(*overrides):
         with pytest.raises(Stop):
-            collect(knobs_for(*overrides))
+            collect(config_for(*overrides))
         return seen[-1]
 
     seen = []
@@ -78,8 +85,15 @@ def test_both_branches_of_revise_correct(settings_of, tmp_path):
 
 
 def test_the_numbers_reach_the_collector(settings_of):
-    settings = settings_of("num_responses=3", "num_revisions=2", "batch_size=5", "target_revision_samples=4",
-                           "seed=9", "revise_truncated=0", "clean=0")  # fmt: skip
+    settings = settings_of(
+        "num_responses=3",
+        "num_revisions=2",
+        "batch_size=5",
+        "target_revision_samples=4",
+        "seed=9",
+        "revise_truncated=0",
+        "clean=0",
+    )
     assert (settings.num_responses, settings.num_revisions, settings.window) == (3, 2, 5)
     assert (settings.target, settings.seed) == (4, 9)
     assert (settings.revise_truncated, settings.clean) == (False, False)
@@ -99,11 +113,11 @@ def test_cleaning_and_the_target_may_change_in_a_run_and_num_responses_may_not(s
 # What comes out -----------------------------------------------------------------------------------------
 
 
-def test_run_json_counts_what_was_done_and_set_aside(knobs_for, tmp_path, capsys):
+def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsys):
     with (tmp_path / "problems.jsonl").open("a") as file:
         file.write('{"problem": "Show it.", "answer": "proof"}\n{"id": "p3", "problem": "x = 3", "answer": "7"}\n')
         file.write(json.dumps({"id": "long", "problem": "x " * 3000, "answer": "7"}) + "\n")
-    collect(knobs_for("revise_truncated=0"))
+    collect(config_for("revise_truncated=0"))
     results = read_json(tmp_path / "output" / "run.json")["results"]
     assert (results["unreadable_records"], results["repeated_records"]) == (1, 1)
     assert results["set_aside"] == 1 and results["set_aside_by_reason"] == {"the prompt is too long": 1}
@@ -115,17 +129,17 @@ def test_run_json_counts_what_was_done_and_set_aside(knobs_for, tmp_path, capsys
 
 
 @pytest.fixture
-def dry_run(knobs_for, capsys, monkeypatch):
+def dry_run(config_for, capsys, monkeypatch):
     """dry_run(*overrides) -> what it prints; starting an engine or a grader fails the test."""
 
     def refuse(*_, **__):
         raise AssertionError("a dry run starts nothing")
 
-    for name in ("collect.run.sampler_from_knobs", "collect.run.open_grader", "collect.run.open_run"):
+    for name in ("collect.run.sampler_from_config", "collect.run.open_grader", "collect.run.open_run"):
         monkeypatch.setattr(f"srt.{name}", refuse)
 
     def run(*overrides):
-        collect([*knobs_for(*overrides), "--dry-run"])
+        collect([*config_for(*overrides), "--dry-run"])
         return capsys.readouterr().out
 
     return run
@@ -133,8 +147,15 @@ def dry_run(knobs_for, capsys, monkeypatch):
 
 def test_a_dry_run_prints_the_resolved_knobs(dry_run, tmp_path):
     printed = dry_run("batch_size=5", "data_prefix=mine")
-    for line in ("BATCH_SIZE=5", "TEMPERATURE=1.0", "CLEAN=1", "DATA_PREFIX=mine", "PROMPT_SUFFIX=",
-                 "END_INDEX=null", f"OUTPUT_DIR={tmp_path / 'output'}"):  # fmt: skip
+    for line in (
+        "BATCH_SIZE=5",
+        "TEMPERATURE=1.0",
+        "CLEAN=1",
+        "DATA_PREFIX=mine",
+        "PROMPT_SUFFIX=",
+        "END_INDEX=null",
+        f"OUTPUT_DIR={tmp_path / 'output'}",
+    ):
         assert f"\n  {line}\n" in printed
 
 

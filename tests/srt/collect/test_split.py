@@ -13,11 +13,23 @@ PHRASES = PHRASE_SETS["qwen"]
 
 def new_tuple(index):
     return {
-        "id": f"p{index}", "x": f"x{index}?", "ground_truth": "2", "y_init": f"y{index}", "y_init_correct": False,
-        "p_r": PHRASES.wrong, "y_revised": f"z{index}", "y_revised_correct": True, "y_init_extracted": "1",
-        "y_revised_extracted": "2", "response_idx": 0, "revision_idx": 0, "source": "", "cleaned": [],
-        "y_init_ids": pack_ids([5, 2]), "y_revised_ids": pack_ids([6, 2]),
-    }  # fmt: skip
+        "id": f"p{index}",
+        "x": f"x{index}?",
+        "ground_truth": "2",
+        "y_init": f"y{index}",
+        "y_init_correct": False,
+        "p_r": PHRASES.wrong,
+        "y_revised": f"z{index}",
+        "y_revised_correct": True,
+        "y_init_extracted": "1",
+        "y_revised_extracted": "2",
+        "response_idx": 0,
+        "revision_idx": 0,
+        "source": "",
+        "cleaned": [],
+        "y_init_ids": pack_ids([5, 2]),
+        "y_revised_ids": pack_ids([6, 2]),
+    }
 
 
 # Sizes --------------------------------------------------------------------------------------------------
@@ -70,12 +82,12 @@ def test_stage_records_are_the_papers_prompts_and_completions_with_the_parts():
 def run_prepare(tmp_path):
     """Writes a collection of `count` tuples, splits it, and returns both stages' records."""
 
-    def run(count, *knobs):
+    def run(count, *config):
         write_json(tmp_path / "collection" / "d_revision.json", [new_tuple(i) for i in range(count)])
         run_json = {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}}
         write_json(tmp_path / "collection" / "run.json", run_json)
         folders = [f"output_dir={tmp_path / 'collection'}", f"train_data_dir={tmp_path / 'data'}"]
-        prepare([*folders, "data_prefix=p", *knobs])
+        prepare([*folders, "data_prefix=p", *config])
         return [read_json(tmp_path / "data" / f"p_stage{stage}.json") for stage in (1, 2)]
 
     return run

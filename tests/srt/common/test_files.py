@@ -6,7 +6,16 @@ import os
 import pytest
 
 from srt.common.errors import UserError
-from srt.common.files import JsonlLog, parse_jsonl, read_json, read_jsonl, remove, write_json, write_jsonl, writing
+from srt.common.files import (
+    JsonlLog,
+    atomic_write,
+    parse_jsonl,
+    read_json,
+    read_jsonl,
+    remove,
+    write_json,
+    write_jsonl,
+)
 
 ODD_VALUES = {"text": "∑ \u2028 \x00 \n", "surrogate": "\ud83d", "number": 1e-7, "list": [None, True, {}]}
 
@@ -36,7 +45,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     write_json(path, 1)
     with pytest.raises(TypeError):
         write_json(path, object())  # no JSON
-    with pytest.raises(KeyboardInterrupt), writing(path) as temporary:
+    with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
     assert read_json(path) == 1
@@ -45,7 +54,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_the_final_name_appears_only_when_the_file_is_complete(tmp_path):
     path = tmp_path / "value.txt"
-    with writing(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("half")
         assert not path.exists()
         assert temporary.parent == path.parent  # a rename within one file system is atomic
@@ -76,7 +85,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, 1)
     # What is written under the temporary name goes to a device that is always full.
-    with writing(tmp_path / "probe") as temporary:
+    with atomic_write(tmp_path / "probe") as temporary:
         temporary.touch()
     (path.with_name(temporary.name.replace("probe", path.name))).symlink_to("/dev/full")
     with pytest.raises(UserError, match="No space left on device") as caught:

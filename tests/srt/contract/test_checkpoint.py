@@ -8,12 +8,13 @@ import torch
 
 from srt.common.errors import UserError
 from srt.common.models import context_limit, eot_ids, load_model, load_tokenizer, stored_dtype
+from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
-from srt.contract.layout import MODE_SUFFIXES, PromptSettings
+from srt.contract.layout import MODE_SUFFIXES, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import CHECKPOINT_METADATA, read_metadata, write_metadata
 
-STORED = PromptSettings("Be brief.", "Think.", {"enable_thinking": False})
+STORED = PromptFormat("Be brief.", "Think.", {"enable_thinking": False})
 
 
 @pytest.fixture
@@ -28,15 +29,16 @@ def srt_checkpoint(checkpoint):
     return checkpoint
 
 
-def layout_of(path, **knobs):
+def layout_of(path, **config):
     names = ("control_phrases", "system_prompt", "prompt_suffix", "chat_template_kwargs")
-    return layout_of_checkpoint(str(path), knobs.get("mode", "math"), *(knobs.get(name) for name in names))
+    prompt = PromptConfig(config.get("mode", "math"), *(config.get(name) for name in names))
+    return layout_of_checkpoint(str(path), prompt)
 
 
 def test_a_plain_model_takes_the_knobs_and_the_modes_defaults(checkpoint):
     layout = layout_of(checkpoint, control_phrases="olmo", system_prompt="Be kind.")
     assert layout.phrases == PHRASE_SETS["olmo"]
-    assert layout.prompt == PromptSettings("Be kind.", MODE_SUFFIXES["math"], {})
+    assert layout.prompt == PromptFormat("Be kind.", MODE_SUFFIXES["math"], {})
     assert layout_of(checkpoint, mode="code").prompt.prompt_suffix == MODE_SUFFIXES["code"]
 
 
@@ -75,7 +77,7 @@ def test_a_contradicting_knob_is_refused_with_both_values(srt_checkpoint, name, 
 
 
 def test_metadata_is_what_was_written(srt_checkpoint, tiny_checkpoint):
-    assert PromptSettings(**read_metadata(str(srt_checkpoint))["prompt"]) == STORED
+    assert PromptFormat(**read_metadata(str(srt_checkpoint))["prompt"]) == STORED
     assert read_metadata(str(tiny_checkpoint)) is None
 
 

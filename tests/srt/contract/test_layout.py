@@ -7,17 +7,39 @@ from transformers import PreTrainedTokenizerFast
 
 from srt.common.errors import UserError
 from srt.common.models import load_model, load_tokenizer
-from srt.contract.layout import MODE_SUFFIXES, Layout, PromptSettings, predicting_positions
+from srt.config_groups import PromptConfig
+from srt.contract.layout import MODE_SUFFIXES, Layout, PromptFormat, predicting_positions
 from srt.contract.phrases import PHRASE_SETS, PhraseSet
 
 # A full stop and a blank line are one token when they are tokenised together, as in real vocabularies.
 VOCABULARY = [
-    "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<think>", "</think>", "system", "user", "assistant",
-    "\n", "\n\n", ".\n\n", ".", " ", "Add", "1", "2", "3", "Think", "Brief", "Help", "No", "Ok", "?",
-]  # fmt: skip
+    "<|endoftext|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<think>",
+    "</think>",
+    "system",
+    "user",
+    "assistant",
+    "\n",
+    "\n\n",
+    ".\n\n",
+    ".",
+    " ",
+    "Add",
+    "1",
+    "2",
+    "3",
+    "Think",
+    "Brief",
+    "Help",
+    "No",
+    "Ok",
+    "?",
+]
 PIECES = r"<\|\w+\|>|</?think>|\.\n\n|\n\n|\n|\.| |\w+"
 PHRASES = PhraseSet("short", wrong="No.", right="Ok.")
-THINK = PromptSettings(prompt_suffix="Think")
+THINK = PromptFormat(prompt_suffix="Think")
 
 QWEN_STYLE = """\
 {%- for message in messages %}
@@ -37,9 +59,20 @@ OLMO_STYLE = """\
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n' }}{%- endif %}"""
 
 QWEN_CHAT = [
-    "<|im_start|>", "user", "\n", "Add", " ", "1", "\n\n", "Think", "<|im_end|>", "\n",
-    "<|im_start|>", "assistant", "\n",
-]  # fmt: skip
+    "<|im_start|>",
+    "user",
+    "\n",
+    "Add",
+    " ",
+    "1",
+    "\n\n",
+    "Think",
+    "<|im_end|>",
+    "\n",
+    "<|im_start|>",
+    "assistant",
+    "\n",
+]
 OLMO_CHAT = ["<|endoftext|>", "<|im_start|>", "system", "\n", "Help", "<|im_end|>", "\n", *QWEN_CHAT]
 CUE = {0: ["\n\n", "No", ".\n\n"], 1: ["\n\n", "Ok", ".\n\n"]}
 EOT = "<|im_end|>"
@@ -64,7 +97,7 @@ def new_tokenizer(template: str | None, adds_bos: bool = False) -> PreTrainedTok
     return tokenizer
 
 
-def new_layout(style: str = "qwen", prompt: PromptSettings = THINK) -> Layout:
+def new_layout(style: str = "qwen", prompt: PromptFormat = THINK) -> Layout:
     tokenizer = new_tokenizer(*{"qwen": (QWEN_STYLE, False), "olmo": (OLMO_STYLE, True)}[style])
     return Layout(tokenizer, PHRASES, prompt, eot_ids=[2, 0])
 
@@ -93,7 +126,7 @@ def test_chat(style):
 
 
 def test_literal_ids():
-    row = new_layout().sft_row(1, new_layout().chat("Add 1"), [14, 11, 2], 0, [15, 2])
+    row = new_layout().sft_sequence(1, new_layout().chat("Add 1"), [14, 11, 2], 0, [15, 2])
     assert row.ids == [1, 6, 8, 13, 12, 14, 9, 17, 2, 8, 1, 7, 8, 14, 11, 9, 20, 10, 15, 2]
     assert row.start == 13
 
@@ -111,7 +144,7 @@ def test_revision_prompt_has_no_end_of_turn_before_the_cue(style, r, end):
 def test_sft_rows_differ_only_in_what_they_supervise(style, r, end, revised_end):
     layout, chat = style
     parts = (ids(chat), ids(Y + end), r, ids(Y_REVISED + revised_end))
-    stage1, stage2 = layout.sft_row(1, *parts), layout.sft_row(2, *parts)
+    stage1, stage2 = layout.sft_sequence(1, *parts), layout.sft_sequence(2, *parts)
     assert tokens(stage1.ids) == chat + Y + CUE[r] + Y_REVISED + [EOT]
     assert stage2.ids == stage1.ids
     assert tokens(stage1.ids[stage1.start :]) == Y + CUE[r] + Y_REVISED + [EOT]
@@ -121,7 +154,7 @@ def test_sft_rows_differ_only_in_what_they_supervise(style, r, end, revised_end)
 @pytest.mark.parametrize("end", [[], [EOT]])
 def test_student_row_supervises_y_with_its_end_of_turn_if_it_ended(style, end):
     layout, chat = style
-    row = layout.student_row(ids(chat), ids(Y + end))
+    row = layout.student_sequence(ids(chat), ids(Y + end))
     assert tokens(row.ids) == chat + Y + end
     assert tokens(row.ids[row.start :]) == Y + end
 
@@ -130,8 +163,8 @@ def test_student_row_supervises_y_with_its_end_of_turn_if_it_ended(style, end):
 @pytest.mark.parametrize("end", [[], [EOT]])
 def test_teacher_row_supervises_the_second_y_which_is_the_students(style, r, end):
     layout, chat = style
-    teacher = layout.teacher_row(ids(chat), ids(Y + end), r)
-    student = layout.student_row(ids(chat), ids(Y + end))
+    teacher = layout.teacher_sequence(ids(chat), ids(Y + end), r)
+    student = layout.student_sequence(ids(chat), ids(Y + end))
     assert tokens(teacher.ids) == chat + Y + CUE[r] + Y + end
     assert teacher.ids[teacher.start :] == student.ids[student.start :]
     assert len(predicting_positions(teacher)) == len(predicting_positions(student))
@@ -140,7 +173,7 @@ def test_teacher_row_supervises_the_second_y_which_is_the_students(style, r, end
 def test_evaluation_revises_what_stage_2_learns_to_revise():
     layout = new_layout()
     prompt = layout.revision_prompt(ids(QWEN_CHAT), ids(Y + [EOT]), 0)
-    row = layout.sft_row(2, ids(QWEN_CHAT), ids(Y + [EOT]), 0, ids(Y_REVISED))
+    row = layout.sft_sequence(2, ids(QWEN_CHAT), ids(Y + [EOT]), 0, ids(Y_REVISED))
     assert row.ids[: row.start] == prompt
 
 
@@ -160,9 +193,9 @@ def test_the_cue_does_not_depend_on_what_stands_before_it(y):
 
 def test_no_method_changes_what_it_is_given():
     layout, chat, y = new_layout(), ids(QWEN_CHAT), ids([*Y, EOT])
-    layout.teacher_row(chat, y, 0).ids.append(99)
-    layout.sft_row(1, chat, y, 0, y).ids.append(99)
-    layout.student_row(chat, y).ids.append(99)
+    layout.teacher_sequence(chat, y, 0).ids.append(99)
+    layout.sft_sequence(1, chat, y, 0, y).ids.append(99)
+    layout.student_sequence(chat, y).ids.append(99)
     layout.cue(0).append(99)
     assert (chat, y) == (ids(QWEN_CHAT), ids([*Y, EOT]))
     assert tokens(layout.cue(0)) == CUE[0]
@@ -178,7 +211,7 @@ def test_every_end_of_turn_of_the_model_counts(end):
     assert tokens(layout.without_eot(y)) == Y
     assert layout.with_eot(y) == y
     assert tokens(layout.revision_prompt([], y, 0)) == Y + CUE[0]
-    assert tokens(layout.teacher_row([], y, 0).ids) == Y + CUE[0] + Y + [end]
+    assert tokens(layout.teacher_sequence([], y, 0).ids) == Y + CUE[0] + Y + [end]
 
 
 def test_the_first_end_of_turn_is_the_one_that_is_added():
@@ -188,7 +221,7 @@ def test_the_first_end_of_turn_is_the_one_that_is_added():
 
 def test_an_empty_response():
     layout = new_layout()
-    assert tokens(layout.teacher_row([], ids([EOT]), 0).ids) == [*CUE[0], EOT]
+    assert tokens(layout.teacher_sequence([], ids([EOT]), 0).ids) == [*CUE[0], EOT]
     assert tokens(layout.revision_prompt([], [], 1)) == CUE[1]
 
 
@@ -201,19 +234,19 @@ def test_decode_is_the_text_without_its_end_of_turn():
 
 def test_system_message(style):
     layout, _ = style
-    with_system = Layout(layout.tokenizer, PHRASES, PromptSettings("Brief", "Think"), [2])
+    with_system = Layout(layout.tokenizer, PHRASES, PromptFormat("Brief", "Think"), [2])
     bos = ["<|endoftext|>"] if "Help" in tokens(layout.chat("Add 1")) else []
     system = ["<|im_start|>", "system", "\n", "Brief", EOT, "\n"]
     assert tokens(with_system.chat("Add 1")) == bos + system + QWEN_CHAT
 
 
 def test_no_suffix_adds_nothing():
-    chat = tokens(new_layout(prompt=PromptSettings(prompt_suffix="")).chat("Add 1"))
+    chat = tokens(new_layout(prompt=PromptFormat(prompt_suffix="")).chat("Add 1"))
     assert chat == [token for token in QWEN_CHAT if token not in ("\n\n", "Think")]
 
 
 def test_chat_template_kwargs_reach_the_template():
-    prompt = PromptSettings(prompt_suffix="Think", chat_template_kwargs={"enable_thinking": False})
+    prompt = PromptFormat(prompt_suffix="Think", chat_template_kwargs={"enable_thinking": False})
     chat = tokens(new_layout(prompt=prompt).chat("Add 1"))
     assert chat == [*QWEN_CHAT, "<think>", "\n\n", "</think>", "\n\n"]
 
@@ -221,28 +254,31 @@ def test_chat_template_kwargs_reach_the_template():
 def test_a_tokenizer_that_adds_bos_adds_it_once_and_never_inside():
     layout = new_layout("olmo")
     assert layout.tokenizer.encode("1") == [0, 14]  # it does add one
-    row = layout.sft_row(1, layout.chat("Add 1"), ids(Y), 0, ids(Y_REVISED))
+    row = layout.sft_sequence(1, layout.chat("Add 1"), ids(Y), 0, ids(Y_REVISED))
     assert row.ids.count(0) == 1 and row.ids[0] == 0
 
 
 def test_settings_from_knobs():
-    assert PromptSettings.from_knobs("math", None, None, None) == PromptSettings()
-    assert PromptSettings.from_knobs("code", None, None, None).prompt_suffix == MODE_SUFFIXES["code"]
-    assert PromptSettings.from_knobs("math", "", "", "") == PromptSettings(None, "", {})
-    given = PromptSettings.from_knobs("math", "Brief", "Think", '{"enable_thinking": false}')
-    assert given == PromptSettings("Brief", "Think", {"enable_thinking": False})
-    assert PromptSettings(**given.as_dict()) == given
+    assert PromptFormat.from_config(PromptConfig("math", None, None, None, None)) == PromptFormat()
+    assert (
+        PromptFormat.from_config(PromptConfig("code", None, None, None, None)).prompt_suffix
+        == MODE_SUFFIXES["code"]
+    )
+    assert PromptFormat.from_config(PromptConfig("math", None, "", "", "")) == PromptFormat(None, "", {})
+    given = PromptFormat.from_config(PromptConfig("math", None, "Brief", "Think", '{"enable_thinking": false}'))
+    assert given == PromptFormat("Brief", "Think", {"enable_thinking": False})
+    assert PromptFormat(**given.as_dict()) == given
 
 
 @pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null"])
 def test_chat_template_kwargs_that_are_no_object(kwargs):
     with pytest.raises(UserError, match="CHAT_TEMPLATE_KWARGS=.*a JSON object is expected"):
-        PromptSettings.from_knobs("math", None, None, kwargs)
+        PromptFormat.from_config(PromptConfig("math", None, None, None, kwargs))
 
 
 def test_a_tokenizer_without_chat_template_is_refused():
     with pytest.raises(UserError, match="some/model: its tokenizer has no chat template; use an instruct model"):
-        Layout(new_tokenizer(None), PHRASES, PromptSettings(), [2])
+        Layout(new_tokenizer(None), PHRASES, PromptFormat(), [2])
 
 
 # The teacher's budget -----------------------------------------------------------------------------------
@@ -252,18 +288,18 @@ def test_a_tokenizer_without_chat_template_is_refused():
 @pytest.mark.parametrize("spare", range(-9, 4))
 def test_fit_to_teacher_keeps_y_exactly_when_the_row_fits(end, spare):
     layout, chat, y = new_layout(), ids(QWEN_CHAT), ids(["1", "2", "3", "1", *end])
-    limit = len(layout.teacher_row(chat, y, 0).ids) + spare
+    limit = len(layout.teacher_sequence(chat, y, 0).ids) + spare
     fitted = layout.fit_to_teacher(chat, y, 0, limit)
-    row = layout.teacher_row(chat, fitted, 0)
+    row = layout.teacher_sequence(chat, fitted, 0)
     if spare >= 0:
         assert fitted == y
         return
     assert fitted == y[: len(fitted)] and len(fitted) < len(y)
     assert 2 not in fitted  # a shortened y has not ended
     assert len(row.ids) <= limit or not fitted
-    longer = layout.teacher_row(chat, y[: len(fitted) + 1], 0)
+    longer = layout.teacher_sequence(chat, y[: len(fitted) + 1], 0)
     assert len(longer.ids) > limit  # no more was cut than had to be
-    assert row.ids[row.start :] == layout.student_row(chat, fitted).ids[len(chat) :]
+    assert row.ids[row.start :] == layout.student_sequence(chat, fitted).ids[len(chat) :]
 
 
 def test_fit_to_teacher_leaves_nothing_where_not_even_the_prompt_fits():
@@ -276,15 +312,15 @@ def test_fit_to_teacher_leaves_nothing_where_not_even_the_prompt_fits():
 
 def test_token_t_is_predicted_at_t_minus_1():
     layout = new_layout()
-    row = layout.sft_row(2, ids(QWEN_CHAT), ids(Y), 0, ids(Y_REVISED))
+    row = layout.sft_sequence(2, ids(QWEN_CHAT), ids(Y), 0, ids(Y_REVISED))
     assert [row.ids[p + 1] for p in predicting_positions(row)] == row.ids[row.start :]
 
 
 def test_predicting_positions_agree_with_the_models_own_loss(tiny_checkpoint):
     tokenizer, model = load_tokenizer(str(tiny_checkpoint)), load_model(str(tiny_checkpoint), "float32").eval()
-    layout = Layout(tokenizer, PHRASE_SETS["qwen"], PromptSettings(), [tokenizer.eos_token_id])
+    layout = Layout(tokenizer, PHRASE_SETS["qwen"], PromptFormat(), [tokenizer.eos_token_id])
     y = tokenizer.encode("A 1 + 2 = 3\n\\boxed{3}")
-    row = layout.teacher_row(layout.chat("x = 1 [A] + 2"), [*y, tokenizer.eos_token_id], 0)
+    row = layout.teacher_sequence(layout.chat("x = 1 [A] + 2"), [*y, tokenizer.eos_token_id], 0)
     batch = torch.tensor([row.ids])
     labels = torch.tensor([[-100] * row.start + row.ids[row.start :]])
     with torch.no_grad():

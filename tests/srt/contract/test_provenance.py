@@ -22,9 +22,14 @@ from srt.contract.provenance import (
 )
 
 IDENTITY = {
-    "model": "some/model", "temperature": 1.0, "problems": [0, None, 5], "revise": True, "nothing": None,
-    "control_phrases": PHRASE_SETS["qwen"].as_dict(), "prompt": {"chat_template_kwargs": {"a": [1, {"b": 0.1}]}},
-}  # fmt: skip
+    "model": "some/model",
+    "temperature": 1.0,
+    "problems": [0, None, 5],
+    "revise": True,
+    "nothing": None,
+    "control_phrases": PHRASE_SETS["qwen"].as_dict(),
+    "prompt": {"chat_template_kwargs": {"a": [1, {"b": 0.1}]}},
+}
 
 
 def test_a_new_run_writes_what_it_is(tmp_path):
@@ -35,7 +40,9 @@ def test_a_new_run_writes_what_it_is(tmp_path):
     assert written["packages"]["transformers"] and written["git_commit"]
 
 
-OTHER_PROCESS = "from pathlib import Path; from srt.contract.provenance import open_run; open_run(Path({!r}), {{}}, {{}})"
+OTHER_PROCESS = (
+    "from pathlib import Path; from srt.contract.provenance import open_run; open_run(Path({!r}), {{}}, {{}})"
+)
 
 
 def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_is_killed(tmp_path):

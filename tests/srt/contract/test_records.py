@@ -20,17 +20,35 @@ from srt.contract.records import (
 )
 
 RESPONSE = Response(
-    problem_idx=3, response_idx=1, id="p3", source="set", x="x\u2028?", ground_truth="7", y_init="y \ud83d",
-    y_init_ids=pack_ids([5, 6, 2]), y_init_tokens=3, y_init_correct=False, y_init_extracted="8",
+    problem_idx=3,
+    response_idx=1,
+    id="p3",
+    source="set",
+    x="x\u2028?",
+    ground_truth="7",
+    y_init="y \ud83d",
+    y_init_ids=pack_ids([5, 6, 2]),
+    y_init_tokens=3,
+    y_init_correct=False,
+    y_init_extracted="8",
     y_init_reason="differs",
-    y_init_finish_reason="stop", y_init_seed=11,
-)  # fmt: skip
+    y_init_finish_reason="stop",
+    y_init_seed=11,
+)
 REVISION = Revision(
-    problem_idx=3, response_idx=1, revision_idx=2, p_r="Wrong.", y_revised="better",
-    y_revised_ids=pack_ids([9, 2]), y_revised_tokens=2, y_revised_correct=True, y_revised_extracted="7",
-    y_revised_reason="equal", y_revised_finish_reason="stop",
+    problem_idx=3,
+    response_idx=1,
+    revision_idx=2,
+    p_r="Wrong.",
+    y_revised="better",
+    y_revised_ids=pack_ids([9, 2]),
+    y_revised_tokens=2,
+    y_revised_correct=True,
+    y_revised_extracted="7",
+    y_revised_reason="equal",
+    y_revised_finish_reason="stop",
     y_revised_seed=12,
-)  # fmt: skip
+)
 
 
 @pytest.mark.parametrize("record", [RESPONSE, REVISION])
@@ -49,11 +67,23 @@ def test_reward_and_keys():
 
 def test_a_tuple_holds_the_fields_of_the_contract_and_the_sampled_ids():
     assert as_tuple(RESPONSE, REVISION) == {
-        "id": "p3", "x": "x\u2028?", "ground_truth": "7", "y_init": "y \ud83d", "y_init_correct": False,
-        "p_r": "Wrong.", "y_revised": "better", "y_revised_correct": True, "y_init_extracted": "8",
-        "y_revised_extracted": "7", "response_idx": 1, "revision_idx": 2, "source": "set",
-        "y_init_ids": pack_ids([5, 6, 2]), "y_revised_ids": pack_ids([9, 2]), "cleaned": [],
-    }  # fmt: skip
+        "id": "p3",
+        "x": "x\u2028?",
+        "ground_truth": "7",
+        "y_init": "y \ud83d",
+        "y_init_correct": False,
+        "p_r": "Wrong.",
+        "y_revised": "better",
+        "y_revised_correct": True,
+        "y_init_extracted": "8",
+        "y_revised_extracted": "7",
+        "response_idx": 1,
+        "revision_idx": 2,
+        "source": "set",
+        "y_init_ids": pack_ids([5, 6, 2]),
+        "y_revised_ids": pack_ids([9, 2]),
+        "cleaned": [],
+    }
     assert tuple(as_tuple(RESPONSE, REVISION)) == TUPLE_FIELDS
 
 
@@ -79,8 +109,19 @@ def test_packed_ids_take_less_room_than_the_numbers():
     assert len(pack_ids(words)) < 0.75 * len(json.dumps(words, separators=(",", ":")))
 
 
-@pytest.mark.parametrize("found", [[5, 6, 2], "5,6,2", "!", base64.b64encode(b"plain").decode(), None,
-                                   base64.b64encode(zlib.compress(b"\1\2\3")).decode()])  # fmt: skip
+@pytest.mark.parametrize(
+    "found",
+    [
+        [5, 6, 2],
+        "5,6,2",
+        "!",
+        base64.b64encode(b"plain").decode(),
+        None,
+        base64.b64encode(zlib.compress(b"\1\2\3")).decode(),
+    ],
+)
 def test_ids_in_any_other_form_are_refused(found):
-    with pytest.raises(UserError, match="token ids are expected as srt.contract.records.pack_ids writes them, found"):
+    with pytest.raises(
+        UserError, match="token ids are expected as srt.contract.records.pack_ids writes them, found"
+    ):
         unpack_ids(found)

@@ -37,6 +37,11 @@ def test_every_sampler_accepts_them():
 
 def test_another_process_gives_the_same():
     code = "from srt.contract.seeds import sample_seed; print(sample_seed(3, 'ü', 1))"
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                             env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"}).stdout  # fmt: skip
+    printed = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": "7"},
+    ).stdout
     assert int(printed) == sample_seed(3, "ü", 1)

@@ -7,15 +7,15 @@ from pathlib import Path
 from srt.contract.records import Problem
 from srt.problems import load_problems
 from srt.verifiers.code.grader import check_sandbox
-from srt.verifiers.code.judge import CodeJudge, CodeSettings
+from srt.verifiers.code.judge import CodeJudge, JudgeConfig
 
 PROBLEMS = Path(__file__).parents[1] / "data" / "code_problems.jsonl"
-SETTINGS = CodeSettings("bwrap", time_limit=1.0, memory_limit=256, time_factor=1.0)
+SETTINGS = JudgeConfig("bwrap", time_limit=1.0, memory_limit=256, time_factor=1.0)
 
 
 @cache
 def judge(sandbox="bwrap"):
-    settings = CodeSettings(sandbox, SETTINGS.time_limit, SETTINGS.memory_limit, SETTINGS.time_factor)
+    settings = JudgeConfig(sandbox, SETTINGS.time_limit, SETTINGS.memory_limit, SETTINGS.time_factor)
     return CodeJudge(settings, check_sandbox(settings))
 
 

@@ -6,9 +6,9 @@ import torch
 from transformers import TrainerCallback
 
 from srt.common.models import load_model, load_tokenizer
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
-from srt.sft.config import SftKnobs
+from srt.sft.config import SftConfig
 from srt.sft.packed_attention import choose_attention
 from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
 
@@ -27,9 +27,9 @@ class _Keep(TrainerCallback):
 
 def one_update(
     checkpoint: Path,
-    rows: list[Row],
+    rows: list[TokenSequence],
     work: Path,
-    knobs: SftKnobs,
+    config: SftConfig,
     packed: bool,
     revision_starts: list[int] | None = None,
 ) -> tuple[float, Gradients]:
@@ -38,14 +38,14 @@ def one_update(
     assert packs == packed
     lengths, updates = [len(row.ids) for row in rows], [list(range(len(rows)))]
     if packed:
-        plan = plan_packed(updates, lengths, knobs.max_tokens_per_pass, 1)
+        plan = plan_packed(updates, lengths, config.max_tokens_per_pass, 1)
     else:
-        plan = plan_padded(updates, lengths, knobs.batch_size_per_device, 1)
+        plan = plan_padded(updates, lengths, config.batch_size_per_device, 1)
     assert plan.passes_per_update > 1, "an update in one pass shows nothing about denominators"
     kept = _Keep()
     trainer = make_trainer(
-        new_model(str(checkpoint), knobs, attention),
-        training_arguments(knobs, work, plan, 1e-6, False),
+        new_model(str(checkpoint), config, attention),
+        training_arguments(config, work, plan, 1e-6, False),
         PassCollator(rows, 0, packed, revision_starts),
         plan,
         None,
@@ -58,7 +58,7 @@ def one_update(
 
 
 def naive_update(
-    checkpoint: Path, rows: list[Row], revision_starts: list[int] | None = None
+    checkpoint: Path, rows: list[TokenSequence], revision_starts: list[int] | None = None
 ) -> tuple[float, Gradients]:
     """One tuple after the other, in float64 where there is no GPU: sum of weighted losses / supervised tokens."""
     model = load_model(str(checkpoint), "float64", "cpu")

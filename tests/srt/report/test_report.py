@@ -30,9 +30,21 @@ EVIL = "<script>alert(1)</script> & <b onclick='x()'>bold</b>"
 
 def response(problem: int, index: int, correct: bool, text: str = "\\boxed{7}", tokens: int = 5) -> Response:
     return Response(
-        problem, index, f"p{problem}", "", "3 + 4", "7", text, "", tokens, correct, "7" if correct else "8", "",
-        "stop", 0,
-    )  # fmt: skip
+        problem,
+        index,
+        f"p{problem}",
+        "",
+        "3 + 4",
+        "7",
+        text,
+        "",
+        tokens,
+        correct,
+        "7" if correct else "8",
+        "",
+        "stop",
+        0,
+    )
 
 
 def revision(problem: int, index: int, r: int, correct: bool, text: str = "\\boxed{7}") -> Revision:
@@ -60,9 +72,18 @@ def write_collection(folder: Path, y_init: str = "\\boxed{8}") -> None:
     tuples = [as_tuple(response(i, 0, False, y_init), revision(i, 0, 0, True)) for i in range(5)]
     write_json(folder / "d_revision.json", tuples)
     results = {
-        "responses": 20, "revisions": 10, "kept": 5, "set_aside": 1, "tokens": 1234, "first_try_accuracy": 0.475,
-        "truncated_share": 0.0, "wrong_to_right": 0.5, "right_to_right": None, "seconds": 1.0, "tuples": 5,
-    }  # fmt: skip
+        "responses": 20,
+        "revisions": 10,
+        "kept": 5,
+        "set_aside": 1,
+        "tokens": 1234,
+        "first_try_accuracy": 0.475,
+        "truncated_share": 0.0,
+        "wrong_to_right": 0.5,
+        "right_to_right": None,
+        "seconds": 1.0,
+        "tuples": 5,
+    }
     close_run(folder, results)
 
 
@@ -78,7 +99,7 @@ def figures_of_step(step: int, kinds: tuple[int, ...] = (0, 1)) -> dict:
     figures = {"reward": 0.5 + step / 100, "response_tokens": 40.0 - step, "truncated": 0.0, "entropy": 0.1}
     figures |= {"teacher_entropy": 0.1, "logprob_gap": 1e-6, "grad_norm": 1.0, "lr": 1e-4}
     figures["seconds"] = {"update": 0.1}
-    return figures | {f"{name}_r{r}": 0.1 for name in ("kl", "agreement") for r in kinds}
+    return figures | {f"{name}_r{r}": 0.1 for name in ("kl", "top1_agreement") for r in kinds}
 
 
 def write_distillation(folder: Path, steps: int = 30, token: str = "8") -> None:
@@ -107,9 +128,9 @@ def write_run(folder: Path) -> None:
     write_distillation(folder / "distillation")
 
 
-def make_report(run: Path, *knobs: str) -> tuple[dict, str]:
+def make_report(run: Path, *config: str) -> tuple[dict, str]:
     parts = [f"{part}={run / part}" for part in ("evaluation", "collection", "srt", "distillation")]
-    report([*parts, f"output_dir={run / 'out'}", *knobs])
+    report([*parts, f"output_dir={run / 'out'}", *config])
     return read_json(run / "out" / "summary.json"), (run / "out" / "report.html").read_text(encoding="utf-8")
 
 
@@ -233,9 +254,15 @@ def test_stages_that_were_evaluated_differently_are_named(tmp_path, capsys):
 
 def test_the_page_shows_every_part(whole):
     page = Page(whole.html)
-    for heading in ("Evaluation", "Phase 1: collection of self-revisions", "Self-revisions", "What made this",
-                    "Phase 1: supervised fine-tuning", "Phase 2: on-policy self-distillation",
-                    "Where the teacher disagrees"):  # fmt: skip
+    for heading in (
+        "Evaluation",
+        "Phase 1: collection of self-revisions",
+        "Self-revisions",
+        "What made this",
+        "Phase 1: supervised fine-tuning",
+        "Phase 2: on-policy self-distillation",
+        "Where the teacher disagrees",
+    ):
         assert heading in page.headings
     figures = [tag for tag, _ in page.elements if tag == "svg"]
     assert len(figures) == 3 + 2 + 9  # the stages, the SFT losses, Phase 2

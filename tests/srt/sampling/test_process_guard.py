@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from srt.sampling.process_guard import Guard
+from srt.sampling.process_guard import ChildProcessGuard
 
 
 @pytest.fixture
@@ -21,12 +21,16 @@ def child():
 
 def test_a_killed_process_takes_what_it_guards_with_it():
     script = (
-        "import subprocess, time; from srt.sampling.process_guard import Guard; guard = Guard()\n"
+        "import subprocess, time; from srt.sampling.process_guard import ChildProcessGuard; guard = ChildProcessGuard()\n"
         "child = subprocess.Popen(['sleep', '100']); guard.watch([child.pid])\n"
         "print(child.pid, flush=True); time.sleep(100)"
     )
-    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True,
-                              env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})  # fmt: skip
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
     child_pid = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.communicate(timeout=30)  # returns when nobody holds the pipe any more, the child neither
@@ -37,7 +41,7 @@ def test_a_killed_process_takes_what_it_guards_with_it():
 
 
 def test_kill_all_kills_and_a_dismissed_guard_does_not(child):
-    dismissed, guard = Guard(), Guard()
+    dismissed, guard = ChildProcessGuard(), ChildProcessGuard()
     dismissed.watch([child.pid])
     dismissed.dismiss()
     assert child.poll() is None
@@ -52,7 +56,7 @@ def test_kill_all_kills_what_they_have_started_too():
     inner = int(outer.stdout.readline())
     gone = subprocess.Popen(["true"])
     gone.wait()
-    guard = Guard()
+    guard = ChildProcessGuard()
     guard.watch([gone.pid, outer.pid])
     guard.kill_all()
     assert outer.wait(timeout=30) == -signal.SIGKILL

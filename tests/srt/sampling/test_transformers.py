@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from srt.common.models import load_model, load_tokenizer
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.transformers import TransformersSampler
 
 PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n", "\\boxed{"]
@@ -30,7 +30,7 @@ def prompts(tokenizer):
 
 
 def new_sampler(model, temperature=1.0, top_p=1.0, eot_ids=(2,), max_batch=64):
-    return TransformersSampler(model, 0, SamplingSettings(temperature, top_p, eot_ids), max_batch)
+    return TransformersSampler(model, 0, SamplingConfig(temperature, top_p, eot_ids), max_batch)
 
 
 @torch.no_grad()
@@ -218,7 +218,7 @@ def test_generation_defaults_of_the_checkpoint_do_not_interfere(
     opinionated = shutil.copytree(tiny_checkpoint, tmp_path / "opinionated")
     path = opinionated / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | DEFAULTS))
-    settings = SamplingSettings(temperature, 1.0, (2,))
+    settings = SamplingConfig(temperature, 1.0, (2,))
     sampler = TransformersSampler.from_checkpoint(str(opinionated), settings, max_batch=8, dtype="float32")
     requests = [SampleRequest(p, seed, 20) for seed, p in enumerate(prompts)]
     assert sample_all(sampler, requests) == sample_all(new_sampler(model, temperature), requests)
@@ -242,7 +242,7 @@ def test_prompts_may_hold_the_token_that_pads_a_batch(model, prompts, pad_id):
     """Where the tokenizer names no padding token, the end of turn pads; chats hold it too."""
     requests = [SampleRequest([pad_id, *prompt, pad_id, 90], 7, 12) for prompt in prompts]
     batched, alone = (
-        sample_all(TransformersSampler(model, pad_id, SamplingSettings(0.0, 1.0, (2,)), max_batch), requests)
+        sample_all(TransformersSampler(model, pad_id, SamplingConfig(0.0, 1.0, (2,)), max_batch), requests)
         for max_batch in (4, 1)
     )
     for ours, theirs in zip(batched, alone, strict=True):

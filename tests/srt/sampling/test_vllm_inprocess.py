@@ -6,14 +6,14 @@ import pytest
 import torch
 
 from srt.common.models import load_model, load_tokenizer
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import choose_backend, open_sampler
 from srt.sampling.transformers import TransformersSampler
 
 pytestmark = pytest.mark.vllm
 
-GREEDY = SamplingSettings(0.0, 1.0, (0,))  # token 0 (padding) ends nothing in practice
-SAMPLED = SamplingSettings(1.0, 0.9, (2,))
+GREEDY = SamplingConfig(0.0, 1.0, (0,))  # token 0 (padding) ends nothing in practice
+SAMPLED = SamplingConfig(1.0, 0.9, (2,))
 PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n"]
 
 
@@ -46,14 +46,12 @@ def test_greedy_ids_and_logprobs_are_those_of_transformers(sampler, model, promp
     expected = sample_all(TransformersSampler(model, 0, GREEDY, max_batch=1), requests)
     for ours, theirs in zip(sample(sampler, GREEDY, requests), expected, strict=True):
         assert ours.token_ids == theirs.token_ids
-        torch.testing.assert_close(
-            torch.tensor(ours.logprobs), torch.tensor(theirs.logprobs), atol=1e-4, rtol=0
-        )
+        torch.testing.assert_close(torch.tensor(ours.logprobs), torch.tensor(theirs.logprobs), atol=1e-4, rtol=0)
 
 
 def test_logprobs_are_the_models_own_whatever_the_temperature(sampler, model, prompts):
     request = SampleRequest(prompts[0], seed=4, max_tokens=24)
-    for settings in (SAMPLED, SamplingSettings(0.6, 0.5, (2,))):
+    for settings in (SAMPLED, SamplingConfig(0.6, 0.5, (2,))):
         (drawn,) = sample(sampler, settings, [request])
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([request.prompt_ids + drawn.token_ids])).logits[0]
@@ -80,7 +78,7 @@ def test_a_response_ends_with_its_end_of_turn_token(sampler, prompts):
     assert (len(cut_off.token_ids), cut_off.finish_reason) == (12, "length")
     eot = cut_off.token_ids[5]
     first = cut_off.token_ids.index(eot)
-    (ended,) = sample(sampler, SamplingSettings(0.0, 1.0, (0, eot)), [request])
+    (ended,) = sample(sampler, SamplingConfig(0.0, 1.0, (0, eot)), [request])
     assert ended.token_ids == cut_off.token_ids[: first + 1]
     assert ended.finish_reason == "stop"
     assert len(ended.logprobs) == first + 1
@@ -89,14 +87,14 @@ def test_a_response_ends_with_its_end_of_turn_token(sampler, prompts):
 def test_an_end_of_turn_at_the_limit_is_a_stop(sampler, prompts):
     (first,) = sample(sampler, GREEDY, [SampleRequest(prompts[0], 0, 1)])
     eot = first.token_ids[0]
-    (ended,) = sample(sampler, SamplingSettings(0.0, 1.0, (eot,)), [SampleRequest(prompts[0], 0, 1)])
+    (ended,) = sample(sampler, SamplingConfig(0.0, 1.0, (eot,)), [SampleRequest(prompts[0], 0, 1)])
     assert (ended.token_ids, ended.finish_reason) == ([eot], "stop")
 
 
 def test_the_models_own_eos_does_not_end_a_response(sampler, prompts):
     """Only the settings' tokens do: here the checkpoint's eos is among what is drawn, and is passed over."""
     requests = [SampleRequest(prompts[0], seed, 40) for seed in range(64)]
-    samples = sample(sampler, SamplingSettings(1.0, 1.0, (0,)), requests)
+    samples = sample(sampler, SamplingConfig(1.0, 1.0, (0,)), requests)
     assert any(2 in s.token_ids[:-1] for s in samples)
     assert all(s.finish_reason == ("stop" if s.token_ids[-1] == 0 else "length") for s in samples)
 

@@ -8,11 +8,11 @@ import pytest
 
 from srt.common.errors import UserError
 from srt.common.models import load_tokenizer
-from srt.sampling.base import SampleRequest, SamplingSettings, sample_all
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import open_sampler
 from srt.sampling.vllm_parallel import engine_count
 
-SAMPLED = SamplingSettings(1.0, 0.9, (2,))
+SAMPLED = SamplingConfig(1.0, 0.9, (2,))
 PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n"]
 
 vllm = pytest.mark.vllm
@@ -36,7 +36,7 @@ def requests(tiny_checkpoint):
 @vllm
 def test_samples_are_those_of_the_engine_in_this_process(sampler, requests, tiny_checkpoint):
     one = open_sampler("vllm", str(tiny_checkpoint), SAMPLED, max_model_len=256, max_batch=8)
-    for settings in (SAMPLED, SamplingSettings(0.0, 1.0, (2,))):
+    for settings in (SAMPLED, SamplingConfig(0.0, 1.0, (2,))):
         one.settings = sampler.settings = settings
         pairs = zip(sample_all(sampler, requests), sample_all(one, requests), strict=True)
         assert all(
@@ -129,7 +129,7 @@ def gpus(monkeypatch):
 @pytest.mark.parametrize(
     ("visible", "asked", "tensor_parallel", "engines"),
     [(8, None, 1, 8), (8, None, 3, 2), (8, 2, 2, 2), (1, None, 1, 1), (0, None, 1, None), (0, 2, 1, 2)],
-)  # fmt: skip
+)
 def test_all_visible_gpus_are_used(gpus, visible, asked, tensor_parallel, engines):
     gpus(visible)
     assert engine_count(asked, tensor_parallel, "mp") == engines

@@ -5,7 +5,7 @@ import pytest
 from quickstart.tokenizer import build_tokenizer
 from srt.common.errors import UserError
 from srt.common.files import write_json
-from srt.contract.layout import Layout, PromptSettings
+from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import pack_ids, unpack_ids
 from srt.sft.dataset import build_rows, load_stage
@@ -17,7 +17,7 @@ LONG = 10_000
 @pytest.fixture(scope="module")
 def layout():
     tokenizer = build_tokenizer()
-    return Layout(tokenizer, PHRASES, PromptSettings(prompt_suffix=""), [tokenizer.eos_token_id])
+    return Layout(tokenizer, PHRASES, PromptFormat(prompt_suffix=""), [tokenizer.eos_token_id])
 
 
 @pytest.fixture

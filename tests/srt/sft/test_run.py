@@ -23,11 +23,18 @@ def run_train(tiny_checkpoint, tmp_path):
         write_json(path, [record] * 3)
         write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
 
-    def run(*knobs):
+    def run(*config):
         train(
-            [f"base_model={tiny_checkpoint}", f"train_data_dir={tmp_path / 'data'}", "data_prefix=p",
-             f"output_dir={tmp_path / 'out'}", "report_to=none", "num_processes=1", *knobs]
-        )  # fmt: skip
+            [
+                f"base_model={tiny_checkpoint}",
+                f"train_data_dir={tmp_path / 'data'}",
+                "data_prefix=p",
+                f"output_dir={tmp_path / 'out'}",
+                "report_to=none",
+                "num_processes=1",
+                *config,
+            ]
+        )
 
     return run
 

@@ -12,11 +12,11 @@ from srt.collect.split import metadata_path
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_json
 from srt.common.models import load_model, load_tokenizer
-from srt.config import load_knobs
-from srt.contract.layout import Row
+from srt.config import load_config
+from srt.contract.layout import TokenSequence
 from srt.contract.phrases import PHRASE_SETS
 from srt.sft.batching import Plan
-from srt.sft.config import SftKnobs
+from srt.sft.config import SftConfig
 from srt.sft.packed_attention import choose_attention, packed_attention
 from srt.sft.run import train
 from srt.sft.trainer import PassCollator, load_trained, trained_weights
@@ -26,16 +26,16 @@ PHRASES = PHRASE_SETS["qwen"]
 
 
 @pytest.fixture
-def rows() -> list[Row]:
+def rows() -> list[TokenSequence]:
     """Seven rows of 5 to 40 tokens: unequal passes, each with another number of supervised tokens."""
     draw = random.Random(0)
     lengths = [40, 5, 17, 33, 8, 21, 12]
-    return [Row([draw.randrange(3, 200) for _ in range(n)], start=draw.randrange(1, n)) for n in lengths]
+    return [TokenSequence([draw.randrange(3, 200) for _ in range(n)], start=draw.randrange(1, n)) for n in lengths]
 
 
-def knobs_for(checkpoint: Path, *more: str) -> SftKnobs:
+def config_for(checkpoint: Path, *more: str) -> SftConfig:
     settings = ["report_to=none", "max_tokens_per_pass=60", "batch_size_per_device=3", "max_grad_norm=0"]
-    return load_knobs(SftKnobs, "sft", [f"base_model={checkpoint}", *settings, *more])
+    return load_config(SftConfig, "sft", [f"base_model={checkpoint}", *settings, *more])
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
@@ -43,7 +43,7 @@ def test_an_updates_loss_and_gradients_are_those_of_one_tuple_after_the_other(
     tiny_checkpoint, rows, tmp_path, packed
 ):
     """Whatever stands in the same pass: nothing leaks between tuples, and all tokens weigh the same."""
-    loss, gradients = one_update(tiny_checkpoint, rows, tmp_path, knobs_for(tiny_checkpoint), packed)
+    loss, gradients = one_update(tiny_checkpoint, rows, tmp_path, config_for(tiny_checkpoint), packed)
     expected_loss, expected = naive_update(tiny_checkpoint, rows)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert largest_difference(gradients, expected) < 1e-4
@@ -52,8 +52,8 @@ def test_an_updates_loss_and_gradients_are_those_of_one_tuple_after_the_other(
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 def test_the_joint_loss_counts_each_token_of_y_revised_twice(tiny_checkpoint, rows, tmp_path, packed):
     revised = [(row.start + len(row.ids)) // 2 for row in rows]
-    knobs = knobs_for(tiny_checkpoint, "gradient_checkpointing=0")
-    loss, gradients = one_update(tiny_checkpoint, rows, tmp_path, knobs, packed, revised)
+    config = config_for(tiny_checkpoint, "gradient_checkpointing=0")
+    loss, gradients = one_update(tiny_checkpoint, rows, tmp_path, config, packed, revised)
     expected_loss, expected = naive_update(tiny_checkpoint, rows, revised)
     assert loss == pytest.approx(expected_loss, rel=1e-5)
     assert largest_difference(gradients, expected) < 1e-4
@@ -75,9 +75,16 @@ def test_packed_attention_is_causal_attention_within_each_sequence(window, key_h
     expected = (scores.softmax(-1) @ repeated[1]).transpose(1, 2)
 
     output, _ = packed_attention(
-        torch.nn.Module(), query, key, value, None, scaling=0.3, sliding_window=window,
-        cu_seq_lens_q=borders, max_length_q=9,
-    )  # fmt: skip
+        torch.nn.Module(),
+        query,
+        key,
+        value,
+        None,
+        scaling=0.3,
+        sliding_window=window,
+        cu_seq_lens_q=borders,
+        max_length_q=9,
+    )
     torch.testing.assert_close(output, expected)
 
 
@@ -127,20 +134,35 @@ def run_train(tiny_checkpoint, tmp_path):
     for stage in (1, 2):
         path = tmp_path / "data" / f"p_stage{stage}.json"
         records = [
-            {"id": f"problem {number}", "x": f"x = {number}", "y_init": "A 1", "p_r": PHRASES.wrong,
-             "y_revised": "A " + "2 " * (1 + (number + draw.randrange(3)) % 9)}
+            {
+                "id": f"problem {number}",
+                "x": f"x = {number}",
+                "y_init": "A 1",
+                "p_r": PHRASES.wrong,
+                "y_revised": "A " + "2 " * (1 + (number + draw.randrange(3)) % 9),
+            }
             for number in range(12)
-        ]  # fmt: skip
+        ]
         write_json(path, records)
         write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
 
-    def run(*knobs: str, base: Path = tiny_checkpoint) -> Path:
+    def run(*config: str, base: Path = tiny_checkpoint) -> Path:
         train(
-            [f"base_model={base}", f"train_data_dir={tmp_path / 'data'}", "data_prefix=p", "report_to=none",
-             "num_processes=1",
-             f"output_dir={tmp_path / 'out'}", "gradient_accumulation=4", "lr_stage1=1e-3", "lr_stage2=1e-3",
-             "epochs_stage1=1", "epochs_stage2=1", *knobs]
-        )  # fmt: skip
+            [
+                f"base_model={base}",
+                f"train_data_dir={tmp_path / 'data'}",
+                "data_prefix=p",
+                "report_to=none",
+                "num_processes=1",
+                f"output_dir={tmp_path / 'out'}",
+                "gradient_accumulation=4",
+                "lr_stage1=1e-3",
+                "lr_stage2=1e-3",
+                "epochs_stage1=1",
+                "epochs_stage2=1",
+                *config,
+            ]
+        )
         return tmp_path / "out"
 
     return run
@@ -151,7 +173,7 @@ def logged(monkeypatch):
     """The rows that each stage trains and validates on."""
     import srt.sft.run
 
-    seen: list[tuple[list[Row], list[Row]]] = []
+    seen: list[tuple[list[TokenSequence], list[TokenSequence]]] = []
     real = srt.sft.run.make_trainer
 
     def make_trainer(model, arguments, collator, plan: Plan, validation: Plan | None, *others):

@@ -10,8 +10,6 @@ needs. Then one of
   (`opsd.kl.kernels.single_pass`).
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -21,7 +19,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opsd.kl.divergences import KLOptions
+from opsd.kl.divergences import KLConfig
 from opsd.kl.kernels import single_pass as kl_once_triton
 from opsd.kl.kernels.block_sums import (
     AGREEMENT,
@@ -56,7 +54,7 @@ AT_BLOCK, AT_WARPS = 1024, 8
 KINDS = {"reverse": 0, "forward": 1, "mixed": 2}
 
 
-def serves(options: KLOptions, vocab_size: int) -> bool:
+def serves(options: KLConfig, vocab_size: int) -> bool:
     """Whether these kernels know the divergence; the others take `opsd.kl.divergences`."""
     return options.kind in KINDS and not 0 < options.topk < vocab_size
 
@@ -73,7 +71,7 @@ class FusedChunk:
     student: Float[Tensor, "N V"]  # logits
     teacher: Float[Tensor, "N V"]
     scale: Float[Tensor, " N"]  # weight / temperature
-    options: KLOptions
+    options: KLConfig
     blocks: Float[Tensor, "N blocks fields"]
     rows: Float[Tensor, "fields N"]
     gradient: Float[Tensor, "N V"] | None  # of all columns, weighted; None: not formed
@@ -148,7 +146,7 @@ def compare(
     student: Float[Tensor, "N V"],
     teacher: Float[Tensor, "N V"],
     weights: Float[Tensor, " N"],
-    options: KLOptions,
+    options: KLConfig,
     *,
     out: Float[Tensor, "N V"] | None = None,
     gather: Callable[[Tensor], Tensor] | None = None,
@@ -185,7 +183,7 @@ def extras(chunk: FusedChunk) -> dict[str, Tensor]:
     return {
         "student_entropy": chunk.rows[ENTROPY_X],
         "teacher_entropy": chunk.rows[ENTROPY_Y],
-        "agreement": chunk.rows[AGREEMENT],
+        "top1_agreement": chunk.rows[AGREEMENT],
     }
 
 

@@ -3,8 +3,6 @@
 One launch each instead of a dozen of torch's, and every row of the table is read and written once.
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import torch
 import triton
 import triton.language as tl

@@ -9,8 +9,6 @@ row that is not complete are all taken by running programs, or will be by the ne
 its own sums before. That needs room on the GPU for the programs of one row side by side (`serves`).
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import functools
 
 import torch
@@ -19,7 +17,7 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-from opsd.kl.divergences import KLOptions
+from opsd.kl.divergences import KLConfig
 from opsd.kl.kernels.block_sums import E_H, E, X, Y, at_block, exp, load, sum_block
 
 # Columns per program, its warps, and their registers. Large blocks: the fewer programs wait for each other, the
@@ -27,7 +25,7 @@ from opsd.kl.kernels.block_sums import E_H, E, X, Y, at_block, exp, load, sum_bl
 BLOCK, WARPS, REGISTERS = 8192, 8, 128
 
 
-def serves(options: KLOptions, vocab_size: int, device: torch.device) -> bool:
+def serves(options: KLConfig, vocab_size: int, device: torch.device) -> bool:
     """Whether the divergence is the one known here and a row's programs run side by side on half of the GPU."""
     if options.kind != "reverse" or device.type != "cuda" or torch.version.hip:  # ROCm: nothing limits registers
         return False

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
 
@@ -47,15 +47,15 @@ class ClusterShape:
         )
 
 
-def cluster_shape(knobs: DistillKnobs, visible_gpus: int, config: Any, parameters: int) -> ClusterShape:
-    """The knobs' shape, filled in where they say nothing. `config`: the student's transformers config.
+def cluster_shape(config: DistillConfig, visible_gpus: int, model_config: Any, parameters: int) -> ClusterShape:
+    """The knobs' shape, filled in where they say nothing. `model_config`: the student's transformers config.
 
     Raises UserError for a shape that the GPUs or the model do not allow.
     """
-    per_node = knobs.gpus_per_node or visible_gpus
-    if knobs.num_nodes == 1 and per_node > visible_gpus:
+    per_node = config.gpus_per_node or visible_gpus
+    if config.num_nodes == 1 and per_node > visible_gpus:
         raise UserError(f"GPUS_PER_NODE={per_node}: {visible_gpus} GPU(s) are visible")
-    text = config.get_text_config()
+    text = model_config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
     def fits(size: int) -> bool:
@@ -70,36 +70,36 @@ def cluster_shape(knobs: DistillKnobs, visible_gpus: int, config: Any, parameter
         by_size = next((size for most, size in sizes if parameters <= most), MOST_TENSOR_PARALLEL)
         return asked or max(size for size in range(1, by_size + 1) if fits(size))
 
-    trainer = MEGATRON_BY_SIZE if knobs.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
+    trainer = MEGATRON_BY_SIZE if config.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
     return ClusterShape(
-        knobs.num_nodes,
+        config.num_nodes,
         per_node,
-        chosen("TENSOR_PARALLEL_SIZE", knobs.tensor_parallel_size, trainer),
-        chosen("SAMPLER_TENSOR_PARALLEL_SIZE", knobs.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
+        chosen("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
+        chosen("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
     )
 
 
-def count_parameters(config: Any) -> int:
+def count_parameters(model_config: Any) -> int:
     """Of a model with this transformers config; no weight is made."""
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(model_config).parameters())
 
 
 def policy_config(
-    knobs: DistillKnobs, shape: ClusterShape, generation: dict[str, Any], total_updates: int
+    config: DistillConfig, shape: ClusterShape, generation: dict[str, Any], total_updates: int
 ) -> dict[str, Any]:
     """NeMo-RL's `policy` section for the worker of TRAINER_BACKEND, which ours extends.
 
     Its batch sizes are those of NeMo-RL's own training calls, which our loop does not make.
     """
-    config = {
-        "model_name": knobs.student_model,
-        "tokenizer": {"name": knobs.student_model, "chat_template_kwargs": None},
-        "train_global_batch_size": knobs.train_global_batch_size,
+    policy = {
+        "model_name": config.student_model,
+        "tokenizer": {"name": config.student_model, "chat_template_kwargs": None},
+        "train_global_batch_size": config.train_global_batch_size,
         "train_micro_batch_size": 1,
         "logprob_batch_size": 1,
-        "generation_batch_size": knobs.sampler_batch,
-        "max_total_sequence_length": knobs.max_total_sequence_length,
+        "generation_batch_size": config.sampler_batch,
+        "max_total_sequence_length": config.max_total_sequence_length,
         "precision": "bfloat16",  # of the products; weights, gradients and Adam's averages: see the sections
         "offload_optimizer_for_logprob": False,
         "hf_config_overrides": {},
@@ -108,13 +108,13 @@ def policy_config(
         "make_sequence_length_divisible_by": 1,
         "generation": generation,
     }
-    if knobs.trainer_backend == "megatron":
-        megatron = megatron_section(knobs, shape.tensor_parallel, total_updates)
-        return config | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
-    return config | _dtensor_sections(knobs, shape, total_updates)
+    if config.trainer_backend == "megatron":
+        megatron = megatron_section(config, shape.tensor_parallel, total_updates)
+        return policy | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
+    return policy | _dtensor_sections(config, shape, total_updates)
 
 
-def _dtensor_sections(knobs: DistillKnobs, shape: ClusterShape, total_updates: int) -> dict[str, Any]:
+def _dtensor_sections(config: DistillConfig, shape: ClusterShape, total_updates: int) -> dict[str, Any]:
     """For the DTensor worker (V1). Weights, gradients and Adam's averages are fp32, sharded over all GPUs."""
     return {
         "dtensor_cfg": {
@@ -122,18 +122,18 @@ def _dtensor_sections(knobs: DistillKnobs, shape: ClusterShape, total_updates: i
             "_v2": False,
             "cpu_offload": False,
             "sequence_parallel": False,
-            "activation_checkpointing": knobs.gradient_checkpointing,
+            "activation_checkpointing": config.gradient_checkpointing,
             "tensor_parallel_size": shape.tensor_parallel,
             "context_parallel_size": 1,  # a row's positions must be on one GPU: the KL picks them
             "custom_parallel_plan": None,
         },
-        "max_grad_norm": knobs.max_grad_norm or None,
+        "max_grad_norm": config.max_grad_norm or None,
         "optimizer": {
             "name": "torch.optim.AdamW",
             "kwargs": {
-                "lr": knobs.lr,
-                "weight_decay": knobs.weight_decay,
-                "betas": [knobs.adam_beta1, knobs.adam_beta2],
+                "lr": config.lr,
+                "weight_decay": config.weight_decay,
+                "betas": [config.adam_beta1, config.adam_beta2],
                 "eps": 1e-8,
                 # One parameter at a time: those of a tensor-parallel model live on different meshes.
                 "foreach": False,
@@ -143,8 +143,8 @@ def _dtensor_sections(knobs: DistillKnobs, shape: ClusterShape, total_updates: i
         "scheduler": {
             "name": SCHEDULE,
             "kwargs": {
-                "kind": knobs.lr_schedule,
-                "warmup_steps": knobs.warmup_steps,
+                "kind": config.lr_schedule,
+                "warmup_steps": config.warmup_steps,
                 "total_steps": total_updates,
             },
         },
@@ -152,15 +152,15 @@ def _dtensor_sections(knobs: DistillKnobs, shape: ClusterShape, total_updates: i
 
 
 def generation_config(
-    knobs: DistillKnobs, shape: ClusterShape, max_model_len: int, eot_ids: list[int], pad_id: int
+    config: DistillConfig, shape: ClusterShape, max_model_len: int, eot_ids: list[int], pad_id: int
 ) -> dict[str, Any]:
     """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
     return {
         "backend": "vllm",
-        "model_name": knobs.student_model,
+        "model_name": config.student_model,
         "max_new_tokens": max_model_len,
-        "temperature": knobs.temperature,
-        "top_p": knobs.top_p,
+        "temperature": config.temperature,
+        "top_p": config.top_p,
         "top_k": None,
         "stop_token_ids": list(eot_ids),
         "stop_strings": None,
@@ -173,14 +173,14 @@ def generation_config(
             "tensor_parallel_size": shape.sampler_tensor_parallel,
             "pipeline_parallel_size": 1,
             "expert_parallel_size": 1,
-            "gpu_memory_utilization": knobs.gpu_memory_utilization,
+            "gpu_memory_utilization": config.gpu_memory_utilization,
             "max_model_len": max_model_len,
-            "enforce_eager": knobs.enforce_eager,
+            "enforce_eager": config.enforce_eager,
             "enable_prefix_caching": True,
             "load_format": "dummy",  # the student's weights come with the first refresh
             "skip_tokenizer_init": True,
             "use_tqdm": False,
         },
         # NeMo-RL hands these to vLLM's engine.
-        "vllm_kwargs": {"max_num_seqs": knobs.sampler_batch, "hf_overrides": {}},
+        "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": {}},
     }

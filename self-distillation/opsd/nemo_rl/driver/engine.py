@@ -18,17 +18,17 @@ import torch
 from nemo_rl.environments.utils import create_env
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.config import kl_options
-from opsd.export import write_result
+from opsd.config import kl_config
+from opsd.export import export_student
 from opsd.hidden_states import check_causal, check_head
-from opsd.local.optimizer_step import Scored
+from opsd.local.optimizer_step import PairWithKL
 from opsd.metrics import StepMetrics
 from opsd.nemo_rl.driver import runtime
 from opsd.nemo_rl.driver.config import cluster_shape, count_parameters
 from opsd.nemo_rl.driver.generation import NemoGrader
 from opsd.nemo_rl.driver.megatron_config import check_megatron
 from opsd.nemo_rl.driver.worker_group import Trainer
-from opsd.rollouts import Rollouts
+from opsd.rollouts import RolloutWorker
 from opsd.run import LOGGED_SAMPLES, Engine
 from srt.common.console import print_summary, progress
 from srt.common.errors import UserError
@@ -38,7 +38,7 @@ class NemoEngine(Engine):
     """One run in `output_dir`; `run()` starts it or continues it after the newest checkpoint."""
 
     def run(self) -> None:
-        if rank := self.knobs.lora_rank:
+        if rank := self.config.lora_rank:
             raise UserError(f"LORA_RANK={rank}: ENGINE=nemo-rl trains all weights; use ENGINE=local")
         self.output_dir = self.output_dir.resolve()  # workers have another working directory
         if not self._claim_folder():
@@ -66,9 +66,9 @@ class NemoEngine(Engine):
         with self._awake(seconds):
             rollouts = self.rollouts.sample(problems, "train", step, seconds)
         pairs = self._pairs(step, problems, rollouts)
-        size = self.knobs.train_global_batch_size
+        size = self.config.train_global_batch_size
         updates = [pairs[start : start + size] for start in range(0, len(pairs), size)]
-        made = self.trainer.update(updates, kl_options(self.knobs), seconds)
+        made = self.trainer.update(updates, kl_config(self.config), seconds)
         if not math.isfinite(made.figures["grad_norm"]):
             raise UserError(
                 f"step {step}: the gradient's norm is not finite: the update was not made, and the newest "
@@ -79,7 +79,7 @@ class NemoEngine(Engine):
             metrics.add(batch, output)
             parts = output.token_kl.split([len(pair.targets) for pair in batch])
             token_kl |= {id(pair): part.tolist() for pair, part in zip(batch, parts, strict=True)}
-        self.reports.responses(step, [Scored(pair, token_kl[id(pair)]) for pair in pairs[:LOGGED_SAMPLES]])
+        self.reports.responses(step, [PairWithKL(pair, token_kl[id(pair)]) for pair in pairs[:LOGGED_SAMPLES]])
         seconds["other"] = time.monotonic() - started - sum(seconds.values())
         return self._figures(problems, rollouts, pairs, metrics, made.figures, seconds)
 
@@ -89,31 +89,31 @@ class NemoEngine(Engine):
     def _validated(self) -> Trainer:
         return self.trainer
 
-    def _teacher_becomes_student(self) -> None:
-        self.trainer.synchronise_teacher()
+    def sync_teacher(self) -> None:
+        self.trainer.sync_teacher()
 
     # Start and end --------------------------------------------------------------------------------------
 
     def _open(self) -> None:
         """Ray, the workers, and everything as the newest checkpoint left it."""
-        knobs = self.knobs
+        config = self.config
         self._set_limits()
-        config = AutoConfig.from_pretrained(knobs.student_model)
-        for model_path in dict.fromkeys((knobs.student_model, knobs.teacher_model)):
+        model_config = AutoConfig.from_pretrained(config.student_model)
+        for model_path in dict.fromkeys((config.student_model, config.teacher_model)):
             with torch.device("meta"):  # of the model only its kind is asked
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
             check_causal(model, model_path)
             check_head(model, model_path)
-        if knobs.trainer_backend == "megatron":
-            check_megatron(knobs, config)
+        if config.trainer_backend == "megatron":
+            check_megatron(config, model_config)
             runtime.prepare_megatron(self.output_dir)
-        shape = cluster_shape(knobs, torch.cuda.device_count(), config, count_parameters(config))
+        shape = cluster_shape(config, torch.cuda.device_count(), model_config, count_parameters(model_config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
-        runtime.join_ray(knobs, shape.gpus)
+        runtime.join_ray(config, shape.gpus)
         self.opened.callback(ray.shutdown)
-        grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"knobs": knobs}))
+        grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"knobs": config}))
         self.trainer = Trainer(
-            knobs,
+            config,
             self.layout,
             shape,
             self.pad_id,
@@ -125,10 +125,15 @@ class NemoEngine(Engine):
         self.finished_steps = self.trainer.first_step
 
         self._open_logs()
-        self.rollouts = Rollouts(
-            self.layout, self.trainer.sampler, grader, self.max_total_tokens, self.max_revision_tokens,
-            knobs.seed, self.set_aside,
-        )  # fmt: skip
+        self.rollouts = RolloutWorker(
+            self.layout,
+            self.trainer.sampler,
+            grader,
+            self.max_total_tokens,
+            self.max_revision_tokens,
+            config.seed,
+            self.set_aside,
+        )
         self.started = time.monotonic()
 
     def _save_checkpoint(self) -> None:
@@ -152,7 +157,7 @@ class NemoEngine(Engine):
                 def write_model(folder: Path) -> None:
                     shutil.copytree(best, folder)
 
-        write_result(self.output_dir, write_model, self.knobs, self.layout, self.train.fingerprint, results)
+        export_student(self.output_dir, write_model, self.config, self.layout, self.train.fingerprint, results)
         print_summary("Self-distillation", results | {"metrics": self.output_dir / "metrics.jsonl"})
 
 

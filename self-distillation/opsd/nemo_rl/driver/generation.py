@@ -14,7 +14,7 @@ from nemo_rl.models.generation.vllm import VllmGeneration, vllm_generation
 from opsd.nemo_rl.driver.runtime import SAMPLER_WORKER
 from srt.contract.records import Problem
 from srt.sampling.base import Sample, SampleRequest
-from srt.verifiers.types import Outcome, Verdict, VerifierBroke
+from srt.verifiers.types import Outcome, Verdict, VerifierError
 
 
 def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
@@ -95,7 +95,7 @@ class NemoGrader:
         metadata = [{"problem": problem, "finish_reason": reason} for _, problem, reason in items]
         graded = ray.get(self.environment.step.remote(logs, metadata))
         return [
-            VerifierBroke(*entry["broke"])
+            VerifierError(*entry["broke"])
             if entry["broke"]
             else Verdict(bool(reward), entry["extracted"], entry["reason"])
             for reward, entry in zip(graded.rewards.tolist(), graded.metadata, strict=True)

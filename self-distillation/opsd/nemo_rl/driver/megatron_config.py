@@ -2,29 +2,29 @@
 
 from typing import Any
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from srt.common.errors import UserError
 
 # The schedules of LR_SCHEDULE by Megatron's names: the same curves, from 0 and to 0.
 DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
 
 
-def check_megatron(knobs: DistillKnobs, config: Any) -> None:
-    """Raises UserError for what the Megatron worker does not do. `config`: the student's transformers config."""
-    if knobs.teacher_model != knobs.student_model:
+def check_megatron(config: DistillConfig, model_config: Any) -> None:
+    """Raises UserError for what the Megatron worker does not do. `model_config`: the student's."""
+    if config.teacher_model != config.student_model:
         raise UserError(
             f"TRAINER_BACKEND=megatron: the teacher is the student as it was, so TEACHER_MODEL="
-            f"{knobs.teacher_model} cannot be another model than STUDENT_MODEL; TRAINER_BACKEND=dtensor can"
+            f"{config.teacher_model} cannot be another model than STUDENT_MODEL; TRAINER_BACKEND=dtensor can"
         )
-    text = config.get_text_config()
+    text = model_config.get_text_config()
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise UserError(
-            f"TRAINER_BACKEND=megatron: {knobs.student_model} is a mixture of experts, which is not written; "
+            f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not written; "
             "TRAINER_BACKEND=dtensor takes it"
         )
 
 
-def megatron_section(knobs: DistillKnobs, tensor_parallel: int, total_updates: int) -> dict[str, Any]:
+def megatron_section(config: DistillConfig, tensor_parallel: int, total_updates: int) -> dict[str, Any]:
     """`policy.megatron_cfg`: every key that NeMo-RL v0.7.0 reads without asking whether it is there.
 
     Weights are bf16, gradients fp32; the fp32 master weights and Adam's averages are sharded over the
@@ -38,7 +38,7 @@ def megatron_section(knobs: DistillKnobs, tensor_parallel: int, total_updates: i
         # A cached conversion goes by the model's path alone, whatever was written there since.
         "force_reconvert_from_hf": True,
         "empty_unused_memory_level": 1,
-        "activation_checkpointing": knobs.gradient_checkpointing,
+        "activation_checkpointing": config.gradient_checkpointing,
         "recompute_granularity": "full",
         "recompute_modules": None,
         "tensor_model_parallel_size": tensor_parallel,
@@ -58,14 +58,14 @@ def megatron_section(knobs: DistillKnobs, tensor_parallel: int, total_updates: i
         "peft": {"enabled": False},
         "optimizer": {
             "optimizer": "adam",
-            "lr": knobs.lr,
+            "lr": config.lr,
             "min_lr": 0.0,
-            "weight_decay": knobs.weight_decay,
-            "adam_beta1": knobs.adam_beta1,
-            "adam_beta2": knobs.adam_beta2,
+            "weight_decay": config.weight_decay,
+            "adam_beta1": config.adam_beta1,
+            "adam_beta2": config.adam_beta2,
             "adam_eps": 1e-8,
             "sgd_momentum": 0.9,
-            "clip_grad": knobs.max_grad_norm,  # 0: not clipped
+            "clip_grad": config.max_grad_norm,  # 0: not clipped
             "bf16": True,
             "fp16": False,
             "params_dtype": "float32",
@@ -76,13 +76,13 @@ def megatron_section(knobs: DistillKnobs, tensor_parallel: int, total_updates: i
             "optimizer_offload_fraction": 0.0,
         },
         "scheduler": {
-            "start_weight_decay": knobs.weight_decay,
-            "end_weight_decay": knobs.weight_decay,
+            "start_weight_decay": config.weight_decay,
+            "end_weight_decay": config.weight_decay,
             "weight_decay_incr_style": "constant",
-            "lr_decay_style": DECAY[knobs.lr_schedule],
+            "lr_decay_style": DECAY[config.lr_schedule],
             # Megatron wants the end behind the warm-up, which a short run does not reach.
-            "lr_decay_iters": max(total_updates, knobs.warmup_steps + 1),
-            "lr_warmup_iters": knobs.warmup_steps,
+            "lr_decay_iters": max(total_updates, config.warmup_steps + 1),
+            "lr_warmup_iters": config.warmup_steps,
             "lr_warmup_init": 0.0,
         },
         "train_iters": total_updates,

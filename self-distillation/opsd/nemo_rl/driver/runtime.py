@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from opsd.config import DistillKnobs
+from opsd.config import DistillConfig
 from opsd.select_engine import nemo_rl_source, put_nemo_rl_on_path
 from srt.common.errors import UserError
 from srt.contract.paths import PHASE1, PHASE2
@@ -20,7 +20,7 @@ ENVIRONMENT = "opsd.nemo_rl.driver.verifier_environment.VerifierEnvironment"
 ENVIRONMENT_NAME = "sd_zero"
 
 # NeMo-RL imports these for loggers and audio data that are not used here.
-STAND_INS = Path(__file__).parents[1] / "stubs"
+STUBS = Path(__file__).parents[1] / "stubs"
 OBJECT_STORE_BYTES = 4 * 2**30  # far above a step's rollouts and figures; Ray by itself takes a third of memory
 NODES_JOIN_SECONDS = 60.0  # in which the cluster's GPUs must be there
 
@@ -38,7 +38,7 @@ def prepare_path() -> None:
     ours = [str(PHASE1), str(PHASE2)] + ([str(source)] if source else [])
     missing = [
         str(folder)
-        for folder in sorted(STAND_INS.iterdir())
+        for folder in sorted(STUBS.iterdir())
         if folder.is_dir() and importlib.util.find_spec(folder.name) is None
     ]
     given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
@@ -74,7 +74,7 @@ def prepare_megatron(output_dir: Path) -> None:
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ".".join(map(str, capability)))
 
 
-def join_ray(knobs: DistillKnobs, gpus: int) -> None:
+def join_ray(config: DistillConfig, gpus: int) -> None:
     """The running cluster when there are several nodes or RAY_ADDRESS is set, else one of this process's own.
 
     NeMo-RL's own start-up asks for a dashboard and takes whatever cluster it finds on the machine. `gpus`: of all
@@ -83,18 +83,18 @@ def join_ray(knobs: DistillKnobs, gpus: int) -> None:
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if knobs.worker_logs else "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if config.worker_logs else "WARNING")
     common = {
         "runtime_env": {"env_vars": dict(os.environ)},
-        "log_to_driver": knobs.worker_logs,
+        "log_to_driver": config.worker_logs,
         "include_dashboard": False,
     }
-    if knobs.num_nodes > 1 or os.environ.get("RAY_ADDRESS"):
+    if config.num_nodes > 1 or os.environ.get("RAY_ADDRESS"):
         try:
             ray.init(address="auto", **common)
         except ConnectionError as error:
             raise UserError(
-                f"NUM_NODES={knobs.num_nodes}: no Ray cluster was found from here ({error}); start one on the "
+                f"NUM_NODES={config.num_nodes}: no Ray cluster was found from here ({error}); start one on the "
                 "nodes first, as examples/slurm_distill.sh does"
             ) from error
     else:

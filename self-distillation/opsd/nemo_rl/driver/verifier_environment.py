@@ -8,14 +8,14 @@ from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.environments.interfaces import EnvironmentInterface, EnvironmentReturn
 
 from srt.verifiers.factory import open_grader
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 
 
 class VerifierEnvironmentImpl(EnvironmentInterface):
-    """config: `knobs`, from which srt.verifiers.open_grader takes the mode and its limits.
+    """config: `config`, from which srt.verifiers.open_grader takes the mode and its limits.
 
     A problem's metadata hold `problem` and `finish_reason`; they come back with `extracted`, `reason` and `broke`:
-    None, or the arguments of the VerifierBroke that took a verdict's place. Its reward is then NaN, never 0.
+    None, or the arguments of the VerifierError that took a verdict's place. Its reward is then NaN, never 0.
     """
 
     def __init__(self, config: dict[str, Any]):
@@ -32,7 +32,7 @@ class VerifierEnvironmentImpl(EnvironmentInterface):
         )
         rewards, returned = [], []
         for outcome in outcomes:
-            if isinstance(outcome, VerifierBroke):
+            if isinstance(outcome, VerifierError):
                 rewards.append(float("nan"))
                 returned.append({"extracted": "", "reason": "", "broke": (str(outcome), outcome.kind)})
             else:

@@ -12,19 +12,19 @@ from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.checkpoint import CheckpointManager
 
-from opsd.config import DistillKnobs
-from opsd.kl import KLOptions, KLOutput
+from opsd.config import DistillConfig
+from opsd.kl import KLConfig, KLOutput
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
 from opsd.nemo_rl.driver.runtime import WORKERS
 from opsd.nemo_rl.micro_batches import deal, for_workers
 from opsd.nemo_rl.worker.step import StepResult
-from opsd.pairs import Pair
+from opsd.pairs import SequencePair
 from opsd.timing import timed
 from srt.common.models import stored_dtype
 from srt.contract.layout import Layout
 
-NOT_DATA = ["context_parallel", "tensor_parallel", "pipeline_parallel"]
+REPLICATED_AXES = ["context_parallel", "tensor_parallel", "pipeline_parallel"]
 TEACHER = "teacher"
 
 
@@ -32,7 +32,7 @@ TEACHER = "teacher"
 class Step:
     """What came out of a step's updates. `scored`: micro-batches with their KL; `figures`: of the optimizer."""
 
-    scored: list[tuple[list[Pair], KLOutput]]
+    scored: list[tuple[list[SequencePair], KLOutput]]
     figures: dict[str, float]
 
 
@@ -44,7 +44,7 @@ class Trainer:
 
     def __init__(
         self,
-        knobs: DistillKnobs,
+        config: DistillConfig,
         layout: Layout,
         shape: ClusterShape,
         pad_id: int,
@@ -52,7 +52,7 @@ class Trainer:
         total_updates: int,
         folder: Path,
     ):
-        self.knobs = knobs
+        self.config = config
         self.shape = shape
         self.pad_id = pad_id
         self.checkpoints = CheckpointManager(
@@ -61,9 +61,9 @@ class Trainer:
                 "checkpoint_dir": str(folder),
                 "metric_name": None,  # the newest ones stay
                 "higher_is_better": True,
-                "keep_top_k": knobs.keep_checkpoints,
+                "keep_top_k": config.keep_checkpoints,
                 "save_optimizer": True,
-                "save_period": knobs.save_period,
+                "save_period": config.save_period,
                 "checkpoint_must_save_by": None,
             }
         )
@@ -82,7 +82,7 @@ class Trainer:
             max_colocated_worker_groups=2,  # a policy worker and a vLLM worker on each GPU
             name="sd_zero",
         )
-        generation = generation_config(knobs, shape, max_model_len, layout.eot_ids, pad_id)
+        generation = generation_config(config, shape, max_model_len, layout.eot_ids, pad_id)
         # vLLM first, while the GPUs are empty: it measures what is free.
         self.generation = open_generation(self.cluster, generation)
         self.generation.finish_generation()
@@ -90,19 +90,19 @@ class Trainer:
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
         self.policy = Policy(
             self.cluster,
-            policy_config(knobs, shape, generation, total_updates),
+            policy_config(config, shape, generation, total_updates),
             layout.tokenizer,
             name_prefix="student",
             weights_path=weights,
             optimizer_path=optimizer,
             init_reference_model=True,  # taken before a checkpoint is loaded: the model of the start
-            worker_extension_cls_fqn=WORKERS[knobs.trainer_backend],
+            worker_extension_cls_fqn=WORKERS[config.trainer_backend],
         )
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
         if self.teacher_was_synced:
             self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
-        elif knobs.teacher_model != knobs.student_model:
-            self.policy.run_all_workers_single_data("load_teacher", model_path=knobs.teacher_model)
+        elif config.teacher_model != config.student_model:
+            self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
 
     @contextlib.contextmanager
     def awake(self, seconds: dict[str, float]) -> Iterator[NemoSampler]:
@@ -113,9 +113,9 @@ class Trainer:
         with timed(seconds, "refresh"):
             self.generation.finish_generation()
 
-    def update(self, updates: list[list[Pair]], options: KLOptions, seconds: dict[str, float]) -> Step:
+    def update(self, updates: list[list[SequencePair]], options: KLConfig, seconds: dict[str, float]) -> Step:
         """One optimizer step for each list of pairs. `grad_norm` is their mean; not finite: no update was made."""
-        dealt = [deal(pairs, self.shape.data_parallel, self.knobs.tokens_per_micro_batch) for pairs in updates]
+        dealt = [deal(pairs, self.shape.data_parallel, self.config.tokens_per_micro_batch) for pairs in updates]
         by_update = [for_workers(update) for update in dealt]
         by_rank = [[update[rank] for update in by_update] for rank in range(self.shape.data_parallel)]
         with timed(seconds, "refresh"):
@@ -124,9 +124,9 @@ class Trainer:
             "distill",
             updates=by_rank,
             in_sharded_axes=["data_parallel"],
-            replicate_on_axes=NOT_DATA,
-            output_is_replicated=NOT_DATA,
-            common_kwargs={"options": options, "grad_eps": self.knobs.kl_grad_eps, "pad_id": self.pad_id},
+            replicate_on_axes=REPLICATED_AXES,
+            output_is_replicated=REPLICATED_AXES,
+            common_kwargs={"options": options, "grad_eps": self.config.kl_grad_eps, "pad_id": self.pad_id},
         )
         results: list[StepResult] = self.policy.worker_group.get_all_worker_results(futures)
         for name, value in results[0].seconds.items():
@@ -148,9 +148,9 @@ class Trainer:
             },
         )
 
-    def synchronise_teacher(self) -> None:
+    def sync_teacher(self) -> None:
         self.policy.prepare_for_training()  # a validation may have sent the student off the GPUs
-        self.policy.run_all_workers_single_data("synchronise_teacher")
+        self.policy.run_all_workers_single_data("sync_teacher")
         self.teacher_was_synced = True
 
     def checkpoint(self, finished_steps: int) -> None:
@@ -170,7 +170,7 @@ class Trainer:
 
         The sampler may be awake: the weights alone come to the GPUs, and leave them again.
         """
-        like = self.knobs.student_model
+        like = self.config.student_model
         self.policy.prepare_for_lp_inference()
         self.policy.run_all_workers_single_data(
             "write_student", like=like, dtype=stored_dtype(like), folder=str(folder)

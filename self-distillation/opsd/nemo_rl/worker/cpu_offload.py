@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-class HostMemory:
+class PinnedCpuCopies:
     """A copy of each named tensor's whole storage; a name keeps its memory.
 
     Tensors keep their identity: only their storages are emptied and filled, so that views into them (FSDP's flat

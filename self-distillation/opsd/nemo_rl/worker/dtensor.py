@@ -14,10 +14,10 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import write_model
-from opsd.nemo_rl.worker.swap_weights import local, shards, weights_in_place
+from opsd.nemo_rl.worker.swap_weights import local, shards, swap_weights
 
 NEMO_RL_FOLDER = "weights"  # of a saved teacher
 
@@ -32,7 +32,11 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     def __init__(self, *args: Any, **kwargs: Any):
         # On Hopper, cuDNN's attention gives NaN gradients for some lengths (srt/common/models.py).
         torch.backends.cuda.enable_cudnn_sdp(False)
-        self._student_host, self._optimizer_host, self._teacher_host = HostMemory(), HostMemory(), HostMemory()
+        self._student_host, self._optimizer_host, self._teacher_host = (
+            PinnedCpuCopies(),
+            PinnedCpuCopies(),
+            PinnedCpuCopies(),
+        )
         self._own_teacher: Any = None
         super().__init__(*args, **kwargs)
 
@@ -72,7 +76,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     @contextlib.contextmanager
     def teacher_in_place(self) -> Iterator[Any]:
         if self._own_teacher is None:
-            with weights_in_place(self.model, self.reference_model_state_dict, self._student_host) as teacher:
+            with swap_weights(self.model, self.reference_model_state_dict, self._student_host) as teacher:
                 yield teacher
         else:
             self._teacher_host.onload(shards(self._own_teacher))
@@ -107,7 +111,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         self._own_teacher = self.move_to_cuda(teacher.requires_grad_(False))
         self._teacher_host.offload(shards(self._own_teacher))
 
-    def synchronise_teacher(self) -> None:
+    def sync_teacher(self) -> None:
         """The student as it is now becomes the teacher."""
         self._own_teacher = None
         self.reference_model_state_dict = get_cpu_state_dict(self.model.state_dict().items(), pin_memory=True)
@@ -119,7 +123,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
 
     def restore_teacher(self, folder: str) -> None:
         """What save_teacher wrote; the student's weights stay."""
-        with torch.no_grad(), weights_in_place(self.model, self.reference_model_state_dict, self._student_host):
+        with torch.no_grad(), swap_weights(self.model, self.reference_model_state_dict, self._student_host):
             load_checkpoint(self.model, str(Path(folder) / NEMO_RL_FOLDER))
             self.reference_model_state_dict = get_cpu_state_dict(self.model.state_dict().items(), pin_memory=True)
 

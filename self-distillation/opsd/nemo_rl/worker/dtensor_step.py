@@ -3,8 +3,6 @@
 Only torch is needed here, so that it can be tested without NeMo-RL; worker.py joins it to NeMo-RL's worker.
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from opsd.nemo_rl.worker.lm_head_hook import Head, Result, run_to_head
 from opsd.nemo_rl.worker.step import DistillationStep
 from opsd.nemo_rl.worker.swap_weights import local
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 
 
 class DTensorStep(DistillationStep):
@@ -27,7 +25,11 @@ class DTensorStep(DistillationStep):
     """
 
     def _to_head(
-        self, model: Any, rows: list[Row], pad_id: int, then: Callable[[Float[Tensor, "T H"], Head], Result]
+        self,
+        model: Any,
+        rows: list[TokenSequence],
+        pad_id: int,
+        then: Callable[[Float[Tensor, "T H"], Head], Result],
     ) -> Result:
         autocast = None if self.dtype == torch.float32 else self.dtype
         return run_to_head(model, rows, pad_id, autocast, then)

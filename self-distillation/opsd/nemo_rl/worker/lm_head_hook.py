@@ -5,8 +5,6 @@ gradients that find their way back into the shards. Nothing of the model is repl
 one position a row only, since a model's forward must return some.
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,7 +17,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from opsd.hidden_states import padded
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 
 Result = TypeVar("Result")
 
@@ -44,7 +42,7 @@ class Head:
 
 def run_to_head(
     model: Any,
-    rows: list[Row],
+    rows: list[TokenSequence],
     pad_id: int,
     dtype: torch.dtype | None,
     then: Callable[[Float[Tensor, "T H"], Head], Result],

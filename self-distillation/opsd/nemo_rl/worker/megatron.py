@@ -15,10 +15,10 @@ from megatron.bridge.training import initialize
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import write_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
-from opsd.nemo_rl.worker.swap_weights import shards, weights_in_place, weights_only
+from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
 
 
 class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
@@ -30,7 +30,7 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._student_host, self._optimizer_host = HostMemory(), HostMemory()
+        self._student_host, self._optimizer_host = PinnedCpuCopies(), PinnedCpuCopies()
         # Helpers of Megatron's datasets, of which there is none here. Its wheel has them compiled and no Makefile:
         # compiling them again would end the process.
         initialize.compile_helpers = lambda: None
@@ -79,9 +79,9 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
     # The teacher ----------------------------------------------------------------------------------------
 
     def teacher_in_place(self) -> contextlib.AbstractContextManager[Any]:
-        return weights_in_place(self.model, self.reference_state_dict, self._student_host)
+        return swap_weights(self.model, self.reference_state_dict, self._student_host)
 
-    def synchronise_teacher(self) -> None:
+    def sync_teacher(self) -> None:
         """The student as it is now becomes the teacher."""
         self.reference_state_dict = self._on_host(shards(self.model))
 
@@ -102,7 +102,7 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         """What save_teacher wrote; the student's weights stay."""
         with torch.no_grad(), self.teacher_in_place():
             self.megatron_bridge.load_hf_weights([self.model], folder)
-            self.synchronise_teacher()
+            self.sync_teacher()
 
     # The result -----------------------------------------------------------------------------------------
 

@@ -13,8 +13,6 @@ The weight's gradient arrives as an ordinary `.grad`, which the hook of Megatron
 skips is a weight that its own layer has just added (`grad_added_to_main_grad`), which ours never goes through.
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 from collections.abc import Callable
 from typing import Any
 
@@ -26,12 +24,12 @@ from torch import Tensor
 
 from opsd.hidden_states import padded
 from opsd.nemo_rl.worker.lm_head_hook import Head, Result
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 
 
 def run_to_output_layer(
     model: Any,
-    rows: list[Row],
+    rows: list[TokenSequence],
     pad_id: int,
     vocab_size: int,
     then: Callable[[Float[Tensor, "T H"], Head], Result],

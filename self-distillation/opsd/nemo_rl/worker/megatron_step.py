@@ -4,8 +4,6 @@ Only Megatron-Core is needed here, so that it can be tested without a GPU; megat
 worker. It has run on CPUs with Megatron's own layers, never on a GPU and never with Transformer Engine's.
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,7 +15,7 @@ from torch import Tensor
 from opsd.nemo_rl.worker.lm_head_hook import Head, Result
 from opsd.nemo_rl.worker.megatron_lm_head_hook import run_to_output_layer
 from opsd.nemo_rl.worker.step import DistillationStep
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 
 
 class MegatronStep(DistillationStep):
@@ -33,7 +31,11 @@ class MegatronStep(DistillationStep):
     schedule_increment: int
 
     def _to_head(
-        self, model: Any, rows: list[Row], pad_id: int, then: Callable[[Float[Tensor, "T H"], Head], Result]
+        self,
+        model: Any,
+        rows: list[TokenSequence],
+        pad_id: int,
+        then: Callable[[Float[Tensor, "T H"], Head], Result],
     ) -> Result:
         return run_to_output_layer(model, rows, pad_id, self.vocab_size, then)
 

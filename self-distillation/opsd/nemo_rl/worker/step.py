@@ -4,8 +4,6 @@ It is the same one for both of NeMo-RL's training backends; what they do differe
 (dtensor_step.py, megatron_step.py). Only torch is needed here.
 """
 
-# ruff: noqa: F722 - the strings in annotations are jaxtyping shapes
-
 import contextlib
 import math
 from abc import ABC, abstractmethod
@@ -17,11 +15,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from opsd.kl import KLOptions, KLOutput, exact_kl
-from opsd.nemo_rl.micro_batches import RankUpdate, TwoRows
+from opsd.kl import KLConfig, KLOutput, exact_kl
+from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
 from opsd.nemo_rl.worker.lm_head_hook import Head, Result
 from opsd.timing import timed
-from srt.contract.layout import Row
+from srt.contract.layout import TokenSequence
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,11 @@ class DistillationStep(ABC):
 
     @abstractmethod
     def _to_head(
-        self, model: Any, rows: list[Row], pad_id: int, then: Callable[[Float[Tensor, "T H"], Head], Result]
+        self,
+        model: Any,
+        rows: list[TokenSequence],
+        pad_id: int,
+        then: Callable[[Float[Tensor, "T H"], Head], Result],
     ) -> Result:
         """then(hidden, head), as `at_head.run_to_head`."""
 
@@ -75,9 +77,7 @@ class DistillationStep(ABC):
         A norm that is not finite: nothing was changed.
         """
 
-    def distill(
-        self, updates: list[RankUpdate], options: KLOptions, grad_eps: float, pad_id: int
-    ) -> StepResult:
+    def distill(self, updates: list[RankUpdate], options: KLConfig, grad_eps: float, pad_id: int) -> StepResult:
         """The updates of one step, one after the other, against one teacher.
 
         The teacher scores everything first: it takes the student's place on the GPU, once in a step. Its hidden
@@ -115,7 +115,7 @@ class DistillationStep(ABC):
                 heads.append(head.copy())
             return hidden.to(head.weight.dtype)
 
-        def score(batch: list[TwoRows]) -> Tensor:
+        def score(batch: list[PairIds]) -> Tensor:
             rows = [pair.teacher for pair in batch or alone(pad_id)]
             return self._to_head(teacher, rows, pad_id, keep)
 
@@ -127,7 +127,7 @@ class DistillationStep(ABC):
         update: RankUpdate,
         teacher_hidden: list[Float[Tensor, "T H"]],
         teacher_head: Head,
-        options: KLOptions,
+        options: KLConfig,
         grad_eps: float,
         pad_id: int,
         seconds: dict[str, float],
@@ -152,9 +152,9 @@ class DistillationStep(ABC):
 def against_teacher(
     teacher_hidden: Float[Tensor, "T H"],
     teacher_head: Head,
-    rows: list[Row],
+    rows: list[TokenSequence],
     weight: float,
-    options: KLOptions,
+    options: KLConfig,
     grad_eps: float,
 ) -> Callable[[Float[Tensor, "T H"], Head], KLOutput]:
     """For `_to_head` of the student's `rows`: their exact KL, `weight` for each token, `loss` differentiable."""
@@ -180,10 +180,10 @@ def against_teacher(
     return compare
 
 
-def alone(pad_id: int) -> list[TwoRows]:
+def alone(pad_id: int) -> list[PairIds]:
     """Two rows of one token for a rank that has nothing to do in a round; they weigh nothing."""
-    row = Row([pad_id, pad_id], start=1)
-    return [TwoRows(row, row)]
+    row = TokenSequence([pad_id, pad_id], start=1)
+    return [PairIds(row, row)]
 
 
 def on_cpu(output: KLOutput) -> KLOutput:

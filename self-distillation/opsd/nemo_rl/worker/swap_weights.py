@@ -8,11 +8,11 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from opsd.nemo_rl.worker.cpu_offload import HostMemory
+from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 
 
 @contextlib.contextmanager
-def weights_in_place(model: Any, weights: dict[str, Tensor], host: HostMemory) -> Iterator[Any]:
+def swap_weights(model: Any, weights: dict[str, Tensor], host: PinnedCpuCopies) -> Iterator[Any]:
     """`model` with other weights for the block, then its own again, bit for bit, also after an error.
 
     weights: by name, this rank's shards on the CPU. host: where the model's own wait.

@@ -1,7 +1,7 @@
 """NeMo-RL's vLLM worker with a seed and a token limit for each request, as in the local engine.
 
-A sample's seed comes from what it is (srt/contract/seeds.py), so it does not depend on which engine got it. NeMo-RL itself
-seeds an engine, by its place.
+A sample's seed comes from what it is (srt/contract/seeds.py), so it does not depend on which engine got it.
+NeMo-RL itself seeds an engine, by its place.
 """
 
 from typing import Any
@@ -10,7 +10,7 @@ import ray
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.generation.vllm.vllm_worker import VllmGenerationWorkerImpl
 
-from srt.sampling.base import SampleRequest, SamplingSettings
+from srt.sampling.base import SampleRequest, SamplingConfig
 from srt.sampling.vllm_common import sampling_params
 
 
@@ -27,7 +27,7 @@ class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
         return super().generate(data, greedy)
 
     def _build_sampling_params(self, **_: Any) -> list[Any]:
-        settings = SamplingSettings(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
+        settings = SamplingConfig(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
         return [
             sampling_params(settings, SampleRequest([], seed, max_tokens), with_logprobs=True)
             for seed, max_tokens in self._requests

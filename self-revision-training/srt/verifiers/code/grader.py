@@ -17,10 +17,10 @@ from multiprocessing.connection import Connection
 
 from srt.common.errors import UserError
 from srt.contract.records import Problem
-from srt.verifiers.code.judge import CodeJudge, CodeSettings, Trial
+from srt.verifiers.code.judge import CodeJudge, JudgeConfig, Trial
 from srt.verifiers.code.languages import installed_roots
 from srt.verifiers.code.sandbox import Sandbox, leave_network
-from srt.verifiers.types import Outcome, Verdict, VerifierBroke
+from srt.verifiers.types import Outcome, Verdict, VerifierError
 
 Item = tuple[int, str, Problem]  # number, response, problem
 
@@ -32,7 +32,7 @@ class CodeGrader:
     sandbox does not work on this machine.
     """
 
-    def __init__(self, workers: int, settings: CodeSettings):
+    def __init__(self, workers: int, settings: JudgeConfig):
         check_sandbox(settings)
         cores = len(os.sched_getaffinity(0))
         if workers > cores:
@@ -73,7 +73,7 @@ class CodeGrader:
     def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
         """All outcomes since the last call; waits up to `timeout` seconds when there is none.
 
-        Raises VerifierBroke when the judging process died.
+        Raises VerifierError when the judging process died.
         """
         outcomes, self._ready = self._ready, []
         while self._keys and self._talk(lambda: self._connection.poll(0.0 if outcomes else timeout)):
@@ -97,10 +97,10 @@ class CodeGrader:
             return say()
         except (EOFError, OSError) as error:
             self._process.join(timeout=5)
-            raise VerifierBroke(f"the judging process died (exit code {self._process.exitcode})") from error
+            raise VerifierError(f"the judging process died (exit code {self._process.exitcode})") from error
 
 
-def check_sandbox(settings: CodeSettings) -> Sandbox:
+def check_sandbox(settings: JudgeConfig) -> Sandbox:
     """Raises UserError, with what to install, when programs cannot be judged on this machine."""
     if sys.platform != "linux":
         raise UserError("MODE=code: programs are judged on Linux only, where they can be shut in")
@@ -115,7 +115,7 @@ class _OnTrial:
     trial: Trial
     next_test: int = 0
     running: int = 0
-    failures: dict[int, str | VerifierBroke] = field(default_factory=dict)
+    failures: dict[int, str | VerifierError] = field(default_factory=dict)
 
     @property
     def has_work(self) -> bool:
@@ -131,7 +131,7 @@ class _OnTrial:
             return self.trial.verdict()
         first = min(self.failures)
         failure = self.failures[first]
-        return failure if isinstance(failure, VerifierBroke) else self.trial.verdict(first, failure)
+        return failure if isinstance(failure, VerifierError) else self.trial.verdict(first, failure)
 
 
 class _Threads:
@@ -209,16 +209,16 @@ class _Test:
 
 
 def _outcome_of(work):
-    """What `work` gives; an error of ours becomes a VerifierBroke that survives the way to the other process."""
+    """What `work` gives; an error of ours becomes a VerifierError that survives the way to the other process."""
     try:
         return work()
-    except VerifierBroke as error:
-        return VerifierBroke(str(error), error.kind)
+    except VerifierError as error:
+        return VerifierError(str(error), error.kind)
     except Exception as error:
-        return VerifierBroke(f"{type(error).__name__}: {error}"[:1000])
+        return VerifierError(f"{type(error).__name__}: {error}"[:1000])
 
 
-def _serve(connection: Connection, workers: int, settings: CodeSettings, parent_pid: int) -> None:
+def _serve(connection: Connection, workers: int, settings: JudgeConfig, parent_pid: int) -> None:
     """The judging process: reads items, answers with outcomes, ends when the other side is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent
     parent_death_signal = 1  # PR_SET_PDEATHSIG: no judge outlives a parent that is killed

@@ -20,14 +20,14 @@ from srt.verifiers.code.extract import Program, extract_program
 from srt.verifiers.code.languages import PROGRAM, PYTHON, Language, toolchain
 from srt.verifiers.code.sandbox import Limits, Ran, Sandbox
 from srt.verifiers.code.sandboxed.harness import BROKEN, CALLEE_DIED, FAILED, PASSED
-from srt.verifiers.types import Verdict, VerifierBroke
+from srt.verifiers.types import Verdict, VerifierError
 
 SANDBOXED = Path(__file__).parent / "sandboxed"
 OUTPUT_BYTES = 32 * 2**20  # of any file that a program writes, its standard output too
 START_SECONDS = 0.05  # of processor time beside the limit: the sandbox's own
 BUILD = Limits(
     cpu_seconds=60, wall_seconds=120, memory_mb=2048, output_bytes=128 * 2**20, processes=256, stack_mb=16
-)  # fmt: skip
+)
 CHECKER = Limits(cpu_seconds=30, wall_seconds=60, memory_mb=1024, output_bytes=2**20, processes=16)
 PATIENCE_SECONDS = 0.5  # with a program whose tests are over
 SHOWN_CHARACTERS = 1000  # of the program, in Verdict.extracted
@@ -36,7 +36,7 @@ KILLED = 128 + 9
 
 
 @dataclass(frozen=True)
-class CodeSettings:
+class JudgeConfig:
     """The knobs CODE_*. Limits for problems that name none: seconds of processor time for a test, megabytes."""
 
     sandbox: str
@@ -53,17 +53,17 @@ class CodeSettings:
 class CodeJudge:
     """Judges on this machine. May be used from several threads."""
 
-    def __init__(self, settings: CodeSettings, sandbox: Sandbox):
+    def __init__(self, settings: JudgeConfig, sandbox: Sandbox):
         self.settings = settings
         self.sandbox = sandbox
 
     def open_trial(self, response: str, problem: Problem) -> "Verdict | Trial":
         """The program of the response, built and ready for the tests; a Verdict when it does not get so far.
 
-        Raises VerifierBroke when the compiler is missing or the problem has no tests.
+        Raises VerifierError when the compiler is missing or the problem has no tests.
         """
         if not problem.tests:
-            raise VerifierBroke(f"problem {problem.id} has no tests", "a problem without tests")
+            raise VerifierError(f"problem {problem.id} has no tests", "a problem without tests")
         program = extract_program(response)
         if program is None:
             return Verdict(False, "", "no complete code block in a known language")
@@ -79,7 +79,7 @@ class CodeJudge:
         return Trial(self, program, problem, extracted, built)
 
     def judge(self, response: str, problem: Problem) -> Verdict:
-        """One test after the other. Raises VerifierBroke; see open_trial."""
+        """One test after the other. Raises VerifierError; see open_trial."""
         trial = self.open_trial(response, problem)
         if isinstance(trial, Verdict):
             return trial
@@ -182,7 +182,7 @@ class Trial:
         return len(self.problem.tests)
 
     def run_test(self, number: int) -> str | None:
-        """How the program fails the test, in words; None when it passes. Raises VerifierBroke."""
+        """How the program fails the test, in words; None when it passes. Raises VerifierError."""
         test = self.problem.tests[number]
         given = test["input"].encode()
         stdin, work_files = (b"", {self.problem.input_file: given}) if self.problem.input_file else (given, {})
@@ -203,7 +203,7 @@ class Trial:
         """The problem's own checker decides. It may fall over what it cannot read, which is then no answer."""
         says = self._ask_checker(test, output)
         if says is None and self._ask_checker(test, test["output"].encode()) != 1:
-            raise VerifierBroke(
+            raise VerifierError(
                 f"the checker of problem {self.problem.id} does not accept the expected output", "a checker failed"
             )
         return None if says == 1 else f"wrong answer: {_start(output)!r} is refused by the problem's checker"
@@ -242,7 +242,7 @@ class FunctionTrial(Trial):
             return None if callee.hung else self.judge.over_limit(callee, self.limits)
         said = _last_line(caller.stderr)
         if caller.exit_code == BROKEN:
-            raise VerifierBroke(f"the tests of problem {self.problem.id}: {said}", "tests that cannot be run")
+            raise VerifierError(f"the tests of problem {self.problem.id}: {said}", "tests that cannot be run")
         if caller.exit_code == CALLEE_DIED or caller.hung:
             failure = self.judge.what_went_wrong(callee, self.limits)
             return failure or "runtime error: the program ended before the tests did"

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 
 PROGRAM = "program"  # what a build leaves behind: one file
 _CLASS = re.compile(r"\bclass\s+(\w+)")
@@ -59,42 +59,78 @@ def _cpp(standard: str) -> str:
 
 LANGUAGES = (
     Language(
-        "Python", ("python", "python3", "py", "py3"), "python", "python3", lambda _: "program.py",
-        builds=(), run=("{tool}", "{box}/program.py"), needs_tool=True,
+        "Python",
+        ("python", "python3", "py", "py3"),
+        "python",
+        "python3",
+        lambda _: "program.py",
+        builds=(),
+        run=("{tool}", "{box}/program.py"),
+        needs_tool=True,
     ),
     Language(
         # Some programs mean C++17, some C++20, and the two are not quite compatible.
-        "C++", ("cpp", "c++", "cc", "cxx", "cpp17", "cpp20", "c++17", "c++20"), "g++", "g++",
-        lambda _: "program.cpp", builds=(_cpp("gnu++17"), _cpp("gnu++20")), run=(f"{{box}}/{PROGRAM}",),
+        "C++",
+        ("cpp", "c++", "cc", "cxx", "cpp17", "cpp20", "c++17", "c++20"),
+        "g++",
+        "g++",
+        lambda _: "program.cpp",
+        builds=(_cpp("gnu++17"), _cpp("gnu++20")),
+        run=(f"{{box}}/{PROGRAM}",),
     ),
     Language(
-        "C", ("c",), "gcc", "gcc", lambda _: "program.c",
+        "C",
+        ("c",),
+        "gcc",
+        "gcc",
+        lambda _: "program.c",
         builds=(f"{{tool}} -O2 -std=gnu17 -w -pipe -DONLINE_JUDGE -o {PROGRAM} {{source}} -lm",),
         run=(f"{{box}}/{PROGRAM}",),
     ),
     Language(
-        "Java", ("java",), "javac", "default-jdk-headless", _java_source,
+        "Java",
+        ("java",),
+        "javac",
+        "default-jdk-headless",
+        _java_source,
         builds=(
             "{tool} -J-XX:+UseSerialGC -nowarn -d classes {source} && "
             f"{{bin}}/jar --create --file {PROGRAM} --main-class {{name}} -C classes .",
         ),
         run=(
-            "{bin}/java", "-Xmx{memory}m", "-Xss64m", "-XX:+UseSerialGC", "-XX:-UsePerfData", "-jar",
+            "{bin}/java",
+            "-Xmx{memory}m",
+            "-Xss64m",
+            "-XX:+UseSerialGC",
+            "-XX:-UsePerfData",
+            "-jar",
             f"{{box}}/{PROGRAM}",
         ),
-        needs_tool=True, processes=64, address_space=False,
+        needs_tool=True,
+        processes=64,
+        address_space=False,
     ),
     Language(
-        "Go", ("go", "golang"), "go", "golang-go", lambda _: "program.go",
+        "Go",
+        ("go", "golang"),
+        "go",
+        "golang-go",
+        lambda _: "program.go",
         builds=(f"GOCACHE=/tmp/cache GOPATH=/tmp/go GO111MODULE=off {{tool}} build -o {PROGRAM} {{source}}",),
-        run=(f"{{box}}/{PROGRAM}",), processes=64, address_space=False,
+        run=(f"{{box}}/{PROGRAM}",),
+        processes=64,
+        address_space=False,
     ),
     Language(
-        "Rust", ("rust", "rs"), "rustc", "rustc", lambda _: "program.rs",
+        "Rust",
+        ("rust", "rs"),
+        "rustc",
+        "rustc",
+        lambda _: "program.rs",
         builds=(f"{{tool}} -O --edition 2021 --cap-lints allow -o {PROGRAM} {{source}}",),
         run=(f"{{box}}/{PROGRAM}",),
     ),
-)  # fmt: skip
+)
 BY_NAME = {language.name: language for language in LANGUAGES}
 BY_FENCE = {fence: language for language in LANGUAGES for fence in language.fences}
 PYTHON = BY_NAME["Python"]
@@ -123,10 +159,10 @@ def find_toolchain(language: Language) -> Toolchain | None:
 
 
 def toolchain(language: Language) -> Toolchain:
-    """Raises VerifierBroke when it is missing: that is our failure, and no verdict."""
+    """Raises VerifierError when it is missing: that is our failure, and no verdict."""
     found = find_toolchain(language)
     if found is None:
-        raise VerifierBroke(
+        raise VerifierError(
             f"{language.tool} is not installed: programs in {language.name} cannot be judged; install it (Debian "
             f"and Ubuntu: apt-get install {language.package})",
             f"no compiler for {language.name}",

@@ -19,7 +19,7 @@ from pebble import ProcessExpired, ProcessPool
 
 from srt.common.errors import UserError
 from srt.contract.records import Problem
-from srt.verifiers.types import Outcome, Verdict, VerifierBroke
+from srt.verifiers.types import Outcome, Verdict, VerifierError
 
 MEMORY_BYTES_PER_WORKER = 4 * 2**30  # address space, on top of what a worker holds when it starts
 TASKS_PER_WORKER = 20_000  # then a fresh one takes over: sympy's caches grow
@@ -29,7 +29,7 @@ SURROGATES = re.compile("[\ud800-\udfff]")
 Verify = Callable[[str, Problem], Verdict]
 
 
-class ModeNotBuilt(UserError, ValueError):
+class UnsupportedModeError(UserError, ValueError):
     """A problem whose mode has no verifier."""
 
 
@@ -40,22 +40,20 @@ def _verify_math(response: str, problem: Problem) -> Verdict:
 VERIFIERS: dict[str, Verify] = {"math": _verify_math}
 
 
-class Grader:
+class MathGrader:
     """Grades responses in the background.
 
         with Grader(num_workers=2, time_limit_seconds=10) as grader:
             grader.submit(key, response, problem, finish_reason)
             for key, outcome in grader.poll(): ...
 
-    An outcome is a Verdict, or a VerifierBroke when the comparison hung, crashed (twice) or failed; the other
+    An outcome is a Verdict, or a VerifierError when the comparison hung, crashed (twice) or failed; the other
     comparisons are not affected. `verifiers` maps a problem's mode to a function that workers can import.
     One task holds one response, so that a hang takes nothing else with it. That costs about 0.3 ms of the
     parent's time a task: 2000 verdicts/s at most, however many the workers.
     """
 
-    def __init__(
-        self, num_workers: int, time_limit_seconds: float, verifiers: dict[str, Verify] = VERIFIERS
-    ):
+    def __init__(self, num_workers: int, time_limit_seconds: float, verifiers: dict[str, Verify] = VERIFIERS):
         self.num_workers = num_workers
         self.time_limit_seconds = time_limit_seconds
         self.verifiers = verifiers
@@ -66,7 +64,7 @@ class Grader:
         self._restarts = 0
         self._pool = self._new_pool()
 
-    def __enter__(self) -> "Grader":
+    def __enter__(self) -> "MathGrader":
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -81,10 +79,10 @@ class Grader:
     def submit(self, key: Hashable, response: str, problem: Problem, finish_reason: str) -> None:
         """Queue a response. One that the token limit cut off ("length") is wrong without being graded.
 
-        Raises ModeNotBuilt (a ValueError) when there is no verifier for the problem's mode.
+        Raises UnsupportedModeError (a ValueError) when there is no verifier for the problem's mode.
         """
         if problem.mode not in self.verifiers:
-            raise ModeNotBuilt(f"MODE={problem.mode}: this grader's modes are {', '.join(self.verifiers)}")
+            raise UnsupportedModeError(f"MODE={problem.mode}: this grader's modes are {', '.join(self.verifiers)}")
         if finish_reason == "length":
             self._ready.append((key, Verdict(False, "", "cut off by the token limit")))
             return
@@ -95,7 +93,7 @@ class Grader:
     def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
         """All outcomes since the last call; waits up to `timeout` seconds when there is none.
 
-        Raises VerifierBroke when the workers die again and again before they grade anything.
+        Raises VerifierError when the workers die again and again before they grade anything.
         """
         if self._running and not self._pool.active:
             self._restart()
@@ -152,10 +150,10 @@ class Grader:
         if error is None:
             return future.result()
         if isinstance(error, TimeoutError):
-            return VerifierBroke(f"no verdict within {self.time_limit_seconds:g} s", "no verdict within the limit")
+            return VerifierError(f"no verdict within {self.time_limit_seconds:g} s", "no verdict within the limit")
         if isinstance(error, ProcessExpired):
-            return VerifierBroke(f"the worker died (exit code {error.exitcode})", "a grading worker died")
-        return VerifierBroke(f"{type(error).__name__}: {error}")
+            return VerifierError(f"the worker died (exit code {error.exitcode})", "a grading worker died")
+        return VerifierError(f"{type(error).__name__}: {error}")
 
     def _new_pool(self) -> ProcessPool:
         return ProcessPool(
@@ -171,7 +169,7 @@ class Grader:
         """A worker that dies between two tasks breaks pebble's pool: what is not graded goes to a new one."""
         self._restarts += 1
         if self._restarts > MAX_RESTARTS_WITHOUT_OUTCOME:
-            raise VerifierBroke(
+            raise VerifierError(
                 f"the grading workers died {self._restarts} times before they graded anything; "
                 "their own messages, above, say why"
             )
@@ -205,7 +203,7 @@ def _grade(verify: Verify, response: str, problem: Problem) -> Outcome:
     """Runs in a worker. Every error becomes an outcome here: not every exception survives the way back."""
     try:
         return verify(response, problem)
-    except VerifierBroke as error:
-        return VerifierBroke(str(error), error.kind)
+    except VerifierError as error:
+        return VerifierError(str(error), error.kind)
     except Exception as error:
-        return VerifierBroke(f"{type(error).__name__}: {error}"[:1000])
+        return VerifierError(f"{type(error).__name__}: {error}"[:1000])

@@ -17,7 +17,7 @@ from sympy import Basic, Integer, MatrixBase, Pow, Rational, binomial, factorial
 
 from srt.verifiers.math.extract import extract_boxed
 from srt.verifiers.math.normalize import different_kind, readable, same_choice
-from srt.verifiers.types import Verdict, VerifierBroke
+from srt.verifiers.types import Verdict, VerifierError
 
 # Beyond any of these an answer is wrong without being handed to sympy, unless it is the gold answer verbatim.
 MAX_ANSWER_CHARACTERS = 500  # a product of 900 letters parses for 2 s
@@ -47,7 +47,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)
 def verify_math(response: str, gold: str) -> Verdict:
     """Does the last complete box of `response` hold `gold`?
 
-    Raises VerifierBroke when the gold answer cannot be read or is beyond the limits above, or when memory or
+    Raises VerifierError when the gold answer cannot be read or is beyond the limits above, or when memory or
     the stack is exhausted. Does not bound its own time.
     """
     answer = extract_boxed(response)
@@ -65,7 +65,7 @@ def verify_math(response: str, gold: str) -> Verdict:
         return _compare(answer, gold)
     except (MemoryError, RecursionError) as error:
         reason = f"comparing {answer!r} with {gold[:200]!r}: {type(error).__name__}"
-        raise VerifierBroke(reason, "a comparison took too much memory") from error
+        raise VerifierError(reason, "a comparison took too much memory") from error
 
 
 def _compare(answer: str, gold: str) -> Verdict:
@@ -122,8 +122,8 @@ def _check_comparable(gold_parsed: list, gold: str) -> None:
         raise _bad_gold(gold, error) from error
 
 
-def _bad_gold(gold: str, reason: object) -> VerifierBroke:
-    return VerifierBroke(
+def _bad_gold(gold: str, reason: object) -> VerifierError:
+    return VerifierError(
         f"the gold answer {gold[:200]!r} cannot be compared: {reason}", "the gold answer cannot be compared"
     )
 

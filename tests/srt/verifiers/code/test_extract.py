@@ -52,5 +52,10 @@ def test_a_block_of_another_language_keeps_its_fence_from_opening_one():
 def test_every_word_names_one_language():
     assert len(BY_FENCE) == sum(len(language.fences) for language in LANGUAGES)
     assert {BY_FENCE[word].name for word in ("python", "cpp", "c", "java", "go", "rust")} == {
-        "Python", "C++", "C", "Java", "Go", "Rust",
-    }  # fmt: skip
+        "Python",
+        "C++",
+        "C",
+        "Java",
+        "Go",
+        "Rust",
+    }

@@ -11,9 +11,9 @@ import pytest
 from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.code.grader import CodeGrader
-from srt.verifiers.code.judge import CodeSettings
+from srt.verifiers.code.judge import JudgeConfig
 from srt.verifiers.factory import open_grader
-from srt.verifiers.types import Verdict, VerifierBroke
+from srt.verifiers.types import Verdict, VerifierError
 from tests.srt.helpers.code_cases import SETTINGS, doubling, fenced
 from tests.srt.verifiers.code.test_sandbox_attacks import processes
 
@@ -39,7 +39,7 @@ def test_outcomes_come_back_with_their_keys(grader):
 def test_what_breaks_is_no_verdict_and_takes_nothing_else_along(grader):
     broken = Problem("none", "?", "", mode="code")
     outcomes = grader.grade_all([(RIGHT, broken, "stop"), (RIGHT, doubling(), "stop")])
-    assert isinstance(outcomes[0], VerifierBroke) and outcomes[0].kind == "a problem without tests"
+    assert isinstance(outcomes[0], VerifierError) and outcomes[0].kind == "a problem without tests"
     assert outcomes[1].correct
 
 
@@ -60,7 +60,7 @@ def test_tests_of_one_program_run_at_the_same_time(grader):
     grader.submit("key", program, Problem("p", "?", "", mode="code", tests=tests), "stop")
     most, outcomes = 0, []
     while not outcomes:
-        most = max(most, sum(command.startswith("/bin/sh -c \"$@\"") for _, command in processes()))
+        most = max(most, sum(command.startswith('/bin/sh -c "$@"') for _, command in processes()))
         outcomes = grader.poll(timeout=0.02)
     assert outcomes[0][1].correct and most == 2
 
@@ -138,7 +138,7 @@ def _runs(pid):
 def test_a_missing_sandbox_stops_the_run(set_path, kind):
     set_path("/nowhere")
     with pytest.raises(UserError, match="bubblewrap is not installed; install bubblewrap.*CODE_SANDBOX=rlimits"):
-        CodeGrader(1, CodeSettings(kind, 1, 64, 1))
+        CodeGrader(1, JudgeConfig(kind, 1, 64, 1))
 
 
 def test_a_sandbox_that_does_not_work_stops_the_run(set_path, tmp_path):

@@ -10,13 +10,13 @@ import pytest
 
 from srt.problems import load_problems
 from srt.verifiers.code.grader import CodeGrader
-from srt.verifiers.code.judge import CodeSettings
+from srt.verifiers.code.judge import JudgeConfig
 from tests.srt.helpers.code_cases import fenced
 
 pytestmark = pytest.mark.bwrap
 
 FILE = Path(__file__).parents[2] / "data" / "humaneval" / "HumanEval.jsonl.gz"
-SETTINGS = CodeSettings("bwrap", time_limit=3.0, memory_limit=512, time_factor=1.0)
+SETTINGS = JudgeConfig("bwrap", time_limit=3.0, memory_limit=512, time_factor=1.0)
 # Drawn mistakes that change nothing: a bound that is never reached, a tie that cannot be, a count that is only
 # compared with 0.
 EQUIVALENT = {25, 35, 39, 116, 128, 131, 132, 139, 148, 154}
@@ -24,10 +24,23 @@ EQUIVALENT = {25, 35, 39, 116, 128, 131, 132, 139, 148, 154}
 UNNOTICED = {20, 52, 59, 72, 124, 150}
 
 OTHER_OPERATOR = {
-    ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt, ast.Eq: ast.NotEq, ast.NotEq: ast.Eq,
-    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Add, ast.Mod: ast.Mult,
-    ast.FloorDiv: ast.Mult, ast.Div: ast.Mult, ast.And: ast.Or, ast.Or: ast.And,
-}  # fmt: skip
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.Add,
+    ast.Mod: ast.Mult,
+    ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult,
+    ast.And: ast.Or,
+    ast.Or: ast.And,
+}
 
 
 def mistakes(tree):

@@ -6,7 +6,7 @@ import pytest
 
 from srt.verifiers.code import languages
 from srt.verifiers.code.grader import CodeGrader
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 from tests.srt.helpers.code_cases import SETTINGS, adding, doubling, fenced, judge, written_problems
 
 pytestmark = pytest.mark.bwrap
@@ -52,7 +52,7 @@ def test_programs_in_python_and_cpp_get_the_verdicts_they_were_written_for():
             'println!("{}", 2 * s.trim().parse::<i64>().unwrap()); }',
         ),
     ],
-)  # fmt: skip
+)
 def test_the_other_languages(language, program):
     if languages.find_toolchain(languages.BY_FENCE[language]) is None:
         pytest.skip(f"no compiler for {language}")
@@ -63,9 +63,11 @@ def test_the_other_languages(language, program):
 
 @pytest.mark.parametrize(
     ("head", "line"),
-    [("using namespace std;\nint midpoint = 2;", "n = n * midpoint / 2;"),  # std::midpoint is of C++20
-     ("#include <ranges>", "for (int i : std::views::iota(0, 1)) n += i;")],
-)  # fmt: skip
+    [
+        ("using namespace std;\nint midpoint = 2;", "n = n * midpoint / 2;"),  # std::midpoint is of C++20
+        ("#include <ranges>", "for (int i : std::views::iota(0, 1)) n += i;"),
+    ],
+)
 def test_cpp_of_2017_and_of_2020(head, line):
     program = f"#include <iostream>\n#include <numeric>\n{head}\nint main() {{ int n; std::cin >> n; {line} "
     assert judge().judge(fenced(program + "std::cout << 2 * n; }", "cpp"), doubling()).correct
@@ -74,8 +76,10 @@ def test_cpp_of_2017_and_of_2020(head, line):
 def test_what_is_extracted_and_why_there_is_no_program():
     verdict = judge().judge("I give up.", doubling())
     assert (verdict.correct, verdict.extracted, verdict.reason) == (
-        False, "", "no complete code block in a known language",
-    )  # fmt: skip
+        False,
+        "",
+        "no complete code block in a known language",
+    )
     assert judge().judge(fenced("print(2 * int(input()))"), doubling()).extracted == "print(2 * int(input()))\n"
 
 
@@ -89,7 +93,7 @@ def test_a_missing_compiler_is_our_failure(monkeypatch):
     monkeypatch.setattr(languages.shutil, "which", lambda name: None)
     languages.find_toolchain.cache_clear()
     try:
-        with pytest.raises(VerifierBroke, match="rustc is not installed.*apt-get install rustc") as caught:
+        with pytest.raises(VerifierError, match="rustc is not installed.*apt-get install rustc") as caught:
             judge().judge(fenced("fn main() {}", "rust"), doubling())
     finally:
         languages.find_toolchain.cache_clear()
@@ -119,7 +123,7 @@ def test_a_checker_that_does_not_take_the_expected_output_is_our_failure():
         if checker == "print(0)":
             assert "refused by the problem's checker" in judge().judge(fenced("print(4)"), problem).reason
             continue
-        with pytest.raises(VerifierBroke, match="does not accept the expected output"):
+        with pytest.raises(VerifierError, match="does not accept the expected output"):
             judge().judge(fenced("print(4)"), problem)
 
 
@@ -130,8 +134,10 @@ def test_a_checker_that_does_not_take_the_expected_output_is_our_failure():
     ("program", "reason"),
     [
         ("def add(numbers: List[int], more):\n    return [n + more for n in numbers]", "passed 1 of 1 tests"),
-        ("def add(numbers, more):\n    return [n - more for n in numbers]",
-         "wrong answer: AssertionError at: assert candidate([1], 2) == [3]"),
+        (
+            "def add(numbers, more):\n    return [n - more for n in numbers]",
+            "wrong answer: AssertionError at: assert candidate([1], 2) == [3]",
+        ),
         ("def add(numbers, more):\n    return tuple(n + more for n in numbers)", "AssertionError"),
         ("def add(numbers, more):\n    return numbers[7]", "wrong answer: IndexError: list index out of range"),
         ("def plus(numbers, more):\n    return [n + more for n in numbers]", "wrong answer: AssertionError"),
@@ -140,7 +146,7 @@ def test_a_checker_that_does_not_take_the_expected_output_is_our_failure():
         ("def add(:", "runtime error (exit code 1): SyntaxError: invalid syntax"),
         ("add = 7", "TypeError: 'int' object is not callable"),
     ],
-)  # fmt: skip
+)
 def test_functions(program, reason):
     assert reason in judge().judge(fenced(program), adding()).reason
 
@@ -154,21 +160,27 @@ def test_a_function_in_another_language_is_wrong():
     [
         ("def add(a, b):\n    a.append(b)", "a = [1]\nadd(a, 2)\nassert a == [1, 2]"),
         ("def add(a, b):\n    yield from (a, b)", "assert add(1, 2) != [1, 2] and list(add(1, 2)) == [1, 2]"),
-        ("def add(a, b):\n    raise ValueError('no')",
-         "try:\n    add(1, 2)\nexcept ValueError as e:\n    assert str(e) == 'no'\nelse:\n    assert False"),
-        ("from collections import Counter\ndef add(a, b):\n    return Counter([a, b])",
-         "assert add(1, b=1) == {1: 2}"),
-        ("def add(a, b):\n    return {(1, 2.5): {None, True, 'x'}}, 10**30, b'y', 1j",
-         "assert add(0, 0) == ({(1, 2.5): {None, True, 'x'}}, 10**30, b'y', 1j)"),
+        (
+            "def add(a, b):\n    raise ValueError('no')",
+            "try:\n    add(1, 2)\nexcept ValueError as e:\n    assert str(e) == 'no'\nelse:\n    assert False",
+        ),
+        (
+            "from collections import Counter\ndef add(a, b):\n    return Counter([a, b])",
+            "assert add(1, b=1) == {1: 2}",
+        ),
+        (
+            "def add(a, b):\n    return {(1, 2.5): {None, True, 'x'}}, 10**30, b'y', 1j",
+            "assert add(0, 0) == ({(1, 2.5): {None, True, 'x'}}, 10**30, b'y', 1j)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_values_travel_as_they_are(program, test):
     assert judge().judge(fenced(program), adding(test)).reason == "passed 1 of 1 tests"
 
 
 @pytest.mark.parametrize("test", ["def check(:", "add(print, 1)"])
 def test_tests_that_cannot_be_run_are_our_failure(test):
-    with pytest.raises(VerifierBroke, match="the tests of problem add"):
+    with pytest.raises(VerifierError, match="the tests of problem add"):
         judge().judge(fenced("def add(a, b): return a"), adding(test))
 
 

@@ -18,9 +18,13 @@ pytestmark = pytest.mark.bwrap
 
 LIMIT = 0.25  # seconds of processor time; a run may wait for 4 * LIMIT + 4 seconds
 PROBLEM = Problem(
-    "attack", "?", "", mode="code", tests=[{"input": "1\n", "output": "2\n"}],
+    "attack",
+    "?",
+    "",
+    mode="code",
+    tests=[{"input": "1\n", "output": "2\n"}],
     limits={"time_seconds": LIMIT, "memory_mb": 64},
-)  # fmt: skip
+)
 IF_TRUE = "\nprint(2 if {} else 'held')\n"
 
 
@@ -363,7 +367,7 @@ def test_a_compiler_that_never_ends(monkeypatch):
         "import os\ndef add(a, b):\n    for fd in range(3, 99):\n"
         "        try: os.write(fd, b'\\xff\\xff\\xff\\x7f')\n        except OSError: pass\n    os._exit(0)",
     ],
-)  # fmt: skip
+)
 def test_ways_around_the_tests_of_a_function(program):
     attack(program, adding())
 

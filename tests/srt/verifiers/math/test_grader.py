@@ -12,8 +12,8 @@ import pytest
 
 from srt.common.errors import UserError
 from srt.contract.records import Problem
-from srt.verifiers.math.grader import Grader
-from srt.verifiers.types import Verdict, VerifierBroke
+from srt.verifiers.math.grader import MathGrader
+from srt.verifiers.types import Verdict, VerifierError
 
 
 def problem(answer: str = "7", mode: str = "math") -> Problem:
@@ -56,7 +56,7 @@ class Unloadable:
 
 @pytest.fixture(scope="module")
 def acting():
-    with Grader(2, time_limit_seconds=1.0, verifiers={"math": act}) as grader:
+    with MathGrader(2, time_limit_seconds=1.0, verifiers={"math": act}) as grader:
         grader.grade_all([("7", problem(), "stop")] * 4)
         yield grader
 
@@ -79,7 +79,7 @@ def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, resp
     assert time.monotonic() - started < 30
     for text, outcome in zip(texts, outcomes, strict=True):
         if text == response:
-            assert isinstance(outcome, VerifierBroke) and reason in str(outcome)
+            assert isinstance(outcome, VerifierError) and reason in str(outcome)
         else:
             assert isinstance(outcome, Verdict) and outcome.correct == (text == "7"), outcome
     assert acting.pending == 0
@@ -102,16 +102,16 @@ def test_a_worker_that_dies_between_two_tasks(acting):
 
 
 def test_workers_that_never_grade_anything_are_an_error_and_no_endless_loop():
-    with Grader(1, 5.0, verifiers={"math": Unloadable()}) as grader:
+    with MathGrader(1, 5.0, verifiers={"math": Unloadable()}) as grader:
         grader.submit("key", "7", problem(), "stop")
-        with pytest.raises(VerifierBroke, match="workers died"):
+        with pytest.raises(VerifierError, match="workers died"):
             for _ in range(100):
                 grader.poll(timeout=1.0)
 
 
 def test_grading_of_math_and_its_order():
     items = [(f"\\boxed{{{n}}}", problem(str(n - n % 3)), "stop") for n in range(60)]
-    with Grader(2, time_limit_seconds=10) as grader:
+    with MathGrader(2, time_limit_seconds=10) as grader:
         outcomes = grader.grade_all(items)
         assert [outcome.correct for outcome in outcomes] == [n % 3 == 0 for n in range(60)]
         assert [outcome.extracted for outcome in outcomes] == [str(n) for n in range(60)]
@@ -119,7 +119,7 @@ def test_grading_of_math_and_its_order():
         bad_text, bad_gold = ("\\boxed{7\ud800}", problem(), "stop"), ("\\boxed{5}", problem(""), "stop")
         broken = grader.grade_all([bad_text, bad_gold])
         assert broken[0] == Verdict(False, "7\ufffd", "not valid text")
-        assert isinstance(broken[1], VerifierBroke) and "gold" in str(broken[1])
+        assert isinstance(broken[1], VerifierError) and "gold" in str(broken[1])
 
 
 def test_submit_does_not_block_and_poll_returns_each_outcome_once(acting):
@@ -146,7 +146,7 @@ def test_poll_waits_no_longer_than_its_timeout(acting):
     started = time.monotonic()
     assert acting.poll(timeout=0.2) == []
     assert 0.15 < time.monotonic() - started < 0.8
-    assert isinstance(acting.poll(timeout=10.0)[0][1], VerifierBroke)
+    assert isinstance(acting.poll(timeout=10.0)[0][1], VerifierError)
 
 
 def test_a_response_cut_off_is_wrong_without_being_graded(acting):
@@ -170,10 +170,10 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
             """
             import multiprocessing, time
             from srt.contract.records import Problem
-            from srt.verifiers.math.grader import Grader
+            from srt.verifiers.math.grader import MathGrader
 
             if __name__ == "__main__":
-                with Grader(1, 10.0) as grader:
+                with MathGrader(1, 10.0) as grader:
                     grader.grade_all([("\\\\boxed{7}", Problem("p", "?", "7"), "stop")])
                     print(*[p.pid for p in multiprocessing.active_children()], flush=True)
                     time.sleep(600)

@@ -9,9 +9,9 @@ import pytest
 
 from srt.contract.records import Problem
 from srt.verifiers.math.extract import extract_boxed, extract_gold
-from srt.verifiers.math.grader import Grader
+from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.math.verify import MAX_DIGITS_IN_A_ROW, verify_math
-from srt.verifiers.types import VerifierBroke
+from srt.verifiers.types import VerifierError
 
 CASES = [
     json.loads(line)
@@ -19,9 +19,24 @@ CASES = [
 ]
 
 KINDS = {
-    "fraction", "decimal", "percentage", "interval", "set", "tuple", "matrix", "units", "degrees", "text",
-    "choice", "thousands", "equation", "several boxes", "nested braces", "unterminated box", "solution text",
-}  # fmt: skip
+    "fraction",
+    "decimal",
+    "percentage",
+    "interval",
+    "set",
+    "tuple",
+    "matrix",
+    "units",
+    "degrees",
+    "text",
+    "choice",
+    "thousands",
+    "equation",
+    "several boxes",
+    "nested braces",
+    "unterminated box",
+    "solution text",
+}
 
 
 def test_there_are_cases_of_every_kind_and_none_twice():
@@ -108,7 +123,7 @@ def test_an_adversarial_answer_is_wrong_at_once(name):
 
 def test_adversarial_answers_leave_the_pool_healthy():
     items = [(f"\\boxed{{{answer}}}", Problem("p", "?", "7"), "stop") for answer in ADVERSARIAL.values()]
-    with Grader(1, time_limit_seconds=10) as grader:
+    with MathGrader(1, time_limit_seconds=10) as grader:
         outcomes = grader.grade_all(items)
         assert [outcome.correct for outcome in outcomes] == [False] * len(items)  # verdicts, all of them
         assert grader.grade_all([("\\boxed{7}", Problem("p", "?", "7"), "stop")])[0].correct
@@ -131,7 +146,7 @@ def test_an_answer_beyond_the_limits_may_still_be_the_gold_answer_verbatim():
 
 @pytest.mark.parametrize("gold", ["1" * (MAX_DIGITS_IN_A_ROW + 1), "9^{9^{9}}", r"\frac{1}{0}", ""])
 def test_a_gold_answer_that_cannot_be_compared_is_no_verdict(gold):
-    with pytest.raises(VerifierBroke, match="gold answer"):
+    with pytest.raises(VerifierError, match="gold answer"):
         verify_math(r"\boxed{7}", gold)
 
 

@@ -1,6 +1,6 @@
 """Runs in a sandbox: a program that a model wrote, one function of which is called from another sandbox.
 
-    python callee.py <fd to read calls from> <fd to write answers to> < {"preamble", "program", "entry_point"}
+python callee.py <fd to read calls from> <fd to write answers to> < {"preamble", "program", "entry_point"}
 """
 
 import json

@@ -1,0 +1,75 @@
+"""Knobs that several entry points share, each group with its checks, as bases of their configurations.
+
+A configuration inherits its groups, so its fields stay flat: configs/*.yaml and the environment name
+them directly.
+"""
+
+from dataclasses import dataclass
+
+from srt.config import option
+
+
+@dataclass(frozen=True)
+class PromptConfig:
+    """How a problem becomes a prompt (contract/layout.py). None: the checkpoint's own value, or the default."""
+
+    mode: str = option(choices=("math", "code"))
+    control_phrases: str | None = option()
+    system_prompt: str | None = option()
+    prompt_suffix: str | None = option()
+    chat_template_kwargs: str | None = option()
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Which sampler draws responses, and how."""
+
+    sampler: str = option(choices=("auto", "vllm", "transformers"))
+    sampler_batch: int = option(ge=1)
+    temperature: float = option(ge=0)
+    top_p: float = option(ge=1e-6, le=1)
+    gpu_memory_utilization: float = option(ge=0.01, le=1)
+
+
+@dataclass(frozen=True)
+class ParallelSamplerConfig(SamplerConfig):
+    """A sampler that has the GPUs to itself: collection and evaluation."""
+
+    model_path: str | None = option()
+    batch_size: int = option(ge=1)
+    max_tokens: int = option(ge=1)
+    dtype: str = option(choices=("auto", "bfloat16", "float16", "float32"))
+    tensor_parallel_size: int = option(ge=1)
+    data_parallel_size: int | None = option(ge=1)
+    data_parallel_backend: str = option(choices=("mp", "ray"))
+
+
+@dataclass(frozen=True)
+class GradingConfig:
+    """The verifier of `mode` and its limits (srt/verifiers/factory.py)."""
+
+    mode: str = option(choices=("math", "code"))
+    grading_workers: int = option(ge=1)
+    grading_time_limit: float = option(ge=0.1)
+    code_sandbox: str = option(choices=("bwrap", "rlimits"))
+    code_time_limit: float = option(ge=0.1)
+    code_memory_limit: float = option(ge=16)
+    code_time_factor: float = option(ge=0.1)
+
+
+@dataclass(frozen=True)
+class AdamConfig:
+    """AdamW and gradient clipping (0: off)."""
+
+    weight_decay: float = option(ge=0)
+    adam_beta1: float = option(ge=0, le=0.99999)
+    adam_beta2: float = option(ge=0, le=0.99999)
+    max_grad_norm: float = option(ge=0)
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """Low-rank adapters on all linear layers but the head; rank 0: all weights are trained."""
+
+    lora_rank: int = option(ge=0)
+    lora_alpha: float = option(ge=0)
