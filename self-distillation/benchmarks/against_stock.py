@@ -90,7 +90,7 @@ def measure(options: Options) -> list[Measurement]:
     import ray
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 
-    from opsd.config import DistillConfig
+    from opsd.config import RunConfig
     from opsd.nemo_rl.driver import runtime
     from opsd.nemo_rl.driver.config import ClusterShape
     from srt.config import load_config
@@ -107,7 +107,7 @@ def measure(options: Options) -> list[Measurement]:
         "max_total_sequence_length": options.prompt + options.response,
         "worker_logs": 0,
     }
-    config = load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    config = load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
     shape = ClusterShape(1, options.gpus, tensor_parallel=1, sampler_tensor_parallel=1)
     runtime.join_ray(config, options.gpus)
     cluster = RayVirtualCluster([options.gpus], num_gpus_per_node=options.gpus, max_colocated_worker_groups=2)
@@ -162,7 +162,7 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
     from nemo_rl.models.policy.lm_policy import Policy
 
     from opsd.nemo_rl.driver.config import generation_config, policy_config
-    from opsd.timing import timed
+    from opsd.timing import record_spans, span
     from srt.common.models import load_tokenizer
 
     worker = "measured_worker.MeasuredWorker"
@@ -198,7 +198,6 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
 
     def step() -> tuple[float, dict[str, float]]:
         nonlocal peak
-        parts: dict[str, float] = {}
         data = BatchedDataDict(
             {
                 "input_ids": ids,
@@ -207,16 +206,17 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
                 "sample_mask": torch.ones(options.batch),
             }
         )
-        with timed(parts, "onload"):
-            teacher.prepare_for_lp_inference()
-        with timed(parts, "teacher"):
-            top = teacher.get_topk_logits(data, k=options.topk)
-            data["teacher_topk_logits"], data["teacher_topk_indices"] = top["topk_logits"], top["topk_indices"]
-        with timed(parts, "onload"):
-            teacher.offload_after_refit()
-            student.prepare_for_training()
-        with timed(parts, "student"):
-            result = student.train(data, loss_fn)
+        with record_spans() as parts:
+            with span("onload"):
+                teacher.prepare_for_lp_inference()
+            with span("teacher"):
+                top = teacher.get_topk_logits(data, k=options.topk)
+                data["teacher_topk_logits"], data["teacher_topk_indices"] = top["topk_logits"], top["topk_indices"]
+            with span("onload"):
+                teacher.offload_after_refit()
+                student.prepare_for_training()
+            with span("student"):
+                result = student.train(data, loss_fn)
         peaks = [policy.run_all_workers_single_data("peak_memory") for policy in policies.values()]
         peak = max(peak, *(value for values in peaks for value in values))
         return float(result["loss"].sum()), parts
@@ -235,10 +235,10 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
     from opsd.nemo_rl.driver.runtime import WORKERS
     from opsd.nemo_rl.driver.worker_group import REPLICATED_AXES
     from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
-    from opsd.nemo_rl.worker.step import StepResult
-    from opsd.timing import timed
+    from opsd.nemo_rl.worker.step import RankStepResult
+    from opsd.timing import record_spans, span
     from srt.common.models import load_tokenizer
-    from srt.contract.layout import Measurement as Ids
+    from srt.contract.layout import TokenSequence
 
     tokenizer = load_tokenizer(options.model)
     generation = generation_config(config, shape, options.prompt + options.response, [0], 0)
@@ -252,9 +252,9 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
     for name, revises in (("exact, same rows", False), ("exact, teacher rows", True)):
         pairs = []
         for ids in rows_of_tokens(options, tokenizer.vocab_size):
-            student = Ids(ids, options.prompt)
+            student = TokenSequence(ids, options.prompt)
             again = ids + cue + ids[options.prompt :]
-            pairs.append(PairIds(student, Ids(again, len(ids) + len(cue)) if revises else student))
+            pairs.append(PairIds(student, TokenSequence(again, len(ids) + len(cue)) if revises else student))
         batches = [pairs[i : i + options.micro_batch] for i in range(0, len(pairs), options.micro_batch)]
         tokens = options.batch * options.response
         updates = [[RankUpdate(batches[rank :: options.gpus], tokens)] for rank in range(options.gpus)]
@@ -262,8 +262,7 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
 
         def step(updates: list[Any] = updates) -> tuple[float, dict[str, float]]:
             nonlocal peak
-            parts: dict[str, float] = {}
-            with timed(parts, "onload"):
+            with record_spans() as parts, span("onload"):
                 policy.prepare_for_training()
             futures = policy.worker_group.run_all_workers_sharded_data(
                 "distill",
@@ -271,9 +270,9 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
                 in_sharded_axes=["data_parallel"],
                 replicate_on_axes=REPLICATED_AXES,
                 output_is_replicated=REPLICATED_AXES,
-                common_kwargs={"options": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
+                common_kwargs={"kl_config": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
             )
-            results: list[StepResult] = policy.worker_group.get_all_worker_results(futures)
+            results: list[RankStepResult] = policy.worker_group.get_all_worker_results(futures)
             peak = max(peak, *(result.peak_memory for result in results))
             outputs = [output for result in results for output in result.updates[0].outputs]
             kl = sum(float(output.token_kl.sum()) for output in outputs)

@@ -52,8 +52,8 @@ class Options:
     json: str = ""  # file to write the figures to
 
 
-def engine_knobs(options: Options, output_dir: str, **more: Any) -> Any:
-    from opsd.config import DistillConfig
+def run_config(options: Options, output_dir: str, **more: Any) -> Any:
+    from opsd.config import RunConfig
     from srt.config import load_config
 
     settings = {
@@ -75,7 +75,7 @@ def engine_knobs(options: Options, output_dir: str, **more: Any) -> Any:
         "report_to": "none",
         "output_dir": output_dir,
     } | more
-    return load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
 
 def layout_of(model: str) -> Any:
@@ -89,32 +89,34 @@ def layout_of(model: str) -> Any:
 
 
 def step(options: Options, samples: Path) -> dict[str, Any]:
+    from contextlib import closing
+
     from opsd.local.engine import LocalEngine
+    from opsd.run import Run
+    from opsd.train import train_step
+    from srt.common.files import JsonlLog
     from srt.problems import load_problems
     from srt.verifiers.math.grader import MathGrader
 
     with tempfile.TemporaryDirectory() as folder, MathGrader(2, time_limit_seconds=10) as grader:
-        config = engine_knobs(options, folder)
-        engine = LocalEngine(config, layout_of(options.model), load_problems(options.data), None, Path(folder))
-        engine._open(grader)
-        update, pairs, figures, walls = engine.updates.update, [], [], []
-
-        def kept(of_update: list, *rest: Any) -> Any:
-            pairs[:] = of_update
-            return update(of_update, *rest)
-
-        engine.updates.update = kept
-        for index in range(1 + options.steps):
-            started = time.monotonic()
-            figures.append(engine._step(index))
-            walls.append(time.monotonic() - started)
-        engine.sampler.close()
+        config = run_config(options, folder)
+        run = Run(config, layout_of(options.model), load_problems(options.data), None, Path(folder))
+        outputs, walls = [], []
+        with (
+            closing(LocalEngine(run, grader)) as engine,
+            closing(JsonlLog(Path(folder, "set_aside.jsonl"))) as set_aside,
+        ):
+            worker = run.rollout_worker(grader, set_aside)
+            for index in range(1 + options.steps):
+                started = time.monotonic()
+                outputs.append(train_step(run, engine, worker, index))
+                walls.append(time.monotonic() - started)
+    pairs, figures = outputs[-1].pairs, [output.metrics() for output in outputs]
     write_samples(samples, [pair.rollout for pair in pairs])
     timed, walls = figures[1:], walls[1:]
     names = list(dict.fromkeys(name for line in timed for name in line["seconds"]))
     seconds = {name: statistics.mean(line["seconds"].get(name, 0) for line in timed) for name in names}
     wall = statistics.mean(walls)
-    seconds["other"] = wall - sum(seconds.values())
     return {
         "seconds": wall,
         "shares": {name: value / wall for name, value in seconds.items()},
@@ -133,7 +135,7 @@ def write_samples(path: Path, rollouts: list) -> None:
 
 def random_samples(options: Options, path: Path) -> None:
     """Random tokens after a real prompt, with log-normal lengths."""
-    from opsd.pairs import Rollout
+    from opsd.rollouts import Rollout
     from srt.contract.records import Problem
 
     layout, draw = layout_of(options.model), random.Random(0)
@@ -149,7 +151,8 @@ def random_samples(options: Options, path: Path) -> None:
 
 
 def read_pairs(options: Options, samples: Path) -> list:
-    from opsd.pairs import Rollout, build_pair
+    from opsd.pairs import build_pair
+    from opsd.rollouts import Rollout
     from srt.common.files import read_jsonl
     from srt.contract.records import Problem
 
@@ -193,24 +196,25 @@ class Watch:
 
 
 def ours(options: Options, samples: Path, **more: Any) -> dict[str, Any]:
-    from opsd.config import kl_config
-    from opsd.local.optimizer_step import Updates
+    from opsd.local.optimizer_step import OptimizerStep
     from opsd.local.student import Student
     from opsd.local.teacher import open_teacher
-    from opsd.metrics import StepMetrics
+    from opsd.metrics import TokenMetrics
+    from opsd.timing import record_spans
 
     pairs = read_pairs(options, samples)
-    config = engine_knobs(options, "unused", **{"kl_grad_eps": 0} | more)
+    config = run_config(options, "unused", **{"kl_grad_eps": 0} | more)
     student = Student(config, None)
-    updates = Updates(config, kl_config(config), student, open_teacher(config, student, None), 0, 1000, None)
+    optimizer_step = OptimizerStep(config, student, open_teacher(config, student, None), 0, 1000, None)
     watch, kl, dropped = Watch(), [], []
     for _ in range(1 + options.repeats):
-        metrics, seconds = StepMetrics(), {}
         watch.start()
-        updates.update(pairs, metrics, seconds)
+        with record_spans() as seconds:
+            result = optimizer_step.run(pairs)
         watch.stop()
-        kl.append(metrics.means()["kl"])
-        dropped.append(metrics.means().get("dropped_vocab_fraction", 0))
+        means = TokenMetrics(result.scored).means()
+        kl.append(means["kl"])
+        dropped.append(means.get("dropped_vocab_fraction", 0))
     shares = {name: value / sum(seconds.values()) for name, value in seconds.items()}
     return watch.figures(pairs, loss=kl, shares=shares, dropped_vocab_fraction=statistics.mean(dropped))
 

@@ -1,9 +1,10 @@
-"""The knobs of Phase 2 and what follows from them, the same for every engine."""
+"""The configuration of Phase 2 (configs/distill.yaml) and what follows from it, the same for every engine."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, cast
 
 from opsd.kl import KLConfig
+from opsd.kl.divergences import Kind
 from srt.common.errors import UserError
 from srt.config import option
 from srt.config_groups import AdamConfig, GradingConfig, LoraConfig, PromptConfig, SamplerConfig
@@ -11,7 +12,7 @@ from srt.config_groups import AdamConfig, GradingConfig, LoraConfig, PromptConfi
 
 @dataclass(frozen=True)
 class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, AdamConfig, LoraConfig):
-    """The knobs of configs/distill.yaml, where their meanings and defaults stand."""
+    """configs/distill.yaml has the meaning and default of every field."""
 
     engine: str = option(choices=("auto", "local", "nemo-rl"))
     student_model: str | None = option()
@@ -60,7 +61,15 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, AdamConfig, Lora
     worker_logs: bool = option()
 
 
-# Where an output goes, and how often things are logged, does not change what a run is.
+@dataclass(frozen=True)
+class RunConfig(DistillConfig):
+    """A DistillConfig with nothing left open: the engine is chosen and both models are named."""
+
+    student_model: str = option()
+    teacher_model: str = option()
+
+
+# What decides where output goes, how often something is logged or how the work is spread, not what comes out.
 NOT_IDENTITY = (
     "output_dir",
     "report_to",
@@ -82,18 +91,18 @@ NOT_IDENTITY = (
     "enforce_eager",
     "worker_logs",
 )
-# Nor does validation, unless it decides when to stop.
+# Validation matters only where it decides when to stop.
 VALIDATION_KNOBS = ("val_dataset", "val_split", "val_period", "val_num_samples", "val_revise")
 
 
 def identity(config: DistillConfig) -> dict[str, Any]:
-    """The knobs that decide what comes out of a run: it can only be continued with the same ones."""
-    free = NOT_IDENTITY if config.stop_on_collapse else NOT_IDENTITY + VALIDATION_KNOBS
-    return {name: value for name, value in asdict(config).items() if name not in free}
+    """The fields that decide what comes out of a run: it can only be continued with the same ones."""
+    excluded = NOT_IDENTITY if config.stop_on_collapse else NOT_IDENTITY + VALIDATION_KNOBS
+    return {name: value for name, value in asdict(config).items() if name not in excluded}
 
 
 def check(config: DistillConfig) -> None:
-    """Raises UserError for combinations that make no sense."""
+    """Raises UserError for combinations that contradict each other."""
     if config.num_prompts_per_step % config.train_global_batch_size:
         raise UserError(
             f"TRAIN_GLOBAL_BATCH_SIZE={config.train_global_batch_size} does not divide "
@@ -103,16 +112,16 @@ def check(config: DistillConfig) -> None:
     if config.teacher_sync_steps and config.teacher_sync_epochs:
         raise UserError(
             f"TEACHER_SYNC_STEPS={config.teacher_sync_steps} and "
-            f"TEACHER_SYNC_EPOCHS={config.teacher_sync_epochs} are both set; one says when the teacher is renewed"
+            f"TEACHER_SYNC_EPOCHS={config.teacher_sync_epochs} are both set; choose one of them"
         )
     if config.stop_on_collapse and not config.val_period:
         raise UserError(
-            f"STOP_ON_COLLAPSE={config.stop_on_collapse} compares validations, and VAL_PERIOD=0 makes none"
+            f"STOP_ON_COLLAPSE={config.stop_on_collapse} compares validations, and VAL_PERIOD=0 turns them off"
         )
     if config.lora_rank and config.teacher_model not in (None, config.student_model):
         raise UserError(
             f"LORA_RANK={config.lora_rank}: the teacher is then the student without its adapter, so "
-            f"TEACHER_MODEL={config.teacher_model} cannot be another model than STUDENT_MODEL"
+            f"TEACHER_MODEL={config.teacher_model} must be STUDENT_MODEL or unset"
         )
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(
@@ -122,8 +131,9 @@ def check(config: DistillConfig) -> None:
 
 
 def kl_config(config: DistillConfig) -> KLConfig:
+    """The divergence that KL_TYPE and its companions describe."""
     return KLConfig(
-        kind=config.kl_type,
+        kind=cast(Kind, config.kl_type),  # one of its choices
         mixed_weight=config.mixed_kl_weight,
         jsd_beta=config.jsd_beta,
         temperature=config.kl_temperature,

@@ -1,44 +1,46 @@
-"""What Phase 2 hands over: an ordinary Hugging Face folder that says where it comes from."""
+"""What Phase 2 hands over: an ordinary Hugging Face folder with a record of where it comes from."""
 
 import os
 import shutil
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
-from opsd.config import DistillConfig
-from srt.contract.layout import Layout
-from srt.contract.provenance import CHECKPOINT_METADATA, close_run, read_metadata, write_metadata
-
-
-def is_complete(output_dir: Path) -> bool:
-    return (output_dir / "student" / CHECKPOINT_METADATA).is_file()
+from opsd.engine import Engine
+from opsd.run import Run
+from opsd.validation import BestStudent
+from srt.common.console import print_summary
+from srt.contract.provenance import close_run, read_metadata, write_metadata
 
 
 def export_student(
-    output_dir: Path,
-    write_model: Callable[[Path], None],
-    config: DistillConfig,
-    layout: Layout,
-    data_fingerprint: str,
-    results: dict[str, Any],
+    run: Run, engine: Engine, finished_steps: int, seconds: float, best: BestStudent | None
 ) -> None:
-    """Write the `results` into run.json, and <output_dir>/student, which comes last: it makes a run complete."""
-    temporary = output_dir / ".student.tmp"
+    """Write the results into run.json, then <output_dir>/student, whose appearance completes the run.
+
+    best: exported instead of the last student (STOP_ON_COLLAPSE).
+    """
+    results: dict[str, object] = {
+        "steps": finished_steps,
+        "seconds": round(seconds, 1),
+        "student": str(run.student_folder),
+    }
+    if best:
+        results["student_of_step"] = best.finished_steps
+    temporary = run.output_dir / ".student.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
-    write_model(temporary)
-    layout.tokenizer.save_pretrained(temporary)
+    engine.export(temporary, best.folder if best else None)
+    run.layout.tokenizer.save_pretrained(temporary)
+    srt_model = run.config.student_model
     write_metadata(
         temporary,
         {
-            "base_model": (read_metadata(config.student_model) or {}).get("base_model", config.student_model),
-            "srt_model": config.student_model,
-            "mode": config.mode,
+            "base_model": (read_metadata(srt_model) or {}).get("base_model", srt_model),
+            "srt_model": srt_model,
+            "mode": run.config.mode,
             "stage": "sd_zero",
-            "control_phrases": layout.phrases.as_dict(),
-            "prompt": layout.prompt.as_dict(),
-            "data_fingerprint": data_fingerprint,
+            "control_phrases": run.layout.phrases.as_dict(),
+            "prompt": run.layout.prompt.as_dict(),
+            "data_fingerprint": run.train_set.fingerprint,
         },
     )
-    close_run(output_dir, results)
-    os.replace(temporary, output_dir / "student")
+    close_run(run.output_dir, results)
+    os.replace(temporary, run.student_folder)
+    print_summary("Self-distillation", results | {"metrics": run.output_dir / "metrics.jsonl"})

@@ -1,16 +1,18 @@
-"""Student and teacher: their hidden states at the positions that predict y, and their heads."""
+"""Hidden states at the positions that predict y, and the LM head that turns them into logits."""
 
 import contextlib
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence, predicting_positions
 
-# Settings that change logits after the head; the exact KL reads hidden states, so it would not see them.
+# Config entries that change logits after the LM head; the exact KL reads hidden states, so it would miss them.
 UNSUPPORTED_LOGIT_SCALING = (
     "final_logit_softcapping",
     "logits_scaling",
@@ -20,59 +22,82 @@ UNSUPPORTED_LOGIT_SCALING = (
 )
 
 
-def check_causal(model: Any, name: str) -> None:
-    """Raises UserError for a model whose tokens look ahead: in `predicting_hidden` they would see padding."""
-    if getattr(model.config.get_text_config(), "use_bidirectional_attention", None) in (True, "all"):
-        raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
+@dataclass(frozen=True)
+class LMHead:
+    """logits = hidden @ weight.T + bias.
+
+    `group`: the ranks that share the `vocab_size` entries (tensor parallel); None: all are here. Entries beyond
+    `vocab_size`, counted over all ranks, are padding.
+    """
+
+    weight: Float[Tensor, "Vp H"]
+    bias: Float[Tensor, " Vp"] | None
+    vocab_size: int
+    group: dist.ProcessGroup | None = None
+
+    def detached_copy(self) -> "LMHead":
+        """The head as it is now, without gradients, in memory of its own."""
+        bias = None if self.bias is None else self.bias.detach().clone()
+        return replace(self, weight=self.weight.detach().clone(), bias=bias)
 
 
-def check_head(model: Any, name: str) -> None:
-    """Raises UserError for a model whose logits are more than hidden @ head.T + bias."""
+def check_supported(model: Any, name: str) -> None:
+    """Raises UserError for a model whose tokens look ahead, or whose logits are more than hidden @ head.T + bias.
+
+    In `predicting_hidden` tokens that look ahead would see padding.
+    """
     config = model.config.get_text_config()
-    for setting in UNSUPPORTED_LOGIT_SCALING:
-        if getattr(config, setting, None) not in (None, 1, 1.0):
+    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
+        raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
+    for entry in UNSUPPORTED_LOGIT_SCALING:
+        if getattr(config, entry, None) not in (None, 1, 1.0):
             raise UserError(
-                f"{name}: its config sets {setting}={getattr(config, setting)}; models that change their logits "
-                "after the head are not supported"
+                f"{name}: its config sets {entry}={getattr(config, entry)}; models that change their logits after "
+                "the LM head are not supported"
             )
 
 
-def autocast(device: torch.device) -> contextlib.AbstractContextManager:
-    """bf16 products on a GPU over fp32 weights; nothing on a CPU."""
-    return torch.autocast("cuda", torch.bfloat16) if device.type == "cuda" else contextlib.nullcontext()
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """bf16 matrix products over fp32 weights on a GPU; None, no autocast, on a CPU."""
+    return torch.bfloat16 if device.type == "cuda" else None
 
 
-def predicting_hidden(model: Any, rows: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
-    """The last hidden states whose logits predict the rows' supervised tokens, row after row.
+def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.AbstractContextManager:
+    return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
-    T is the number of supervised tokens of all rows. Logits are formed nowhere. There is no attention mask:
-    padding stands at the end of a row, where a causal model's real tokens never look, be it with full or
+
+def predicting_hidden(model: Any, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
+    """The last hidden states whose logits predict the supervised tokens, one sequence after the other.
+
+    T is the number of supervised tokens of all sequences. No logits are formed. There is no attention mask:
+    padding follows the tokens of a sequence, where a causal model's tokens never look, whether it uses full or
     sliding-window attention or a recurrence; without a mask torch takes its fastest attention kernel.
     """
-    ids, in_row, positions = padded(rows, pad_id)
-    places = in_row * ids.shape[1] + positions
+    ids, sequence_index, positions = padded(sequences, pad_id)
     device = model.device
-    with autocast(device):
+    with autocast(device, autocast_dtype(device)):
         hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state  # (B, L, H)
-    return hidden.flatten(0, 1).index_select(0, places.to(device))
+    return hidden.flatten(0, 1).index_select(0, (sequence_index * ids.shape[1] + positions).to(device))
 
 
 def padded(
-    rows: list[TokenSequence], pad_id: int, multiple: int = 1
+    sequences: list[TokenSequence], pad_id: int, multiple: int = 1
 ) -> tuple[Int[Tensor, "B L"], Int[Tensor, " T"], Int[Tensor, " T"]]:
-    """The rows' ids, L a multiple of `multiple`; row and position of what predicts their supervised tokens."""
-    width = max(len(row.ids) for row in rows)
-    width = -(-width // multiple) * multiple
-    ids = torch.tensor([row.ids + [pad_id] * (width - len(row.ids)) for row in rows])
-    predicting = [predicting_positions(row) for row in rows]
-    in_row = torch.arange(len(rows)).repeat_interleave(torch.tensor([len(places) for places in predicting]))
-    positions = torch.cat([torch.arange(places.start, places.stop) for places in predicting])
-    return ids, in_row, positions
+    """Right-padded ids, L a multiple of `multiple`; and of each supervised token its sequence and the position
+    that predicts it."""
+    length = max(len(sequence.ids) for sequence in sequences)
+    length = -(-length // multiple) * multiple
+    ids = torch.tensor([sequence.ids + [pad_id] * (length - len(sequence.ids)) for sequence in sequences])
+    predicting = [predicting_positions(sequence) for sequence in sequences]
+    counts = torch.tensor([len(positions) for positions in predicting])
+    sequence_index = torch.arange(len(sequences)).repeat_interleave(counts)
+    positions = torch.cat([torch.arange(positions.start, positions.stop) for positions in predicting])
+    return ids, sequence_index, positions
 
 
-def head(model: Any) -> tuple[Tensor, Tensor | None]:
-    """Weight and bias of the model's head, in the dtype of its matrix products; differentiable."""
+def lm_head(model: Any) -> LMHead:
+    """The model's LM head in the dtype of its matrix products; differentiable."""
     layer = model.get_output_embeddings()
     weight, bias = layer.weight, getattr(layer, "bias", None)
     dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
-    return weight.to(dtype), None if bias is None else bias.to(dtype)
+    return LMHead(weight.to(dtype), None if bias is None else bias.to(dtype), vocab_size=len(weight))

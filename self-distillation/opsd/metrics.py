@@ -1,104 +1,94 @@
-"""The figures of a step, apart for right (r1) and wrong (r0) responses, and where they are written."""
+"""A step's metrics, apart for right (r = 1) and wrong (r = 0) responses. Their names: srt/contract/metrics.py."""
 
-import math
 from collections import defaultdict
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 
+from opsd.engine import UpdateResult
 from opsd.kl import KLOutput
-from opsd.pairs import Rollout, SequencePair
-from srt.common.files import JsonlLog, write_jsonl
+from opsd.pairs import SequencePair
+from opsd.rollouts import Rollout
+from srt.contract import metrics as names
+from srt.contract.metrics import by_reward
+from srt.contract.records import Problem
 
 
-@dataclass
-class StepMetrics:
-    """Sums over the tokens of a step; `means()` gives the averages."""
+@dataclass(frozen=True)
+class StepOutput:
+    """What a step made. `rollouts` lack the problems that were set aside; `seconds`: where the time went."""
 
-    sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-    tokens: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    problems: list[Problem]
+    rollouts: list[Rollout]
+    pairs: list[SequencePair]
+    result: UpdateResult
+    seconds: dict[str, float]
 
-    def add(self, pairs: list[SequencePair], output: KLOutput) -> None:
-        """The per-token figures of one micro-batch; its rows stand in `output` one after the other."""
-        per_token = {
-            "kl": output.token_kl,
-            "top1_agreement": output.top1_agreement,
-            "entropy": output.student_entropy,
-            "teacher_entropy": output.teacher_entropy,
-            "logprob": output.student_logprob,
+    def metrics(self) -> dict[str, Any]:
+        """A line of metrics.jsonl."""
+        per_token = TokenMetrics(self.result.scored)
+        means = per_token.means()
+        return {
+            **rollout_metrics(self.rollouts),
+            **means,
+            names.LOSS: means[names.KL],
+            **self.result.optimizer,
+            names.ROLLOUTS: len(self.rollouts),
+            names.TRAINED_RESPONSES: len(self.pairs),
+            names.TRAINED_TOKENS: per_token.tokens[names.KL],
+            names.SHORTENED_FOR_TEACHER: sum(len(pair.targets) < len(pair.rollout.y) for pair in self.pairs),
+            names.SET_ASIDE: len(self.problems) - len(self.rollouts),
+            names.SECONDS: {name: round(value, 4) for name, value in self.seconds.items()},
         }
-        if output.dropped_vocab_fraction is not None:
-            rows = len(output.token_kl)
-            self.sums["dropped_vocab_fraction"] += output.dropped_vocab_fraction * rows
-            self.tokens["dropped_vocab_fraction"] += rows
-        table = torch.stack([values.float() for values in per_token.values()]).cpu()  # one transfer
-        sizes = [len(pair.targets) for pair in pairs]
-        for pair, columns in zip(pairs, table.split(sizes, dim=1), strict=True):
-            sums = dict(zip(per_token, columns.sum(1).tolist(), strict=True))
-            sampled = torch.tensor(pair.rollout.logprobs[: columns.shape[1]])
-            sums["logprob_gap"] = float((columns[-1] - sampled).abs().sum())
-            del sums["logprob"]
-            for name, total in sums.items():
-                self._add(name, pair, total, columns.shape[1])
 
-    def _add(self, name: str, pair: SequencePair, total: float, tokens: int) -> None:
-        for key in (name, f"{name}_r{pair.rollout.r}"):
-            self.sums[key] += total
-            self.tokens[key] += tokens
+
+class TokenMetrics:
+    """Sums over the tokens of scored micro-batches; `tokens` counts them, `means` divides by the counts."""
+
+    def __init__(self, scored: Iterable[tuple[list[SequencePair], KLOutput]]) -> None:
+        self.sums: dict[str, float] = defaultdict(float)
+        self.tokens: dict[str, int] = defaultdict(int)
+        for pairs, output in scored:
+            self._add_batch(pairs, output)
 
     def means(self) -> dict[str, float]:
         return {key: self.sums[key] / self.tokens[key] for key in sorted(self.sums)}
 
+    def _add_batch(self, pairs: list[SequencePair], output: KLOutput) -> None:
+        if output.dropped_vocab_fraction is not None:
+            tokens = len(output.token_kl)
+            self._add(names.DROPPED_VOCAB_FRACTION, output.dropped_vocab_fraction * tokens, tokens)
+        per_token = {
+            names.KL: output.token_kl,
+            names.TOP1_AGREEMENT: output.top1_agreement,
+            names.ENTROPY: output.student_entropy,
+            names.TEACHER_ENTROPY: output.teacher_entropy,
+            "logprob": output.student_logprob,
+        }
+        computed = {name: values.float() for name, values in per_token.items() if values is not None}
+        table = torch.stack(list(computed.values())).cpu()  # (metrics, T)
+        for pair, columns in zip(pairs, table.split([len(pair.targets) for pair in pairs], dim=1), strict=True):
+            tokens = columns.shape[1]
+            sums = dict(zip(computed, columns.sum(1).tolist(), strict=True))
+            if sums.pop("logprob", None) is not None:
+                sampled = torch.tensor(pair.rollout.logprobs[:tokens])
+                sums[names.LOGPROB_GAP] = float((columns[-1] - sampled).abs().sum())
+            for name, total in sums.items():
+                self._add(name, total, tokens)
+                self._add(by_reward(name, pair.rollout.r), total, tokens)
+
+    def _add(self, key: str, total: float, tokens: int) -> None:
+        self.sums[key] += total
+        self.tokens[key] += tokens
+
 
 def rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """Reward and length of a step's responses; all figures are means over responses."""
+    """Reward, length and truncated share; means over responses."""
     lengths = [len(rollout.y) for rollout in rollouts]
     return {
-        "reward": sum(rollout.r for rollout in rollouts) / len(rollouts),
-        "response_tokens": sum(lengths) / len(lengths),
-        "truncated": sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
+        names.REWARD: sum(rollout.r for rollout in rollouts) / len(rollouts),
+        names.RESPONSE_TOKENS: sum(lengths) / len(lengths),
+        names.TRUNCATED: sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
     }
-
-
-def open_step_log(path: Path, first_step: int) -> JsonlLog:
-    """A log whose lines name their `step`, without the lines of steps that a resumed run does again.
-
-    `entries` of the log are the lines that stayed.
-    """
-    log = JsonlLog(path)  # cuts off a torn last line
-    if all(line["step"] < first_step for line in log.entries):
-        return log
-    log.close()
-    write_jsonl(path, [line for line in log.entries if line["step"] < first_step])
-    return JsonlLog(path)
-
-
-class MetricsLog:
-    """metrics.jsonl and TensorBoard; `earlier` holds the lines of the steps before `first_step`."""
-
-    def __init__(self, output_dir: Path, first_step: int, report_to: str):
-        self._log = open_step_log(output_dir / "metrics.jsonl", first_step)
-        self.earlier = self._log.entries
-        self._board = None
-        if report_to == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=first_step)
-
-    def write(self, step: int, figures: dict) -> None:
-        """One line; a figure that is not finite becomes null, since NaN is no JSON."""
-        finite = {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in figures.items()
-        }
-        self._log.append({"step": step, **finite})
-        if self._board:
-            for name, value in figures.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
-
-    def close(self) -> None:
-        self._log.close()
-        if self._board:
-            self._board.close()

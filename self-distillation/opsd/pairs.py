@@ -1,30 +1,16 @@
-"""Rollout -> the student's and the teacher's row, and rows -> micro-batches."""
+"""Rollout -> the student's and the teacher's sequence, and pairs -> micro-batches."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from opsd.rollouts import Rollout
 from srt.contract.layout import Layout, TokenSequence
-from srt.contract.records import Problem
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """y ~ pi_theta(. | x), graded. `y` holds its end of turn exactly when `finish_reason` is "stop".
-
-    `logprobs`: of each token of y, as the sampler saw it.
-    """
-
-    problem: Problem
-    chat: list[int]
-    y: list[int]
-    logprobs: list[float]
-    finish_reason: str
-    r: int
 
 
 @dataclass(frozen=True)
 class SequencePair:
-    """Student row chat(x) + y and teacher row chat(x) + y + cue(r) + y; both supervise the same tokens."""
+    """Student sequence chat(x) + y and teacher sequence chat(x) + y + cue(r) + y; both supervise the same
+    tokens."""
 
     rollout: Rollout
     student: TokenSequence
@@ -32,11 +18,12 @@ class SequencePair:
 
     @property
     def targets(self) -> list[int]:
+        """The supervised tokens: y, or as much of it as the teacher's budget allows."""
         return self.student.ids[self.student.start :]
 
 
 def build_pair(rollout: Rollout, layout: Layout, max_teacher_tokens: int) -> SequencePair:
-    """Both rows; y is shortened for both alike when the teacher's row would be too long."""
+    """Both sequences; y is shortened for both alike when the teacher's sequence would be too long."""
     y = layout.fit_to_teacher(rollout.chat, rollout.y, rollout.r, max_teacher_tokens)
     return SequencePair(
         rollout,
@@ -46,9 +33,9 @@ def build_pair(rollout: Rollout, layout: Layout, max_teacher_tokens: int) -> Seq
 
 
 def micro_batches(pairs: list[SequencePair], tokens: int) -> Iterator[list[SequencePair]]:
-    """Pairs of similar length together, at most `tokens` teacher tokens (padding included) in each.
+    """Pairs of similar length together, with at most `tokens` teacher tokens (padding included) in each.
 
-    A pair that is longer than that comes alone.
+    A pair that exceeds the limit on its own is a micro-batch by itself.
     """
     batch: list[SequencePair] = []
     for pair in sorted(pairs, key=lambda pair: len(pair.teacher.ids)):

@@ -18,13 +18,13 @@ class ProblemOrder:
         return min(max_steps, math.ceil(max_epochs * self.count / self.per_step))
 
     def epochs(self, finished_steps: int) -> int:
-        """Whole passes that so many steps have made."""
+        """Complete passes over the problems after that many steps."""
         return finished_steps * self.per_step // self.count
 
     def step(self, step: int) -> list[int]:
         """The problem indices of a step (0 is the first)."""
-        places = range(step * self.per_step, (step + 1) * self.per_step)
-        return [int(self._epoch(place // self.count)[place % self.count]) for place in places]
+        positions = range(step * self.per_step, (step + 1) * self.per_step)
+        return [int(self._epoch(position // self.count)[position % self.count]) for position in positions]
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:

@@ -1,79 +1,152 @@
-"""What a run says while it runs: metrics, logged responses, the progress bar's lines, warnings."""
+"""The logs of a run: metrics.jsonl, TensorBoard, samples.jsonl and others, the progress bar, warnings."""
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from opsd.config import DistillConfig
-from opsd.local.optimizer_step import PairWithKL
-from opsd.metrics import MetricsLog, open_step_log
+from tqdm import tqdm
+
+from opsd.metrics import StepOutput
 from opsd.monitors import HealthMonitor, check_reviser
-from opsd.validation import Validation
-from srt.contract.layout import Layout
+from opsd.run import Run
+from srt.common.files import JsonlLog, write_jsonl
+from srt.contract import metrics as names
+from srt.contract.metrics import by_reward, with_current_names
+
+LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
 
 class RunLog:
-    """metrics.jsonl, TensorBoard and samples.jsonl, going on after the steps before `first_step`."""
+    """Continues the logs after the steps before `start_step`; later lines, which are made again, are dropped."""
 
-    def __init__(self, config: DistillConfig, layout: Layout, output_dir: Path, first_step: int):
-        self.layout = layout
-        self.period = config.log_samples_period
-        self.metrics = MetricsLog(output_dir, first_step, config.report_to)
-        self.samples = open_step_log(output_dir / "samples.jsonl", first_step)
-        self.health = HealthMonitor()
-        for figures in self.metrics.earlier:
-            self.health.check(figures)  # its warnings were given then
-
-    def step(self, step: int, figures: dict[str, Any], bar: Any) -> None:
-        self.metrics.write(step, figures)
-        kl_r0, kl_r1 = (figures.get(name, math.nan) for name in ("kl_r0", "kl_r1"))
-        bar.set_postfix_str(
-            f"reward {figures['reward']:.1%}, KL {figures['kl']:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
-            f"{figures['response_tokens']:.0f} tokens",
-            refresh=False,
+    def __init__(self, run: Run, start_step: int, bar: tqdm):
+        self.run = run
+        self.bar = bar
+        self.set_aside = open_step_log(run.output_dir / "set_aside.jsonl", start_step)
+        self.samples = open_step_log(run.output_dir / "samples.jsonl", start_step)
+        self.validations = (
+            open_step_log(run.output_dir / "validation.jsonl", start_step) if run.validation_set else None
         )
-        bar.update(1)
-        for warning in self.health.check(figures):
-            bar.write(f"warning, step {step}: {warning}")
+        self.metrics = MetricsLog(run.output_dir, start_step, run.config.report_to)
+        self.health = HealthMonitor()
+        for line in self.metrics.earlier:
+            self.health.check(line)  # these warnings were printed at the time
 
-    def validation(self, validation: Validation, bar: Any) -> None:
-        """The newest validation in words."""
-        line, best = validation.lines[-1], validation.best
+    def step(self, step: int, metrics: dict[str, Any], output: StepOutput) -> None:
+        """A line in metrics.jsonl and on the screen; every LOG_SAMPLES_PERIOD steps, responses in
+        samples.jsonl."""
+        if step % self.run.config.log_samples_period == 0:
+            self._log_samples(step, output)
+        self.metrics.write(step, metrics)
+        self.bar.set_postfix_str(_headline(metrics), refresh=False)
+        self.bar.update(1)
+        self.bar.write(step_line(step + 1, self.run.total_steps, metrics))
+        for warning in self.health.check(metrics):
+            self.bar.write(f"warning, step {step}: {warning}")
+
+    @property
+    def earlier_validations(self) -> list[dict[str, Any]]:
+        """The lines of validation.jsonl from before this process."""
+        return list(self.validations.entries) if self.validations else []
+
+    def validation(self, line: dict[str, Any]) -> None:
+        """A line in validation.jsonl, and in words on the screen."""
+        if self.validations:
+            self.validations.append(line)
         revised = [
-            f", {line[f'revise_r{r}']:.1%} after revising {name} ones"
+            f", {line[by_reward(names.REVISE, r)]:.1%} after revising {name} ones"
             for r, name in ((0, "wrong"), (1, "right"))
-            if line.get(f"revise_r{r}") is not None
+            if line.get(by_reward(names.REVISE, r)) is not None
         ]
-        bar.write(
-            f"step {line['step'] + 1}: validation avg@{validation.samples} {line['avg_at_k']:.1%}, "
-            f"{line['response_tokens']:.0f} tokens{''.join(revised)}"
+        k = self.run.config.val_num_samples
+        self.bar.write(
+            f"step {line['step'] + 1}: validation avg@{k} {line[names.AVG_AT_K]:.1%}, "
+            f"{line[names.RESPONSE_TOKENS]:.0f} tokens{''.join(revised)}"
         )
         if line["step"] == -1 and (warning := check_reviser(line)):
-            bar.write(f"warning: {warning}")
-        if validation.collapsed:
-            bar.write(
-                f"stopping: that is more than STOP_ON_COLLAPSE={validation.margin} below the "
-                f"{best['avg_at_k']:.1%} after step {best['step'] + 1}, whose student is kept"
-            )
+            self.bar.write(f"warning: {warning}")
 
-    def responses(self, step: int, scored: list[PairWithKL]) -> None:
-        """Every LOG_SAMPLES_PERIOD steps: responses with the KL of each token: where the teacher disagrees."""
-        if step % self.period:
-            return
-        for one in scored:
-            rollout = one.pair.rollout
+    def message(self, text: str) -> None:
+        self.bar.write(text)
+
+    def close(self) -> None:
+        for log in (self.metrics, self.samples, self.set_aside, self.validations):
+            if log:
+                log.close()
+
+    def _log_samples(self, step: int, output: StepOutput) -> None:
+        """The first responses of the step with the KL of each token: where the teacher disagrees."""
+        token_kl = {id(scored.pair): scored.token_kl for scored in output.result.pairs_with_kl()}
+        for pair in output.pairs[:LOGGED_SAMPLES]:
+            rollout = pair.rollout
             self.samples.append(
                 {
                     "step": step,
                     "id": rollout.problem.id,
                     "x": rollout.problem.x,
                     "r": rollout.r,
-                    "p_r": self.layout.phrases.text(rollout.r),
-                    "tokens": [self.layout.tokenizer.decode([token]) for token in one.pair.targets],
-                    "kl": [round(value, 5) for value in one.token_kl],
+                    "p_r": self.run.layout.phrases.text(rollout.r),
+                    "tokens": [self.run.layout.tokenizer.decode([token]) for token in pair.targets],
+                    "kl": [round(value, 5) for value in token_kl[id(pair)]],
                 }
             )
 
+
+def step_line(number: int, total: int, metrics: Mapping[str, Any]) -> str:
+    """step 12/80: reward 61.3%, KL 0.0521 (r0 0.0931, r1 0.0214), 812 tokens, 14.2 s (generation 45%, ...)"""
+    seconds = metrics[names.SECONDS]
+    total_seconds = sum(seconds.values()) or 1.0
+    shares = ", ".join(f"{name} {value / total_seconds:.0%}" for name, value in seconds.items())
+    return f"step {number}/{total}: {_headline(metrics)}, {total_seconds:.1f} s ({shares})"
+
+
+def _headline(metrics: Mapping[str, Any]) -> str:
+    kl_r0, kl_r1 = (metrics.get(by_reward(names.KL, r), math.nan) for r in (0, 1))
+    return (
+        f"reward {metrics[names.REWARD]:.1%}, KL {metrics[names.KL]:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
+        f"{metrics[names.RESPONSE_TOKENS]:.0f} tokens"
+    )
+
+
+def open_step_log(path: Path, start_step: int) -> JsonlLog:
+    """A log whose lines name their `step`, without those of steps that a resumed run makes again.
+
+    `entries` of the log are the lines that remain.
+    """
+    log = JsonlLog(path)  # drops a torn last line
+    if all(line["step"] < start_step for line in log.entries):
+        return log
+    log.close()
+    write_jsonl(path, [line for line in log.entries if line["step"] < start_step])
+    return JsonlLog(path)
+
+
+class MetricsLog:
+    """metrics.jsonl and TensorBoard; `earlier` holds the lines of the steps before `start_step`."""
+
+    def __init__(self, output_dir: Path, start_step: int, report_to: str):
+        self._log = open_step_log(output_dir / "metrics.jsonl", start_step)
+        self.earlier = [with_current_names(line) for line in self._log.entries]
+        self._board = None
+        if report_to == "tensorboard":
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start_step)
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """One line; a metric that is not finite becomes null, since JSON has no NaN."""
+        finite = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in metrics.items()
+        }
+        self._log.append({"step": step, **finite})
+        if self._board:
+            for name, value in metrics.items():
+                if isinstance(value, int | float):
+                    self._board.add_scalar(name, value, step)
+
     def close(self) -> None:
-        self.metrics.close()
-        self.samples.close()
+        self._log.close()
+        if self._board:
+            self._board.close()

@@ -4,9 +4,13 @@ import importlib.util
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from srt.common.errors import UserError
 from srt.contract.paths import PHASE2
+
+if TYPE_CHECKING:  # it imports torch, and check_environment.py must get along without
+    from opsd.config import DistillConfig
 
 CHECKOUT = PHASE2 / ".venv" / "nemo-rl"  # where setup_env.sh puts it
 TRANSFORMERS_BELOW = (5, 12)  # NeMo-RL v0.7.0 refuses newer ones when it is imported
@@ -18,16 +22,16 @@ MEGATRON = {
 }
 
 
-def choose_engine(asked: str, gpus: int, num_nodes: int) -> tuple[str, str]:
-    """("local" or "nemo-rl", the reason). `gpus`: that are visible on this node.
+def select_engine(requested: str, gpus: int, num_nodes: int) -> tuple[str, str]:
+    """("local" or "nemo-rl", the reason). `gpus`: the ones visible on this node.
 
-    Raises UserError, naming ENGINE=local, when nemo-rl is asked for and cannot be had.
+    Raises UserError, naming ENGINE=local, when nemo-rl is requested and not available.
     """
-    if asked == "local":
+    if requested == "local":
         note = f"; it uses one of the {gpus} visible GPUs, ENGINE=nemo-rl uses all" if gpus > 1 else ""
         return "local", f"chosen by ENGINE{note}"
     missing = "no GPU is visible" if gpus == 0 else why_no_nemo_rl()
-    if asked == "nemo-rl":
+    if requested == "nemo-rl":
         if missing:
             raise UserError(f"ENGINE=nemo-rl: {missing}. ENGINE=local needs none of that")
         return "nemo-rl", "chosen by ENGINE"
@@ -43,26 +47,28 @@ def choose_engine(asked: str, gpus: int, num_nodes: int) -> tuple[str, str]:
 
 def why_no_nemo_rl() -> str | None:
     """None, or what is missing, in words that fit into a sentence. Imports nothing heavy."""
-    mend = "`cd self-distillation && uv venv && source setup_env.sh` prepares everything"
+    remedy = "`cd self-distillation && uv venv && source setup_env.sh` installs everything"
     if nemo_rl_source() is None and importlib.util.find_spec("nemo_rl") is None:
         named = os.environ.get("NEMO_RL_DIR")
-        where = f"NEMO_RL_DIR={named} holds no NeMo-RL" if named else "NeMo-RL is not here"
-        return f"{where} ({mend})"
+        where = f"NEMO_RL_DIR={named} does not contain NeMo-RL" if named else "NeMo-RL is not installed"
+        return f"{where} ({remedy})"
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
-            return f"the package {package} is not installed ({mend})"
+            return f"the package {package} is not installed ({remedy})"
     from importlib.metadata import version
 
-    found = version("transformers")
-    if tuple(int(part) for part in found.split(".")[:2]) >= TRANSFORMERS_BELOW:
+    installed = version("transformers")
+    if tuple(int(part) for part in installed.split(".")[:2]) >= TRANSFORMERS_BELOW:
         below = ".".join(map(str, TRANSFORMERS_BELOW))
-        return f"NeMo-RL needs transformers below {below} and {found} is installed ({mend})"
+        return f"NeMo-RL needs transformers below {below} and {installed} is installed ({remedy})"
     return None
 
 
-def check_trainer_backend(backend: str, engine: str) -> None:
-    """Raises UserError when TRAINER_BACKEND=megatron cannot be had. `engine`: the one that was chosen."""
-    if backend != "megatron":
+def check_engine(config: "DistillConfig", engine: str) -> None:
+    """Raises UserError for a configuration that the selected engine does not support."""
+    if engine == "nemo-rl" and config.lora_rank:
+        raise UserError(f"LORA_RANK={config.lora_rank}: ENGINE=nemo-rl trains all weights; use ENGINE=local")
+    if config.trainer_backend != "megatron":
         return
     if engine != "nemo-rl":
         raise UserError(
@@ -74,13 +80,13 @@ def check_trainer_backend(backend: str, engine: str) -> None:
 
 
 def why_no_megatron() -> str | None:
-    """As why_no_nemo_rl, for what NeMo-RL's Megatron worker needs beyond that."""
+    """Like why_no_nemo_rl, for what NeMo-RL's Megatron worker needs in addition."""
     for package, module in MEGATRON.items():
         try:
-            found = importlib.util.find_spec(module)
-        except ModuleNotFoundError:  # of the package that it would be in
-            found = None
-        if found is None:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:  # its parent package is missing
+            spec = None
+        if spec is None:
             return (
                 f"the package {package} is not installed (`cd self-distillation && EXTRAS=megatron source "
                 "setup_env.sh` installs Megatron-Core, Megatron-Bridge and Transformer Engine)"
@@ -89,14 +95,14 @@ def why_no_megatron() -> str | None:
 
 
 def nemo_rl_source() -> Path | None:
-    """The checkout: NEMO_RL_DIR, or where setup_env.sh puts one. None: neither is there."""
+    """The checkout: NEMO_RL_DIR, or the one that setup_env.sh made. None: neither exists."""
     named = os.environ.get("NEMO_RL_DIR")
     folder = Path(named) if named else CHECKOUT
     return folder.resolve() if (folder / "nemo_rl" / "package_info.py").is_file() else None
 
 
 def put_nemo_rl_on_path() -> None:
-    """Before anything of NeMo-RL is imported. Beside an environment that has it installed, nothing is done."""
+    """To be called before NeMo-RL is imported; does nothing where it is installed as a package."""
     source = nemo_rl_source()
     if source and str(source) not in sys.path:
         sys.path.insert(0, str(source))

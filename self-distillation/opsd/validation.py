@@ -2,89 +2,125 @@
 
 import os
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from opsd.config import DistillConfig
-from opsd.local.checkpoint import Saved
-from opsd.metrics import open_step_log, rollout_metrics
+from opsd.engine import Engine
+from opsd.metrics import rollout_metrics
 from opsd.rollouts import RolloutWorker
-from srt.problems import ProblemSet
+from opsd.run import Run
+from opsd.run_log import RunLog
+from srt.contract import metrics as names
+from srt.contract.metrics import by_reward
 
 
-class Validation:
-    """validation.jsonl, a line for each time; `step` in it is the last finished one, -1 before the first.
+@dataclass(frozen=True)
+class BestStudent:
+    """A student that `Engine.save_student` wrote after `finished_steps` steps."""
 
-    With STOP_ON_COLLAPSE, best/step_<finished steps>/ holds the student with the highest avg@k.
+    finished_steps: int
+    folder: Path
+
+
+class Validator:
+    """validation.jsonl, a line for each validation; its `step` is the last finished one, -1 before the first.
+
+    With STOP_ON_COLLAPSE, best/step_<finished steps>/ holds the student with the highest avg@k. Without validation
+    problems (VAL_PERIOD=0), nothing is ever due.
     """
 
-    def __init__(self, config: DistillConfig, problems: ProblemSet, output_dir: Path, first_step: int):
-        self.problems = problems.problems
-        self.samples = config.val_num_samples
-        self.period = config.val_period
-        self.revise = config.val_revise
-        self.margin = config.stop_on_collapse
-        self.folder = output_dir / "best"
-        self.log = open_step_log(output_dir / "validation.jsonl", first_step)
-        self.lines = self.log.entries
-
-    def due(self, finished_steps: int, total_steps: int) -> bool:
-        done = bool(self.lines) and self.lines[-1]["step"] == finished_steps - 1  # by a run that was killed since
-        return not done and (finished_steps % self.period == 0 or finished_steps == total_steps)
-
-    def run(self, finished_steps: int, rollouts: RolloutWorker, student: Saved) -> dict[str, Any]:
-        """The figures of `student` as it is; empty when every sample was set aside."""
-        step, seconds = finished_steps - 1, {}
-        repeated = [problem for problem in self.problems for _ in range(self.samples)]
-        responses = rollouts.sample(repeated, "validation", step, seconds)
-        if not responses:
-            print(f"warning, step {step}: every validation sample was set aside; see {rollouts.set_aside.path}")
-            return {}
-        figures = rollout_metrics(responses)
-        figures = {"avg_at_k": figures.pop("reward")} | figures
-        if self.revise:
-            for r, rewards in rollouts.revise(responses, "validation", step, seconds).items():
-                figures[f"revise_r{r}"] = sum(rewards) / len(rewards) if rewards else None
-                figures[f"revisions_r{r}"] = len(rewards)
-        if self.margin and all(figures["avg_at_k"] > line["avg_at_k"] for line in self.lines):
-            self._keep(student, finished_steps)  # before the line that names it
-        self.lines.append({"step": step, **figures})
-        self.log.append(self.lines[-1])
-        return figures
+    def __init__(self, run: Run, engine: Engine, rollout_worker: RolloutWorker, log: RunLog):
+        self.config = run.config
+        self.total_steps = run.total_steps
+        self.problems = run.validation_set.problems if run.validation_set else []
+        self.engine = engine
+        self.rollout_worker = rollout_worker
+        self.log = log
+        self.best_folder = run.output_dir / "best"
+        self.lines = log.earlier_validations
 
     @property
-    def best(self) -> dict[str, Any]:
+    def best_line(self) -> dict[str, Any]:
         """The first line with the highest avg@k."""
-        return max(self.lines, key=lambda line: line["avg_at_k"])
+        return max(self.lines, key=lambda line: line[names.AVG_AT_K])
 
     @property
-    def best_student(self) -> Path | None:
-        """What `Student.save` wrote of the best one; None where none is kept."""
-        return self._place(self.best["step"] + 1) if self.margin and self.lines else None
+    def best(self) -> BestStudent | None:
+        """The best student, where STOP_ON_COLLAPSE keeps one."""
+        if not self.config.stop_on_collapse or not self.lines:
+            return None
+        finished_steps = self.best_line["step"] + 1
+        return BestStudent(finished_steps, self._folder_of(finished_steps))
 
     @property
     def collapsed(self) -> bool:
         """The newest avg@k is more than STOP_ON_COLLAPSE below the best one."""
-        if not self.margin or not self.lines:
+        margin = self.config.stop_on_collapse
+        if not margin or not self.lines:
             return False
-        return self.lines[-1]["avg_at_k"] < self.best["avg_at_k"] - self.margin
+        return self.lines[-1][names.AVG_AT_K] < self.best_line[names.AVG_AT_K] - margin
 
-    def forget_others(self) -> None:
-        """Delete students that were best once. After a checkpoint: until then a resumed run may need them."""
-        for folder in self.folder.glob("*"):
-            if folder != self.best_student:
+    def run_if_due(self, finished_steps: int) -> dict[str, Any]:
+        """The metrics of a validation, with their prefix; empty when none is due or every sample was set aside."""
+        if not self._due(finished_steps):
+            return {}
+        metrics = self._run(finished_steps)
+        return {f"{names.VALIDATION}{name}": value for name, value in metrics.items()}
+
+    def discard_former_best(self) -> None:
+        """Delete students that are no longer the best. After a checkpoint: until then a resumed run may need
+        them."""
+        best = self.best
+        for folder in self.best_folder.glob("*"):
+            if best is None or folder != best.folder:
                 shutil.rmtree(folder)
 
-    def close(self) -> None:
-        self.log.close()
+    def _due(self, finished_steps: int) -> bool:
+        """Before the first step, after every VAL_PERIOD steps, and at the end; not twice, as after a resume."""
+        if not self.problems or (self.lines and self.lines[-1]["step"] == finished_steps - 1):
+            return False
+        return finished_steps % self.config.val_period == 0 or finished_steps == self.total_steps
 
-    def _place(self, finished_steps: int) -> Path:
-        return self.folder / f"step_{finished_steps:06d}"
+    def _run(self, finished_steps: int) -> dict[str, Any]:
+        step, worker = finished_steps - 1, self.rollout_worker
+        repeated = [problem for problem in self.problems for _ in range(self.config.val_num_samples)]
+        with self.engine.sampling() as sampler:
+            rollouts = worker.sample(sampler, repeated, step, "validation")
+            if not rollouts:
+                self.log.message(
+                    f"warning, step {step}: every validation sample was set aside; see {worker.set_aside.path}"
+                )
+                return {}
+            metrics: dict[str, Any] = rollout_metrics(rollouts)
+            metrics = {names.AVG_AT_K: metrics.pop(names.REWARD)} | metrics
+            if self.config.val_revise:
+                for r, rewards in worker.revise(sampler, rollouts, step, "validation").items():
+                    metrics[by_reward(names.REVISE, r)] = sum(rewards) / len(rewards) if rewards else None
+                    metrics[by_reward(names.REVISIONS, r)] = len(rewards)
+            is_best = all(metrics[names.AVG_AT_K] > line[names.AVG_AT_K] for line in self.lines)
+            if self.config.stop_on_collapse and is_best:
+                self._save_student(finished_steps)  # before the line that refers to it
+        self._append({"step": step, **metrics})
+        return metrics
 
-    def _keep(self, student: Saved, finished_steps: int) -> None:
-        place = self._place(finished_steps)
-        temporary = place.with_name(f".{place.name}.tmp")
-        for old in (temporary, place):  # of a run that was killed
-            shutil.rmtree(old, ignore_errors=True)
-        student.save(temporary)
-        os.replace(temporary, place)
+    def _append(self, line: dict[str, Any]) -> None:
+        self.lines.append(line)
+        self.log.validation(line)
+        if self.collapsed:
+            best = self.best_line
+            self.log.message(
+                f"stopping: that is more than STOP_ON_COLLAPSE={self.config.stop_on_collapse} below the "
+                f"{best[names.AVG_AT_K]:.1%} after step {best['step'] + 1}, whose student is kept"
+            )
+
+    def _save_student(self, finished_steps: int) -> None:
+        folder = self._folder_of(finished_steps)
+        temporary = folder.with_name(f".{folder.name}.tmp")
+        for leftover in (temporary, folder):  # of a run that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
+        self.engine.save_student(temporary)
+        os.replace(temporary, folder)
+
+    def _folder_of(self, finished_steps: int) -> Path:
+        return self.best_folder / f"step_{finished_steps:06d}"

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from opsd.config import DistillConfig, kl_config
-from opsd.local.optimizer_step import Updates
+from opsd.config import RunConfig
+from opsd.local.optimizer_step import OptimizerStep
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
-from opsd.metrics import StepMetrics
-from opsd.pairs import Rollout, build_pair
-from opsd.rollouts import on_policy
+from opsd.metrics import TokenMetrics
+from opsd.pairs import build_pair
+from opsd.rollouts import Rollout
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
 from srt.config import load_config
@@ -19,7 +19,7 @@ from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
-from srt.sampling.from_config import open_sampler
+from srt.sampling.vllm_inprocess import VllmSampler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -41,7 +41,7 @@ def other_checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def knobs_of(student, teacher=None, **settings) -> DistillConfig:
+def knobs_of(student, teacher=None, **settings) -> RunConfig:
     settings = {
         "student_model": student,
         "teacher_model": teacher or student,
@@ -49,7 +49,7 @@ def knobs_of(student, teacher=None, **settings) -> DistillConfig:
         "tokens_per_micro_batch": 400,
         "warmup_steps": 0,
     } | settings
-    return load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [0, 1])
@@ -69,10 +69,8 @@ def test_an_update_on_the_gpu_is_that_of_the_cpu_in_bf16(
         student = Student(config, None)
         teacher = open_teacher(config, student, None)
         teacher.model.to(torch.bfloat16 if device == "cuda" else torch.float32)  # the weights are bf16's in both
-        metrics = StepMetrics()
-        updates = Updates(config, kl_config(config), student, teacher, 0, 10, None)
-        norm, _ = updates.update(pairs, metrics, {})
-        figures[device] = (metrics.means()["kl"], norm)
+        result = OptimizerStep(config, student, teacher, 0, 10, None).run(pairs)
+        figures[device] = (TokenMetrics(result.scored).means()["kl"], result.grad_norm)
     assert figures["cuda"] == pytest.approx(figures["cpu"], rel=0.05)
 
 
@@ -85,11 +83,12 @@ def test_vllm_samples_from_a_student_with_its_adapter(tiny_checkpoint, layout):
                 weight.add_(0.05 * torch.randn_like(weight))
     settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
     options = {"max_model_len": 128, "max_batch": 8, "memory_utilization": 0.2, "can_sleep": True}
-    sampler = open_sampler("vllm", str(tiny_checkpoint), settings, **options)
+    sampler = VllmSampler(str(tiny_checkpoint), settings, **options)
     prompt = layout.chat(X)
     try:
-        with on_policy(sampler, student, {}):
-            samples = sample_all(sampler, [SampleRequest(prompt, seed=seed, max_tokens=32) for seed in range(8)])
+        sampler.update_weights(student.named_weights())
+        samples = sample_all(sampler, [SampleRequest(prompt, seed=seed, max_tokens=32) for seed in range(8)])
+        sampler.sleep()
     finally:
         sampler.close()
 

@@ -1,17 +1,15 @@
 """vLLM beside the student on one GPU: fresh weights every time it wakes, memory given back while it sleeps."""
 
 import copy
-from types import SimpleNamespace
 
 import pytest
 import torch
 
-from opsd.rollouts import on_policy
 from srt.common.models import load_model
 from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
-from srt.sampling.from_config import open_sampler
+from srt.sampling.vllm_inprocess import VllmSampler
 
 pytestmark = [
     pytest.mark.gpu,
@@ -36,8 +34,7 @@ def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_che
     layout = layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None))
     student = load_model(str(tiny_checkpoint), "float32")
     settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
-    sampler = open_sampler(
-        "vllm",
+    sampler = VllmSampler(
         str(tiny_checkpoint),
         settings,
         max_model_len=128,
@@ -54,9 +51,10 @@ def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_che
             with torch.no_grad():
                 for parameter in student.parameters():
                     parameter.add_(0.05 * torch.randn_like(parameter))
-            with on_policy(sampler, SimpleNamespace(weights=student.named_parameters), {}):
-                awake = torch.cuda.mem_get_info()[0]
-                samples = sample_all(sampler, requests)
+            sampler.update_weights(student.named_parameters())
+            awake = torch.cuda.mem_get_info()[0]
+            samples = sample_all(sampler, requests)
+            sampler.sleep()
             asleep, total = torch.cuda.mem_get_info()
             assert asleep - awake > 0.1 * total
             gap = mean_gap(student, prompt, samples)

@@ -1,4 +1,4 @@
-"""What the tests of Phase 2 share: tiny checkpoints, rollouts made by hand, engines with few knobs to set."""
+"""What the tests of Phase 2 share: tiny checkpoints, rollouts made by hand, runs with few knobs to set."""
 
 from pathlib import Path
 
@@ -6,9 +6,12 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from opsd.config import DistillConfig
+from opsd.config import DistillConfig, RunConfig
 from opsd.local.engine import LocalEngine
-from opsd.pairs import Rollout, build_pair
+from opsd.pairs import build_pair
+from opsd.rollouts import Rollout
+from opsd.run import Run
+from opsd.run_log import open_step_log
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
 from srt.config import load_config
@@ -17,6 +20,7 @@ from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
 from srt.problems import ProblemSet
 from srt.verifiers.math.grader import MathGrader
+from tests.opsd.helpers.runs import OpenRun
 
 
 def problem(x, answer="7", id=None):
@@ -97,19 +101,22 @@ def five_pairs(make_rollout, layout):
 
 @pytest.fixture
 def make_config():
-    """The knobs of configs/distill.yaml with some of them set."""
+    """make_config(lr=1e-3) is the configuration of configs/distill.yaml with some knobs set."""
 
-    def make(**settings) -> DistillConfig:
-        return load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    def make(**settings) -> RunConfig:
+        config = load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+        student = config.student_model or "the student"
+        models = {"student_model": student, "teacher_model": config.teacher_model or student}
+        return RunConfig(**(vars(config) | models))
 
     return make
 
 
 @pytest.fixture
-def make_engine(make_config, layout, tmp_path):
-    """A LocalEngine over a tiny checkpoint: few problems, short responses, no validation unless asked for."""
+def make_run(make_config, layout, tmp_path):
+    """A run over a tiny checkpoint: few problems, short responses, no validation unless asked for."""
 
-    def make(student, problems, *, validation=None, teacher=None, folder="run", **settings) -> LocalEngine:
+    def make(student, problems, *, validation=None, teacher=None, folder="run", **settings) -> Run:
         settings = {
             "student_model": student,
             "teacher_model": teacher or student,
@@ -123,7 +130,20 @@ def make_engine(make_config, layout, tmp_path):
             "warmup_steps": 0,
             "report_to": "none",
         } | settings
-        as_set = [ProblemSet(p, [], "a fingerprint") if p else None for p in (problems, validation)]
-        return LocalEngine(make_config(**settings), layout, *as_set, tmp_path / folder)
+        problem_sets = [ProblemSet(p, [], "a fingerprint") if p else None for p in (problems, validation)]
+        return Run(make_config(**settings), layout, *problem_sets, tmp_path / folder)
+
+    return make
+
+
+@pytest.fixture
+def open_run(make_run, grader):
+    """open_run(student, problems, ...) is a run with its engine, ready for single steps."""
+
+    def make(*arguments, **settings) -> OpenRun:
+        run = make_run(*arguments, **settings)
+        engine = LocalEngine(run, grader)
+        set_aside = open_step_log(run.output_dir / "set_aside.jsonl", engine.start_step)
+        return OpenRun(run, engine, run.rollout_worker(grader, set_aside))
 
     return make

@@ -1,4 +1,4 @@
-"""The figures of a step and the log they are written to."""
+"""The metrics of a step and the logs they are written to."""
 
 import json
 import math
@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from opsd.kl import KLOutput
-from opsd.metrics import MetricsLog, StepMetrics, open_step_log, rollout_metrics
+from opsd.metrics import TokenMetrics, rollout_metrics
 from opsd.pairs import build_pair
+from opsd.run_log import MetricsLog, open_step_log
 from srt.common.files import JsonlLog, read_jsonl
 
 
@@ -36,9 +37,9 @@ def pairs(make_rollout, layout):
 
 
 def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):
-    metrics = StepMetrics()
-    metrics.add(pairs[:2], output([1.0, 2.0, 0.1, 0.2, 0.3, 0.4]))
-    metrics.add(pairs[2:], output([0.0, 0.0, 3.0]))
+    metrics = TokenMetrics(
+        [(pairs[:2], output([1.0, 2.0, 0.1, 0.2, 0.3, 0.4])), (pairs[2:], output([0.0, 0.0, 3.0]))]
+    )
     means = metrics.means()
     assert means["kl"] == pytest.approx(7.0 / 9)
     assert means["kl_r0"] == pytest.approx(1.0 / 4)
@@ -50,40 +51,39 @@ def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):
     assert means["logprob_gap"] == pytest.approx(7.0 / 9)
 
 
-def test_dropped_columns_are_averaged_over_rows(pairs):
-    metrics = StepMetrics()
-    metrics.add(pairs[:1], replace(output([0.0] * 2), dropped_vocab_fraction=0.9))
-    metrics.add(pairs[1:2], replace(output([0.0] * 4), dropped_vocab_fraction=0.3))
+def test_the_dropped_vocab_fraction_is_averaged_over_tokens(pairs):
+    metrics = TokenMetrics(
+        [
+            (pairs[:1], replace(output([0.0] * 2), dropped_vocab_fraction=0.9)),
+            (pairs[1:2], replace(output([0.0] * 4), dropped_vocab_fraction=0.3)),
+        ]
+    )
     assert metrics.means()["dropped_vocab_fraction"] == pytest.approx(0.5)
 
 
 def test_log_prob_gap_does_not_cancel(pairs):
-    metrics = StepMetrics()
-    metrics.add(pairs[:1], output([0.5, -0.5]))  # one token likelier for the trainer, one less likely
+    metrics = TokenMetrics([(pairs[:1], output([0.5, -0.5]))])
     assert metrics.means()["logprob_gap"] == pytest.approx(0.5)
 
 
 def test_log_prob_gap_of_a_shortened_response_is_over_what_is_left(make_rollout, layout):
     rollout = make_rollout("1 2 3 4 5 6")
     pair = build_pair(rollout, layout, len(rollout.chat) + len(layout.cue(0)) + 6)
-    metrics = StepMetrics()
-    metrics.add([pair], output([1.0, 1.0, 1.0]))
+    metrics = TokenMetrics([([pair], output([1.0, 1.0, 1.0]))])
     assert metrics.tokens["logprob_gap"] == 3
 
 
-def test_a_step_of_right_responses_alone_has_no_figure_for_wrong_ones(pairs):
-    metrics = StepMetrics()
-    metrics.add(pairs[:1], output([1.0, 2.0]))
+def test_a_step_of_right_responses_alone_has_no_metrics_for_wrong_ones(pairs):
+    metrics = TokenMetrics([(pairs[:1], output([1.0, 2.0]))])
     assert "kl_r1" in metrics.means() and "kl_r0" not in metrics.means()
 
 
-def test_rollout_figures_are_means_over_responses(make_rollout):
+def test_rollout_metrics_are_means_over_responses(make_rollout):
     rollouts = [make_rollout("1", 1), make_rollout("1 2 3", 0), make_rollout("1 2 3", 0, finish_reason="length")]
-    figures = rollout_metrics(rollouts)
-    assert figures == {"reward": 1 / 3, "response_tokens": 3.0, "truncated": 1 / 3}
+    assert rollout_metrics(rollouts) == {"reward": 1 / 3, "response_tokens": 3.0, "truncated": 1 / 3}
 
 
-def test_lines_of_steps_that_are_done_again_are_dropped(tmp_path):
+def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):
     log = MetricsLog(tmp_path, 0, "none")
     for step in range(5):
         log.write(step, {"kl": float(step)})
@@ -105,9 +105,9 @@ def test_a_torn_last_line_is_repaired(tmp_path):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 @pytest.mark.parametrize("report_to", ["none", "tensorboard"])
-def test_a_figure_that_is_not_finite_leaves_the_log_readable_for_every_json_reader(tmp_path, value, report_to):
+def test_a_metric_that_is_not_finite_leaves_valid_json(tmp_path, value, report_to):
     def refuse(constant):
-        raise AssertionError(f"{constant} is no JSON")
+        raise AssertionError(f"{constant} is not JSON")
 
     log = MetricsLog(tmp_path, 0, report_to)
     log.write(0, {"kl": value, "seconds": {"rollouts": 1.0}, "reward": 0.5})
@@ -116,7 +116,7 @@ def test_a_figure_that_is_not_finite_leaves_the_log_readable_for_every_json_read
     assert line == {"step": 0, "kl": None, "seconds": {"rollouts": 1.0}, "reward": 0.5}
 
 
-def test_tensorboard_shows_a_step_that_was_done_again_once(tmp_path):
+def test_tensorboard_shows_a_step_that_was_made_again_once(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     for first_step, kl in ((0, 1.0), (1, 2.0)):
@@ -129,7 +129,7 @@ def test_tensorboard_shows_a_step_that_was_done_again_once(tmp_path):
     assert [(event.step, event.value) for event in board.Scalars("kl")] == [(0, 1.0), (1, 2.0), (2, 2.0)]
 
 
-def test_every_step_log_drops_what_is_done_again(tmp_path):
+def test_every_step_log_drops_what_is_made_again(tmp_path):
     path = tmp_path / "samples.jsonl"
     log = JsonlLog(path)
     for step in (0, 0, 2, 2):
@@ -137,3 +137,22 @@ def test_every_step_log_drops_what_is_done_again(tmp_path):
     log.close()
     open_step_log(path, 2).close()
     assert read_jsonl(path) == [{"step": 0}, {"step": 0}]
+
+
+def test_a_log_of_an_earlier_version_is_read_under_the_current_names(tmp_path):
+    line = {"step": 0, "kl": 1.0, "agreement": 0.5, "agreement_r0": 0.25, "dropped_columns": 0.9}
+    (tmp_path / "metrics.jsonl").write_text(
+        json.dumps(line | {"seconds": {"refresh": 2.0, "student": 1.0}}) + "\n"
+    )
+    log = MetricsLog(tmp_path, 1, "none")
+    log.close()
+    assert log.earlier == [
+        {
+            "step": 0,
+            "kl": 1.0,
+            "top1_agreement": 0.5,
+            "top1_agreement_r0": 0.25,
+            "dropped_vocab_fraction": 0.9,
+            "seconds": {"weight_sync": 2.0, "student": 1.0},
+        }
+    ]

@@ -8,7 +8,7 @@ HEALTHY = {"kl_r0": 0.3, "kl_r1": 0.1, "entropy": 0.5, "logprob_gap": 0.001, "re
 ILL = {
     "kl": ({"kl_r0": 0.1, "kl_r1": 0.5}, ["right responses", "REVISE_CORRECT=1"]),
     "entropy": ({"entropy": 0.01}, ["entropy fell", "LR"]),
-    "gap": ({"logprob_gap": 0.3}, ["sampler and trainer", "old weights or another precision"]),
+    "gap": ({"logprob_gap": 0.3}, ["sampler and trainer", "stale weights or another precision"]),
     "gap that grows": ({"logprob_gap": 0.03}, ["sampler and trainer", "in the first steps by 0.001"]),
     "reward": ({"reward": 0.5}, ["the reward fell to", "from 60.0%", "STOP_ON_COLLAPSE"]),
 }

@@ -2,8 +2,7 @@
 
 import pytest
 
-from opsd.pairs import Rollout
-from opsd.rollouts import RolloutWorker
+from opsd.rollouts import Rollout, RolloutWorker
 from srt.common.files import JsonlLog, read_jsonl
 from srt.common.models import load_model
 from srt.contract.records import Problem
@@ -30,8 +29,8 @@ def rollouts_of(layout, sampler, grader, tmp_path):
 
     def run(problems, *, purpose="train", step=0, max_total_tokens=24, seed=0):
         log = JsonlLog(tmp_path / "set_aside.jsonl")
-        source = RolloutWorker(layout, sampler, grader, max_total_tokens, 2 * max_total_tokens, seed, log)
-        rollouts = source.sample(problems, purpose, step, {})
+        worker = RolloutWorker(layout, grader, max_total_tokens, 2 * max_total_tokens, seed, log)
+        rollouts = worker.sample(sampler, problems, step, purpose)
         log.close()
         return rollouts, read_jsonl(log.path)
 
@@ -69,7 +68,7 @@ def test_a_sample_on_which_the_verifier_breaks_is_set_aside_with_its_text(rollou
     rollouts, set_aside = rollouts_of([problem(UNREADABLE, id="bad"), problem("7", id="good")])
     assert [rollout.problem.id for rollout in rollouts] == ["good"]
     [line] = set_aside
-    assert line["id"] == "bad" and line["reason"].startswith("the verifier broke: ")
+    assert line["id"] == "bad" and line["reason"].startswith("the verifier failed: ")
     assert "boxed" in line["text"]
 
 
@@ -136,11 +135,11 @@ def test_responses_are_revised_after_the_phrase_of_their_reward_and_graded(layou
         for answer, r in (("7", 0), ("8", 1), ("7", 1))
     ]
     log = JsonlLog(tmp_path / "set_aside.jsonl")
-    source = RolloutWorker(layout, Scripted(), grader, 24, 1000, 0, log)
-    assert source.revise(rollouts, "validation", 0, {}) == {0: [1], 1: [0, 1]}
+    worker = RolloutWorker(layout, grader, 24, 1000, 0, log)
+    assert worker.revise(Scripted(), rollouts, 0, "validation") == {0: [1], 1: [0, 1]}
     assert prompts == [layout.chat(X) + layout.tokenizer.encode("1") + layout.cue(r) for r in (0, 1, 1)]
 
-    short = RolloutWorker(layout, Scripted(), grader, 24, len(prompts[0]), 0, log)
-    assert short.revise(rollouts[:1], "validation", 0, {}) == {0: [], 1: []}
+    short = RolloutWorker(layout, grader, 24, len(prompts[0]), 0, log)
+    assert short.revise(Scripted(), rollouts[:1], 0, "validation") == {0: [], 1: []}
     [line] = read_jsonl(log.path)
     assert "MAX_TEACHER_TOKENS allows" in line["reason"]

@@ -1,17 +1,15 @@
 """Rollouts through vLLM (its CPU build is enough) while the student's weights change."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
-from opsd.rollouts import on_policy
 from srt.common.files import read_jsonl
 from srt.common.models import load_model
 from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
-from srt.sampling.from_config import open_sampler
 from srt.sampling.transformers import TransformersSampler
+from srt.sampling.vllm_inprocess import VllmSampler
+from tests.opsd.helpers.runs import train_run
 
 pytestmark = pytest.mark.vllm
 
@@ -22,7 +20,7 @@ def test_vllm_samples_from_the_weights_in_training_and_not_from_its_cache(tiny_c
     greedy = SamplingConfig(0.0, 1.0, tuple(layout.eot_ids))
     student = load_model(str(tiny_checkpoint), "float32")
     theirs = TransformersSampler(student, layout.tokenizer.pad_token_id, greedy, 4)
-    ours = open_sampler("vllm", str(tiny_checkpoint), greedy, max_model_len=64, max_batch=4, can_sleep=True)
+    ours = VllmSampler(str(tiny_checkpoint), greedy, max_model_len=64, max_batch=4, can_sleep=True)
     requests = [SampleRequest(layout.chat(X), seed=0, max_tokens=24)]
     samples = []
     try:
@@ -32,8 +30,9 @@ def test_vllm_samples_from_the_weights_in_training_and_not_from_its_cache(tiny_c
                 for parameter in student.parameters():
                     parameter.add_(0.05 * torch.randn_like(parameter))
             expected = sample_all(theirs, requests)[0]
-            with on_policy(ours, SimpleNamespace(weights=student.named_parameters), {}):
-                sample = sample_all(ours, requests)[0]
+            ours.update_weights(student.named_parameters())
+            sample = sample_all(ours, requests)[0]
+            ours.sleep()
             assert sample.token_ids == expected.token_ids
             torch.testing.assert_close(
                 torch.tensor(sample.logprobs), torch.tensor(expected.logprobs), atol=1e-4, rtol=0
@@ -44,10 +43,10 @@ def test_vllm_samples_from_the_weights_in_training_and_not_from_its_cache(tiny_c
     assert samples[0] != samples[1]
 
 
-def test_an_engine_with_vllm_stays_on_policy(make_engine, coin_checkpoint):
+def test_an_engine_with_vllm_stays_on_policy(make_run, grader, coin_checkpoint):
     problems = [Problem(id=str(digit), x=f"x = {digit} [A] + 1", answer="7") for digit in range(8)]
-    engine = make_engine(str(coin_checkpoint), problems, sampler="vllm", max_num_steps=3, lr=1e-3)
-    engine.run()
-    metrics = read_jsonl(engine.output_dir / "metrics.jsonl")
+    run = make_run(str(coin_checkpoint), problems, sampler="vllm", max_num_steps=3, lr=1e-3)
+    train_run(run, grader)
+    metrics = read_jsonl(run.output_dir / "metrics.jsonl")
     assert len(metrics) == 3
     assert all(line["logprob_gap"] < 1e-4 for line in metrics)  # stale weights would show here

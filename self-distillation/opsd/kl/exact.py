@@ -42,9 +42,9 @@ class KLOutput:
 
     Rows of weight zero are not computed: they hold 0 (False in `top1_agreement`). Entropies and log-probabilities
     are over the whole vocabulary at temperature 1, whatever the options; they are fp32, as is `token_kl`.
-    None: not asked for. `top1_agreement`: both models' likeliest token is the same. `dropped_vocab_fraction`: the share of
-    the vocabulary that the gradient left out, on average over rows (0 where `grad_eps` is); None without a
-    gradient.
+    None: not asked for. `top1_agreement`: both models' likeliest token is the same. `dropped_vocab_fraction`: the
+    share of the vocabulary that the gradient left out, on average over rows (0 where `grad_eps` is); None without
+    a gradient.
     """
 
     loss: Float[Tensor, ""]

@@ -1,11 +1,11 @@
-"""Checkpoints of the local engine: everything a killed run needs to go on as if it had not been killed.
+"""Checkpoints of the local engine: everything a killed run needs to continue as if it had not been killed.
 
     checkpoints/step_000050/student/   weights in fp32, or the adapter
                             optimizer.pt   optimizer and learning-rate schedule
                             teacher/   only when the teacher is no longer the one the run started with
                             state.json
 
-A folder gets its name when its last file is written, and no folder is ever replaced.
+A folder gets its final name after its last file is written, and no folder is ever replaced.
 """
 
 import os
@@ -18,19 +18,25 @@ import torch
 from srt.common.files import read_json, write_json
 
 
-class Saved(Protocol):
+class Savable(Protocol):
     """A student or a teacher."""
 
     def save(self, folder: Path) -> None: ...
 
 
 def save_checkpoint(
-    output_dir: Path, step: int, student: Saved, teacher: Saved | None, optimizer: Any, scheduler: Any, keep: int
+    output_dir: Path,
+    step: int,
+    student: Savable,
+    teacher: Savable | None,
+    optimizer: Any,
+    scheduler: Any,
+    keep: int,
 ) -> None:
-    """`step`: the number of finished steps. `teacher`: None while it is the one the run started with."""
+    """`step`: finished steps. `teacher`: None while it is the one that the run started with."""
     folder = output_dir / "checkpoints" / f"step_{step:06d}"
-    for torn in folder.parent.glob(".step_*.tmp"):  # of a run that was killed while it saved
-        shutil.rmtree(torn)
+    for leftover in folder.parent.glob(".step_*.tmp"):  # of a run that was killed while it saved
+        shutil.rmtree(leftover)
     temporary = folder.with_name(f".{folder.name}.tmp")
     student.save(temporary / "student")
     if teacher is not None:

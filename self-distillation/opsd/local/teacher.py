@@ -1,16 +1,17 @@
-"""The teacher: a frozen copy of the SRT model, or the student's own weights without its adapter."""
+"""The teacher: a frozen copy of the SRT model, or the student's weights without its adapter."""
 
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from jaxtyping import Float
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 
-from opsd.config import DistillConfig
-from opsd.hidden_states import check_causal, check_head, head, predicting_hidden
+from opsd.config import RunConfig
+from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
 from opsd.local.student import ADAPTER, Student, save_adapter
 from srt.common.errors import UserError
 from srt.common.models import load_model
@@ -19,41 +20,58 @@ from srt.contract.layout import TokenSequence
 TEACHER_ADAPTER = "teacher"
 
 
-def open_teacher(
-    config: DistillConfig, student: Student, checkpoint: Path | None
-) -> "FrozenTeacher | BaseWeightsTeacher":
-    """`checkpoint`: a folder with the teacher that a synchronisation made, or None for the one of the start.
+class Teacher(Protocol):
+    """`was_synced`: no longer the teacher that the run started with, so checkpoints must hold it."""
 
-    Raises UserError for a teacher that cannot do what the knobs ask of it.
+    was_synced: bool
+
+    def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
+        """See hidden_states.predicting_hidden; without gradients."""
+        ...
+
+    def lm_head(self) -> LMHead: ...
+
+    def copy_from(self, student: Student) -> None:
+        """Become the student as it is now."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def open_teacher(config: RunConfig, student: Student, checkpoint: Path | None) -> Teacher:
+    """`checkpoint`: a folder with a synced teacher, or None for the one that the run starts with.
+
+    Raises UserError for a teacher that does not support what the configuration requires.
     """
-    if config.lora_rank:
-        return BaseWeightsTeacher(student, checkpoint)
+    if student.adapter is not None:
+        return BaseWeightsTeacher(student, student.adapter, checkpoint)
     return FrozenTeacher(config, student, checkpoint)
 
 
 class FrozenTeacher:
-    """A model of its own, in bf16 on a GPU."""
+    """A separate model, in bf16 on a GPU."""
 
-    def __init__(self, config: DistillConfig, student: Student, checkpoint: Path | None):
+    def __init__(self, config: RunConfig, student: Student, checkpoint: Path | None):
         self.model = load_model(str(checkpoint or config.teacher_model), "auto").eval().requires_grad_(False)
-        check_causal(self.model, config.teacher_model)
-        check_head(self.model, config.teacher_model)
         self.was_synced = checkpoint is not None
-        shapes, own = ({k: v.shape for k, v in m.state_dict().items()} for m in (student.model, self.model))
-        if (config.teacher_sync_steps or config.teacher_sync_epochs) and shapes != own:
+        check_supported(self.model, config.teacher_model)
+        student_shapes, shapes = (
+            {name: tensor.shape for name, tensor in model.state_dict().items()}
+            for model in (student.model, self.model)
+        )
+        if (config.teacher_sync_steps or config.teacher_sync_epochs) and student_shapes != shapes:
             raise UserError(
                 f"TEACHER_SYNC_STEPS and TEACHER_SYNC_EPOCHS copy the student's weights into the teacher, but "
                 f"TEACHER_MODEL={config.teacher_model} has another architecture than {config.student_model}"
             )
 
     @torch.no_grad()
-    def hidden(self, rows: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
-        return predicting_hidden(self.model, rows, pad_id)
+    def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
+        return predicting_hidden(self.model, sequences, pad_id)
 
-    def head(self) -> tuple[Tensor, Tensor | None]:
-        return head(self.model)
+    def lm_head(self) -> LMHead:
+        return lm_head(self.model)
 
-    def become(self, student: Student) -> None:
+    def copy_from(self, student: Student) -> None:
         self.model.load_state_dict(student.model.state_dict())  # casts to the teacher's dtype
         self.was_synced = True
 
@@ -62,24 +80,24 @@ class FrozenTeacher:
 
 
 class BaseWeightsTeacher:
-    """The weights beneath the student's adapter; once synchronised, with a second, frozen adapter on them."""
+    """The weights beneath the student's adapter; once synced, with a second, frozen adapter on them."""
 
-    def __init__(self, student: Student, checkpoint: Path | None):
+    def __init__(self, student: Student, adapter: PeftModel, checkpoint: Path | None):
         self.model = student.model
-        self.adapter = student.adapter
+        self.adapter = adapter
         self.was_synced = checkpoint is not None
         if checkpoint:
-            self.adapter.load_adapter(checkpoint, TEACHER_ADAPTER)
+            self.adapter.load_adapter(str(checkpoint), TEACHER_ADAPTER)
 
     @torch.no_grad()
-    def hidden(self, rows: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
-        with self._in_place_of_student():
-            return predicting_hidden(self.model, rows, pad_id)
+    def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
+        with self._instead_of_student():
+            return predicting_hidden(self.model, sequences, pad_id)
 
-    def head(self) -> tuple[Tensor, Tensor | None]:
-        return head(self.model)  # no adapter stands on it
+    def lm_head(self) -> LMHead:
+        return lm_head(self.model)  # adapters leave it alone
 
-    def become(self, student: Student) -> None:
+    def copy_from(self, student: Student) -> None:
         if not self.was_synced:
             self.adapter.add_adapter(TEACHER_ADAPTER, self.adapter.peft_config[ADAPTER])
             self.was_synced = True
@@ -91,7 +109,7 @@ class BaseWeightsTeacher:
         save_adapter(self.adapter, TEACHER_ADAPTER, folder)
 
     @contextlib.contextmanager
-    def _in_place_of_student(self) -> Iterator[None]:
+    def _instead_of_student(self) -> Iterator[None]:
         self.model.eval()
         if self.was_synced:
             self.adapter.set_adapter(TEACHER_ADAPTER, inference_mode=True)
@@ -101,6 +119,3 @@ class BaseWeightsTeacher:
             with self.adapter.disable_adapter():
                 yield
         self.model.train()
-
-
-Teacher = FrozenTeacher | BaseWeightsTeacher

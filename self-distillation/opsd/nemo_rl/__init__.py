@@ -1,26 +1,35 @@
-"""Phase 2 on NVIDIA's NeMo-RL v0.7.0: an overlay of it, for several GPUs and nodes.
+"""ENGINE=nemo-rl: Phase 2 on NVIDIA's NeMo-RL v0.7.0, for several GPUs and nodes.
 
-What NeMo-RL does: Ray cluster and worker groups, vLLM generation beside the trainer, the refresh of vLLM's
-weights, sharded models (FSDP2 with tensor parallelism, or Megatron-Core), checkpoints. What is ours: the loop
-(engine.py), the update inside the policy workers (updates.py), the verifier as an environment, and the rows and
-the KL, which are the very same functions as in the local engine.
+NeMo-RL provides the Ray cluster and worker groups, vLLM generation beside the trainer, the transfer of weights to
+vLLM, sharded models (FSDP2 with tensor parallelism, or Megatron-Core) and checkpoints. Ours are the engine
+(driver/engine.py), the step inside the policy workers (worker/step.py) and the verifier as an environment. The
+loop, the sequences and the KL are the same functions as in the local engine.
 
-    engine.py        the algorithm, in the driver            updates.py      the step on each GPU that trains
-    trainer.py       the driver's hand on the GPUs           weights.py      the teacher in the student's place
-    rollouts.py      its vLLM engines as a sampler           offload.py      on and off the GPU
-    environment.py   the verifier as its environment         vllm_worker.py  seeds for each request
-    plan.py          pairs -> micro-batches of every GPU     hf_folder.py    the student for everybody else
-    settings.py      our knobs -> its configuration          schedule.py     learning rate
-    choice.py        which engine and backend, and why       runtime.py      paths, registry, Ray
+    micro_batches.py                 pairs -> the micro-batches of every rank
+    driver/                          in the driver process
+        engine.py                    the Engine
+        worker_group.py              handle for the policy and vLLM workers
+        generation.py                NeMo-RL's vLLM engines as a sampler, its environment as a grader
+        verifier_environment.py      the verifier as a NeMo-RL environment (a Ray actor)
+        config.py megatron_config.py our configuration -> NeMo-RL's
+        runtime.py                   paths, actor registry, Ray
+        check_environment.py         what setup_env.sh checks
+    worker/                          one process for each GPU
+        step.py                      the distillation step, shared by both training backends
+        swap_weights.py              the teacher's weights in the student's place
+        cpu_offload.py               weights and optimizer state off the GPU and back
+        hf_export.py lr_schedule.py  the exported student; learning rate
+        vllm.py                      seeds for each request
+    stubs/                           stand-ins for packages that NeMo-RL imports and Phase 2 does not use
 
-What differs between its two training backends:
+The two training backends differ in
 
-    TRAINER_BACKEND                         dtensor          megatron
-    the process on each GPU that trains     worker.py        megatron_worker.py
-    gradients, optimizer, schedule          dtensor_step.py  megatron_step.py
-    a model up to its LM head               at_head.py       at_output_layer.py
-    the section of its configuration        settings.py      megatron_settings.py
+    TRAINER_BACKEND                    dtensor             megatron
+    the policy worker                  dtensor.py          megatron.py
+    gradients, optimizer, schedule     dtensor_step.py     megatron_step.py
+    a model up to its LM head          lm_head_hook.py     megatron_lm_head_hook.py
+    the section of its configuration   driver/config.py    driver/megatron_config.py
 
-Only engine.py, trainer.py, rollouts.py, environment.py and the three workers import NeMo-RL, and only the three
-Megatron files that run on the GPU import Megatron.
+Only engine.py, worker_group.py, generation.py, verifier_environment.py and the three workers import NeMo-RL, and
+only the three Megatron files in worker/ import Megatron.
 """

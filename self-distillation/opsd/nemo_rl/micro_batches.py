@@ -1,7 +1,7 @@
 """One update's pairs -> the micro-batches of every data-parallel rank.
 
 The ranks of an FSDP model gather each other's weights in every layer, so all of them must make the same number of
-passes, and the longest micro-batch of a round sets its time.
+passes, and the longest micro-batch of a round determines its duration.
 """
 
 from dataclasses import dataclass
@@ -20,20 +20,20 @@ class PairIds:
 
 @dataclass(frozen=True)
 class RankUpdate:
-    """One optimizer step of one rank. `tokens`: supervised tokens of the whole update, the one denominator.
+    """One optimizer step of one rank. `tokens`: supervised tokens of the whole update, its only denominator.
 
-    An empty micro-batch is a pass in which the rank only keeps the others company.
+    For an empty micro-batch the rank runs a dummy pass to stay in step with the collectives.
     """
 
     micro_batches: list[list[PairIds]]
     tokens: int
 
 
-def deal(pairs: list[SequencePair], ranks: int, tokens: int) -> list[list[list[SequencePair]]]:
-    """Per rank its micro-batches of pairs, as many for each rank; every pair is in exactly one.
+def assign_micro_batches(pairs: list[SequencePair], ranks: int, tokens: int) -> list[list[list[SequencePair]]]:
+    """Each rank's micro-batches, equally many for every rank; every pair is in exactly one.
 
     tokens: teacher tokens, padding included, of one micro-batch. Micro-batch i of all ranks is one round; rounds
-    are made of micro-batches of similar size.
+    consist of micro-batches of similar size.
     """
     batches = list(micro_batches(pairs, tokens))
     rounds = -(-len(batches) // ranks)
@@ -41,22 +41,22 @@ def deal(pairs: list[SequencePair], ranks: int, tokens: int) -> list[list[list[S
         divisible = [batch for batch in batches if len(batch) > 1]
         if not divisible:
             break
-        largest = max(divisible, key=_size)
-        place, middle = batches.index(largest), len(largest) // 2
-        batches[place : place + 1] = [largest[:middle], largest[middle:]]
-    batches.sort(key=_size)
+        largest = max(divisible, key=_padded_tokens)
+        index, middle = batches.index(largest), len(largest) // 2
+        batches[index : index + 1] = [largest[:middle], largest[middle:]]
+    batches.sort(key=_padded_tokens)
     batches = [[] for _ in range(rounds * ranks - len(batches))] + batches
     return [batches[rank::ranks] for rank in range(ranks)]
 
 
-def _size(batch: list[SequencePair]) -> int:
-    return len(batch) * max(len(pair.teacher.ids) for pair in batch)
-
-
-def for_workers(dealt: list[list[list[SequencePair]]]) -> list[RankUpdate]:
-    """What goes to the workers, per rank: ids only, no problems with their test cases."""
-    tokens = sum(len(pair.targets) for rank in dealt for batch in rank for pair in batch)
+def rank_updates(assigned: list[list[list[SequencePair]]]) -> list[RankUpdate]:
+    """What is sent to each rank: ids only, without the problems and their test cases."""
+    tokens = sum(len(pair.targets) for rank in assigned for batch in rank for pair in batch)
     return [
         RankUpdate([[PairIds(pair.student, pair.teacher) for pair in batch] for batch in rank], tokens)
-        for rank in dealt
+        for rank in assigned
     ]
+
+
+def _padded_tokens(batch: list[SequencePair]) -> int:
+    return len(batch) * max(len(pair.teacher.ids) for pair in batch)

@@ -87,6 +87,10 @@ class VllmSampler:
 
     def update_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
         """Sample from these weights from now on (Hugging Face names, any dtype); wakes the engine if it sleeps."""
+        if self._can_sleep:
+            import torch
+
+            torch.cuda.empty_cache()  # vLLM wakes up in the memory that torch's pool would keep from training
         if self._asleep:
             self.engine.wake_up()
             self._asleep = False

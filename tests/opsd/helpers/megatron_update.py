@@ -81,7 +81,7 @@ class Worker(MegatronStep):
         model = gpt_model(work["rows"], tied, sequence_parallel, dtype)
         fill(model, STUDENT)
         self.model = wrapped(model, distributed_optimizer=True)
-        self.host = PinnedCpuCopies()
+        self.copies = PinnedCpuCopies()
         self.optimizer, self.scheduler = optimizer_and_schedule(self.model, CLIP, self.schedule_increment)
         self.gradients: list[dict[str, Tensor]] = []
         norm = self.optimizer.get_grad_norm
@@ -90,8 +90,8 @@ class Worker(MegatronStep):
     def note_gradients(self) -> None:
         self.gradients.append({name: whole(p.main_grad, p) for name, p in named(self.model)})
 
-    def teacher_in_place(self):
-        return swap_weights(self.model, self.teacher, self.host)
+    def teacher_swapped_in(self):
+        return swap_weights(self.model, self.teacher, self.copies)
 
     def masters(self) -> list[Tensor]:
         (optimizer,) = self.optimizer.chained_optimizers
@@ -127,7 +127,7 @@ def swap(work: dict[str, Any]) -> dict[str, Any]:
     mine = work["updates"]["one"][0]
     worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)
     before, masters = weights(worker.model), worker.masters()
-    with worker.teacher_in_place() as teacher, torch.no_grad():
+    with worker.teacher_swapped_in() as teacher, torch.no_grad():
         within = weights(worker.model)
         rows = [pair.teacher for pair in mine[0].micro_batches[0]]
         run_to_output_layer(teacher, rows, 0, worker.vocab_size, lambda hidden, head: None)

@@ -136,7 +136,7 @@ def main(layout: str, folder: str) -> None:
         state = [x for _, of in worker.optimizer.state.items() for x in of.values() if x.ndim]
         return sum(tensor.untyped_storage().nbytes() for tensor in buffers + state)
 
-    worker.write_student(student, torch.float32, str(own / "start"))
+    worker.export_student(student, torch.float32, str(own / "start"))
     found = {"names for vLLM": sorted(worker.prepare_refit_info())}
     worker.prepare_for_training()
     found["result"] = distill()
@@ -144,7 +144,7 @@ def main(layout: str, folder: str) -> None:
     worker.offload_after_refit()
     found["off"] = memory()
     worker.offload_before_refit()
-    worker.write_student(student, torch.float32, str(own / "student"))
+    worker.export_student(student, torch.float32, str(own / "student"))
     worker.prepare_for_training()
     found["back"] = copies(shards(worker.model))
     worker.save_checkpoint(str(own / "policy" / "weights"), str(own / "policy" / "optimizer"))

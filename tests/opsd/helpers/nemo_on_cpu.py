@@ -53,7 +53,7 @@ class Generation:
     def refresh(self, policy: Any) -> None:
         policy.offload_before_refit()
         policy.run_all_workers_single_data(
-            "write_student", like=self.like, dtype=torch.float32, folder=str(self.folder)
+            "export_student", like=self.like, dtype=torch.float32, folder=str(self.folder)
         )
         policy.offload_after_refit()
         self.model = load_model(str(self.folder), "float32")

@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 
-from opsd.hidden_states import head, predicting_hidden
-from opsd.kl import KLOutput, exact_kl
-from opsd.nemo_rl.micro_batches import RankUpdate, for_workers
-from opsd.nemo_rl.worker.step import StepResult
+from opsd.hidden_states import lm_head, predicting_hidden
+from opsd.kl import KLConfig, KLOutput
+from opsd.nemo_rl.micro_batches import RankUpdate, rank_updates
+from opsd.nemo_rl.worker.step import RankStepResult
+from opsd.pair_kl import pair_kl
 from opsd.pairs import SequencePair
 
 
@@ -23,10 +24,10 @@ def two_updates(pairs: list[SequencePair]) -> dict[str, list[list[RankUpdate]]]:
     """
     first = [[pairs[:2], [pairs[4]]], [[pairs[2]], []]]  # rank 1 has nothing to do in the second round
     second = [[[pairs[3]]], [[pairs[0]]]]
-    together = [[[batch for rank in dealt for batch in rank if batch]] for dealt in (first, second)]
+    together = [[[batch for rank in assigned for batch in rank if batch]] for assigned in (first, second)]
     return {
-        "data": [[for_workers(dealt)[rank] for dealt in (first, second)] for rank in (0, 1)],
-        "one": [[for_workers(dealt)[0] for dealt in together]],
+        "data": [[rank_updates(assigned)[rank] for assigned in (first, second)] for rank in (0, 1)],
+        "one": [[rank_updates(assigned)[0] for assigned in together]],
     }
 
 
@@ -58,18 +59,19 @@ def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str
 
 
 def local_engines_kl(student: Any, teacher: Any, pairs: list[SequencePair], weight: float) -> KLOutput:
-    """The loss as local_engine.py puts it together."""
+    """The loss as opsd/local/optimizer_step.py computes it."""
     with torch.no_grad():
         teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
-    student_hidden = predicting_hidden(student, [pair.student for pair in pairs], 0)
-    weights = torch.full((len(student_hidden),), weight)
-    targets = torch.tensor([token for pair in pairs for token in pair.targets])
-    return exact_kl(student_hidden, head(student)[0], teacher_hidden, head(teacher)[0], weights, targets=targets)
+    sequences = [pair.student for pair in pairs]
+    student_hidden = predicting_hidden(student, sequences, 0)
+    return pair_kl(
+        student_hidden, lm_head(student), teacher_hidden, lm_head(teacher), sequences, weight, KLConfig(), 0.0
+    )
 
 
-def outputs_in_order(results: list[StepResult], dealt: bool) -> list[KLOutput]:
-    """Those of "one", whether its micro-batches were dealt to the ranks or every rank had them all."""
-    by_rank = [[update.outputs for update in result.updates] for result in (results if dealt else results[:1])]
+def outputs_in_order(results: list[RankStepResult], assigned: bool) -> list[KLOutput]:
+    """Those of "one", whether its micro-batches were divided among the ranks or every rank had them all."""
+    by_rank = [[update.outputs for update in result.updates] for result in (results if assigned else results[:1])]
     updates = [[output for outputs in update for output in outputs] for update in zip(*by_rank, strict=True)]
     return [output for update in updates for output in update if output is not None]
 

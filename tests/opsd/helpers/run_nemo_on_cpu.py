@@ -16,25 +16,26 @@ def main(argv: list[str]) -> None:
     torch.cuda.device_count = lambda: gpus
     ray.init = functools.partial(ray.init, num_gpus=gpus)
 
-    from opsd import distill
-    from opsd import select_engine as choice
+    from opsd import distill, select_engine
     from opsd.nemo_rl.driver import runtime
 
     runtime.prepare()
     import nemo_on_cpu
     from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY
 
-    from opsd.nemo_rl.driver import worker_group as trainer
+    from opsd.nemo_rl.driver import worker_group
 
     ACTOR_ENVIRONMENT_REGISTRY["nemo_on_cpu.CpuWorker"] = sys.executable
-    choice.NEEDED = ("ray",)  # vLLM is replaced
+    select_engine.NEEDED = ("ray",)  # vLLM is replaced
     folder = Path(tempfile.mkdtemp())
-    trainer.WORKERS = {"dtensor": "nemo_on_cpu.CpuWorker"}
-    trainer.NemoSampler = nemo_on_cpu.Sampler
-    trainer.open_generation = lambda cluster, config: nemo_on_cpu.Generation(config, folder)
-    trainer.refit_policy_generation = lambda policy, generation, colocated_inference: generation.refresh(policy)
-    policy_config = trainer.policy_config
-    trainer.policy_config = lambda *settings: policy_config(*settings) | {"precision": "float32"}
+    worker_group.WORKERS = {"dtensor": "nemo_on_cpu.CpuWorker"}
+    worker_group.NemoSampler = nemo_on_cpu.Sampler
+    worker_group.open_generation = lambda cluster, config: nemo_on_cpu.Generation(config, folder)
+    worker_group.refit_policy_generation = lambda policy, generation, colocated_inference: generation.refresh(
+        policy
+    )
+    policy_config = worker_group.policy_config
+    worker_group.policy_config = lambda *settings: policy_config(*settings) | {"precision": "float32"}
     distill.distill(argv)
 
 

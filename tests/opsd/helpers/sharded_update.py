@@ -35,7 +35,7 @@ class Worker(DTensorStep):
         self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], None
         self.model = self._sharded(student, mesh, tp_size)
         self.teacher = {n: shard.clone() for n, shard in shards(self._sharded(teacher, mesh, tp_size)).items()}
-        self.host = PinnedCpuCopies()
+        self.copies = PinnedCpuCopies()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, foreach=False)
         self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
         self.gradients: list[dict[str, torch.Tensor]] = []
@@ -61,8 +61,8 @@ class Worker(DTensorStep):
     def _note_gradients(self) -> None:
         self.gradients.append({plain(name): whole(p.grad) for name, p in self.model.named_parameters()})
 
-    def teacher_in_place(self):
-        return swap_weights(self.model, self.teacher, self.host)
+    def teacher_swapped_in(self):
+        return swap_weights(self.model, self.teacher, self.copies)
 
 
 def weights(model) -> dict[str, torch.Tensor]:
@@ -85,14 +85,14 @@ def main(layout: str, folder: str) -> None:
     worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"])
     before = weights(worker.model)
     result = worker.distill(work[layout][rank], KLConfig(), grad_eps=0.0, pad_id=0)
-    restored = swap_weights(worker.model, worker.teacher, worker.host)
+    restored = swap_weights(worker.model, worker.teacher, worker.copies)
     after = weights(worker.model)
     with restored:
         pass
     again = weights(worker.model)
-    worker.host.offload(shards(worker.model))
+    worker.copies.offload(shards(worker.model))
     bytes_left = sum(shard.untyped_storage().nbytes() for shard in shards(worker.model).values())
-    worker.host.onload(shards(worker.model))
+    worker.copies.onload(shards(worker.model))
     back = weights(worker.model)
     found = {
         "result": result,

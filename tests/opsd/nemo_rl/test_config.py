@@ -4,11 +4,11 @@ import pytest
 import torch
 from transformers import AutoConfig, get_scheduler
 
-from opsd import select_engine as choice
+from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import SCHEDULE, cluster_shape, count_parameters, generation_config, policy_config
 from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
 from opsd.nemo_rl.worker.lr_schedule import WarmupSchedule
-from opsd.select_engine import check_trainer_backend, choose_engine
+from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
 
 
@@ -48,7 +48,7 @@ def test_asked_sizes_are_taken(make_config, model_config):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"tensor_parallel_size": 3}, "TENSOR_PARALLEL_SIZE=3: it must divide the 8"),
+        ({"tensor_parallel_size": 3}, "TENSOR_PARALLEL_SIZE=3 must divide the 8"),
         ({"sampler_tensor_parallel_size": 4}, "SAMPLER_TENSOR_PARALLEL_SIZE=4: .* 2 key-value heads"),
         ({"gpus_per_node": 9}, "GPUS_PER_NODE=9: 8 GPU"),
     ],
@@ -123,7 +123,7 @@ def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reac
 def test_what_megatron_does_not_do_is_refused(make_config, model_config):
     config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
     check_megatron(config, model_config)
-    with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor can"):
+    with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor supports others"):
         check_megatron(make_config(student_model="m", teacher_model="another"), model_config)
     model_config.num_experts = 8
     with pytest.raises(UserError, match="m is a mixture of experts"):
@@ -165,11 +165,11 @@ def test_the_schedule_is_the_local_engines(kind):
 @pytest.fixture
 def nemo_rl(monkeypatch):
     """nemo_rl(why): as if that were missing; nemo_rl(None): as if it were all there."""
-    return lambda why: monkeypatch.setattr(choice, "why_no_nemo_rl", lambda: why)
+    return lambda why: monkeypatch.setattr(select_engine_module, "why_no_nemo_rl", lambda: why)
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "nodes", "missing", "engine", "reason"),
+    ("requested", "gpus", "nodes", "missing", "engine", "reason"),
     [
         ("auto", 0, 1, None, "local", "no GPU"),
         ("auto", 1, 1, None, "local", "one GPU"),
@@ -180,30 +180,31 @@ def nemo_rl(monkeypatch):
         ("nemo-rl", 1, 1, None, "nemo-rl", "chosen by ENGINE"),
     ],
 )
-def test_the_engine_is_chosen_and_the_reason_given(nemo_rl, asked, gpus, nodes, missing, engine, reason):
+def test_the_engine_is_chosen_and_the_reason_given(nemo_rl, requested, gpus, nodes, missing, engine, reason):
     nemo_rl(missing)
-    chosen, said = choose_engine(asked, gpus, nodes)
-    assert chosen == engine
-    assert reason in said
+    selected, explanation = select_engine(requested, gpus, nodes)
+    assert selected == engine
+    assert reason in explanation
 
 
 @pytest.mark.parametrize(
-    ("asked", "gpus", "nodes", "missing"),
+    ("requested", "gpus", "nodes", "missing"),
     [("nemo-rl", 0, 1, None), ("nemo-rl", 2, 1, "ray is not installed"), ("auto", 8, 2, "ray is not installed")],
 )
 def test_what_cannot_be_had_is_refused_in_a_sentence_that_names_the_local_engine(
-    nemo_rl, asked, gpus, nodes, missing
+    nemo_rl, requested, gpus, nodes, missing
 ):
     nemo_rl(missing)
     with pytest.raises(UserError, match="ENGINE=local") as refusal:
-        choose_engine(asked, gpus, nodes)
+        select_engine(requested, gpus, nodes)
     assert (missing or "no GPU") in str(refusal.value)
 
 
-def test_megatron_needs_the_nemo_rl_engine_and_its_packages(monkeypatch):
-    check_trainer_backend("dtensor", "local")
+def test_megatron_needs_the_nemo_rl_engine_and_its_packages(make_config, monkeypatch):
+    megatron = make_config(trainer_backend="megatron")
+    check_engine(make_config(), "local")
     with pytest.raises(UserError, match="TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, .* ENGINE=local"):
-        check_trainer_backend("megatron", "local")
+        check_engine(megatron, "local")
 
     def find(module):
         if module == "megatron.bridge":
@@ -212,18 +213,24 @@ def test_megatron_needs_the_nemo_rl_engine_and_its_packages(monkeypatch):
 
     monkeypatch.setattr("importlib.util.find_spec", find)
     with pytest.raises(UserError, match="megatron-bridge is not installed .*EXTRAS=megatron") as refusal:
-        check_trainer_backend("megatron", "nemo-rl")
+        check_engine(megatron, "nemo-rl")
     assert "TRAINER_BACKEND=dtensor" in str(refusal.value)
     monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
-    check_trainer_backend("megatron", "nemo-rl")
+    check_engine(megatron, "nemo-rl")
+
+
+def test_the_nemo_rl_engine_refuses_adapters(make_config):
+    check_engine(make_config(lora_rank=8), "local")
+    with pytest.raises(UserError, match="LORA_RANK=8: ENGINE=nemo-rl trains all weights"):
+        check_engine(make_config(lora_rank=8), "nemo-rl")
 
 
 def test_a_folder_without_nemo_rl_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("NEMO_RL_DIR", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert f"NEMO_RL_DIR={tmp_path} holds no NeMo-RL" in choice.why_no_nemo_rl()
+    assert f"NEMO_RL_DIR={tmp_path} does not contain NeMo-RL" in select_engine_module.why_no_nemo_rl()
     package = tmp_path / "nemo_rl"
     package.mkdir()
     (package / "package_info.py").touch()
-    assert "ray is not installed" in choice.why_no_nemo_rl()
-    assert choice.nemo_rl_source() == tmp_path.resolve()
+    assert "ray is not installed" in select_engine_module.why_no_nemo_rl()
+    assert select_engine_module.nemo_rl_source() == tmp_path.resolve()

@@ -7,11 +7,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from opsd.kl import KLConfig
-from opsd.nemo_rl.micro_batches import for_workers
+from opsd.nemo_rl.micro_batches import rank_updates
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
-from opsd.nemo_rl.worker.lm_head_hook import run_to_head
-from opsd.nemo_rl.worker.step import against_teacher
+from opsd.nemo_rl.worker.lm_head_hook import run_to_lm_head
 from opsd.nemo_rl.worker.swap_weights import swap_weights
+from opsd.pair_kl import pair_kl
 from tests.opsd.helpers.on_ranks import assert_same, local_engines_kl, run_ranks, two_updates
 
 TWO_RANKS = Path(__file__).parents[1] / "helpers" / "sharded_update.py"
@@ -42,15 +42,18 @@ def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, 
     local.loss.backward()
     expected = gradients(student)
 
-    (update,) = for_workers([[pairs]])
+    (update,) = rank_updates([[pairs]])
     batch = update.micro_batches[0]
     with torch.no_grad():
-        teacher_hidden, teacher_head = run_to_head(
-            teacher, [pair.teacher for pair in batch], 0, None, lambda hidden, head: (hidden, head.copy())
+        teacher_hidden, teacher_head = run_to_lm_head(
+            teacher, [pair.teacher for pair in batch], 0, None, lambda hidden, head: (hidden, head.detached_copy())
         )
-    rows = [pair.student for pair in batch]
-    compare = against_teacher(teacher_hidden, teacher_head, rows, 0.25, KLConfig(), 0.0)
-    ours = run_to_head(student, rows, 0, None, compare)
+    sequences = [pair.student for pair in batch]
+
+    def kl_to_teacher(hidden, head):
+        return pair_kl(hidden, head, teacher_hidden, teacher_head, sequences, 0.25, KLConfig(), 0.0)
+
+    ours = run_to_lm_head(student, sequences, 0, None, kl_to_teacher)
     ours.loss.backward()
 
     assert update.tokens == sum(len(pair.targets) for pair in pairs)
@@ -60,15 +63,15 @@ def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, 
     assert_same(gradients(student), expected)
 
 
-def test_the_head_makes_one_position_a_row_and_none_of_our_hooks_stays(models, pairs):
+def test_the_head_computes_one_position_per_sequence_and_our_hook_is_removed(models, pairs):
     student = models[0]
     shapes = []
     spy = student.lm_head.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape)))
-    run_to_head(student, [pair.student for pair in pairs], 0, None, lambda hidden, head: None)
+    run_to_lm_head(student, [pair.student for pair in pairs], 0, None, lambda hidden, head: None)
     spy.remove()
     assert shapes == [(len(pairs), 1, student.config.vocab_size)]
     with pytest.raises(ZeroDivisionError):
-        run_to_head(student, [pairs[0].student], 0, None, lambda hidden, head: 1 / 0)
+        run_to_lm_head(student, [pairs[0].student], 0, None, lambda hidden, head: 1 / 0)
     assert not student.lm_head._forward_pre_hooks
 
 

@@ -40,7 +40,7 @@ def environment():
     from opsd.nemo_rl.driver.verifier_environment import VerifierEnvironmentImpl
 
     config = SimpleNamespace(mode="math", grading_workers=1, grading_time_limit=10.0)
-    environment = VerifierEnvironmentImpl({"knobs": config})
+    environment = VerifierEnvironmentImpl({"grading": config})
     yield environment
     environment.grader.__exit__()
 
@@ -48,10 +48,10 @@ def environment():
 @pytest.fixture
 def nemo_grader(environment, monkeypatch):
     """NemoGrader over the environment in this process."""
-    from opsd.nemo_rl.driver import generation as rollouts
+    from opsd.nemo_rl.driver import generation
 
-    monkeypatch.setattr(rollouts.ray, "get", lambda result: result)
-    return rollouts.NemoGrader(SimpleNamespace(step=SimpleNamespace(remote=environment.step)))
+    monkeypatch.setattr(generation.ray, "get", lambda result: result)
+    return generation.NemoGrader(SimpleNamespace(step=SimpleNamespace(remote=environment.step)))
 
 
 class ScriptedGeneration:
@@ -88,7 +88,7 @@ def test_rollouts_rows_and_seeds_are_the_local_engines(layout, make_rollout, nem
     generation = ScriptedGeneration([rollout.y for rollout in rollouts], pad_id=0)
 
     sampler, set_aside = NemoSampler(generation, layout.eot_ids, 0), JsonlLog(tmp_path / "set_aside.jsonl")
-    found = RolloutWorker(layout, sampler, nemo_grader, 100, 200, 5, set_aside).sample(problems, "train", 3, {})
+    found = RolloutWorker(layout, nemo_grader, 100, 200, 5, set_aside).sample(sampler, problems, 3)
     assert [(r.y, r.finish_reason, r.r) for r in found] == [
         (rollout.y, rollout.finish_reason, r) for rollout, r in zip(rollouts, (1, 0, 0), strict=True)
     ]

@@ -100,7 +100,7 @@ def test_logits_are_formed_for_one_position_of_a_rank_and_no_hook_stays(found, s
 
 
 @pytest.mark.parametrize("sharding", ["data", "tensor"])
-def test_a_teacher_in_place_touches_neither_weights_nor_their_fp32_masters(found, sharding):
+def test_a_teacher_swapped_in_touches_neither_weights_nor_their_fp32_masters(found, sharding):
     for rank in found[sharding]:
         swap = rank["swap"]
         assert_same(swap["after"], swap["before"], rtol=0, atol=0)

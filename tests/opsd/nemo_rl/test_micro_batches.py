@@ -2,7 +2,7 @@
 
 import pytest
 
-from opsd.nemo_rl.micro_batches import deal, for_workers
+from opsd.nemo_rl.micro_batches import assign_micro_batches, rank_updates
 from opsd.pairs import build_pair
 
 
@@ -18,29 +18,29 @@ def size(batch):
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 4, 8, 40])
 @pytest.mark.parametrize("tokens", [1, 150, 10_000])
-def test_every_pair_is_dealt_once_and_every_rank_makes_as_many_passes(pairs, ranks, tokens):
-    dealt = deal(pairs, ranks, tokens)
-    assert len(dealt) == ranks
-    assert len({len(rank) for rank in dealt}) == 1
-    assert sorted(id(p) for rank in dealt for batch in rank for p in batch) == sorted(map(id, pairs))
-    for batch in (batch for rank in dealt for batch in rank):
+def test_every_pair_is_assigned_once_and_every_rank_makes_as_many_passes(pairs, ranks, tokens):
+    assigned = assign_micro_batches(pairs, ranks, tokens)
+    assert len(assigned) == ranks
+    assert len({len(rank) for rank in assigned}) == 1
+    assert sorted(id(p) for rank in assigned for batch in rank for p in batch) == sorted(map(id, pairs))
+    for batch in (batch for rank in assigned for batch in rank):
         assert size(batch) <= tokens or len(batch) == 1
 
 
 def test_no_rank_idles_while_another_could_share_its_pairs(pairs):
-    dealt = deal(pairs, 4, tokens=10_000)  # one micro-batch would hold them all
-    assert all(batch for rank in dealt for batch in rank)
+    assigned = assign_micro_batches(pairs, 4, tokens=10_000)  # one micro-batch would hold them all
+    assert all(batch for rank in assigned for batch in rank)
 
 
 def test_a_rounds_micro_batches_are_alike(pairs):
-    rounds = list(zip(*deal(pairs, 2, tokens=150), strict=True))
+    rounds = list(zip(*assign_micro_batches(pairs, 2, tokens=150), strict=True))
     largest = [max(map(size, batches)) for batches in rounds]
     assert largest == sorted(largest)
     assert all(max(map(size, now)) <= min(map(size, then)) for now, then in zip(rounds, rounds[1:], strict=False))
 
 
 def test_workers_get_rows_of_ids_and_the_updates_one_denominator(pairs):
-    updates = for_workers(deal(pairs, 3, tokens=150))
+    updates = rank_updates(assign_micro_batches(pairs, 3, tokens=150))
     assert {update.tokens for update in updates} == {sum(len(pair.targets) for pair in pairs)}
     rows = [row for update in updates for batch in update.micro_batches for row in batch]
     assert {(tuple(row.student.ids), row.student.start) for row in rows} == {

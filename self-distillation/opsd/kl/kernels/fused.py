@@ -1,7 +1,7 @@
 """Fused kernels of the exact KL: two chunks of fp32 logits -> value, extras, gradient or its flagged columns.
 
-One read of both logits gives the sums of `opsd.kl.kernels.block_sums`: value, entropies and everything the gradient
-needs. Then one of
+One read of both logits gives the sums of `opsd.kl.kernels.block_sums`: value, entropies and everything the
+gradient needs. Then one of
 
 - `flag` and `at`: a second read of only those blocks in which an entry of the gradient can exceed the
   threshold flags columns, and the gradient is formed at the flagged columns alone;

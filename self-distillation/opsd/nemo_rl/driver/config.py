@@ -1,4 +1,4 @@
-"""Our knobs as NeMo-RL's configuration: plain dictionaries, built without importing NeMo-RL."""
+"""Our configuration as NeMo-RL's: plain dictionaries, built without importing NeMo-RL."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.config import DistillConfig
+from opsd.config import RunConfig
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
 
-# Parameters up to which a model is trained, or sampled, on so many GPUs that share its layers. FSDP splits weights
-# and optimizer over all GPUs in any case; tensor parallelism splits what a single row costs, at the price of
-# messages in every layer.
+# (most parameters, GPUs that share each layer), for training and for sampling. FSDP splits weights and optimizer
+# over all GPUs in any case; tensor parallelism splits the cost of a single sequence, at the price of communication
+# in every layer.
 TENSOR_PARALLEL_BY_SIZE = ((10e9, 1), (20e9, 2), (40e9, 4))
-# Megatron shards the optimizer over all GPUs, but each group of GPUs that share its layers has all bf16 weights
-# and fp32 gradients: 6 bytes a parameter.
+# Megatron shards the optimizer over all GPUs, but each group of GPUs that share layers has all bf16 weights and
+# fp32 gradients: 6 bytes per parameter.
 MEGATRON_BY_SIZE = ((5e9, 1), (10e9, 2), (20e9, 4))
-MOST_TENSOR_PARALLEL = 8
+MAX_TENSOR_PARALLEL = 8
 
 SCHEDULE = "opsd.nemo_rl.worker.lr_schedule.WarmupSchedule"
 
@@ -47,8 +47,8 @@ class ClusterShape:
         )
 
 
-def cluster_shape(config: DistillConfig, visible_gpus: int, model_config: Any, parameters: int) -> ClusterShape:
-    """The knobs' shape, filled in where they say nothing. `model_config`: the student's transformers config.
+def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, parameters: int) -> ClusterShape:
+    """The configured shape, with defaults by model size. `model_config`: the student's transformers config.
 
     Raises UserError for a shape that the GPUs or the model do not allow.
     """
@@ -58,39 +58,41 @@ def cluster_shape(config: DistillConfig, visible_gpus: int, model_config: Any, p
     text = model_config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
-    def fits(size: int) -> bool:
+    def supports(size: int) -> bool:
         return per_node % size == 0 and all(count % size == 0 for count in heads)
 
-    def chosen(knob: str, asked: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
-        if asked is not None and not fits(asked):
+    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
+        if requested is not None and not supports(requested):
             raise UserError(
-                f"{knob}={asked}: it must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
+                f"{knob}={requested} must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
                 f"attention and {heads[1]} key-value heads"
             )
-        by_size = next((size for most, size in sizes if parameters <= most), MOST_TENSOR_PARALLEL)
-        return asked or max(size for size in range(1, by_size + 1) if fits(size))
+        by_size = next(
+            (size for max_parameters, size in sizes if parameters <= max_parameters), MAX_TENSOR_PARALLEL
+        )
+        return requested or max(size for size in range(1, by_size + 1) if supports(size))
 
     trainer = MEGATRON_BY_SIZE if config.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
     return ClusterShape(
         config.num_nodes,
         per_node,
-        chosen("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
-        chosen("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
+        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
+        choose("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
     )
 
 
 def count_parameters(model_config: Any) -> int:
-    """Of a model with this transformers config; no weight is made."""
+    """The parameters of a model with this transformers config; no weight is allocated."""
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(model_config).parameters())
 
 
 def policy_config(
-    config: DistillConfig, shape: ClusterShape, generation: dict[str, Any], total_updates: int
+    config: RunConfig, shape: ClusterShape, generation: dict[str, Any], total_updates: int
 ) -> dict[str, Any]:
     """NeMo-RL's `policy` section for the worker of TRAINER_BACKEND, which ours extends.
 
-    Its batch sizes are those of NeMo-RL's own training calls, which our loop does not make.
+    Its batch sizes belong to NeMo-RL's own training calls, which our loop does not make.
     """
     policy = {
         "model_name": config.student_model,
@@ -100,7 +102,7 @@ def policy_config(
         "logprob_batch_size": 1,
         "generation_batch_size": config.sampler_batch,
         "max_total_sequence_length": config.max_total_sequence_length,
-        "precision": "bfloat16",  # of the products; weights, gradients and Adam's averages: see the sections
+        "precision": "bfloat16",  # of matrix products; for weights, gradients and Adam's moments see the sections
         "offload_optimizer_for_logprob": False,
         "hf_config_overrides": {},
         "dynamic_batching": {"enabled": False},
@@ -114,8 +116,8 @@ def policy_config(
     return policy | _dtensor_sections(config, shape, total_updates)
 
 
-def _dtensor_sections(config: DistillConfig, shape: ClusterShape, total_updates: int) -> dict[str, Any]:
-    """For the DTensor worker (V1). Weights, gradients and Adam's averages are fp32, sharded over all GPUs."""
+def _dtensor_sections(config: RunConfig, shape: ClusterShape, total_updates: int) -> dict[str, Any]:
+    """For the DTensor worker (V1). Weights, gradients and Adam's moments are fp32, sharded over all GPUs."""
     return {
         "dtensor_cfg": {
             "enabled": True,
@@ -124,7 +126,7 @@ def _dtensor_sections(config: DistillConfig, shape: ClusterShape, total_updates:
             "sequence_parallel": False,
             "activation_checkpointing": config.gradient_checkpointing,
             "tensor_parallel_size": shape.tensor_parallel,
-            "context_parallel_size": 1,  # a row's positions must be on one GPU: the KL picks them
+            "context_parallel_size": 1,  # a sequence's positions must be on one GPU: the KL selects among them
             "custom_parallel_plan": None,
         },
         "max_grad_norm": config.max_grad_norm or None,
@@ -135,7 +137,7 @@ def _dtensor_sections(config: DistillConfig, shape: ClusterShape, total_updates:
                 "weight_decay": config.weight_decay,
                 "betas": [config.adam_beta1, config.adam_beta2],
                 "eps": 1e-8,
-                # One parameter at a time: those of a tensor-parallel model live on different meshes.
+                # One parameter at a time: a tensor-parallel model's parameters live on different meshes.
                 "foreach": False,
                 "fused": False,
             },
@@ -152,7 +154,7 @@ def _dtensor_sections(config: DistillConfig, shape: ClusterShape, total_updates:
 
 
 def generation_config(
-    config: DistillConfig, shape: ClusterShape, max_model_len: int, eot_ids: list[int], pad_id: int
+    config: RunConfig, shape: ClusterShape, max_model_len: int, eot_ids: list[int], pad_id: int
 ) -> dict[str, Any]:
     """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
     return {
@@ -177,10 +179,10 @@ def generation_config(
             "max_model_len": max_model_len,
             "enforce_eager": config.enforce_eager,
             "enable_prefix_caching": True,
-            "load_format": "dummy",  # the student's weights come with the first refresh
+            "load_format": "dummy",  # the student's weights arrive with the first weight sync
             "skip_tokenizer_init": True,
             "use_tqdm": False,
         },
-        # NeMo-RL hands these to vLLM's engine.
+        # Passed on to vLLM's engine.
         "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": {}},
     }

@@ -1,7 +1,4 @@
-"""NeMo-RL's vLLM engines and its environment as the sampler and the grader of `opsd.rollouts.Rollouts`.
-
-So both engines make their rollouts with one class, and their rows with one function.
-"""
+"""NeMo-RL's vLLM engines and its environment as the sampler and the grader of opsd.rollouts.RolloutWorker."""
 
 from collections.abc import Hashable, Iterable
 from typing import Any
@@ -18,7 +15,7 @@ from srt.verifiers.types import Outcome, Verdict, VerifierError
 
 
 def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
-    """NeMo-RL's vLLM engines, with our worker in the place of the one that it names itself."""
+    """NeMo-RL's vLLM engines, with our worker instead of the one that NeMo-RL selects."""
     resolve = vllm_generation.resolve_generation_worker_cls
     vllm_generation.resolve_generation_worker_cls = lambda default, config: SAMPLER_WORKER
     try:
@@ -28,7 +25,7 @@ def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
 
 
 class NemoSampler:
-    """A `srt.sampling.base.Sampler`: what was submitted is sampled together at the next poll."""
+    """See srt.sampling.base.Sampler; requests submitted since the last poll are sampled together."""
 
     def __init__(self, generation: VllmGeneration, eot_ids: list[int], pad_id: int):
         self.generation = generation
@@ -82,7 +79,7 @@ def as_samples(requests: list[SampleRequest], output: BatchedDataDict, eot_ids: 
 
 
 class NemoGrader:
-    """The environment actor as a `srt.verifiers.math.grader.Grader`, as far as rollouts need one."""
+    """The environment actor as an opsd.rollouts.BatchGrader."""
 
     def __init__(self, environment: Any):
         self.environment = environment
@@ -95,8 +92,8 @@ class NemoGrader:
         metadata = [{"problem": problem, "finish_reason": reason} for _, problem, reason in items]
         graded = ray.get(self.environment.step.remote(logs, metadata))
         return [
-            VerifierError(*entry["broke"])
-            if entry["broke"]
+            VerifierError(*entry["error"])
+            if entry["error"]
             else Verdict(bool(reward), entry["extracted"], entry["reason"])
             for reward, entry in zip(graded.rewards.tolist(), graded.metadata, strict=True)
         ]

@@ -1,41 +1,41 @@
-"""Our knobs as the Megatron section of NeMo-RL's configuration; only data and tensor parallelism are used."""
+"""Our configuration as the Megatron section of NeMo-RL's; only data and tensor parallelism are used."""
 
 from typing import Any
 
-from opsd.config import DistillConfig
+from opsd.config import RunConfig
 from srt.common.errors import UserError
 
-# The schedules of LR_SCHEDULE by Megatron's names: the same curves, from 0 and to 0.
+# The schedules of LR_SCHEDULE under Megatron's names: the same curves, from 0 and to 0.
 DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
 
 
-def check_megatron(config: DistillConfig, model_config: Any) -> None:
+def check_megatron(config: RunConfig, model_config: Any) -> None:
     """Raises UserError for what the Megatron worker does not do. `model_config`: the student's."""
     if config.teacher_model != config.student_model:
         raise UserError(
-            f"TRAINER_BACKEND=megatron: the teacher is the student as it was, so TEACHER_MODEL="
-            f"{config.teacher_model} cannot be another model than STUDENT_MODEL; TRAINER_BACKEND=dtensor can"
+            f"TRAINER_BACKEND=megatron: the teacher is the student as it started, so TEACHER_MODEL="
+            f"{config.teacher_model} must be STUDENT_MODEL or unset; TRAINER_BACKEND=dtensor supports others"
         )
     text = model_config.get_text_config()
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise UserError(
-            f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not written; "
-            "TRAINER_BACKEND=dtensor takes it"
+            f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "
+            "TRAINER_BACKEND=dtensor supports it"
         )
 
 
-def megatron_section(config: DistillConfig, tensor_parallel: int, total_updates: int) -> dict[str, Any]:
-    """`policy.megatron_cfg`: every key that NeMo-RL v0.7.0 reads without asking whether it is there.
+def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int) -> dict[str, Any]:
+    """`policy.megatron_cfg`: every key that NeMo-RL v0.7.0 reads unconditionally.
 
-    Weights are bf16, gradients fp32; the fp32 master weights and Adam's averages are sharded over the
-    data-parallel ranks. Where our knobs say nothing, the values are those of NeMo-RL's own recipes, but for the
+    Weights are bf16, gradients fp32; the fp32 master weights and Adam's moments are sharded over the data-parallel
+    ranks. Where our configuration has no counterpart, the values are those of NeMo-RL's recipes, except for the
     overlaps.
     """
     return {
         "enabled": True,
-        # For the all-gathers of sequence parallelism to be launched before the products they hide behind.
+        # So that the all-gathers of sequence parallelism are launched before the products that hide them.
         "env_vars": {"CUDA_DEVICE_MAX_CONNECTIONS": "1"} if tensor_parallel > 1 else None,
-        # A cached conversion goes by the model's path alone, whatever was written there since.
+        # A cached conversion is keyed by the model's path alone, whatever was written there since.
         "force_reconvert_from_hf": True,
         "empty_unused_memory_level": 1,
         "activation_checkpointing": config.gradient_checkpointing,
@@ -43,7 +43,7 @@ def megatron_section(config: DistillConfig, tensor_parallel: int, total_updates:
         "recompute_modules": None,
         "tensor_model_parallel_size": tensor_parallel,
         "sequence_parallel": tensor_parallel > 1,
-        # The KL needs a row's positions, and the loop a whole model, in one place.
+        # The KL needs all positions of a sequence, and the loop a whole model, in one place.
         "pipeline_model_parallel_size": 1,
         "num_layers_in_first_pipeline_stage": None,
         "num_layers_in_last_pipeline_stage": None,
@@ -70,7 +70,7 @@ def megatron_section(config: DistillConfig, tensor_parallel: int, total_updates:
             "fp16": False,
             "params_dtype": "float32",
             "use_distributed_optimizer": True,
-            # Transformer Engine's Adam, whose state holds the master weights, too: all of it can leave the GPU.
+            # Transformer Engine's Adam, whose state includes the master weights: all of it can leave the GPU.
             "use_precision_aware_optimizer": True,
             "optimizer_cpu_offload": False,
             "optimizer_offload_fraction": 0.0,
@@ -80,7 +80,7 @@ def megatron_section(config: DistillConfig, tensor_parallel: int, total_updates:
             "end_weight_decay": config.weight_decay,
             "weight_decay_incr_style": "constant",
             "lr_decay_style": DECAY[config.lr_schedule],
-            # Megatron wants the end behind the warm-up, which a short run does not reach.
+            # Megatron requires the end to come after the warm-up, which a short run does not reach.
             "lr_decay_iters": max(total_updates, config.warmup_steps + 1),
             "lr_warmup_iters": config.warmup_steps,
             "lr_warmup_init": 0.0,
@@ -88,9 +88,9 @@ def megatron_section(config: DistillConfig, tensor_parallel: int, total_updates:
         "train_iters": total_updates,
         "distributed_data_parallel_config": {
             "grad_reduce_in_fp32": True,
-            # The step collects the gradients of all micro-batches before it exchanges them (megatron_step.py).
+            # The step accumulates the gradients of all micro-batches before exchanging them (megatron_step.py).
             "overlap_grad_reduce": False,
-            # The teacher takes the weights' place, which must then all be there.
+            # The teacher's weights replace the student's, which must all be present.
             "overlap_param_gather": False,
             "use_custom_fsdp": False,
             "data_parallel_sharding_strategy": "no_shard",  # of Megatron's FSDP, which is off

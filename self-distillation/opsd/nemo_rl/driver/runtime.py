@@ -1,4 +1,4 @@
-"""What NeMo-RL needs around it: its source and ours on every worker's path, Ray, actors in this environment."""
+"""What NeMo-RL needs around it: its source and ours on every worker's path, Ray, actors that use this Python."""
 
 import importlib.util
 import os
@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from opsd.config import DistillConfig
+from opsd.config import RunConfig
 from opsd.select_engine import nemo_rl_source, put_nemo_rl_on_path
 from srt.common.errors import UserError
 from srt.contract.paths import PHASE1, PHASE2
@@ -21,18 +21,18 @@ ENVIRONMENT_NAME = "sd_zero"
 
 # NeMo-RL imports these for loggers and audio data that are not used here.
 STUBS = Path(__file__).parents[1] / "stubs"
-OBJECT_STORE_BYTES = 4 * 2**30  # far above a step's rollouts and figures; Ray by itself takes a third of memory
-NODES_JOIN_SECONDS = 60.0  # in which the cluster's GPUs must be there
+OBJECT_STORE_BYTES = 4 * 2**30  # far more than a step's rollouts need; Ray's default is a third of memory
+NODES_JOIN_SECONDS = 60.0  # within which the cluster's GPUs must have joined
 
 
 def prepare() -> None:
-    """Before anything else that imports NeMo-RL."""
+    """To be called before anything imports NeMo-RL."""
     prepare_path()
     prepare_registry()
 
 
 def prepare_path() -> None:
-    """NeMo-RL and this repository, here and, by PYTHONPATH, in every worker; stand-ins for what is missing."""
+    """NeMo-RL and this repository, here and, through PYTHONPATH, in every worker; stubs for what is missing."""
     put_nemo_rl_on_path()
     source = nemo_rl_source()
     ours = [str(PHASE1), str(PHASE2)] + ([str(source)] if source else [])
@@ -41,14 +41,14 @@ def prepare_path() -> None:
         for folder in sorted(STUBS.iterdir())
         if folder.is_dir() and importlib.util.find_spec(folder.name) is None
     ]
-    given = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    entries = [entry for entry in dict.fromkeys([*ours, *given, *missing]) if entry]
+    existing = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    entries = [entry for entry in dict.fromkeys([*ours, *existing, *missing]) if entry]
     os.environ["PYTHONPATH"] = os.pathsep.join(entries)
     sys.path += [entry for entry in entries if entry not in sys.path]
 
 
 def prepare_registry() -> None:
-    """Every actor runs with this Python: NeMo-RL would make an environment for each kind of worker."""
+    """Every actor runs with this Python: NeMo-RL would create an environment for each kind of worker."""
     from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY
     from nemo_rl.distributed.virtual_cluster import PY_EXECUTABLES
     from nemo_rl.environments.utils import ENV_REGISTRY, register_env
@@ -60,24 +60,25 @@ def prepare_registry() -> None:
 
 
 def prepare_megatron(output_dir: Path) -> None:
-    """Before Ray is joined, whose workers get this environment.
+    """To be called before Ray is joined: its workers inherit this environment.
 
-    Megatron trains a converted copy of the student, which goes beside the run's checkpoints: in NeMo-RL's own
-    place, other runs would write to it.
+    Megatron trains a converted copy of the student, which is kept beside the run's checkpoints: other runs would
+    write to NeMo-RL's default location.
     """
     import pynvml  # torch would open the GPU
 
     os.environ["NRL_MEGATRON_CHECKPOINT_DIR"] = str(output_dir / "megatron")
-    # NeMo-RL asks for it; only builds of CUDA code read it.
+    # NeMo-RL requires it; only builds of CUDA code read it.
     pynvml.nvmlInit()
     capability = pynvml.nvmlDeviceGetCudaComputeCapability(pynvml.nvmlDeviceGetHandleByIndex(0))
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ".".join(map(str, capability)))
 
 
-def join_ray(config: DistillConfig, gpus: int) -> None:
-    """The running cluster when there are several nodes or RAY_ADDRESS is set, else one of this process's own.
+def join_ray(config: RunConfig, gpus: int) -> None:
+    """Join the running cluster when there are several nodes or RAY_ADDRESS is set, else start one for this
+    process.
 
-    NeMo-RL's own start-up asks for a dashboard and takes whatever cluster it finds on the machine. `gpus`: of all
+    NeMo-RL's own start-up requires a dashboard and joins whatever cluster it finds on the machine. `gpus`: on all
     nodes. Raises UserError when there is no cluster, or one with fewer.
     """
     import ray
@@ -94,17 +95,19 @@ def join_ray(config: DistillConfig, gpus: int) -> None:
             ray.init(address="auto", **common)
         except ConnectionError as error:
             raise UserError(
-                f"NUM_NODES={config.num_nodes}: no Ray cluster was found from here ({error}); start one on the "
+                f"NUM_NODES={config.num_nodes}: no Ray cluster was found ({error}); start one on the "
                 "nodes first, as examples/slurm_distill.sh does"
             ) from error
     else:
-        # A GPU's bundle asks for one CPU for each of the two workers on it, and the verifier for one: a count, no
-        # reservation, so a machine with fewer cores may say that it has them.
+        # A GPU's bundle requests one CPU for each of its two workers, and the verifier one. Ray only counts them,
+        # so a machine with fewer cores may claim to have that many.
         cpus = max(os.cpu_count() or 1, 2 * gpus + 1)
         ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES, **common)
     deadline = time.monotonic() + NODES_JOIN_SECONDS
-    while (found := int(ray.cluster_resources().get("GPU", 0))) < gpus and time.monotonic() < deadline:
+    while (available := int(ray.cluster_resources().get("GPU", 0))) < gpus and time.monotonic() < deadline:
         time.sleep(1.0)
-    if found < gpus:
+    if available < gpus:
         ray.shutdown()
-        raise UserError(f"the Ray cluster has {found} GPU(s) and {gpus} are asked for (NUM_NODES, GPUS_PER_NODE)")
+        raise UserError(
+            f"the Ray cluster has {available} GPU(s) and {gpus} are requested (NUM_NODES, GPUS_PER_NODE)"
+        )

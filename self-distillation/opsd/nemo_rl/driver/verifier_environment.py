@@ -12,14 +12,15 @@ from srt.verifiers.types import VerifierError
 
 
 class VerifierEnvironmentImpl(EnvironmentInterface):
-    """config: `config`, from which srt.verifiers.open_grader takes the mode and its limits.
+    """config: `grading`, a GradingConfig, from which srt.verifiers.factory opens the verifier.
 
-    A problem's metadata hold `problem` and `finish_reason`; they come back with `extracted`, `reason` and `broke`:
-    None, or the arguments of the VerifierError that took a verdict's place. Its reward is then NaN, never 0.
+    A sample's metadata hold `problem` and `finish_reason`; they come back with `extracted`, `reason` and `error`:
+    None, or the arguments of the VerifierError that was raised instead of a verdict. The reward is then NaN, never
+    0.
     """
 
     def __init__(self, config: dict[str, Any]):
-        self.grader = open_grader(config["knobs"])
+        self.grader = open_grader(config["grading"])
 
     def step(
         self, message_log_batch: list[list[dict[str, Any]]], metadata: list[dict[str, Any]]
@@ -34,10 +35,10 @@ class VerifierEnvironmentImpl(EnvironmentInterface):
         for outcome in outcomes:
             if isinstance(outcome, VerifierError):
                 rewards.append(float("nan"))
-                returned.append({"extracted": "", "reason": "", "broke": (str(outcome), outcome.kind)})
+                returned.append({"extracted": "", "reason": "", "error": (str(outcome), outcome.kind)})
             else:
                 rewards.append(float(outcome.correct))
-                returned.append({"extracted": outcome.extracted, "reason": outcome.reason, "broke": None})
+                returned.append({"extracted": outcome.extracted, "reason": outcome.reason, "error": None})
         count = len(outcomes)
         return EnvironmentReturn(
             observations=[{"role": "environment", "content": ""}] * count,
@@ -49,7 +50,7 @@ class VerifierEnvironmentImpl(EnvironmentInterface):
         )
 
     def global_post_process_and_metrics(self, batch: BatchedDataDict) -> tuple[BatchedDataDict, dict]:
-        """Nothing: the figures of a step are made in one place for both engines (opsd/metrics.py)."""
+        """Nothing: both engines compute their metrics in one place (opsd/metrics.py)."""
         return batch, {}
 
 

@@ -1,10 +1,9 @@
-"""The driver's hand on the GPUs: NeMo-RL's policy workers, and its vLLM engines beside them, as one student."""
+"""Driver-side handle for the policy and vLLM workers: student, teacher, optimizer and sampler on all GPUs."""
 
 import contextlib
 import math
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from nemo_rl.algorithms.grpo import refit_policy_generation
@@ -12,54 +11,39 @@ from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.checkpoint import CheckpointManager
 
-from opsd.config import DistillConfig
-from opsd.kl import KLConfig, KLOutput
+from opsd.config import kl_config
+from opsd.engine import START_STATE, UpdateResult
+from opsd.kl import KLOutput
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
 from opsd.nemo_rl.driver.runtime import WORKERS
-from opsd.nemo_rl.micro_batches import deal, for_workers
-from opsd.nemo_rl.worker.step import StepResult
+from opsd.nemo_rl.micro_batches import assign_micro_batches, rank_updates
+from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pairs import SequencePair
-from opsd.timing import timed
+from opsd.run import Run
+from opsd.timing import add_span, span
 from srt.common.models import stored_dtype
-from srt.contract.layout import Layout
+from srt.contract import metrics as names
 
 REPLICATED_AXES = ["context_parallel", "tensor_parallel", "pipeline_parallel"]
-TEACHER = "teacher"
+TEACHER = "teacher"  # the folder in a checkpoint
 
 
-@dataclass(frozen=True)
-class Step:
-    """What came out of a step's updates. `scored`: micro-batches with their KL; `figures`: of the optimizer."""
+class WorkerGroup:
+    """NeMo-RL's policy workers and, beside them, its vLLM engines, as the newest checkpoint in `folder` left them.
 
-    scored: list[tuple[list[SequencePair], KLOutput]]
-    figures: dict[str, float]
-
-
-class Trainer:
-    """The student, its frozen teacher, optimizer and sampler, as the newest checkpoint in `folder` left them.
-
-    `first_step`: steps that are finished. GPUs hold either the sampler (inside `awake`) or what trains.
+    `start_step`: finished steps. The GPUs hold either the sampler (inside `sampling`) or what trains.
     """
 
-    def __init__(
-        self,
-        config: DistillConfig,
-        layout: Layout,
-        shape: ClusterShape,
-        pad_id: int,
-        max_model_len: int,
-        total_updates: int,
-        folder: Path,
-    ):
-        self.config = config
+    def __init__(self, run: Run, shape: ClusterShape, folder: Path):
+        config = self.config = run.config
         self.shape = shape
-        self.pad_id = pad_id
+        self.pad_id = run.pad_id
         self.checkpoints = CheckpointManager(
             {
                 "enabled": True,
                 "checkpoint_dir": str(folder),
-                "metric_name": None,  # the newest ones stay
+                "metric_name": None,  # keeps the newest ones
                 "higher_is_better": True,
                 "keep_top_k": config.keep_checkpoints,
                 "save_optimizer": True,
@@ -68,13 +52,13 @@ class Trainer:
             }
         )
         newest = self.checkpoints.get_latest_checkpoint_path()
-        state = self.checkpoints.load_training_info(newest) or {"step": 0, "teacher_was_synced": False}
-        self.first_step: int = state["step"]
+        state = self.checkpoints.load_training_info(newest) or START_STATE
+        self.start_step: int = state["step"]
         self.teacher_was_synced: bool = state["teacher_was_synced"]
-        for torn in folder.glob("tmp_step_*"):  # of a run that was killed while it saved
-            shutil.rmtree(torn)
+        for leftover in folder.glob("tmp_step_*"):  # of a run that was killed while it saved
+            shutil.rmtree(leftover)
         if newest:
-            print(f"continuing after step {self.first_step} from {newest}")
+            print(f"continuing after step {self.start_step} from {newest}")
 
         self.cluster = RayVirtualCluster(
             bundle_ct_per_node_list=[shape.gpus_per_node] * shape.num_nodes,
@@ -82,20 +66,20 @@ class Trainer:
             max_colocated_worker_groups=2,  # a policy worker and a vLLM worker on each GPU
             name="sd_zero",
         )
-        generation = generation_config(config, shape, max_model_len, layout.eot_ids, pad_id)
-        # vLLM first, while the GPUs are empty: it measures what is free.
+        generation = generation_config(config, shape, run.max_model_len, run.layout.eot_ids, run.pad_id)
+        # vLLM first, while the GPUs are empty: it measures the memory that is free.
         self.generation = open_generation(self.cluster, generation)
         self.generation.finish_generation()
-        self.sampler = NemoSampler(self.generation, layout.eot_ids, pad_id)
+        self.sampler = NemoSampler(self.generation, run.layout.eot_ids, run.pad_id)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
         self.policy = Policy(
             self.cluster,
-            policy_config(config, shape, generation, total_updates),
-            layout.tokenizer,
+            policy_config(config, shape, generation, run.total_updates),
+            run.layout.tokenizer,
             name_prefix="student",
             weights_path=weights,
             optimizer_path=optimizer,
-            init_reference_model=True,  # taken before a checkpoint is loaded: the model of the start
+            init_reference_model=True,  # taken before a checkpoint is loaded: the model that the run started with
             worker_extension_cls_fqn=WORKERS[config.trainer_backend],
         )
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
@@ -105,20 +89,20 @@ class Trainer:
             self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
 
     @contextlib.contextmanager
-    def awake(self, seconds: dict[str, float]) -> Iterator[NemoSampler]:
-        """For the block, the sampler draws from the student as it is now."""
-        with timed(seconds, "refresh"):
+    def sampling(self) -> Iterator[NemoSampler]:
+        with span(names.WEIGHT_SYNC):
             refit_policy_generation(self.policy, self.generation, colocated_inference=True)
         yield self.sampler
-        with timed(seconds, "refresh"):
+        with span(names.WEIGHT_SYNC):
             self.generation.finish_generation()
 
-    def update(self, updates: list[list[SequencePair]], options: KLConfig, seconds: dict[str, float]) -> Step:
-        """One optimizer step for each list of pairs. `grad_norm` is their mean; not finite: no update was made."""
-        dealt = [deal(pairs, self.shape.data_parallel, self.config.tokens_per_micro_batch) for pairs in updates]
-        by_update = [for_workers(update) for update in dealt]
+    def update(self, updates: list[list[SequencePair]]) -> UpdateResult:
+        """One optimizer step for each list of pairs. `grad_norm` is NaN when one was not finite and not made."""
+        tokens = self.config.tokens_per_micro_batch
+        assigned = [assign_micro_batches(pairs, self.shape.data_parallel, tokens) for pairs in updates]
+        by_update = [rank_updates(update) for update in assigned]
         by_rank = [[update[rank] for update in by_update] for rank in range(self.shape.data_parallel)]
-        with timed(seconds, "refresh"):
+        with span(names.WEIGHT_SYNC):
             self.policy.prepare_for_training()
         futures = self.policy.worker_group.run_all_workers_sharded_data(
             "distill",
@@ -126,38 +110,35 @@ class Trainer:
             in_sharded_axes=["data_parallel"],
             replicate_on_axes=REPLICATED_AXES,
             output_is_replicated=REPLICATED_AXES,
-            common_kwargs={"options": options, "grad_eps": self.config.kl_grad_eps, "pad_id": self.pad_id},
+            common_kwargs={
+                "kl_config": kl_config(self.config),
+                "grad_eps": self.config.kl_grad_eps,
+                "pad_id": self.pad_id,
+            },
         )
-        results: list[StepResult] = self.policy.worker_group.get_all_worker_results(futures)
-        for name, value in results[0].seconds.items():
-            seconds[name] = seconds.get(name, 0.0) + value
+        results: list[RankStepResult] = self.policy.worker_group.get_all_worker_results(futures)
+        for name, seconds in results[0].seconds.items():
+            add_span(name, seconds)
         norms = [update.grad_norm for update in results[0].updates]
-        scored = [
-            (batch, output)
-            for rank, result in enumerate(results)
-            for update, made in zip(dealt, result.updates, strict=False)
-            for batch, output in zip(update[rank], made.outputs, strict=True)
-            if batch
-        ]
-        return Step(
-            scored,
+        return UpdateResult(
+            _scored(assigned, results),
             {
-                "grad_norm": sum(norms) / len(norms) if all(map(math.isfinite, norms)) else math.nan,
-                "lr": results[0].updates[-1].lr,
-                "peak_memory_gib": round(max(result.peak_memory for result in results) / 2**30, 2),
+                names.GRAD_NORM: sum(norms) / len(norms) if all(map(math.isfinite, norms)) else math.nan,
+                names.LR: results[0].updates[-1].lr,
+                names.PEAK_MEMORY_GIB: round(max(result.peak_memory for result in results) / 2**30, 2),
             },
         )
 
     def sync_teacher(self) -> None:
-        self.policy.prepare_for_training()  # a validation may have sent the student off the GPUs
+        self.policy.prepare_for_training()  # a validation may have moved the student off the GPUs
         self.policy.run_all_workers_single_data("sync_teacher")
         self.teacher_was_synced = True
 
-    def checkpoint(self, finished_steps: int) -> None:
-        """A checkpoint to resume from; it gets its name when its last file is written."""
+    def save_checkpoint(self, step: int) -> None:
+        """A checkpoint to resume from; it gets its final name after its last file is written."""
         self.policy.prepare_for_training()
-        state = {"step": finished_steps, "teacher_was_synced": self.teacher_was_synced}
-        folder = Path(self.checkpoints.init_tmp_checkpoint(finished_steps, state))
+        state = {"step": step, "teacher_was_synced": self.teacher_was_synced}
+        folder = Path(self.checkpoints.init_tmp_checkpoint(step, state))
         self.policy.save_checkpoint(
             weights_path=str(folder / "policy" / "weights"), optimizer_path=str(folder / "policy" / "optimizer")
         )
@@ -165,18 +146,31 @@ class Trainer:
             self.policy.run_all_workers_single_data("save_teacher", folder=str(folder / TEACHER))
         self.checkpoints.finalize_checkpoint(folder)
 
-    def save(self, folder: Path) -> None:
+    def export_student(self, folder: Path) -> None:
         """The student as a Hugging Face folder, in the precision of the model it started from.
 
-        The sampler may be awake: the weights alone come to the GPUs, and leave them again.
+        The sampler may be awake: only the weights are brought to the GPUs, and moved off them again.
         """
         like = self.config.student_model
         self.policy.prepare_for_lp_inference()
         self.policy.run_all_workers_single_data(
-            "write_student", like=like, dtype=stored_dtype(like), folder=str(folder)
+            "export_student", like=like, dtype=stored_dtype(like), folder=str(folder)
         )
         self.policy.offload_after_refit()
 
     def close(self) -> None:
         self.sampler.close()
         self.policy.shutdown()
+
+
+def _scored(
+    assigned: list[list[list[list[SequencePair]]]], results: list[RankStepResult]
+) -> list[tuple[list[SequencePair], KLOutput]]:
+    """The micro-batches that ranks computed, each with its KL. assigned: per update, per rank."""
+    return [
+        (batch, output)
+        for rank, result in enumerate(results)
+        for update, made in zip(assigned, result.updates, strict=False)
+        for batch, output in zip(update[rank], made.outputs, strict=True)
+        if output is not None
+    ]

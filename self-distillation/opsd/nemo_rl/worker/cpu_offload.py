@@ -1,7 +1,7 @@
 """Weights and optimizer state off the GPU and back, through host memory that is pinned once.
 
-They leave it for every rollout. NeMo-RL moves them by Tensor.to(), into memory that the system hands out anew,
-page by page, and that the GPU cannot read by itself: 21 s of a step of 27 s for a model of 1.5B parameters.
+They leave it for every rollout. NeMo-RL moves them with Tensor.to(), into memory that the system hands out anew,
+page by page, and that the GPU cannot read directly: 21 s of a 27 s step for a model of 1.5B parameters.
 """
 
 import torch
@@ -12,27 +12,27 @@ class PinnedCpuCopies:
     """A copy of each named tensor's whole storage; a name keeps its memory.
 
     Tensors keep their identity: only their storages are emptied and filled, so that views into them (FSDP's flat
-    shards, say) stay right. Nobody may read a tensor that is off.
+    shards, for example) stay valid. A tensor must not be read while it is offloaded.
     """
 
     def __init__(self) -> None:
         self._copies: dict[str, Tensor] = {}
-        self._off: set[str] = set()
+        self._offloaded: set[str] = set()
 
     def offload(self, tensors: dict[str, Tensor]) -> None:
-        """Save them and free their storages; those that are off already stay as they are."""
+        """Save them and free their storages; those that are offloaded already are left alone."""
         self.save(tensors)
         for name, storage in _storages(tensors).items():
             storage.resize_(0)
-            self._off.add(name)
+            self._offloaded.add(name)
 
     def onload(self, tensors: dict[str, Tensor]) -> None:
-        """Bring back those that are off."""
-        off = {name: tensor for name, tensor in tensors.items() if name in self._off}
-        for name, tensor in off.items():
+        """Bring back those that are offloaded."""
+        offloaded = {name: tensor for name, tensor in tensors.items() if name in self._offloaded}
+        for name, tensor in offloaded.items():
             tensor.untyped_storage().resize_(self._copies[name].numel())
-        self.restore(off)
-        self._off -= off.keys()
+        self.restore(offloaded)
+        self._offloaded -= offloaded.keys()
 
     def save(self, tensors: dict[str, Tensor]) -> None:
         for name, storage in _storages(tensors).items():
@@ -40,29 +40,29 @@ class PinnedCpuCopies:
                 on_gpu = storage.device.type == "cuda"
                 self._copies[name] = torch.empty(storage.nbytes(), dtype=torch.uint8, pin_memory=on_gpu)
             self._copies[name].copy_(_bytes(storage), non_blocking=True)
-        _wait()
+        _synchronize()
 
     def restore(self, tensors: dict[str, Tensor]) -> None:
         for name, storage in _storages(tensors).items():
             _bytes(storage).copy_(self._copies[name], non_blocking=True)
-        _wait()
+        _synchronize()
 
 
 def _storages(tensors: dict[str, Tensor]) -> dict[str, torch.UntypedStorage]:
     """Each storage that is not empty, by its first name: tied weights have several."""
-    found: dict[int, tuple[str, torch.UntypedStorage]] = {}
+    by_address: dict[int, tuple[str, torch.UntypedStorage]] = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
         if storage.nbytes():
-            found.setdefault(storage.data_ptr(), (name, storage))
-    return dict(found.values())
+            by_address.setdefault(storage.data_ptr(), (name, storage))
+    return dict(by_address.values())
 
 
 def _bytes(storage: torch.UntypedStorage) -> Tensor:
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
-def _wait() -> None:
-    """Until the copies are made: memory that is pinned is read and written behind the host's back."""
+def _synchronize() -> None:
+    """Wait for the copies: pinned memory is read and written without the host noticing."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()

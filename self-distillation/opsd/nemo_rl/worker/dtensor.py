@@ -1,4 +1,4 @@
-"""NeMo-RL's DTensor worker with the distillation step in it: one process for each GPU that trains."""
+"""NeMo-RL's DTensor worker with the distillation step: one process for each GPU that trains."""
 
 import contextlib
 from collections.abc import Iterator
@@ -16,56 +16,54 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
-from opsd.nemo_rl.worker.hf_export import write_model
-from opsd.nemo_rl.worker.swap_weights import local, shards, swap_weights
+from opsd.nemo_rl.worker.hf_export import save_hf_model
+from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
 
-NEMO_RL_FOLDER = "weights"  # of a saved teacher
+TEACHER_WEIGHTS = "weights"  # the folder inside a saved teacher's, in NeMo-RL's checkpoint format
 
 
 class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
-    """The teacher is NeMo-RL's reference model, the weights that the student had at the start, kept on the CPU
-    and swapped in; or, when TEACHER_MODEL is another one, a sharded model beside it, on the GPU while it scores.
+    """The teacher is NeMo-RL's reference model, the weights that the student had at the start, kept on the CPU and
+    swapped in; or, when TEACHER_MODEL is another model, a second sharded model, on the GPU while it scores.
 
-    The student is on the GPU, or off it while the sampler is awake.
+    The student is on the GPU, except while the sampler is awake.
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
         # On Hopper, cuDNN's attention gives NaN gradients for some lengths (srt/common/models.py).
         torch.backends.cuda.enable_cudnn_sdp(False)
-        self._student_host, self._optimizer_host, self._teacher_host = (
-            PinnedCpuCopies(),
-            PinnedCpuCopies(),
-            PinnedCpuCopies(),
-        )
+        self._student_copies = PinnedCpuCopies()
+        self._optimizer_copies = PinnedCpuCopies()
+        self._teacher_copies = PinnedCpuCopies()
         self._own_teacher: Any = None
         super().__init__(*args, **kwargs)
 
-    # On and off the GPU, when the driver says so (NeMo-RL's names) ---------------------------------------
+    # On and off the GPU, called by the driver under NeMo-RL's names ---------------------------------------
 
     def offload_before_refit(self) -> None:
-        """The sampler's room, with the weights for it: after a validation they are not on the GPU."""
-        self._optimizer_host.offload(self._optimizer_state())
+        """Make room for the sampler, and have the weights at hand: after a validation they are not on the GPU."""
+        self._optimizer_copies.offload(self._optimizer_state())
         torch.cuda.empty_cache()
-        self._student_host.onload(shards(self.model))
+        self._student_copies.onload(shards(self.model))
 
     def offload_after_refit(self) -> None:
-        self._student_host.offload(shards(self.model))
+        self._student_copies.offload(shards(self.model))
         torch.cuda.empty_cache()
 
     def prepare_for_lp_inference(self) -> None:
         """The weights alone, beside a sampler that may be awake."""
-        self._student_host.onload(shards(self.model))
+        self._student_copies.onload(shards(self.model))
         self.model.eval()
 
     def prepare_for_training(self) -> None:
-        self._student_host.onload(shards(self.model))
-        self._optimizer_host.onload(self._optimizer_state())
+        self._student_copies.onload(shards(self.model))
+        self._optimizer_copies.onload(self._optimizer_state())
         self.model.train()
 
     def _optimizer_state(self) -> dict[str, torch.Tensor]:
-        """Adam's averages, by name; its step counts are on the CPU."""
+        """Adam's moments by name; its step counts are on the CPU."""
         return {
-            f"{index} {name}": local(value)
+            f"{index} {name}": local_shard(value)
             for index, state in enumerate(self.optimizer.state.values())
             for name, value in state.items()
             if value.device == self.model.device
@@ -74,25 +72,26 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     # The teacher ----------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def teacher_in_place(self) -> Iterator[Any]:
+    def teacher_swapped_in(self) -> Iterator[Any]:
         if self._own_teacher is None:
-            with swap_weights(self.model, self.reference_model_state_dict, self._student_host) as teacher:
+            with swap_weights(self.model, self.reference_model_state_dict, self._student_copies) as teacher:
                 yield teacher
         else:
-            self._teacher_host.onload(shards(self._own_teacher))
+            self._teacher_copies.onload(shards(self._own_teacher))
             try:
                 yield self._own_teacher
             finally:
-                self._teacher_host.offload(shards(self._own_teacher))
+                self._teacher_copies.offload(shards(self._own_teacher))
 
     def load_teacher(self, model_path: str) -> None:
-        """Another model than the student: its weights go to the ranks' shards as NeMo-RL's own do."""
+        """A model other than the student: rank 0 broadcasts its weights into the ranks' shards, as NeMo-RL
+        does."""
         config = AutoConfig.from_pretrained(model_path, dtype=torch.float32)
         weights = {}
         if self.rank == 0:
             whole = AutoModelForCausalLM.from_pretrained(model_path, config=config, device_map="cpu")
             weights = whole.state_dict()
-        with init_empty_weights():  # weights only: its tables, say of rotary embeddings, are in no checkpoint
+        with init_empty_weights():  # parameters only: buffers such as rotary tables are in no checkpoint
             teacher = AutoModelForCausalLM.from_config(config)
         teacher = _parallelize_model(
             teacher,
@@ -109,7 +108,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         )
         teacher.tie_weights()
         self._own_teacher = self.move_to_cuda(teacher.requires_grad_(False))
-        self._teacher_host.offload(shards(self._own_teacher))
+        self._teacher_copies.offload(shards(self._own_teacher))
 
     def sync_teacher(self) -> None:
         """The student as it is now becomes the teacher."""
@@ -117,24 +116,24 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         self.reference_model_state_dict = get_cpu_state_dict(self.model.state_dict().items(), pin_memory=True)
 
     def save_teacher(self, folder: str) -> None:
-        """A synchronised teacher, in NeMo-RL's checkpoint format: it is not the one a new policy starts with."""
-        with torch.no_grad(), self.teacher_in_place() as teacher:
-            save_checkpoint(teacher, str(Path(folder) / NEMO_RL_FOLDER))
+        """A synced teacher, in NeMo-RL's checkpoint format: a new policy would start with another one."""
+        with torch.no_grad(), self.teacher_swapped_in() as teacher:
+            save_checkpoint(teacher, str(Path(folder) / TEACHER_WEIGHTS))
 
     def restore_teacher(self, folder: str) -> None:
-        """What save_teacher wrote; the student's weights stay."""
-        with torch.no_grad(), swap_weights(self.model, self.reference_model_state_dict, self._student_host):
-            load_checkpoint(self.model, str(Path(folder) / NEMO_RL_FOLDER))
+        """Load what save_teacher wrote; the student's weights stay."""
+        with torch.no_grad(), swap_weights(self.model, self.reference_model_state_dict, self._student_copies):
+            load_checkpoint(self.model, str(Path(folder) / TEACHER_WEIGHTS))
             self.reference_model_state_dict = get_cpu_state_dict(self.model.state_dict().items(), pin_memory=True)
 
-    # The result -----------------------------------------------------------------------------------------
+    # Export ---------------------------------------------------------------------------------------------
 
-    def write_student(self, like: str, dtype: torch.dtype, folder: str) -> None:
+    def export_student(self, like: str, dtype: torch.dtype, folder: str) -> None:
         """The student as a Hugging Face folder; all ranks gather, rank 0 writes."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        weights = get_model_state_dict(self.model, options=options)
+        weights: dict[str, Any] = get_model_state_dict(self.model, options=options)
         if self.rank == 0:
-            write_model(weights, like, dtype, Path(folder))
+            save_hf_model(weights, like, dtype, Path(folder))
         torch.distributed.barrier()
 
 

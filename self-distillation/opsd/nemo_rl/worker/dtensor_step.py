@@ -1,6 +1,6 @@
-"""The step on NeMo-RL's DTensor worker (V1): FSDP2's mean of gradients, clipping and schedule of our own.
+"""The step on NeMo-RL's DTensor worker (V1): FSDP2's mean of gradients, with our clipping and schedule.
 
-Only torch is needed here, so that it can be tested without NeMo-RL; worker.py joins it to NeMo-RL's worker.
+Only torch is needed here, so that it can be tested without NeMo-RL; dtensor.py joins it to NeMo-RL's worker.
 """
 
 import math
@@ -13,26 +13,33 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
-from opsd.nemo_rl.worker.lm_head_hook import Head, Result, run_to_head
+from opsd.hidden_states import LMHead
+from opsd.nemo_rl.worker.lm_head_hook import Result, run_to_lm_head
 from opsd.nemo_rl.worker.step import DistillationStep
-from opsd.nemo_rl.worker.swap_weights import local
+from opsd.nemo_rl.worker.swap_weights import local_shard
 from srt.contract.layout import TokenSequence
 
 
 class DTensorStep(DistillationStep):
-    """Mixed into a worker that has what NeMo-RL's DTensor workers have: `model`, `optimizer`, `scheduler`,
-    `dtype`, `dp_size`, `dp_cp_mesh`, `tp_mesh`, `max_grad_norm` (None: gradients are not clipped).
-    """
+    """Mixed into a worker with the attributes of NeMo-RL's DTensor workers. `max_grad_norm` None: no clipping."""
 
-    def _to_head(
+    optimizer: torch.optim.Optimizer
+    scheduler: Any
+    dtype: torch.dtype
+    dp_size: int
+    dp_cp_mesh: DeviceMesh
+    tp_mesh: DeviceMesh
+    max_grad_norm: float | None
+
+    def _run_to_lm_head(
         self,
         model: Any,
-        rows: list[TokenSequence],
+        sequences: list[TokenSequence],
         pad_id: int,
-        then: Callable[[Float[Tensor, "T H"], Head], Result],
+        then: Callable[[Float[Tensor, "T H"], LMHead], Result],
     ) -> Result:
-        autocast = None if self.dtype == torch.float32 else self.dtype
-        return run_to_head(model, rows, pad_id, autocast, then)
+        autocast_dtype = None if self.dtype == torch.float32 else self.dtype
+        return run_to_lm_head(model, sequences, pad_id, autocast_dtype, then)
 
     def _token_weight(self, tokens: int) -> float:
         # FSDP takes the mean of the ranks' gradients; the loss is a sum over all of them.
@@ -41,7 +48,7 @@ class DTensorStep(DistillationStep):
     def _zero_gradients(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _make_update(self) -> tuple[float, float]:
+    def _apply_update(self) -> tuple[float, float]:
         add_partial_gradients(self.model, self.tp_mesh)
         grad_norm = clip_gradients(self.model, self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm)
         lr = self.optimizer.param_groups[0]["lr"]
@@ -53,7 +60,7 @@ class DTensorStep(DistillationStep):
 
 @torch.no_grad()
 def add_partial_gradients(model: Any, tp_mesh: DeviceMesh) -> None:
-    """Make the gradients of the norms of single heads whole, which tensor parallelism leaves in parts.
+    """Sum the gradients of per-head norms over the tensor-parallel ranks, each of which has only a part.
 
     Every rank has a copy of these weights (Qwen3's q_norm, k_norm) and applies it to its own heads only: without
     this, the copies drift apart.
@@ -63,31 +70,34 @@ def add_partial_gradients(model: Any, tp_mesh: DeviceMesh) -> None:
     config = model.config.get_text_config()
     head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     for name, parameter in model.named_parameters():
-        of_a_head = name.endswith(("q_norm.weight", "k_norm.weight")) and parameter.numel() == head_size
-        if of_a_head and parameter.grad is not None:
-            torch.distributed.all_reduce(local(parameter.grad), group=tp_mesh.get_group())
+        is_head_norm = name.endswith(("q_norm.weight", "k_norm.weight")) and parameter.numel() == head_size
+        if is_head_norm and parameter.grad is not None:
+            torch.distributed.all_reduce(local_shard(parameter.grad), group=tp_mesh.get_group())
 
 
 @torch.no_grad()
-def clip_gradients(model: Any, dp_mesh: DeviceMesh, tp_mesh: DeviceMesh, most: float | None) -> float:
-    """The norm of the whole model's gradient, which is then scaled to at most `most`.
+def clip_gradients(model: Any, dp_mesh: DeviceMesh, tp_mesh: DeviceMesh, max_norm: float | None) -> float:
+    """The norm of the whole model's gradient, which is then scaled down to `max_norm` where it exceeds that.
 
-    What every tensor-parallel rank has a copy of counts once.
+    A parameter of which every tensor-parallel rank has a copy counts once.
     """
     with_gradient = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    squares = torch.zeros(2, device=model.device)  # of weights that tensor parallelism splits, and of all others
+    squares = torch.zeros(
+        2, device=model.device
+    )  # of parameters that tensor parallelism splits, and of all others
     for parameter in with_gradient:
-        squares[0 if _split_over(parameter, "tp") else 1] += local(parameter.grad).float().square().sum()
+        index = 0 if _is_split_over(parameter, "tp") else 1
+        squares[index] += local_shard(parameter.grad).float().square().sum()
     torch.distributed.all_reduce(squares, group=dp_mesh.get_group())
     torch.distributed.all_reduce(squares[0], group=tp_mesh.get_group())
     norm = float(squares.sum().sqrt())
-    if most is not None and norm > most:
+    if max_norm is not None and norm > max_norm:
         for parameter in with_gradient:
-            local(parameter.grad).mul_(most / norm)
+            local_shard(parameter.grad).mul_(max_norm / norm)
     return norm
 
 
-def _split_over(parameter: Tensor, axis: str) -> bool:
+def _is_split_over(parameter: Tensor, axis: str) -> bool:
     if not isinstance(parameter, DTensor):
         return False
     axes = parameter.device_mesh.mesh_dim_names or ()

@@ -1,4 +1,4 @@
-"""Whole weights -> an ordinary Hugging Face folder, as vLLM, evaluate.sh and everybody else load one."""
+"""Whole weights -> an ordinary Hugging Face folder, as vLLM, evaluate.sh and others load it."""
 
 from pathlib import Path
 from typing import Any
@@ -8,11 +8,11 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 
-def write_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, folder: Path) -> None:
-    """`weights`: on the CPU, by the names of a transformers model. `like`: the checkpoint they were trained from.
+def save_hf_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, folder: Path) -> None:
+    """`weights`: on the CPU, named as in transformers. `like`: the checkpoint they were trained from.
 
-    The model is made anew from its config: a sharded one's class has another name, which would end up in the
-    folder's config, where vLLM looks for it.
+    The model is constructed from its config again: a sharded model's class has another name, which would end up in
+    the folder's config, where vLLM looks it up.
     """
     config = AutoConfig.from_pretrained(like)
     with torch.device("meta"):
@@ -21,7 +21,7 @@ def write_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, folde
     model.tie_weights()
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
-        raise ValueError(f"no weights were given for {', '.join(missing)}")
+        raise ValueError(f"weights are missing for {', '.join(missing)}")
     if (Path(like) / "generation_config.json").is_file() or not Path(like).is_dir():
         model.generation_config = GenerationConfig.from_pretrained(like)
     model.save_pretrained(folder)

@@ -1,91 +1,71 @@
-"""A transformers causal LM up to its head: hidden states and the head's weight, whatever shards the model.
+"""A transformers causal LM up to its LM head: hidden states and the head's weight, however the model is sharded.
 
-The head's forward pre-hook is the one place where an FSDP2 model has its head's whole weight at hand, with
-gradients that find their way back into the shards. Nothing of the model is replaced, and its logits are formed for
-one position a row only, since a model's forward must return some.
+The head's forward pre-hook is the one place where an FSDP2 model has the whole weight of its head at hand, with
+gradients that find their way back into the shards. Nothing in the model is replaced, and logits are formed for one
+position per sequence only, since a model's forward pass must return some.
 """
 
-import contextlib
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import torch
-import torch.distributed as dist
 from jaxtyping import Float
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from opsd.hidden_states import padded
+from opsd.hidden_states import LMHead, autocast, padded
 from srt.contract.layout import TokenSequence
 
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Head:
-    """logits = hidden @ weight.T + bias. `group`: the ranks that share its `vocab_size` rows; None: all here.
-
-    Rows beyond `vocab_size`, counted over all ranks, are padding.
-    """
-
-    weight: Float[Tensor, "Vp H"]
-    bias: Float[Tensor, " Vp"] | None
-    vocab_size: int
-    group: dist.ProcessGroup | None
-
-    def copy(self) -> "Head":
-        """The head as it is now, without its gradients and its place among the model's weights."""
-        bias = None if self.bias is None else self.bias.detach().clone()
-        return replace(self, weight=self.weight.detach().clone(), bias=bias)
-
-
-def run_to_head(
+def run_to_lm_head(
     model: Any,
-    rows: list[TokenSequence],
+    sequences: list[TokenSequence],
     pad_id: int,
-    dtype: torch.dtype | None,
-    then: Callable[[Float[Tensor, "T H"], Head], Result],
+    autocast_dtype: torch.dtype | None,
+    then: Callable[[Float[Tensor, "T H"], LMHead], Result],
 ) -> Result:
-    """then(hidden, head): `hidden` predicts the rows' supervised tokens, row after row; both carry gradients.
+    """then(hidden, head): `hidden` predicts the supervised tokens, one sequence after the other; both carry
+    gradients.
 
     model: a transformers causal LM, plain, FSDP2-sharded or tensor-parallel. All ranks that share it must call
         together.
-    dtype: that of an enclosing autocast; None: none.
+    autocast_dtype: None turns autocast off.
     `then` runs inside the model's forward pass, while its head is whole. There is no attention mask: padding
-    stands at the end of a row, where a causal model's real tokens never look.
+    follows the tokens of a sequence, where a causal model's tokens never look.
     """
-    ids, in_row, positions = padded(rows, pad_id)
-    width = ids.shape[1]
-    places = in_row * width + positions
+    ids, sequence_index, positions = padded(sequences, pad_id)
+    length = ids.shape[1]
+    predicting = sequence_index * length + positions
     device = model.device
     results: list[Result] = []
 
-    def at_head(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    def hook(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
         hidden = inputs[0]  # (B, L, H)
-        results.append(then(hidden.flatten(0, 1).index_select(0, places.to(hidden.device)), head_of(layer)))
+        results.append(then(hidden.flatten(0, 1).index_select(0, predicting.to(hidden.device)), lm_head_of(layer)))
         return (hidden[:, -1:], *inputs[1:])
 
-    # Before the hooks of tensor parallelism, which make a DTensor of the hidden states.
-    hook = model.get_output_embeddings().register_forward_pre_hook(at_head, prepend=True)
-    autocast = contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
+    # Before the hooks of tensor parallelism, which turn the hidden states into a DTensor.
+    handle = model.get_output_embeddings().register_forward_pre_hook(hook, prepend=True)
     try:
-        with autocast:
+        with autocast(device, autocast_dtype):
             model(
                 input_ids=ids.to(device),
-                # Given, not left to the model: a tensor-parallel one would shard those it makes itself.
-                position_ids=torch.arange(width, device=device).expand(len(rows), width),
+                # Given explicitly: a tensor-parallel model would shard those it makes itself.
+                position_ids=torch.arange(length, device=device).expand(len(sequences), length),
                 use_cache=False,
             )
     finally:
-        hook.remove()
+        handle.remove()
     return results[0]
 
 
-def head_of(layer: Any) -> Head:
-    """The head's weight and bias; of a tensor-parallel one this rank's rows. Gradients find their way back."""
+def lm_head_of(layer: Any) -> LMHead:
+    """The layer's weight and bias; of a tensor-parallel one this rank's entries. Gradients reach the
+    parameters."""
     weight, bias = layer.weight, getattr(layer, "bias", None)
     if not isinstance(weight, DTensor):
-        return Head(weight, bias, len(weight), None)
+        return LMHead(weight, bias, vocab_size=len(weight))
     local_bias = None if bias is None else bias.to_local()
-    return Head(weight.to_local(), local_bias, len(weight), weight.device_mesh.get_group("tp"))
+    return LMHead(weight.to_local(), local_bias, len(weight), weight.device_mesh.get_group("tp"))

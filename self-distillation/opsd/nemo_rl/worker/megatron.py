@@ -1,8 +1,8 @@
-"""NeMo-RL's Megatron worker with the distillation step in it: one process for each GPU that trains.
+"""NeMo-RL's Megatron worker with the distillation step: one process for each GPU that trains.
 
-It was never run on a GPU, nor with Transformer Engine. On CPUs, with stand-ins for that one's layers, it has made
-its updates with NeMo-RL's worker, Megatron-Bridge and their checkpoints around it. Of a checkpoint the weights
-were loaded, the optimizer never: Megatron does that only where Transformer Engine made it.
+It has never run on a GPU, nor with Transformer Engine. On CPUs, with stand-ins for Transformer Engine's layers, it
+has made updates inside NeMo-RL's worker, with Megatron-Bridge and their checkpoints. Weights were loaded from a
+checkpoint, the optimizer never: Megatron does that only where Transformer Engine wrote it.
 """
 
 import contextlib
@@ -16,35 +16,36 @@ from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyW
 from torch import Tensor
 
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
-from opsd.nemo_rl.worker.hf_export import write_model
+from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
 
 
 class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
-    """The teacher is NeMo-RL's reference model, the weights that the student had at the start, kept on the CPU
-    and swapped in. The swap writes into the buffers of bf16 weights that Megatron's DDP holds, and what was there
-    comes back bit for bit; the optimizer's fp32 master weights are others and stay as they are.
+    """The teacher is NeMo-RL's reference model, the weights that the student had at the start, kept on the CPU and
+    swapped in. The swap writes into the buffers of bf16 weights that Megatron's DDP holds, and restores them bit
+    for bit; the optimizer's fp32 master weights are separate and stay as they are.
 
-    Data and tensor parallelism only: pipeline, context and expert sizes are 1 (megatron_settings.py).
+    Data and tensor parallelism only: pipeline, context and expert sizes are 1 (megatron_config.py).
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._student_host, self._optimizer_host = PinnedCpuCopies(), PinnedCpuCopies()
-        # Helpers of Megatron's datasets, of which there is none here. Its wheel has them compiled and no Makefile:
-        # compiling them again would end the process.
+        self._student_copies = PinnedCpuCopies()
+        self._optimizer_copies = PinnedCpuCopies()
+        # Helpers for Megatron's datasets, which are not used here. Its wheel ships them compiled, without a
+        # Makefile: compiling them again would end the process.
         initialize.compile_helpers = lambda: None
         super().__init__(*args, **kwargs)
         self.vocab_size = self.megatron_cfg.model.vocab_size
         self.schedule_increment = self.megatron_cfg.train.global_batch_size  # the schedule counts samples
-        # The driver is told of a gradient that is not finite (MegatronStep); Megatron would end the process.
+        # MegatronStep reports a gradient that is not finite to the driver; Megatron would end the process.
         self.model.ddp_config.check_for_nan_in_grad = False
-        self.reference_state_dict = self._on_host(weights_only(self.reference_state_dict))
+        self.reference_state_dict = self._pinned_copies(weights_only(self.reference_state_dict))
 
-    # On and off the GPU, when the driver says so (NeMo-RL's names) ---------------------------------------
+    # On and off the GPU, called by the driver under NeMo-RL's names ---------------------------------------
 
     def offload_before_refit(self) -> None:
-        """The sampler's room, with the weights for it: after a validation they are not on the GPU."""
+        """Make room for the sampler, and have the weights at hand: after a validation they are not on the GPU."""
         self.move_model(self.model, "cpu", move_params=False)
         self.move_optimizer("cpu")
         torch.cuda.empty_cache()
@@ -61,32 +62,33 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         self.model.eval()
 
     def move_model(self, model: Any, device: str, move_params: bool = True, move_grads: bool = True) -> Any:
-        """Weights by way of the host memory that the teacher's swap uses; gradients are dropped, and come as 0."""
+        """Weights move through the pinned copies that the teacher's swap uses; gradients are dropped and come
+        back as 0."""
         if move_params:
-            (self._student_host.onload if device == "cuda" else self._student_host.offload)(shards(model))
+            (self._student_copies.onload if device == "cuda" else self._student_copies.offload)(shards(model))
         return super().move_model(model, device, move_params=False, move_grads=move_grads)
 
     def move_optimizer(self, device: str) -> None:
-        """Master weights and Adam's averages."""
+        """Master weights and Adam's moments."""
         state = {
             f"{index} {name}": value
             for index, (_, of_parameter) in enumerate(self.optimizer.state.items())
             for name, value in of_parameter.items()
             if isinstance(value, Tensor) and value.ndim  # counts of steps stay
         }
-        (self._optimizer_host.onload if device == "cuda" else self._optimizer_host.offload)(state)
+        (self._optimizer_copies.onload if device == "cuda" else self._optimizer_copies.offload)(state)
 
     # The teacher ----------------------------------------------------------------------------------------
 
-    def teacher_in_place(self) -> contextlib.AbstractContextManager[Any]:
-        return swap_weights(self.model, self.reference_state_dict, self._student_host)
+    def teacher_swapped_in(self) -> contextlib.AbstractContextManager[Any]:
+        return swap_weights(self.model, self.reference_state_dict, self._student_copies)
 
     def sync_teacher(self) -> None:
         """The student as it is now becomes the teacher."""
-        self.reference_state_dict = self._on_host(shards(self.model))
+        self.reference_state_dict = self._pinned_copies(shards(self.model))
 
-    def _on_host(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Copies that the GPU can read by itself."""
+    def _pinned_copies(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Copies in pinned memory."""
         pinned = next(self.model.parameters()).is_cuda
         return {
             name: torch.empty_like(weight, device="cpu", pin_memory=pinned).copy_(weight)
@@ -94,30 +96,30 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         }
 
     def save_teacher(self, folder: str) -> None:
-        """A synchronised teacher, as a Hugging Face folder: any number of GPUs can go on with it."""
-        with torch.no_grad(), self.teacher_in_place():
-            self.write_student(self.cfg["model_name"], self.dtype, folder)
+        """A synced teacher, as a Hugging Face folder: a run can resume from it on any number of GPUs."""
+        with torch.no_grad(), self.teacher_swapped_in():
+            self.export_student(self.cfg["model_name"], self.dtype, folder)
 
     def restore_teacher(self, folder: str) -> None:
-        """What save_teacher wrote; the student's weights stay."""
-        with torch.no_grad(), self.teacher_in_place():
+        """Load what save_teacher wrote; the student's weights stay."""
+        with torch.no_grad(), self.teacher_swapped_in():
             self.megatron_bridge.load_hf_weights([self.model], folder)
             self.sync_teacher()
 
-    # The result -----------------------------------------------------------------------------------------
+    # Export ---------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def write_student(self, like: str, dtype: torch.dtype, folder: str) -> None:
-        """The student as a Hugging Face folder: the bf16 weights that it computes with, not their fp32 masters.
+    def export_student(self, like: str, dtype: torch.dtype, folder: str) -> None:
+        """The student as a Hugging Face folder: the bf16 weights it computes with, not their fp32 masters.
 
         Megatron-Bridge names and gathers them; all ranks take part, rank 0 writes.
         """
-        weights = {
-            name: weight if self.rank == 0 else None
-            for name, weight in self.megatron_bridge.export_hf_weights([self.model], cpu=True, show_progress=False)
-        }
+        weights = {}
+        for name, weight in self.megatron_bridge.export_hf_weights([self.model], cpu=True, show_progress=False):
+            if self.rank == 0:
+                weights[name] = weight
         if self.rank == 0:
-            write_model(weights, like, dtype, Path(folder))
+            save_hf_model(weights, like, dtype, Path(folder))
         torch.distributed.barrier()
 
 

@@ -1,4 +1,4 @@
-"""The weights that a rank holds, whatever shards the model, and other weights in their place for a while."""
+"""The weights that a rank holds, however the model is sharded, and other weights in their place for a while."""
 
 import contextlib
 from collections.abc import Iterator
@@ -12,34 +12,34 @@ from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 
 
 @contextlib.contextmanager
-def swap_weights(model: Any, weights: dict[str, Tensor], host: PinnedCpuCopies) -> Iterator[Any]:
+def swap_weights(model: Any, weights: dict[str, Tensor], copies: PinnedCpuCopies) -> Iterator[Any]:
     """`model` with other weights for the block, then its own again, bit for bit, also after an error.
 
-    weights: by name, this rank's shards on the CPU. host: where the model's own wait.
+    weights: by name, this rank's shards on the CPU. copies: where the model's own weights are kept meanwhile.
     """
     own = shards(model)
-    host.save(own)
+    copies.save(own)
     try:
         for name, tensor in own.items():
             tensor.copy_(weights[name])
         yield model
     finally:
         _reshard(model)
-        host.restore(own)
+        copies.restore(own)
 
 
 def shards(model: Any) -> dict[str, Tensor]:
-    """This rank's shard of each weight, in the weight's own memory, and nothing gathered beside it.
+    """This rank's shard of each weight, in the weight's own memory, with nothing gathered beside it.
 
-    Names as in a state_dict: named_parameters() would name the wrappers of activation checkpointing, too.
+    Names as in a state_dict: named_parameters() would include the wrappers of activation checkpointing.
     """
-    # A root that still holds its gathered weights would go on with those, whatever its shards say.
+    # A root module that still holds gathered weights would continue with those, whatever its shards contain.
     _reshard(model)
-    return {name: local(tensor) for name, tensor in weights_only(model.state_dict()).items()}
+    return {name: local_shard(tensor) for name, tensor in weights_only(model.state_dict()).items()}
 
 
 def weights_only(state: dict[str, Any]) -> dict[str, Tensor]:
-    """Of a state_dict: without the "extra state" that Megatron's layers keep for fp8, a tensor or not."""
+    """A state_dict without the "extra state" that Megatron's layers keep for fp8, as a tensor or not."""
     return {
         name: value
         for name, value in state.items()
@@ -47,7 +47,7 @@ def weights_only(state: dict[str, Any]) -> dict[str, Tensor]:
     }
 
 
-def local(tensor: Tensor) -> Tensor:
+def local_shard(tensor: Tensor) -> Tensor:
     """This rank's shard, in the tensor's own memory, without its gradient."""
     tensor = tensor.detach()
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor

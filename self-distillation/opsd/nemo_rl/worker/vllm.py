@@ -1,7 +1,7 @@
 """NeMo-RL's vLLM worker with a seed and a token limit for each request, as in the local engine.
 
-A sample's seed comes from what it is (srt/contract/seeds.py), so it does not depend on which engine got it.
-NeMo-RL itself seeds an engine, by its place.
+A sample's seed comes from its identity (srt/contract/seeds.py), so it does not depend on which engine draws it.
+NeMo-RL seeds engines, by their rank.
 """
 
 from typing import Any
@@ -15,9 +15,15 @@ from srt.sampling.vllm_common import sampling_params
 
 
 class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
+    """`generate` keeps the seeds and limits of its requests for `_build_sampling_params`, which it calls."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        self._requests: list[tuple[int, int]] = []  # (seed, max_tokens)
+        super().__init__(*args, **kwargs)
+
     def _create_engine(self, llm_kwargs: dict[str, Any]) -> None:
-        # Log-probs of the model itself: NeMo-RL asks for them after temperature and top-p, and the gap between
-        # sampler and trainer would be those.
+        # Log-probs of the model itself: NeMo-RL requests them after temperature and top-p, which would then make
+        # up the gap between sampler and trainer.
         super()._create_engine({**llm_kwargs, "logprobs_mode": "raw_logprobs"})
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:

@@ -1,0 +1,50 @@
+"""The loss of a micro-batch: the exact KL between student and teacher at every token of y."""
+
+from dataclasses import fields, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsd.hidden_states import LMHead
+from opsd.kl import KLConfig, KLOutput, exact_kl
+from srt.contract.layout import TokenSequence
+
+
+def pair_kl(
+    student_hidden: Float[Tensor, "T Hs"],
+    student_head: LMHead,
+    teacher_hidden: Float[Tensor, "T Ht"],
+    teacher_head: LMHead,
+    sequences: list[TokenSequence],
+    token_weight: float,
+    kl_config: KLConfig,
+    grad_eps: float,
+) -> KLOutput:
+    """token_weight * sum_t KL( pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t) ), differentiable in the
+    student.
+
+    sequences: the student's, whose supervised tokens the hidden states predict, one sequence after the other.
+    """
+    targets = torch.tensor([token for sequence in sequences for token in sequence.ids[sequence.start :]])
+    return exact_kl(
+        student_hidden.to(student_head.weight.dtype),  # as the head itself would, under autocast
+        student_head.weight,
+        teacher_hidden.to(teacher_head.weight.dtype),
+        teacher_head.weight,
+        student_hidden.new_full((len(targets),), token_weight, dtype=torch.float32),
+        options=kl_config,
+        targets=targets.to(student_hidden.device),
+        student_bias=student_head.bias,
+        teacher_bias=teacher_head.bias,
+        # Heads may be padded beyond the tokenizer, each model's differently.
+        vocab_size=min(student_head.vocab_size, teacher_head.vocab_size),
+        grad_eps=grad_eps,
+        group=student_head.group,
+    )
+
+
+def detach_to_cpu(output: KLOutput) -> KLOutput:
+    """For the metrics: `loss` would keep the gradients alive that it was formed with."""
+    tensors = {field.name: getattr(output, field.name) for field in fields(output)}
+    return replace(output, **{name: x.detach().cpu() for name, x in tensors.items() if isinstance(x, Tensor)})

@@ -1,0 +1,54 @@
+"""Phase 2, on-policy self-distillation (arXiv:2604.12002, section 2.2): the only training loop.
+
+L(theta) = E_x E_{y ~ pi_theta(. | x)} sum_t KL( pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t) )
+"""
+
+import time
+from contextlib import closing
+
+from opsd.engine import Engine
+from opsd.export import export_student
+from opsd.metrics import StepOutput
+from opsd.rollouts import RolloutWorker
+from opsd.run import Run
+from opsd.run_log import RunLog
+from opsd.timing import record_spans
+from opsd.validation import Validator
+from srt.common.console import progress
+
+
+def train(run: Run, engine: Engine) -> None:
+    """All remaining steps, with validation, teacher synchronization, logs and checkpoints; then the export.
+
+    With STOP_ON_COLLAPSE the run ends early when validation collapses, and exports the best student.
+    """
+    started, finished = time.monotonic(), engine.start_step
+    with (
+        progress(run.total_steps, "step", initial=engine.start_step) as bar,
+        closing(RunLog(run, engine.start_step, bar)) as log,
+    ):
+        rollout_worker = run.rollout_worker(engine.grader, log.set_aside)
+        validator = Validator(run, engine, rollout_worker, log)
+        validator.run_if_due(finished)
+        for step in run.remaining_steps(engine.start_step):
+            if validator.collapsed:
+                break
+            output = train_step(run, engine, rollout_worker, step)
+            finished = step + 1
+            if run.teacher_sync_due(finished):
+                engine.sync_teacher()
+            log.step(step, output.metrics() | validator.run_if_due(finished), output)
+            if run.checkpoint_due(finished) or validator.collapsed:
+                engine.save_checkpoint(finished)
+                validator.discard_former_best()
+    export_student(run, engine, finished, time.monotonic() - started, validator.best)
+
+
+def train_step(run: Run, engine: Engine, rollout_worker: RolloutWorker, step: int) -> StepOutput:
+    with record_spans(rest="other") as seconds:
+        problems = run.problems(step)
+        with engine.sampling() as sampler:  # pi_theta, weights in sync
+            rollouts = rollout_worker.sample(sampler, problems, step)  # y ~ pi_theta(. | x), r = verify(y)
+        pairs = run.build_pairs(rollouts, step)  # student: chat + y, teacher: chat + y + cue(r) + y
+        result = engine.update(pairs)  # sum_t KL(pi_theta || pi_SRT), optimizer step
+    return StepOutput(problems, rollouts, pairs, result, seconds)

@@ -1,0 +1,219 @@
+"""The training loop with the local engine: what enters the loss, logs, stopping and resuming, validation."""
+
+import shutil
+
+import pytest
+
+from opsd.monitors import HealthMonitor
+from opsd.run_log import RunLog
+from srt.common.console import progress
+from srt.common.errors import UserError
+from srt.common.files import read_json, read_jsonl
+from tests.opsd.helpers.problems import PHRASES, PROBLEMS, TOO_LONG, problem
+from tests.opsd.helpers.runs import train_run
+from tests.opsd.helpers.states import equal
+
+# What enters the loss -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("include_truncated", [0, 1])
+def test_truncated_responses_enter_the_loss_only_when_asked_for(open_run, coin_checkpoint, include_truncated):
+    # The longer prompts leave no room for a whole answer.
+    longer = [problem(x=f"x = {digit} [A] + 1 [B] - 2", id=f"longer {digit}") for digit in (1, 2)]
+    settings = {"max_total_sequence_length": 20, "include_truncated": include_truncated}
+    opened = open_run(coin_checkpoint, [*PROBLEMS[:2], *longer], **settings)
+    output = opened.output(0)
+    metrics, trained = output.metrics(), output.pairs
+    assert metrics["truncated"] == 0.5
+    cut_off = [pair for pair in trained if pair.rollout.finish_reason == "length"]
+    assert len(cut_off) == (2 if include_truncated else 0)
+    assert metrics["trained_tokens"] == sum(len(pair.rollout.y) for pair in trained)
+    assert metrics["trained_responses"] == len(trained)
+
+
+def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_run, tiny_checkpoint):
+    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=15, include_truncated=0)
+    with pytest.raises(UserError, match=r"no response enters the loss \(4 of 4 were graded\).*INCLUDE_TRUNCATED"):
+        opened.step(0)
+
+
+def test_responses_that_were_shortened_for_the_teacher_are_counted(open_run, tiny_checkpoint):
+    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=30, max_teacher_tokens=40)
+    metrics = opened.step(0)
+    assert metrics["shortened_for_teacher"] == 4
+    assert 0 < metrics["trained_tokens"] < 4 * metrics["response_tokens"]
+
+
+def test_limits_beyond_the_models_context_are_lowered_with_a_line(open_run, tiny_checkpoint, capsys):
+    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=600, max_teacher_tokens=700)
+    assert (opened.rollout_worker.max_total_tokens, opened.run.max_teacher_tokens) == (512, 512)
+    out = capsys.readouterr().out
+    assert "MAX_TOTAL_SEQUENCE_LENGTH: 600 tokens capped at 512" in out
+    assert "MAX_TEACHER_TOKENS: 700 tokens capped at 512" in out
+
+
+# Stopping and resuming ----------------------------------------------------------------------------------
+
+RUN = {
+    "max_num_steps": 5,
+    "save_period": 3,
+    "log_samples_period": 1,
+    "val_period": 2,
+    "val_num_samples": 2,
+    "max_total_sequence_length": 22,
+    "lr": 1e-3,
+}
+
+
+def same_file(one, other):
+    return one.read_bytes() == other.read_bytes()
+
+
+def without_seconds(path):
+    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_jsonl(path)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"teacher_sync_steps": 2},
+        {"teacher_sync_epochs": 1, "stop_on_collapse": 1},
+        {"lora_rank": 2},
+        {"lora_rank": 2, "teacher_sync_steps": 2},
+    ],
+    ids=str,
+)
+def test_a_run_that_was_stopped_and_resumed_is_the_run_that_was_not(
+    make_run, grader, coin_checkpoint, monkeypatch, more, capsys
+):
+    def new_run(folder):
+        validation = [problem("8", id="validation"), TOO_LONG]
+        train = [*PROBLEMS, TOO_LONG]
+        return make_run(coin_checkpoint, train, validation=validation, folder=folder, **(RUN | more))
+
+    straight = new_run("straight")
+    straight_engine = train_run(straight, grader)
+
+    stopped = new_run("stopped")
+    checkpoint_due = stopped.checkpoint_due
+
+    def stop_after_step_4(finished_steps):  # its metrics are logged, its checkpoint is not made
+        if finished_steps == 4:
+            raise KeyboardInterrupt
+        return checkpoint_due(finished_steps)
+
+    monkeypatch.setattr(stopped, "checkpoint_due", stop_after_step_4)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(stopped, grader)
+    assert len(read_jsonl(stopped.output_dir / "metrics.jsonl")) == 4
+    resumed = new_run("stopped")
+    resumed_engine = train_run(resumed, grader)
+    assert "continuing after step 3" in capsys.readouterr().out
+
+    assert same_file(*(run.student_folder / "model.safetensors" for run in (resumed, straight)))
+    for name in ("student", "teacher"):
+        models = [getattr(engine, name).model for engine in (resumed_engine, straight_engine)]
+        assert equal(*(model.state_dict() for model in models)), name
+    for name in ("metrics.jsonl", "validation.jsonl", "samples.jsonl", "set_aside.jsonl"):
+        once, again = (without_seconds(run.output_dir / name) for run in (straight, resumed))
+        assert once and again == once, name
+    set_aside = read_jsonl(straight.output_dir / "set_aside.jsonl")
+    assert {line["purpose"] for line in set_aside} == {"train", "validation"}
+
+
+def test_a_resumed_log_has_the_warnings_of_the_run_that_was_not_stopped(make_run, grader, coin_checkpoint):
+    run = make_run(coin_checkpoint, PROBLEMS, **RUN)
+    train_run(run, grader)
+    lines = read_jsonl(run.output_dir / "metrics.jsonl")
+    uninterrupted = HealthMonitor()
+    for line in lines:
+        uninterrupted.check(line)
+    log = RunLog(run, len(lines), progress(run.total_steps, "step"))
+    assert vars(log.health) == vars(uninterrupted)  # the same warnings will follow
+    log.close()
+
+
+def test_a_complete_run_is_left_alone(make_run, grader, coin_checkpoint, capsys):
+    settings = RUN | {"max_num_steps": 1}
+    first = make_run(coin_checkpoint, PROBLEMS, **settings)
+    train_run(first, grader)
+    files = {p: p.stat().st_mtime_ns for p in first.output_dir.rglob("*") if p.is_file()}
+    assert read_json(first.output_dir / "run.json")["results"]["steps"] == 1
+    assert not make_run(coin_checkpoint, PROBLEMS, **settings).claim_folder()
+    assert "self-distillation is complete" in capsys.readouterr().out
+    assert {p: p.stat().st_mtime_ns for p in first.output_dir.rglob("*") if p.is_file()} == files
+
+
+def test_another_setting_in_the_same_folder_is_refused(make_run, coin_checkpoint):
+    make_run(coin_checkpoint, PROBLEMS).claim_folder()
+    with pytest.raises(UserError, match="holds a run with other settings: lr was 5e-06 and is now 0.001"):
+        make_run(coin_checkpoint, PROBLEMS, lr=1e-3).claim_folder()
+
+
+def test_a_validation_of_which_every_sample_is_set_aside_is_reported_and_does_not_stop_the_run(
+    make_run, grader, coin_checkpoint, capsys
+):
+    run = make_run(coin_checkpoint, PROBLEMS, validation=[TOO_LONG], val_period=1, max_num_steps=1)
+    train_run(run, grader)
+    captured = capsys.readouterr()
+    assert "every validation sample was set aside" in captured.out + captured.err
+    assert read_jsonl(run.output_dir / "validation.jsonl") == []
+
+
+def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(make_run, grader, coin_checkpoint):
+    run = make_run(
+        coin_checkpoint,
+        PROBLEMS,
+        num_prompts_per_step=6,
+        train_global_batch_size=3,
+        max_total_sequence_length=24,
+        tokens_per_micro_batch=1,
+        max_num_steps=1,
+    )
+    train_run(run, grader)
+    lines = read_jsonl(run.output_dir / "samples.jsonl")
+    assert {line["id"] for line in lines} == {problem.id for problem in run.problems(0)[:4]}
+    for line in lines:
+        assert len(line["kl"]) == len(line["tokens"]) > 0
+        assert line["p_r"] == PHRASES[line["r"]]
+
+
+# Validation ---------------------------------------------------------------------------------------------
+
+
+def test_validation_comes_before_the_first_step_at_every_period_and_at_the_end(make_run, grader, coin_checkpoint):
+    run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("8", id="validation")], **RUN)
+    train_run(run, grader)
+    lines = read_jsonl(run.output_dir / "validation.jsonl")
+    assert [line["step"] for line in lines] == [-1, 1, 3, 4]
+    for line in lines:
+        assert line["revisions_r0"] + line["revisions_r1"] == RUN["val_num_samples"]
+        assert (line["revise_r1"] is None) == (line["revisions_r1"] == 0)
+    metrics = {line["step"]: line for line in read_jsonl(run.output_dir / "metrics.jsonl")}
+    assert [step for step, line in metrics.items() if "val_avg_at_k" in line] == [1, 3, 4]
+    assert metrics[3]["val_revise_r0"] == lines[2]["revise_r0"]
+
+
+def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
+    make_run, grader, coin_checkpoint, capsys
+):
+    settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
+    run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
+    train_run(run, grader)
+    lines = read_jsonl(run.output_dir / "validation.jsonl")
+    assert lines[0]["avg_at_k"] >= 0.25 and lines[-1]["avg_at_k"] == 0  # the learning rate broke it
+    results = read_json(run.output_dir / "run.json")["results"]
+    assert results["steps"] < RUN["max_num_steps"]
+    assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in capsys.readouterr().out
+    best = max(range(len(lines)), key=lambda index: lines[index]["avg_at_k"])
+    assert best == 0
+    assert same_file(run.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
+    assert results["student_of_step"] == 0
+    assert [path.name for path in (run.output_dir / "best").iterdir()] == ["step_000000"]
+
+    shutil.rmtree(run.output_dir / "student")  # killed before it was there
+    train_run(make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings), grader)
+    assert read_json(run.output_dir / "run.json")["results"]["steps"] == results["steps"]
+    assert read_jsonl(run.output_dir / "validation.jsonl") == lines
+    assert same_file(run.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
