@@ -1,10 +1,10 @@
-"""Verdicts per second and core, and the slowest verdicts, on ordinary answers.
+"""Verdicts per second and core, and the slowest verdicts, on ordinary math answers.
 
     PYTHONPATH=self-revision-training python self-revision-training/benchmarks/grading.py [cases] [repeats]
 
-Without `cases`: generated integers, fractions and roots, half of them right, eight responses to a problem,
-as in collection. `cases` is a file of lines {"gold": ..., "response": ...}. In-process times are of one
-core; the pool adds the traffic between processes.
+`cases`: a file of lines {"gold": ..., "response": ...}. Without it: generated integers, fractions and roots, half
+of the responses correct, eight per problem, as in collection. In-process times are those of one core; the pool
+adds the communication between processes.
 """
 
 import json
@@ -23,15 +23,15 @@ WORDS = "Then we add both sides and simplify, which gives the value of the sum i
 
 def ordinary_answers(problems: int = 100, responses: int = 8) -> list[tuple[str, str]]:
     """(gold, response) pairs: 70% integers, 20% fractions, 10% expressions."""
-    draw = random.Random(0)
+    rng = random.Random(0)
     pairs = []
     for _ in range(problems):
-        a, b = draw.randint(2, 5000), draw.randint(2, 99)
-        form = draw.choices([f"{a}", f"\\frac{{{a}}}{{{b}}}", f"{b}\\sqrt{{{a}}}"], [7, 2, 1])[0]
+        a, b = rng.randint(2, 5000), rng.randint(2, 99)
+        form = rng.choices([f"{a}", f"\\frac{{{a}}}{{{b}}}", f"{b}\\sqrt{{{a}}}"], [7, 2, 1])[0]
         for _ in range(responses):
-            right = draw.random() < 0.5
-            answer = form if right else form.replace(str(a), str(a + draw.randint(1, 20)), 1)
-            if right and draw.random() < 0.2:
+            correct = rng.random() < 0.5
+            answer = form if correct else form.replace(str(a), str(a + rng.randint(1, 20)), 1)
+            if correct and rng.random() < 0.2:
                 answer = answer.replace("\\frac", "\\dfrac") + " "
             pairs.append((form, f"{WORDS}So the answer is $\\boxed{{{answer}}}$."))
     return pairs
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         except VerifierError:
             pass
         times.append((time.perf_counter() - start, gold, response[-80:]))
-    seconds = [row[0] for row in times]
+    seconds = [duration for duration, _, _ in times]
     median_ms = statistics.median(seconds) * 1e3
     print(f"in process: {len(seconds) / sum(seconds):.0f} verdicts/s, median {median_ms:.2f} ms")
     for duration, gold, response in sorted(times, reverse=True)[:3]:
@@ -64,7 +64,7 @@ def main(arguments: list[str]) -> None:
     items = [(response, Problem("p", "?", gold), "stop") for gold, response in pairs] * repeats
     for workers in (1, 2):
         with MathGrader(workers, time_limit_seconds=10) as grader:
-            grader.grade_all(items[: 50 * workers])  # the workers have started
+            grader.grade_all(items[: 50 * workers])  # wait until the workers have started
             start = time.perf_counter()
             grader.grade_all(items)
             rate = len(items) / (time.perf_counter() - start)

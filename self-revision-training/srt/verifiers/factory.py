@@ -1,13 +1,19 @@
-"""Opens the verifier that a run's knobs ask for, and checks that it works on this machine."""
+"""Opens the verifier that a run is configured for, and checks that it works on this machine.
 
-from typing import Any
+The verifiers are imported only when they are used: math-verify takes a second to import.
+"""
+
+from typing import TYPE_CHECKING
 
 from srt.config_groups import GradingConfig
 from srt.verifiers.types import Grader
 
+if TYPE_CHECKING:
+    from srt.verifiers.code.judge import JudgeConfig
+
 
 def open_grader(config: GradingConfig) -> Grader:
-    """The verifier of the knobs' mode, a context manager.
+    """The grader for `config.mode`, a context manager.
 
     Raises UserError when programs cannot be judged on this machine.
     """
@@ -21,15 +27,15 @@ def open_grader(config: GradingConfig) -> Grader:
 
 
 def check_verifier(config: GradingConfig) -> None:
-    """Raises UserError when the verifier of the knobs' mode does not work here, before anything else starts."""
+    """Raises UserError when the verifier for `config.mode` does not work here. Call it before expensive work."""
     if config.mode == "code":
-        from srt.verifiers.code.grader import check_sandbox
+        from srt.verifiers.code.judge import open_sandbox
 
-        check_sandbox(judge_config(config))
+        open_sandbox(judge_config(config))
 
 
-def judge_config(config: GradingConfig) -> Any:
-    """The knobs CODE_* as srt.verifiers.code.judge.JudgeConfig."""
+def judge_config(config: GradingConfig) -> "JudgeConfig":
+    """The judge's part of the grading config (the knobs CODE_*)."""
     from srt.verifiers.code.judge import JudgeConfig
 
     return JudgeConfig(

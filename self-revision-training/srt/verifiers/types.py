@@ -1,4 +1,4 @@
-"""Verdicts. A verifier that fails gives none: it raises VerifierError, and the sample is set aside."""
+"""Verdicts. A verifier that fails returns none: it raises VerifierError, and the sample is set aside."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from srt.contract.records import Problem
 
 @dataclass(frozen=True)
 class Verdict:
-    """`extracted`: the final answer as it stood in the response; `reason`: why, in a few words."""
+    """`extracted`: the final answer exactly as it appears in the response; `reason`: why, in a few words."""
 
     correct: bool
     extracted: str
@@ -18,9 +18,9 @@ class Verdict:
 
 
 class VerifierError(RuntimeError):
-    """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be read.
+    """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be parsed.
 
-    `kind`: the reason in a few words that are the same for all of its kind, to be counted by.
+    `kind`: the category of the failure, in a few fixed words; failures are counted by it.
     """
 
     def __init__(self, reason: str, kind: str = "the verifier broke"):
@@ -36,21 +36,21 @@ class Grader(Protocol):
 
     @property
     def pending(self) -> int:
-        """Responses submitted whose outcome `poll` has not returned yet."""
+        """Submitted responses whose outcome `poll` has not returned yet."""
         ...
 
     def submit(self, key: Hashable, response: str, problem: Problem, finish_reason: str) -> None:
-        """Queue a response. One that the token limit cut off ("length") is wrong without being graded."""
+        """Queue a response. One truncated at the token limit ("length") is incorrect without being graded."""
 
     def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
-        """All outcomes since the last call; waits up to `timeout` seconds when there is none.
+        """All outcomes since the last call; waits up to `timeout` seconds if there is none yet.
 
-        Raises VerifierError when the processes that grade die before they grade anything.
+        Raises VerifierError when the grading processes keep dying.
         """
         ...
 
     def grade_all(self, items: list[tuple[str, Problem, str]]) -> list[Outcome]:
-        """The outcomes of (response, problem, finish_reason) items, in order. Not to be mixed with submit."""
+        """The outcomes of (response, problem, finish_reason) items, in order. Cannot be mixed with `submit`."""
         ...
 
     def __enter__(self) -> Self: ...

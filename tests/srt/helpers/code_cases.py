@@ -1,22 +1,22 @@
-"""What the tests of the judge share: the problems of data/code_problems.jsonl and a judge."""
+"""What the judge's tests share: the problems of data/code_problems.jsonl and a judge."""
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 from srt.contract.records import Problem
 from srt.problems import load_problems
-from srt.verifiers.code.grader import check_sandbox
-from srt.verifiers.code.judge import CodeJudge, JudgeConfig
+from srt.verifiers.code.judge import CodeJudge, JudgeConfig, open_sandbox
 
 PROBLEMS = Path(__file__).parents[1] / "data" / "code_problems.jsonl"
-SETTINGS = JudgeConfig("bwrap", time_limit=1.0, memory_limit=256, time_factor=1.0)
+CONFIG = JudgeConfig("bwrap", time_limit=1.0, memory_limit=256, time_factor=1.0)
 
 
 @cache
 def judge(sandbox="bwrap"):
-    settings = JudgeConfig(sandbox, SETTINGS.time_limit, SETTINGS.memory_limit, SETTINGS.time_factor)
-    return CodeJudge(settings, check_sandbox(settings))
+    config = replace(CONFIG, sandbox=sandbox)
+    return CodeJudge(config, open_sandbox(config))
 
 
 def fenced(program, language="python"):
@@ -24,7 +24,7 @@ def fenced(program, language="python"):
 
 
 def written_problems():
-    """(problem, the programs that were written for it) pairs."""
+    """(problem, programs written for it) pairs."""
     records = [json.loads(line) for line in PROBLEMS.read_text("utf-8").splitlines()]
     problems = load_problems(str(PROBLEMS), "code").problems
     return list(zip(problems, (record["programs"] for record in records), strict=True))

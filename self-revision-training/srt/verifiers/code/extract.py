@@ -1,11 +1,11 @@
-"""The program of a response: its last complete fenced block in a known language."""
+"""The program in a response: its last complete fenced block in a known language."""
 
 import re
 from dataclasses import dataclass
 
 from srt.verifiers.code.languages import BY_FENCE, Language
 
-# As in CommonMark: three or more backticks or tildes, after spaces when inside of a list; its end is no shorter.
+# As in CommonMark: three or more backticks or tildes, maybe indented; the closing fence is at least as long.
 _FENCE = re.compile(r"^(?P<indent>[ \t]*)(?P<marks>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$")
 _WORD = re.compile(r"[\w+#]+")
 
@@ -19,30 +19,30 @@ class Program:
 def extract_program(response: str) -> Program | None:
     """None when there is no complete block in a known language.
 
-    A block that is never closed is not complete; one in another language, or in none, such as an example's
-    output, is passed over.
+    A block that is never closed is incomplete. Blocks in other languages, or without one (such as sample output),
+    are skipped.
     """
-    found = None
-    opened: re.Match | None = None
+    program = None
+    opening: re.Match[str] | None = None
     block: list[str] = []
     for line in response.split("\n"):
         fence = _FENCE.match(line.rstrip("\r"))
-        if opened is None:
+        if opening is None:
             if fence:
-                opened, block = fence, []
-        elif fence and _closes(fence, opened):
-            language = _language(opened["info"])
+                opening, block = fence, []
+        elif fence and _closes(fence, opening):
+            language = _language(opening["info"])
             if language:
-                found = Program(language, "\n".join(block) + "\n")
-            opened = None
+                program = Program(language, "\n".join(block) + "\n")
+            opening = None
         else:
-            block.append(_unindented(line, len(opened["indent"])))
-    return found
+            block.append(_dedent(line, len(opening["indent"])))
+    return program
 
 
-def _closes(fence: re.Match, opened: re.Match) -> bool:
+def _closes(fence: re.Match[str], opening: re.Match[str]) -> bool:
     marks = fence["marks"]
-    return marks[0] == opened["marks"][0] and len(marks) >= len(opened["marks"]) and not fence["info"].strip()
+    return marks[0] == opening["marks"][0] and len(marks) >= len(opening["marks"]) and not fence["info"].strip()
 
 
 def _language(info: str) -> Language | None:
@@ -50,7 +50,7 @@ def _language(info: str) -> Language | None:
     return BY_FENCE.get(word[0]) if word else None
 
 
-def _unindented(line: str, most: int) -> str:
-    """Without the spaces that the opening fence has too."""
-    present = len(line) - len(line.lstrip(" \t"))
-    return line[min(present, most) :]
+def _dedent(line: str, width: int) -> str:
+    """The line without the first `width` characters of its indentation, those of the opening fence."""
+    indentation = len(line) - len(line.lstrip(" \t"))
+    return line[min(indentation, width) :]

@@ -1,6 +1,7 @@
-"""The languages in which programs are judged: one table. A language is a row; adding one needs nothing else."""
+"""The languages in which programs are judged: one table. To add a language, add an entry."""
 
 import functools
+import os
 import re
 import shutil
 import subprocess
@@ -11,14 +12,14 @@ from pathlib import Path
 
 from srt.verifiers.types import VerifierError
 
-PROGRAM = "program"  # what a build leaves behind: one file
+PROGRAM = "program"  # the one file that a build produces
 _CLASS = re.compile(r"\bclass\s+(\w+)")
 _PUBLIC_CLASS = re.compile(r"\bpublic\s+(?:final\s+|abstract\s+|strictfp\s+)*class\s+(\w+)")
 
 
 @dataclass(frozen=True)
 class Toolchain:
-    """`executable` is where a row's {tool} lies; `roots`: folders outside of /usr that it needs."""
+    """`executable`: the path of a compiler or interpreter; `roots`: the folders outside /usr that it needs."""
 
     executable: str
     roots: tuple[Path, ...]
@@ -26,13 +27,14 @@ class Toolchain:
 
 @dataclass(frozen=True)
 class Language:
-    """A row of the table.
+    """An entry of the table.
 
-    `fences`: the words after ``` that mean it. `builds`: shell commands that leave PROGRAM behind, tried in turn
-    until one succeeds; none: the source is the program. In these and in `run`, {tool}, {bin} (its folder),
-    {source}, {name} (the source's without its ending) and {memory} (MB, in `run`) are filled in, and by the
-    sandbox {box}. `processes`: processes and threads that it may have. `address_space`: whether its limit makes
-    sense: the JVM and Go reserve much more than they use.
+    `fences`: the words after ``` that stand for it. `tool`: its compiler or interpreter; `package`: the Debian
+    package that provides it. `source`: program text -> file name. `builds`: shell commands that produce PROGRAM,
+    tried in order until one succeeds; none: the source is the program. `run`: the command that runs it;
+    `needs_tool`: whether that needs the compiler's folders, too. `command_line` fills in the placeholders of
+    `builds` and `run`. `processes`: the most processes and threads it may have. `address_space`: whether to
+    limit it; the JVM and Go reserve much more than they use.
     """
 
     name: str
@@ -42,13 +44,13 @@ class Language:
     source: Callable[[str], str]
     builds: tuple[str, ...]
     run: tuple[str, ...]
-    needs_tool: bool = False  # to run, not only to be built
+    needs_tool: bool = False
     processes: int = 16
     address_space: bool = True
 
 
 def _java_source(program: str) -> str:
-    """Named after the class to start: a public one, which must lie in a file of its name, or the one with main."""
+    """Named after the main class: the public one, whose file must have its name, or else the one with main()."""
     public, before_main = _PUBLIC_CLASS.findall(program), _CLASS.findall(program.partition(" void main")[0])
     return f"{(public[:1] or before_main[-1:] or ['Main'])[0]}.java"
 
@@ -69,7 +71,7 @@ LANGUAGES = (
         needs_tool=True,
     ),
     Language(
-        # Some programs mean C++17, some C++20, and the two are not quite compatible.
+        # Some programs are written for C++17, some for C++20, and the two are not fully compatible.
         "C++",
         ("cpp", "c++", "cc", "cxx", "cpp17", "cpp20", "c++17", "c++20"),
         "g++",
@@ -134,32 +136,34 @@ LANGUAGES = (
 BY_NAME = {language.name: language for language in LANGUAGES}
 BY_FENCE = {fence: language for language in LANGUAGES for fence in language.fences}
 PYTHON = BY_NAME["Python"]
+# Commands that print where the real toolchain is: what is found on PATH may be a proxy that looks it up in the
+# home folder (rustup).
+HOME_COMMANDS = {"Rust": ("--print", "sysroot"), "Go": ("env", "GOROOT")}
 
 
 @functools.cache
 def find_toolchain(language: Language) -> Toolchain | None:
-    """Where the language's compiler or interpreter is; None when it is not installed."""
-    if language is PYTHON:  # the one that runs this, without the packages of its environment
-        return Toolchain(sys._base_executable, _outside_usr(Path(sys.base_prefix)))
+    """The language's compiler or interpreter; None when it is not installed."""
+    if language is PYTHON:  # the interpreter that runs us, without the packages of its virtual environment
+        executable = getattr(sys, "_base_executable", sys.executable)
+        return Toolchain(executable, _outside_usr(Path(sys.base_prefix)))
     found = shutil.which(language.tool)
     if found is None:
         return None
     path = Path(found).resolve()
-    # What is found may only stand in for the real one, which it looks for in the home folder (rustup).
-    home_of = {"Rust": ("--print", "sysroot"), "Go": ("env", "GOROOT")}
-    if language.name in home_of:
-        asked = subprocess.run([found, *home_of[language.name]], capture_output=True, text=True)
-        if asked.returncode:
+    if language.name in HOME_COMMANDS:
+        result = subprocess.run([found, *HOME_COMMANDS[language.name]], capture_output=True, text=True)
+        if result.returncode:
             return None
-        path = Path(asked.stdout.strip(), "bin", language.tool)
+        path = Path(result.stdout.strip(), "bin", language.tool)
     roots = _outside_usr(path.parents[1])
-    if language.name == "Java":  # whose settings Debian keeps apart
+    if language.name == "Java":  # Debian keeps its settings in /etc
         roots += tuple(Path("/etc").glob("java-*"))
     return Toolchain(str(path), roots)
 
 
 def toolchain(language: Language) -> Toolchain:
-    """Raises VerifierError when it is missing: that is our failure, and no verdict."""
+    """Raises VerifierError when it is missing: that is our failure, not a verdict."""
     found = find_toolchain(language)
     if found is None:
         raise VerifierError(
@@ -171,9 +175,27 @@ def toolchain(language: Language) -> Toolchain:
 
 
 def installed_roots() -> list[Path]:
-    """The folders outside of /usr that the installed compilers need."""
-    found = (find_toolchain(language) for language in LANGUAGES)
-    return sorted({root for one in found if one for root in one.roots})
+    """The folders outside /usr that the installed compilers need."""
+    toolchains = (find_toolchain(language) for language in LANGUAGES)
+    return sorted({root for found in toolchains if found for root in found.roots})
+
+
+def command_line(language: Language, parts: tuple[str, ...], source: str, memory_mb: float = 0) -> list[str]:
+    """`parts` of a build or run command with their placeholders filled in.
+
+    {tool}: the executable; {bin}: its folder; {source}: the source file; {name}: its name without the extension;
+    {memory}: MB. {box} is left to the sandbox. Raises VerifierError when the toolchain is missing.
+    """
+    tool = toolchain(language).executable
+    values = {
+        "tool": tool,
+        "bin": os.path.dirname(tool),
+        "source": "{box}/" + source,
+        "name": source.rsplit(".", 1)[0],
+        "memory": str(int(memory_mb)),
+        "box": "{box}",
+    }
+    return [part.format(**values) for part in parts]
 
 
 def _outside_usr(folder: Path) -> tuple[Path, ...]:

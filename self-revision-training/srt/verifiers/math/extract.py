@@ -1,26 +1,25 @@
-r"""Final answers in text: the last \boxed{...} of a response, the gold answer of a record."""
+r"""Final answers: the last \boxed{...} of a response, and the gold answer of a record."""
 
 import re
 
-# An escaped character (\{ and \} are set braces, \\ is a line break), the opening of a box, or a brace.
+# The start of a box, an escaped character (\{ and \} are set braces, \\ is a line break), or a brace.
 _TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
-MAX_NESTED_BOXES = 3
-MAX_BOXES_IN_A_BOX = 3  # each level is another pass over the text
+MAX_NESTED_BOXES = 3  # each level is another pass over the text
 
 
 def extract_boxed(text: str) -> str | None:
-    r"""The content of the last complete box, braces balanced; None when there is no final answer.
+    r"""The content of the last complete box, with balanced braces; None when there is no final answer.
 
-    - Of several boxes the last counts; of nested ones, as in \boxed{\boxed{4}}, the outermost.
-    - A box that is opened after the last complete one and never closed means None: the response ended before
-      it had given its answer, and an earlier box is not what it was about to say (marin issue 9163).
-    - A box that is never closed *before* a complete one is a slip in the working and is passed over.
+    - Of several boxes the last one counts; of nested boxes, as in \boxed{\boxed{4}}, the outermost.
+    - None if a box is opened after the last complete one and never closed: the response ended before it gave its
+      answer, and an earlier box is not what it was about to say (marin issue 9163).
+    - A box that is never closed but *precedes* a complete one is a slip in the reasoning and is ignored.
     """
     first = _BOX.search(text)
     if first is None:
         return None
-    open_braces: list[tuple[bool, int]] = []  # (is it a box?, where its content begins)
+    open_braces: list[tuple[bool, int]] = []  # (is it a box?, where its content starts)
     complete: tuple[int, int] | None = None
     for token in _TOKEN.finditer(text, first.start()):
         kind = token.group()
@@ -36,7 +35,7 @@ def extract_boxed(text: str) -> str | None:
 
 
 def extract_gold(text: str) -> str:
-    """The gold answer of a record: inside the last box, after the last `####` (GSM8K), or the text itself."""
+    """The gold answer of a record: in the last box, after the last `####` (GSM8K), or the text itself."""
     boxed = extract_boxed(text)
     if boxed is not None:
         return boxed
@@ -47,7 +46,7 @@ def extract_gold(text: str) -> str:
 
 
 def _unwrap(answer: str) -> str:
-    r"""\boxed{\boxed{4}} -> 4, a few levels deep. Any other content is left as it stands."""
+    r"""\boxed{\boxed{4}} -> 4, up to MAX_NESTED_BOXES levels. Any other content is returned unchanged."""
     for _ in range(MAX_NESTED_BOXES):
         box = _BOX.match(answer)
         if box is None or not answer.endswith("}"):
@@ -58,7 +57,7 @@ def _unwrap(answer: str) -> str:
             brace = token.group()[-1] if token.group() not in (r"\{", r"\}") else ""
             depth += (brace == "{") - (brace == "}")
             lowest = min(lowest, depth)
-        if lowest < 0:  # \boxed{1} and \boxed{2}: the last brace closes another box
+        if lowest < 0:  # \boxed{1} and \boxed{2}: the last brace closes a different box
             break
         answer = inner.strip()
     return answer

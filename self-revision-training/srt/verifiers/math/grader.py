@@ -1,28 +1,28 @@
-"""Grading in worker processes that are killed when a comparison hangs."""
+"""Grades math in worker processes, which are killed when a comparison hangs."""
 
-import ctypes
 import importlib
 import multiprocessing
 import os
 import queue
 import re
 import resource
-import signal
 import sys
 import time
 import warnings
 from collections.abc import Callable, Hashable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
 
 from pebble import ProcessExpired, ProcessPool
 
 from srt.common.errors import UserError
 from srt.contract.records import Problem
+from srt.verifiers.base import BackgroundGrader, tie_to_parent
 from srt.verifiers.types import Outcome, Verdict, VerifierError
 
-MEMORY_BYTES_PER_WORKER = 4 * 2**30  # address space, on top of what a worker holds when it starts
-TASKS_PER_WORKER = 20_000  # then a fresh one takes over: sympy's caches grow
+MEMORY_BYTES_PER_WORKER = 4 * 2**30  # address space, on top of what a worker has when it starts
+TASKS_PER_WORKER = 20_000  # then it is replaced, because sympy's caches grow
 MAX_RESTARTS_WITHOUT_OUTCOME = 3
 SURROGATES = re.compile("[\ud800-\udfff]")
 
@@ -30,7 +30,7 @@ Verify = Callable[[str, Problem], Verdict]
 
 
 class UnsupportedModeError(UserError, ValueError):
-    """A problem whose mode has no verifier."""
+    """The grader has no verifier for a problem's mode."""
 
 
 def _verify_math(response: str, problem: Problem) -> Verdict:
@@ -40,64 +40,60 @@ def _verify_math(response: str, problem: Problem) -> Verdict:
 VERIFIERS: dict[str, Verify] = {"math": _verify_math}
 
 
-class MathGrader:
+class _Task(NamedTuple):
+    key: Hashable
+    verify: Verify
+    response: str
+    problem: Problem
+
+
+class MathGrader(BackgroundGrader):
     """Grades responses in the background.
 
-        with Grader(num_workers=2, time_limit_seconds=10) as grader:
+        with MathGrader(num_workers=2, time_limit_seconds=10) as grader:
             grader.submit(key, response, problem, finish_reason)
             for key, outcome in grader.poll(): ...
 
-    An outcome is a Verdict, or a VerifierError when the comparison hung, crashed (twice) or failed; the other
-    comparisons are not affected. `verifiers` maps a problem's mode to a function that workers can import.
-    One task holds one response, so that a hang takes nothing else with it. That costs about 0.3 ms of the
-    parent's time a task: 2000 verdicts/s at most, however many the workers.
+    An outcome is a Verdict, or a VerifierError when the comparison hung, crashed (twice) or failed; other
+    comparisons are not affected. `verifiers` maps a problem's mode to a function that workers can import. A task
+    is a single response, so that a hang affects nothing else. This costs the parent about 0.3 ms per task: at
+    most 2000 verdicts/s, regardless of the number of workers.
     """
 
     def __init__(self, num_workers: int, time_limit_seconds: float, verifiers: dict[str, Verify] = VERIFIERS):
+        super().__init__()
         self.num_workers = num_workers
         self.time_limit_seconds = time_limit_seconds
         self.verifiers = verifiers
-        self._ready: list[tuple[Hashable, Outcome]] = []
-        self._running: dict[Future, tuple[Hashable, Verify, str, Problem]] = {}
-        self._again: set[Hashable] = set()  # keys of those that are graded a second time
-        self._done: queue.SimpleQueue[Future] = queue.SimpleQueue()
+        self._running: dict[Future[Outcome], _Task] = {}
+        self._retried: set[Hashable] = set()  # keys of tasks that are running for the second time
+        self._done: queue.SimpleQueue[Future[Outcome]] = queue.SimpleQueue()
         self._restarts = 0
         self._pool = self._new_pool()
 
-    def __enter__(self) -> "MathGrader":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self._pool.stop()
         self._pool.join()
 
-    @property
-    def pending(self) -> int:
-        """Responses submitted whose outcome poll() has not returned yet."""
-        return len(self._running) + len(self._ready)
-
     def submit(self, key: Hashable, response: str, problem: Problem, finish_reason: str) -> None:
-        """Queue a response. One that the token limit cut off ("length") is wrong without being graded.
-
-        Raises UnsupportedModeError (a ValueError) when there is no verifier for the problem's mode.
-        """
+        """See BackgroundGrader. Raises UnsupportedModeError when there is no verifier for the problem's mode."""
         if problem.mode not in self.verifiers:
             raise UnsupportedModeError(f"MODE={problem.mode}: this grader's modes are {', '.join(self.verifiers)}")
-        if finish_reason == "length":
-            self._ready.append((key, Verdict(False, "", "cut off by the token limit")))
-            return
-        # Lone surrogates cannot be sent to a worker; U+FFFD is what decoders put for broken bytes.
+        super().submit(key, response, problem, finish_reason)
+
+    def _num_in_flight(self) -> int:
+        return len(self._running)
+
+    def _send(self, key: Hashable, response: str, problem: Problem) -> None:
+        # Lone surrogates cannot be sent to a worker; U+FFFD is what decoders emit for broken bytes.
         sendable = SURROGATES.sub("\ufffd", response)
-        self._schedule((key, self.verifiers[problem.mode], sendable, problem))
+        self._schedule(_Task(key, self.verifiers[problem.mode], sendable, problem))
 
-    def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
-        """All outcomes since the last call; waits up to `timeout` seconds when there is none.
-
-        Raises VerifierError when the workers die again and again before they grade anything.
-        """
+    def _collect(self, timeout: float) -> list[tuple[Hashable, Outcome]]:
+        """Raises VerifierError when the workers die again and again before grading anything."""
         if self._running and not self._pool.active:
             self._restart()
-        outcomes, self._ready = self._ready, []
+        outcomes = []
         deadline = time.monotonic() + timeout
         while self._running:
             wait_seconds = 0.0 if outcomes else max(0.0, deadline - time.monotonic())
@@ -105,73 +101,60 @@ class MathGrader:
                 future = self._done.get(block=wait_seconds > 0, timeout=wait_seconds or None)
             except queue.Empty:
                 break
-            if future not in self._running:  # of a pool that broke; its task was submitted again
+            if future not in self._running:  # it belongs to a broken pool; its task was scheduled again
                 continue
-            if isinstance(future.exception(), BrokenProcessPool):
+            error = future.exception()
+            if isinstance(error, BrokenProcessPool):
                 self._restart()
                 continue
             task = self._running.pop(future)
             self._restarts = 0
-            key = task[0]
-            if isinstance(future.exception(), ProcessExpired) and key not in self._again:
-                # Pebble also says it of the task before, whose result it had not read when the worker was gone.
-                self._again.add(key)
+            if isinstance(error, ProcessExpired) and task.key not in self._retried:
+                # Pebble also raises this for the previous task, if the worker died before its result was read.
+                self._retried.add(task.key)
                 self._schedule(task)
                 continue
-            self._again.discard(key)
-            outcomes.append((key, self._outcome(future)))
+            self._retried.discard(task.key)
+            outcomes.append((task.key, self._outcome(future)))
         return outcomes
 
-    def grade_all(self, items: list[tuple[str, Problem, str]]) -> list[Outcome]:
-        """The outcomes of (response, problem, finish_reason) items, in their order.
-
-        Not to be mixed with submit: it takes every outcome there is.
-        """
-        if self.pending:
-            raise ValueError(f"grade_all: {self.pending} submitted responses are still to be polled")
-        for index, (response, problem, finish_reason) in enumerate(items):
-            self.submit(index, response, problem, finish_reason)
-        outcomes: dict[Hashable, Outcome] = {}
-        while self.pending:
-            outcomes.update(self.poll(timeout=1.0))
-        return [outcomes[index] for index in range(len(items))]
-
-    def _schedule(self, task: tuple[Hashable, Verify, str, Problem]) -> None:
-        _, verify, response, problem = task
+    def _schedule(self, task: _Task) -> None:
         if not self._pool.active:
             self._restart()
-        work = (verify, response, problem)
+        work = (task.verify, task.response, task.problem)
         future = self._pool.schedule(_grade, args=work, timeout=self.time_limit_seconds)
         self._running[future] = task
         future.add_done_callback(self._done.put)
 
-    def _outcome(self, future: Future) -> Outcome:
+    def _outcome(self, future: Future[Outcome]) -> Outcome:
         error = future.exception()
         if error is None:
             return future.result()
         if isinstance(error, TimeoutError):
             return VerifierError(f"no verdict within {self.time_limit_seconds:g} s", "no verdict within the limit")
         if isinstance(error, ProcessExpired):
-            return VerifierError(f"the worker died (exit code {error.exitcode})", "a grading worker died")
+            exit_code = getattr(error, "exitcode", None)
+            return VerifierError(f"the worker died (exit code {exit_code})", "a grading worker died")
         return VerifierError(f"{type(error).__name__}: {error}")
 
     def _new_pool(self) -> ProcessPool:
+        # Forking a process that has threads or uses a GPU may hang. Any: pebble's type hint rejects this context.
+        context: Any = multiprocessing.get_context("spawn")
         return ProcessPool(
             max_workers=self.num_workers,
             max_tasks=TASKS_PER_WORKER,
             initializer=_start_worker,
             initargs=(os.getpid(), "math" in self.verifiers and self.verifiers["math"] is _verify_math),
-            # spawn: a fork of a process that runs threads or holds a GPU may hang.
-            context=multiprocessing.get_context("spawn"),
+            context=context,
         )
 
     def _restart(self) -> None:
-        """A worker that dies between two tasks breaks pebble's pool: what is not graded goes to a new one."""
+        """A worker that dies between two tasks breaks pebble's pool: ungraded tasks move to a new one."""
         self._restarts += 1
         if self._restarts > MAX_RESTARTS_WITHOUT_OUTCOME:
             raise VerifierError(
-                f"the grading workers died {self._restarts} times before they graded anything; "
-                "their own messages, above, say why"
+                f"the grading workers died {self._restarts} times before grading anything; "
+                "see their own messages above"
             )
         self._pool.stop()
         self._pool.join()
@@ -182,17 +165,13 @@ class MathGrader:
 
 
 def _start_worker(parent_pid: int, grades_math: bool) -> None:
-    """Limits of a worker, and what it needs imported, so that no verdict's time is spent on that."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then stops the pool
+    """Imports what the worker needs, so that no verdict's time is spent on it, and limits its memory."""
+    tie_to_parent(parent_pid)
     warnings.simplefilter("ignore")
     if grades_math:
         importlib.import_module("srt.verifiers.math.verify")
     if sys.platform != "linux":
         return
-    parent_death_signal = 1  # PR_SET_PDEATHSIG: a parent that is killed leaves no workers behind
-    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the line above
-        os._exit(1)
     with open("/proc/self/statm") as file:
         pages = int(file.read().split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES_PER_WORKER
@@ -200,7 +179,7 @@ def _start_worker(parent_pid: int, grades_math: bool) -> None:
 
 
 def _grade(verify: Verify, response: str, problem: Problem) -> Outcome:
-    """Runs in a worker. Every error becomes an outcome here: not every exception survives the way back."""
+    """Runs in a worker. Errors become outcomes here, because not every exception can be sent to the parent."""
     try:
         return verify(response, problem)
     except VerifierError as error:

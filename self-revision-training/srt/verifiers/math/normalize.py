@@ -1,6 +1,6 @@
-r"""Forms of an answer that math-verify 0.9.0 misreads, and answers that it cannot tell apart.
+r"""Rewrites answers that math-verify 0.9.0 misreads, and distinguishes answers that it takes for equal.
 
-Every rule is for a whole answer or a plain part of it, and leaves anything else as it stands.
+Each rule matches a whole answer or a simple part of it, and leaves everything else unchanged.
 """
 
 import re
@@ -12,7 +12,7 @@ _MIXED = re.compile(r"([-+]?)(\d+)\s+(\d+)/(\d+)")
 _SCIENTIFIC = re.compile(r"([-+]?\d+(?:\.\d+)?)[eE]([-+]?\d+)")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d*)\\overline\s*\{(\d+)\}")
 _ALL_TEXT = re.compile(r"\\text\s*\{\s*(\d[^{}]*)\}")  # \text{25 square feet}
-_WORDS_AFTER_NUMBER = re.compile(r"([-+]?\d[\d.,]*)(?:\s+[A-Za-z]{3,}\.?)+")  # letters are variables otherwise
+_WORDS_AFTER_NUMBER = re.compile(r"([-+]?\d[\d.,]*)(?:\s+[A-Za-z]{3,}\.?)+")  # shorter words may be variables
 # \textbf{(B) } 12, where the gold answer is 12
 _LABEL = re.compile(r"^\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*\([A-H]\)\s*\}(?:\s|~|\\[ ,;])*(?=\S)")
 
@@ -21,12 +21,12 @@ _CHOICE_AND_MORE = re.compile(r"(?:\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{)?
 _ANOTHER_CHOICE = re.compile(r"\(\s*[A-H]\s*\)")
 
 _UNIT = re.compile(r"\\(?:text|mathrm)\s*\{\s*([A-Za-z]+)\s*\}")
-_UNITS = set("mm cm dm m km mg g kg t s min h ml l".split())  # each is another quantity than every other
+_UNITS = set("mm cm dm m km mg g kg t s min h ml l".split())  # no two of them denote the same quantity
 _SIZING = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])|\s+")
 
 
-def readable(answer: str) -> str:
-    """The answer in a form that math-verify reads as it is meant."""
+def normalize_answer(answer: str) -> str:
+    """The answer in a form that math-verify parses as intended."""
     answer = _THIN_SPACE.sub("", answer).removesuffix(".").rstrip().replace("°", r"^\circ")
     answer = _LABEL.sub("", answer.removeprefix(r"\approx").strip())
     if match := _ALL_TEXT.fullmatch(answer):
@@ -44,24 +44,27 @@ def readable(answer: str) -> str:
 
 def _as_fraction(match: re.Match) -> str:
     """0.1\\overline{6} -> \\frac{15}{90}: (16 - 1) / (10 * 9)."""
-    whole, once, again = match.groups()
-    top = int(whole + once + again) - int(whole + once or 0)
-    return f"\\frac{{{top}}}{{{10 ** len(once) * (10 ** len(again) - 1)}}}"
+    whole, fixed, repeating = match.groups()
+    numerator = int(whole + fixed + repeating) - int(whole + fixed or 0)
+    return f"\\frac{{{numerator}}}{{{10 ** len(fixed) * (10 ** len(repeating) - 1)}}}"
 
 
 def same_choice(answer: str, gold: str) -> bool | None:
-    r"""For a gold answer like B or \text{(B)}: whether the answer, like (B) or B) 12, names it; None otherwise."""
-    wanted = _CHOICE.fullmatch(gold.strip())
-    named = _CHOICE.fullmatch(answer) or _CHOICE_AND_MORE.match(answer)
-    if wanted is None or named is None or _ANOTHER_CHOICE.search(answer, named.end()):
+    r"""Whether both name the same choice: a gold answer like B or \text{(B)}, an answer like (B) or B) 12.
+
+    None unless each of them names exactly one.
+    """
+    expected = _CHOICE.fullmatch(gold.strip())
+    actual = _CHOICE.fullmatch(answer) or _CHOICE_AND_MORE.match(answer)
+    if expected is None or actual is None or _ANOTHER_CHOICE.search(answer, actual.end()):
         return None
-    return named[1] == wanted[1]
+    return actual[1] == expected[1]
 
 
 def different_kind(answer: str, gold: str) -> str | None:
-    r"""Why two answers differ that math-verify takes for the same: (1,2) and \{1,2\}, 5 kg and 5 g; or None."""
+    r"""How two answers differ that math-verify takes for equal, (1,2) and \{1,2\} or 5 kg and 5 g; else None."""
     if {_bracket(answer), _bracket(gold)} == {"set", "tuple"}:
-        return "a set and a tuple"
+        return "a set compared with a tuple"
     units = [set(_UNIT.findall(text)) & _UNITS for text in (answer, gold)]
     if all(units) and units[0] != units[1]:
         return "different units"
@@ -69,7 +72,7 @@ def different_kind(answer: str, gold: str) -> str | None:
 
 
 def _bracket(text: str) -> str | None:
-    """What a list of plain elements is: a set in braces, a tuple in parentheses; None for all else."""
+    """The kind of a list of plain elements: "set" in braces, "tuple" in parentheses; None for anything else."""
     text = _SIZING.sub("", text)
     for kind, before, after in (("set", r"\{", r"\}"), ("tuple", "(", ")")):
         if text.startswith(before) and text.endswith(after):

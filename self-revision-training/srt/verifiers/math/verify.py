@@ -1,9 +1,9 @@
 r"""Math answers, compared by math-verify (github.com/huggingface/Math-Verify).
 
-What is compared, and how, is math-verify's business. This module decides only what is handed to it: the
-last complete box, in a form that its parser reads, and nothing that would keep sympy busy for minutes or fill
-gigabytes. A set or tuple passes only as a whole (Math-Verify #47); 0.9.0 sees to that itself, and the tests
-hold it to it. A comparison may still hang; the caller bounds its time (see pool.py).
+The comparison itself is left to math-verify. This module decides only what it is given: the last complete box,
+in a form that its parser understands, and nothing that would keep sympy busy for minutes or fill gigabytes. A
+set or tuple is correct only as a whole (Math-Verify #47); 0.9.0 ensures that itself, and our tests check it. A
+comparison may still hang, so the caller must bound its time (see grader.py).
 """
 
 import logging
@@ -11,44 +11,45 @@ import math
 import re
 from collections.abc import Iterator
 from functools import lru_cache
+from typing import Any
 
 from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic, Integer, MatrixBase, Pow, Rational, binomial, factorial
 
 from srt.verifiers.math.extract import extract_boxed
-from srt.verifiers.math.normalize import different_kind, readable, same_choice
+from srt.verifiers.math.normalize import different_kind, normalize_answer, same_choice
 from srt.verifiers.types import Verdict, VerifierError
 
-# Beyond any of these an answer is wrong without being handed to sympy, unless it is the gold answer verbatim.
-MAX_ANSWER_CHARACTERS = 500  # a product of 900 letters parses for 2 s
-MAX_NESTING = 10  # of {, ( and [; 15 parentheses parse for 0.6 s, 40 for 7 s
-MAX_DIGITS_IN_A_ROW = 200
-MAX_FACTORIAL = 1_000  # also the arguments of binomials
-MAX_RESULT_DIGITS = 10_000  # of any number that evaluating the expression would write out
+# An answer beyond these is incorrect without being given to sympy, unless it is the gold answer verbatim.
+MAX_ANSWER_CHARACTERS = 500  # a product of 900 letters takes 2 s to parse
+MAX_NESTING = 10  # of {, ( and [; 15 parentheses take 0.6 s to parse, 40 take 7 s
+MAX_CONSECUTIVE_DIGITS = 200
+MAX_FACTORIAL = 1_000  # also for the arguments of binomials
+MAX_RESULT_DIGITS = 10_000  # of any number that results from evaluating the expression
 
 SHOWN_CHARACTERS = 1000  # of an answer that is too long, in Verdict.extracted
 
-_LONG_NUMBER = re.compile(rf"\d{{{MAX_DIGITS_IN_A_ROW + 1}}}")
+_LONG_NUMBER = re.compile(rf"\d{{{MAX_CONSECUTIVE_DIGITS + 1}}}")
 _FACTORIAL = re.compile(r"(\d+)[\s)}]*!")
 _BINOMIAL = re.compile(r"\\[dt]?binom[\s{]*(\d+)|(\d+)[\s}]*\\choose")
 _NESTED = re.compile(r"![\s)}]*!|\\[dt]?binom\s*\{[^{}]*\d\s*[\^!]")  # 9!!, \binom{9^9}{2}
-_NOT_TEXT = re.compile("[\ud800-\udfff\ufffd\0]")  # surrogates, what decoders put for broken bytes, NUL
+_NOT_TEXT = re.compile("[\ud800-\udfff\ufffd\0]")  # surrogates, what decoders emit for broken bytes, NUL
 
-# math-verify reads no per cent sign inside of the box.
-_PER_CENT = re.compile(r"\s*\\?%\s*$")
+# math-verify ignores a percent sign inside the box.
+_PERCENT = re.compile(r"\s*\\?%\s*$")
 
-# The one box is all that is parsed; its expression extraction would pick any number out of unreadable text.
+# Only the box is parsed: ExprExtractionConfig would pick any number out of text that does not parse.
 _EXTRACTION = (LatexExtractionConfig(boxed_match_priority=0),)
 
-# It warns that its time limits are off. They need signals, which work in the main thread alone (verl #5635).
+# It warns that its time limits are off. They rely on signals, which work only in the main thread (verl #5635).
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
 
 def verify_math(response: str, gold: str) -> Verdict:
-    """Does the last complete box of `response` hold `gold`?
+    """Whether the last complete box of `response` contains `gold`, or something equal to it.
 
-    Raises VerifierError when the gold answer cannot be read or is beyond the limits above, or when memory or
-    the stack is exhausted. Does not bound its own time.
+    Raises VerifierError when the gold answer cannot be parsed or exceeds the limits above, or when memory or the
+    stack is exhausted. Does not bound its own running time.
     """
     answer = extract_boxed(response)
     if answer is None:
@@ -71,17 +72,17 @@ def verify_math(response: str, gold: str) -> Verdict:
 def _compare(answer: str, gold: str) -> Verdict:
     choice = same_choice(answer, gold)
     if choice is not None:
-        return Verdict(choice, answer, "the same choice" if choice else "another choice")
+        return Verdict(choice, answer, "same choice" if choice else "different choice")
     gold_parsed = _parse_gold(gold)
     if difference := different_kind(answer, gold):
         return Verdict(False, answer, difference)
     parsed = _parse(answer)
     if not parsed:
-        return Verdict(False, answer, "unreadable")
+        return Verdict(False, answer, "cannot be parsed")
     if excess := _excess_when_evaluated(parsed[0]):
         return Verdict(False, answer, excess)
     if isinstance(gold_parsed[0], Rational) and isinstance(parsed[0], Rational):
-        equal = gold_parsed[0] == parsed[0]  # exact: verify() would simplify the difference for 1 ms
+        equal = gold_parsed[0] == parsed[0]  # exact; verify() would take 1 ms to simplify the difference
         return Verdict(equal, answer, "equal" if equal else "different")
     try:
         equal = verify(
@@ -90,18 +91,19 @@ def _compare(answer: str, gold: str) -> Verdict:
     except (MemoryError, RecursionError):
         raise
     except Exception as error:
-        # Either the two are of kinds that do not compare, or the gold answer compares with nothing.
+        # Either the two cannot be compared with each other, or the gold answer with nothing at all.
         _check_comparable(gold_parsed, gold)
         return Verdict(False, answer, f"not comparable ({type(error).__name__})")
     return Verdict(equal, answer, "equal" if equal else "different")
 
 
 def _parse(answer: str) -> list:
-    """[expression, text], [text] when math-verify cannot read it, or []."""
-    answer = readable(answer)
-    number = _PER_CENT.sub("", answer)
+    """[expression, text]; [text] or [] when math-verify cannot parse it."""
+    answer = normalize_answer(answer)
+    number = _PERCENT.sub("", answer)
     text = f"$\\boxed{{{number}}}$" + ("\\%" if number != answer else "")
-    return parse(text, _EXTRACTION, parsing_timeout=None)
+    no_timeout: Any = None  # accepted, although not by its type hint
+    return parse(text, _EXTRACTION, parsing_timeout=no_timeout)
 
 
 @lru_cache(maxsize=1024)  # the responses to one problem come together
@@ -111,7 +113,7 @@ def _parse_gold(gold: str) -> list:
     if parsed:
         excess = _excess_when_evaluated(parsed[0])
     if excess or not parsed:
-        raise _bad_gold(gold, excess or "unreadable")
+        raise _bad_gold(gold, excess or "it cannot be parsed")
     return parsed
 
 
@@ -129,11 +131,11 @@ def _bad_gold(gold: str, reason: object) -> VerifierError:
 
 
 def _excess(answer: str) -> str | None:
-    """What makes the text too expensive to parse, or None. Linear in its length."""
+    """Why the text is too expensive to parse, or None. Takes time linear in its length."""
     if len(answer) > MAX_ANSWER_CHARACTERS:
         return f"longer than {MAX_ANSWER_CHARACTERS} characters"
     if _LONG_NUMBER.search(answer):
-        return f"a number of more than {MAX_DIGITS_IN_A_ROW} digits"
+        return f"a number with more than {MAX_CONSECUTIVE_DIGITS} digits"
     depth = 0
     for character in answer:
         depth += (character in "{([") - (character in "])}")
@@ -147,9 +149,9 @@ def _excess(answer: str) -> str | None:
 
 
 def _excess_when_evaluated(parsed: object) -> str | None:
-    """What makes an unevaluated expression too expensive to evaluate, or None."""
+    """Why an unevaluated expression is too expensive to evaluate, or None."""
     if any(_digits(part) > MAX_RESULT_DIGITS for part in _numeric_operations(parsed)):
-        return f"a number of more than {MAX_RESULT_DIGITS} digits"
+        return f"a number with more than {MAX_RESULT_DIGITS} digits"
     return None
 
 
@@ -165,7 +167,7 @@ def _numeric_operations(parsed: object) -> Iterator[Basic]:
 
 
 def _digits(expression: Basic) -> float:
-    """About the decimal digits of `expression` when it is written out; a symbol counts as one."""
+    """Roughly the number of decimal digits of `expression` when evaluated; a symbol counts as one."""
     if isinstance(expression, Integer):
         return abs(int(expression)).bit_length() * math.log10(2)
     if isinstance(expression, Rational):
@@ -180,7 +182,7 @@ def _digits(expression: Basic) -> float:
 
 
 def _magnitude(expression: Basic) -> float:
-    """About the absolute value of a number, as a float; infinite when it is beyond a float."""
+    """Roughly the absolute value of a number; infinite when it exceeds the range of a float."""
     if isinstance(expression, (Integer, Rational)):
         return float(abs(expression))
     digits = _digits(expression)

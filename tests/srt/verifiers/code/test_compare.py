@@ -1,8 +1,8 @@
-"""When an output is the expected one."""
+"""When an output matches the expected one."""
 
 import pytest
 
-from srt.verifiers.code.compare import difference
+from srt.verifiers.code.compare import first_difference
 
 
 @pytest.mark.parametrize(
@@ -22,29 +22,29 @@ from srt.verifiers.code.compare import difference
     ],
 )
 def test_equal(output, expected):
-    assert difference(output.encode(), expected.encode()) is None
+    assert first_difference(output.encode(), expected.encode()) is None
 
 
 @pytest.mark.parametrize(
     ("output", "expected", "words"),
     [
-        ("1 3", "1 2", "'3' instead of '2' (word 2)"),
-        ("yes", "YES", "'yes' instead of 'YES' (word 1)"),
-        ("1", "1 2", "1 words instead of 2; '2' is missing"),
-        ("1 2", "1", "2 words instead of 1; '2' is too much"),
-        ("5.0", "5", "'5.0' instead of '5'"),
-        ("12", "1 2", "'12' instead of '1'"),
-        ("0.333", "0.333333333", "'0.333' instead of"),
-        ("nan", "0.5", "'nan' instead of '0.5'"),
-        ("inf", "1e999", "'inf' instead of '1e999'"),
-        ("0.1_0", "0.10", "'0.1_0' instead of '0.10'"),
-        ("1.2.3", "1.2.4", "'1.2.3' instead of '1.2.4'"),
-        ("x" * 100, "y", f"'{'x' * 60}...' instead of 'y'"),
+        ("1 3", "1 2", "expected '2', got '3' (token 2)"),
+        ("yes", "YES", "expected 'YES', got 'yes' (token 1)"),
+        ("1", "1 2", "expected 2 tokens, got 1: missing token '2'"),
+        ("1 2", "1", "expected 1 token, got 2: unexpected extra token '2'"),
+        ("5.0", "5", "expected '5', got '5.0'"),
+        ("12", "1 2", "expected '1', got '12'"),
+        ("0.333", "0.333333333", "got '0.333'"),
+        ("nan", "0.5", "expected '0.5', got 'nan'"),
+        ("inf", "1e999", "expected '1e999', got 'inf'"),
+        ("0.1_0", "0.10", "expected '0.10', got '0.1_0'"),
+        ("1.2.3", "1.2.4", "expected '1.2.4', got '1.2.3'"),
+        ("x" * 100, "y", f"expected 'y', got '{'x' * 60}...'"),
     ],
 )
 def test_different(output, expected, words):
-    assert words in difference(output.encode(), expected.encode())
+    assert words in first_difference(output.encode(), expected.encode())
 
 
-def test_bytes_that_are_no_text():
-    assert "instead of 'a'" in difference(b"\xff\x00", b"a")
+def test_bytes_that_are_not_text():
+    assert "expected 'a', got" in first_difference(b"\xff\x00", b"a")

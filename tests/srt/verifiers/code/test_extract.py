@@ -1,4 +1,4 @@
-"""Which program is taken from a response."""
+"""Which program is extracted from a response."""
 
 import pytest
 
@@ -6,14 +6,14 @@ from srt.verifiers.code.extract import extract_program
 from srt.verifiers.code.languages import BY_FENCE, LANGUAGES
 
 
-def taken(response):
+def extracted(response):
     program = extract_program(response)
     return program and (program.language.name, program.source)
 
 
 def test_the_last_complete_block_in_a_known_language_counts():
     response = "```python\none\n```\nno, rather\n```cpp\ntwo\n```\nwhich prints\n```\n7\n```\n```text\nthat\n```\n"
-    assert taken(response) == ("C++", "two\n")
+    assert extracted(response) == ("C++", "two\n")
 
 
 @pytest.mark.parametrize(
@@ -21,35 +21,35 @@ def test_the_last_complete_block_in_a_known_language_counts():
     ["", "print(1)", "```\nprint(1)\n```", "```brainf\n+\n```", "```python\nprint(1)\n", "``python\nprint(1)\n``"],
 )
 def test_no_program(response):
-    assert taken(response) is None
+    assert extracted(response) is None
 
 
-def test_a_block_that_is_never_closed_is_passed_over():
-    assert taken("```python\none\n```\n```python\ntwo\n") == ("Python", "one\n")
+def test_a_block_that_is_never_closed_is_skipped():
+    assert extracted("```python\none\n```\n```python\ntwo\n") == ("Python", "one\n")
 
 
 @pytest.mark.parametrize("info", ["Python", " python3 ", "py title='a.py'", "{.python}", "python:main.py"])
-def test_what_may_stand_after_the_backticks(info):
-    assert taken(f"```{info}\npass\n```") == ("Python", "pass\n")
+def test_what_may_follow_the_backticks(info):
+    assert extracted(f"```{info}\npass\n```") == ("Python", "pass\n")
 
 
 def test_a_longer_fence_holds_shorter_ones():
-    assert taken("````python\ns = '''\n```\n'''\n````") == ("Python", "s = '''\n```\n'''\n")
+    assert extracted("````python\ns = '''\n```\n'''\n````") == ("Python", "s = '''\n```\n'''\n")
 
 
 def test_tildes_and_windows_line_ends():
-    assert taken("~~~python\r\nx = 1\r\n~~~\r\n") == ("Python", "x = 1\r\n")
+    assert extracted("~~~python\r\nx = 1\r\n~~~\r\n") == ("Python", "x = 1\r\n")
 
 
-def test_the_indentation_of_a_list_item_is_no_part_of_the_program():
-    assert taken("1. so:\n   ```python\n   if x:\n       y\n\n   ```") == ("Python", "if x:\n    y\n\n")
+def test_the_indentation_of_a_list_item_is_removed():
+    assert extracted("1. so:\n   ```python\n   if x:\n       y\n\n   ```") == ("Python", "if x:\n    y\n\n")
 
 
-def test_a_block_of_another_language_keeps_its_fence_from_opening_one():
-    assert taken("```text\n```python\nnot a program\n```\n") is None
+def test_a_fence_inside_a_block_of_another_language_opens_nothing():
+    assert extracted("```text\n```python\nnot a program\n```\n") is None
 
 
-def test_every_word_names_one_language():
+def test_every_fence_word_stands_for_one_language():
     assert len(BY_FENCE) == sum(len(language.fences) for language in LANGUAGES)
     assert {BY_FENCE[word].name for word in ("python", "cpp", "c", "java", "go", "rust")} == {
         "Python",

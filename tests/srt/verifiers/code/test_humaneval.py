@@ -1,4 +1,4 @@
-"""HumanEval: each canonical solution passes, and each with one small mistake fails."""
+"""HumanEval: every canonical solution passes, and fails once it contains one small mistake."""
 
 import ast
 import gzip
@@ -16,12 +16,12 @@ from tests.srt.helpers.code_cases import fenced
 pytestmark = pytest.mark.bwrap
 
 FILE = Path(__file__).parents[2] / "data" / "humaneval" / "HumanEval.jsonl.gz"
-SETTINGS = JudgeConfig("bwrap", time_limit=3.0, memory_limit=512, time_factor=1.0)
-# Drawn mistakes that change nothing: a bound that is never reached, a tie that cannot be, a count that is only
-# compared with 0.
+CONFIG = JudgeConfig("bwrap", time_limit=3.0, memory_limit=512, time_factor=1.0)
+# Problems whose random mistake changes nothing: a bound that is never reached, a tie that cannot occur, a count
+# that is only compared with 0.
 EQUIVALENT = {25, 35, 39, 116, 128, 131, 132, 139, 148, 154}
-# Drawn mistakes that HumanEval's own tests do not notice; they pass without this judge too.
-UNNOTICED = {20, 52, 59, 72, 124, 150}
+# Problems whose random mistake HumanEval's own tests do not detect; they pass without this judge, too.
+UNDETECTED = {20, 52, 59, 72, 124, 150}
 
 OTHER_OPERATOR = {
     ast.Lt: ast.LtE,
@@ -44,7 +44,7 @@ OTHER_OPERATOR = {
 
 
 def mistakes(tree):
-    """Functions that each make one mistake in the tree."""
+    """Functions, each of which makes one mistake in the tree."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare):
             if type(node.ops[0]) in OTHER_OPERATOR:
@@ -60,7 +60,7 @@ def mistakes(tree):
 
 
 def broken(program, entry_point, seed):
-    """The program with one drawn mistake in the function that is asked for."""
+    """The program with one random mistake in the function `entry_point`."""
     tree = ast.parse(program)
     function = next(n for n in reversed(tree.body) if isinstance(n, ast.FunctionDef) and n.name == entry_point)
     random.Random(seed).choice(list(mistakes(ast.Module(function.body, []))))()
@@ -78,9 +78,9 @@ def test_canonical_solutions_pass_and_broken_ones_fail(tmp_path):
         broken(program, record["entry_point"], record["task_id"])
         for program, record in zip(programs, records, strict=True)
     ]
-    with CodeGrader(2, SETTINGS) as grader:
+    with CodeGrader(2, CONFIG) as grader:
         right = grader.grade_all([(fenced(s), p, "stop") for s, p in zip(programs, problems, strict=True)])
         wrong = grader.grade_all([(fenced(s), p, "stop") for s, p in zip(mutants, problems, strict=True)])
     assert {p.id: v for p, v in zip(problems, right, strict=True) if not v.correct} == {}
-    alive = {p.id for p, v in zip(problems, wrong, strict=True) if v.correct}
-    assert alive == {f"HumanEval/{number}" for number in EQUIVALENT | UNNOTICED}
+    passing = {p.id for p, v in zip(problems, wrong, strict=True) if v.correct}
+    assert passing == {f"HumanEval/{number}" for number in EQUIVALENT | UNDETECTED}

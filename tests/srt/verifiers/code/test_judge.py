@@ -1,13 +1,14 @@
-"""The judge is right: verdicts on programs that were written for it, and their reasons."""
+"""The judge's verdicts on programs that were written for it, and their reasons."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from srt.verifiers.code import languages
 from srt.verifiers.code.grader import CodeGrader
 from srt.verifiers.types import VerifierError
-from tests.srt.helpers.code_cases import SETTINGS, adding, doubling, fenced, judge, written_problems
+from tests.srt.helpers.code_cases import CONFIG, adding, doubling, fenced, judge, written_problems
 
 pytestmark = pytest.mark.bwrap
 
@@ -24,7 +25,7 @@ REASONS = {
 def test_programs_in_python_and_cpp_get_the_verdicts_they_were_written_for():
     cases = [(problem, program) for problem, programs in written_problems() for program in programs]
     assert len({problem.id for problem, _ in cases}) >= 20
-    with CodeGrader(2, SETTINGS) as grader:
+    with CodeGrader(2, CONFIG) as grader:
         outcomes = grader.grade_all([(fenced(c["program"], c["language"]), p, "stop") for p, c in cases])
     for (problem, case), outcome in zip(cases, outcomes, strict=True):
         where = f"{problem.id}, {case['language']}, {case['kind']}: {outcome}"
@@ -58,22 +59,22 @@ def test_the_other_languages(language, program):
         pytest.skip(f"no compiler for {language}")
     assert judge().judge(fenced(program, language), doubling()).reason == "passed 3 of 3 tests"
     wrong = judge().judge(fenced(program.replace("2 * ", "3 * "), language), doubling())
-    assert wrong.reason == "test 1 of 3: wrong answer: '3' instead of '2' (word 1)"
+    assert wrong.reason == "test 1 of 3: wrong answer: expected '2', got '3' (token 1)"
 
 
 @pytest.mark.parametrize(
     ("head", "line"),
     [
-        ("using namespace std;\nint midpoint = 2;", "n = n * midpoint / 2;"),  # std::midpoint is of C++20
+        ("using namespace std;\nint midpoint = 2;", "n = n * midpoint / 2;"),  # C++20 has std::midpoint
         ("#include <ranges>", "for (int i : std::views::iota(0, 1)) n += i;"),
     ],
 )
-def test_cpp_of_2017_and_of_2020(head, line):
+def test_cpp17_and_cpp20(head, line):
     program = f"#include <iostream>\n#include <numeric>\n{head}\nint main() {{ int n; std::cin >> n; {line} "
     assert judge().judge(fenced(program + "std::cout << 2 * n; }", "cpp"), doubling()).correct
 
 
-def test_what_is_extracted_and_why_there_is_no_program():
+def test_the_extracted_program_and_a_response_without_one():
     verdict = judge().judge("I give up.", doubling())
     assert (verdict.correct, verdict.extracted, verdict.reason) == (
         False,
@@ -100,15 +101,15 @@ def test_a_missing_compiler_is_our_failure(monkeypatch):
     assert caught.value.kind == "no compiler for Rust"
 
 
-def test_time_limits_are_stretched_by_the_factor():
+def test_the_time_factor_multiplies_time_limits():
     work = "import time\nwhile time.process_time() < 0.7:\n    pass\nprint(2 * int(input()))"
     problem = doubling(limits={"time_seconds": 0.3})
     assert "time limit" in judge().judge(fenced(work), problem).reason
-    with CodeGrader(1, type(SETTINGS)("bwrap", 1.0, 256, 4.0)) as grader:
+    with CodeGrader(1, replace(CONFIG, time_factor=4.0)) as grader:
         assert grader.grade_all([(fenced(work), problem, "stop")])[0].correct
 
 
-def test_memory_that_is_reserved_and_not_used_is_no_offence():
+def test_memory_that_is_reserved_but_not_used_is_allowed():
     program = "import threading\nthreading.stack_size(2**29)\n"
     program += "threading.Thread(target=lambda: print(2 * int(input()))).start()"
     assert judge().judge(fenced(program), doubling()).correct
@@ -117,11 +118,11 @@ def test_memory_that_is_reserved_and_not_used_is_no_offence():
 # Checkers ------------------------------------------------------------------------------------------------
 
 
-def test_a_checker_that_does_not_take_the_expected_output_is_our_failure():
+def test_a_checker_that_rejects_the_expected_output_is_our_failure():
     for checker in ("print(0)", "raise SystemExit(3)", "print('fine')"):
         problem = doubling(checker=checker)
         if checker == "print(0)":
-            assert "refused by the problem's checker" in judge().judge(fenced("print(4)"), problem).reason
+            assert "the problem's checker rejects '4'" in judge().judge(fenced("print(4)"), problem).reason
             continue
         with pytest.raises(VerifierError, match="does not accept the expected output"):
             judge().judge(fenced("print(4)"), problem)
@@ -152,7 +153,7 @@ def test_functions(program, reason):
 
 
 def test_a_function_in_another_language_is_wrong():
-    assert judge().judge(fenced("int add;", "c"), adding()).reason == "a function in Python is asked for, not in C"
+    assert judge().judge(fenced("int add;", "c"), adding()).reason == "expected a function in Python, got C"
 
 
 @pytest.mark.parametrize(
@@ -174,7 +175,7 @@ def test_a_function_in_another_language_is_wrong():
         ),
     ],
 )
-def test_values_travel_as_they_are(program, test):
+def test_values_are_passed_unchanged(program, test):
     assert judge().judge(fenced(program), adding(test)).reason == "passed 1 of 1 tests"
 
 
@@ -187,7 +188,7 @@ def test_tests_that_cannot_be_run_are_our_failure(test):
 # Without the sandbox -------------------------------------------------------------------------------------
 
 
-def test_limits_alone_judge_alike():
+def test_limits_alone_give_the_same_verdicts():
     bare = judge("rlimits")
     assert bare.judge(fenced("print(2 * int(input()))"), doubling()).correct
     assert "time limit" in bare.judge(fenced("while True: pass"), doubling()).reason

@@ -1,7 +1,4 @@
-"""What a hostile program may try. Each is really tried; afterwards the judge works and nothing is left behind.
-
-Programs that succeed print 2, the expected output: a verdict of "right" means that an attack went through.
-"""
+"""Attacks by hostile programs. Each is really attempted; afterwards the judge works and nothing is left behind."""
 
 import os
 import socket
@@ -12,70 +9,18 @@ from pathlib import Path
 import pytest
 
 from srt.contract.records import Problem
-from tests.srt.helpers.code_cases import adding, fenced, judge
+from srt.verifiers.code import build
+from tests.srt.helpers.attacks import IF_TRUE, LIMIT, PROBLEM, attack
+from tests.srt.helpers.code_cases import fenced, judge
 
-pytestmark = pytest.mark.bwrap
-
-LIMIT = 0.25  # seconds of processor time; a run may wait for 4 * LIMIT + 4 seconds
-PROBLEM = Problem(
-    "attack",
-    "?",
-    "",
-    mode="code",
-    tests=[{"input": "1\n", "output": "2\n"}],
-    limits={"time_seconds": LIMIT, "memory_mb": 64},
-)
-IF_TRUE = "\nprint(2 if {} else 'held')\n"
-
-
-def processes():
-    """The processes that this one has started, and theirs: (pid, command) pairs."""
-    parents, commands = {}, {}
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            stat = (folder / "stat").read_text()
-            commands[int(folder.name)] = (folder / "cmdline").read_text().replace("\0", " ")
-        except OSError:  # it has just ended
-            continue
-        parents[int(folder.name)] = int(stat.rsplit(")", 1)[1].split()[1])
-    ours = {os.getpid()}
-    while more := {pid for pid, parent in parents.items() if parent in ours} - ours:
-        ours |= more
-    return {(pid, commands.get(pid, "")) for pid in ours - {os.getpid()}}
-
-
-def files():
-    return {path for place in ("/tmp", "/var/tmp", "/dev/shm") for path in Path(place).glob("*")}
-
-
-@pytest.fixture(autouse=True)
-def nothing_is_left_behind():
-    started, there = processes(), files()
-    judge().judge(fenced("print(2)"), PROBLEM)
-    yield
-    deadline = time.monotonic() + 10
-    while processes() - started and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not processes() - started
-    assert not any("evil" in path.name or "srt-judge" in path.name for path in files() - there)
-    assert judge().judge(fenced("print(2)"), PROBLEM).correct
-    assert not judge().judge(fenced("print(3)"), PROBLEM).correct
-
-
-def attack(program, problem=PROBLEM, language="python"):
-    """The reason of the verdict, which is never "right" and comes in time."""
-    started = time.monotonic()
-    verdict = judge().judge(fenced(program, language), problem)
-    assert time.monotonic() - started < 4 * LIMIT + 4 + 1
-    assert not verdict.correct, verdict
-    return verdict.reason
+pytestmark = [pytest.mark.bwrap, pytest.mark.usefixtures("nothing_left_behind")]
 
 
 def test_fork_bomb():
     attack("import os\nwhile True:\n    try: os.fork()\n    except OSError: pass")
 
 
-def test_threads_without_end():
+def test_endless_threads():
     program = """
 import os, threading, time
 try:
@@ -89,8 +34,8 @@ print(2)
 
 
 def test_memory_bomb():
-    patient = replace(PROBLEM, limits=PROBLEM.limits | {"time_seconds": 4 * LIMIT})
-    assert "memory limit" in attack("x = []\nwhile True: x.append(bytearray(b'x' * 2**20))", patient)
+    slower = replace(PROBLEM, limits=PROBLEM.limits | {"time_seconds": 4 * LIMIT})
+    assert "memory limit" in attack("x = []\nwhile True: x.append(bytearray(b'x' * 2**20))", slower)
 
 
 def test_memory_bomb_of_several_processes():
@@ -129,10 +74,10 @@ def test_endless_loops_in_several_processes():
 
 
 def test_sleeping_past_the_wall_clock_limit():
-    assert "time limit (it waits" in attack("import time\ntime.sleep(1000)\nprint(2)")
+    assert "time limit (wall-clock limit" in attack("import time\ntime.sleep(1000)\nprint(2)")
 
 
-def test_a_process_that_leaves_everything_by_which_it_could_be_killed():
+def test_a_process_that_escapes_its_group_and_session():
     mark = f"evil-{os.getpid()}-{time.monotonic_ns()}"
     program = f"""
 import ctypes, os, sys
@@ -143,15 +88,15 @@ try: os.setsid()
 except OSError: pass
 os.execv(sys.executable, [sys.executable, "-c", "import time; time.sleep(1000)", "{mark}"])
 """
-    assert "time limit (it waits" in attack(program)
+    assert "time limit (wall-clock limit" in attack(program)
     deadline = time.monotonic() + 2
-    while everywhere(mark) and time.monotonic() < deadline:
+    while marked_processes(mark) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not everywhere(mark)
+    assert not marked_processes(mark)
 
 
-def everywhere(mark):
-    """The machine's processes with the mark in their command, whoever started them."""
+def marked_processes(mark):
+    """All processes of the machine with the mark in their command line."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
@@ -176,7 +121,7 @@ print(3)
 """
     started = time.monotonic()
     assert "wrong answer" in attack(program)
-    assert time.monotonic() - started < 3  # nobody waited for the daemon
+    assert time.monotonic() - started < 3  # the judge did not wait for the daemon
 
 
 def test_environment_variables(monkeypatch):
@@ -193,7 +138,7 @@ for path in glob.glob("/proc/*/environ"):
 
 def test_the_home_folder(tmp_path):
     homes = [str(Path.home()), "/root", "/home", str(tmp_path), str(Path(__file__).resolve().parents[4])]
-    # Python and Rust may themselves lie in a home folder: then the way there is all that is seen of it.
+    # Python and Rust may be installed in a home folder, of which programs then see only the path to them.
     program = f"""
 import os
 found = []
@@ -204,7 +149,7 @@ for home in {homes!r}:
     assert "'held'" in attack(program + IF_TRUE.format("found"))
 
 
-def test_passwords_and_settings_of_the_machine():
+def test_the_passwords_and_settings_of_the_machine():
     places = ["/etc/passwd", "/etc/shadow", "/etc/hostname", "/var", "/run", "/sys", "/boot"]
     program = f"import os\nfound = [place for place in {places!r} if os.path.exists(place)]"
     assert "'held'" in attack(program + IF_TRUE.format("found"))
@@ -227,13 +172,13 @@ def test_a_socket_in_the_abstract_namespace():
         attack("import socket\nsocket.socket(socket.AF_UNIX).connect('\\0evil-listener')\nprint(2)")
 
 
-def test_killing_the_parent_and_everybody_else():
+def test_killing_the_parent_and_all_other_processes():
     program = "import os\nfor pid in (os.getppid(), 1, -1, *range(2, 1000)):\n    if pid != os.getpid():\n"
     program += "        try: os.kill(pid, 9)\n        except OSError: pass\n"
     attack(program)
 
 
-def test_writing_outside_of_the_work_folder():
+def test_writing_outside_the_work_folder():
     places = [f"{folder}/evil" for folder in ("", "/usr", "/etc", "/box", "/dev", "/proc", "/root", "/lib")]
     program = f"""
 done = []
@@ -251,7 +196,7 @@ def test_changing_the_program_or_the_interpreter():
     assert "'held'" in attack(program + IF_TRUE.format("done"))
 
 
-def test_links_and_ways_through_proc(tmp_path):
+def test_links_and_paths_through_proc(tmp_path):
     secret = tmp_path / "evil-secret"
     secret.write_text("2")
     secret.chmod(0o644)
@@ -283,7 +228,7 @@ for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger"):
     assert "'held'" in attack(program + IF_TRUE.format("done"))
 
 
-def test_becoming_root_mounting_and_making_namespaces():
+def test_becoming_root_mounting_and_tracing():
     program = """
 import ctypes, os
 libc, done = ctypes.CDLL(None), []
@@ -304,7 +249,7 @@ def test_importing_the_judge():
 
 def test_deleting_the_tests():
     program = "import shutil\nfor place in ('/tmp', '/box', '/etc'): shutil.rmtree(place, ignore_errors=True)"
-    assert "wrong answer: 0 words" in attack(program)
+    assert "wrong answer: expected 1 token, got 0" in attack(program)
     assert judge().judge(fenced("print(2)"), PROBLEM).correct
 
 
@@ -323,67 +268,23 @@ for path in found:
             print("evil-expected-output")
     except OSError: pass
 """
-    assert "0 words instead of 1" in attack(program, problem)
+    assert "expected 1 token, got 0" in attack(program, problem)
 
 
 def test_a_fake_verdict_and_an_early_exit():
     attack('import os\nprint("{\\"correct\\": true}\\nPASSED 1 of 1 tests", flush=True)\nos._exit(0)')
 
 
-def test_a_compiler_that_is_asked_for_our_files(tmp_path):
+def test_including_our_files(tmp_path):
     secret = tmp_path / "evil.h"
     secret.write_text('#include <cstdio>\nint main() { puts("2"); }')
     assert "compile error" in attack(f'#include "{secret}"', language="cpp")
     assert "compile error" in attack('#include "/etc/shadow"\nint main() {}', language="cpp")
 
 
-def test_a_compiler_that_never_ends(monkeypatch):
-    import srt.verifiers.code as code
-
-    monkeypatch.setattr(code, "BUILD", code.replace(code.BUILD, cpu_seconds=1, wall_seconds=5))
+def test_a_compilation_that_never_ends(monkeypatch):
+    monkeypatch.setattr(build, "BUILD_LIMITS", replace(build.BUILD_LIMITS, cpu_seconds=1, wall_seconds=5))
     program = "template <class T> struct B0 {};\n"
     for n in range(1, 40):
         program += f"template <class T> struct B{n} {{ B{n - 1}<T*> a; B{n - 1}<T**> b; }};\n"
     assert "compile error" in attack(program + "int main() { B39<int> b; }", language="cpp")
-
-
-# Functions: the tests are in another sandbox ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "program",
-    [
-        "import os\nos._exit(0)",
-        "import os\ndef add(a, b): os._exit(10)",
-        "raise SystemExit(0)",
-        "def add(a, b): raise SystemExit(10)",
-        "def add(a, b): raise KeyboardInterrupt",
-        "class Same:\n    def __eq__(self, other): return True\ndef add(a, b): return Same()",
-        "class Same(list):\n    def __eq__(self, other): return True\ndef add(a, b): return Same()",
-        "import builtins\nbuiltins.AssertionError = builtins.Exception = None\ndef add(a, b): return 0",
-        "def check(candidate): pass\ndef add(a, b): return 0",
-        "import os\nfor fd in range(3, 99):\n    try: os.write(fd, b'\\x01\\0\\0\\0N' * 9)\n"
-        "    except OSError: pass\ndef add(a, b): return 0",
-        "import os\ndef add(a, b):\n    for fd in range(3, 99):\n"
-        "        try: os.write(fd, b'\\xff\\xff\\xff\\x7f')\n        except OSError: pass\n    os._exit(0)",
-    ],
-)
-def test_ways_around_the_tests_of_a_function(program):
-    attack(program, adding())
-
-
-def test_what_the_tests_of_a_function_expect_cannot_be_found():
-    test = "SECRET = 'evil-' + 'expected'\ndef check(candidate):\n    assert candidate(0, 0) == SECRET\n"
-    program = """
-import gc, glob, os, sys
-def add(a, b):
-    for path in glob.glob("/proc/[0-9]*/environ") + glob.glob("/tmp/*") + glob.glob("/proc/self/fd/[0-2]"):
-        try:
-            if "SEC" "RET" in open(path, errors="replace").read(): return "evil-expected"
-        except OSError: pass
-    frame = sys._getframe()
-    while frame := frame.f_back:
-        if "SEC" "RET" in str(frame.f_globals) + str(frame.f_locals): return "evil-expected"
-    return "no" if not any(isinstance(o, dict) and "SEC" "RET" in o for o in gc.get_objects()) else "evil-expected"
-"""
-    attack(program, adding(test))

@@ -1,4 +1,4 @@
-"""The pool of grading workers: what hangs or dies is set aside, the rest is graded."""
+"""The pool of grading workers: responses whose grading hangs or dies are set aside, the rest are graded."""
 
 import os
 import signal
@@ -14,6 +14,7 @@ from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.types import Verdict, VerifierError
+from tests.srt.helpers.processes import is_running
 
 
 def problem(answer: str = "7", mode: str = "math") -> Problem:
@@ -21,10 +22,10 @@ def problem(answer: str = "7", mode: str = "math") -> Problem:
 
 
 def act(response: str, problem: Problem) -> Verdict:
-    """A verifier that does what the response says; workers import it from here."""
+    """A verifier that does what the response tells it to; workers import it from here."""
     if response == "hang":
         time.sleep(3600)
-    if response == "hang, deaf to signals":
+    if response == "hang and ignore signals":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         while True:
             pass
@@ -40,7 +41,7 @@ def act(response: str, problem: Problem) -> Verdict:
     if response == "allocate":
         bytearray(64 * 2**30)
     if response == "raise":
-        raise KeyError("nobody foresaw this")
+        raise KeyError("an unforeseen error")
     return Verdict(response == problem.answer, response, str(os.getpid()))
 
 
@@ -65,11 +66,11 @@ def acting():
     ("response", "reason"),
     [
         ("hang", "no verdict within 1 s"),
-        ("hang, deaf to signals", "no verdict within 1 s"),
+        ("hang and ignore signals", "no verdict within 1 s"),
         ("die", "died"),
         ("exit", "died"),
         ("allocate", "MemoryError"),
-        ("raise", "nobody foresaw this"),
+        ("raise", "an unforeseen error"),
     ],
 )
 def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, response, reason):
@@ -87,7 +88,7 @@ def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, resp
 
 
 def test_a_response_whose_worker_died_is_graded_again(acting, tmp_path):
-    """It may have been another one that killed it."""
+    """Another response may have killed it."""
     (outcome,) = acting.grade_all([(f"exit unless there is {tmp_path / 'mark'}", problem(), "stop")])
     assert isinstance(outcome, Verdict), outcome
 
@@ -101,7 +102,7 @@ def test_a_worker_that_dies_between_two_tasks(acting):
         assert all(v.correct for v in acting.grade_all([("7", problem(), "stop")] * 20))
 
 
-def test_workers_that_never_grade_anything_are_an_error_and_no_endless_loop():
+def test_workers_that_never_grade_anything_are_an_error_not_an_endless_loop():
     with MathGrader(1, 5.0, verifiers={"math": Unloadable()}) as grader:
         grader.submit("key", "7", problem(), "stop")
         with pytest.raises(VerifierError, match="workers died"):
@@ -137,7 +138,7 @@ def test_submit_does_not_block_and_poll_returns_each_outcome_once(acting):
     assert sorted(key for key, _ in outcomes) == list(range(1000))
     assert all(outcome.correct == bool(key % 2) for key, outcome in outcomes)
     started = time.monotonic()
-    assert acting.poll(timeout=5.0) == []  # nothing is under way: no wait
+    assert acting.poll(timeout=5.0) == []  # nothing is being graded: no wait
     assert time.monotonic() - started < 1
 
 
@@ -149,20 +150,20 @@ def test_poll_waits_no_longer_than_its_timeout(acting):
     assert isinstance(acting.poll(timeout=10.0)[0][1], VerifierError)
 
 
-def test_a_response_cut_off_is_wrong_without_being_graded(acting):
+def test_a_truncated_response_is_incorrect_without_being_graded(acting):
     acting.submit("key", "hang", problem(), "length")
     assert acting.pending == 1
     assert acting.poll() == [("key", Verdict(False, "", "cut off by the token limit"))]
 
 
-def test_a_mode_without_a_verifier_is_refused(acting):
+def test_a_mode_without_a_verifier_is_rejected(acting):
     for kind in (ValueError, UserError):
         with pytest.raises(kind, match="MODE=poetry: this grader's modes are "):
             acting.submit("key", "7", problem(mode="poetry"), "stop")
     assert acting.pending == 0
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux only")
 def test_workers_die_with_a_parent_that_is_killed(tmp_path):
     script = tmp_path / "parent.py"
     script.write_text(
@@ -191,14 +192,6 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
         parent.stdout.close()
     assert workers
     deadline = time.monotonic() + 10
-    while any(_runs(pid) for pid in workers) and time.monotonic() < deadline:
+    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert not any(_runs(pid) for pid in workers)
-
-
-def _runs(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert not any(is_running(pid) for pid in workers)

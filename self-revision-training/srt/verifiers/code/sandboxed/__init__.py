@@ -1,1 +1,1 @@
-"""Scripts that run inside of the sandbox; nothing here imports anything of ours."""
+"""Scripts that run inside the sandbox, into which their text is copied; they import nothing of ours."""

@@ -1,6 +1,9 @@
-"""Runs in a sandbox: a program that a model wrote, one function of which is called from another sandbox.
+"""Runs in a sandbox: a program that a model wrote, one function of which is called by tests in another sandbox.
 
-python callee.py <fd to read calls from> <fd to write answers to> < {"preamble", "program", "entry_point"}
+    python candidate.py <fd to read calls from> <fd to write replies to> < {"preamble", "program", "entry_point"}
+
+A message is its length (4 bytes, little-endian) and a marshaled tuple. Call: (args, kwargs). Reply: (kind, value,
+args after the call), where kind is "returned", "iterator" or "raised", the latter with (exception name, message).
 """
 
 import json
@@ -10,23 +13,30 @@ import struct
 import sys
 import types
 
+SCALARS: "tuple[type, ...]" = (bool, int, float, complex, str, bytes)
+COLLECTIONS: "tuple[type, ...]" = (list, tuple, set, frozenset)
 
-def plain(value):
-    """The value as marshal writes it: subclasses of plain types become these. Raises ValueError for others."""
-    if value is None or type(value) in (bool, int, float, complex, str, bytes):
+
+def to_plain(value):
+    """The value as marshal can write it: instances of subclasses become their built-in type.
+
+    Raises ValueError for values of other types.
+    """
+    if value is None or type(value) in SCALARS:
         return value
-    for kind in (bool, int, float, complex, str, bytes):
+    for kind in SCALARS:
         if isinstance(value, kind):
             return kind(value)
-    for kind in (list, tuple, set, frozenset):
+    for kind in COLLECTIONS:
         if isinstance(value, kind):
-            return kind(plain(item) for item in value)
+            return kind(to_plain(item) for item in value)
     if isinstance(value, dict):
-        return {plain(key): plain(item) for key, item in value.items()}
+        return {to_plain(key): to_plain(item) for key, item in value.items()}
     raise ValueError(f"a value of type {type(value).__name__}")
 
 
-def answer_to(function, args, kwargs):
+def call(function, args, kwargs):
+    """The reply to a call."""
     try:
         value = function(*args, **kwargs)
         kind = "returned"
@@ -36,24 +46,24 @@ def answer_to(function, args, kwargs):
         builtin = next(cls.__name__ for cls in type(error).__mro__ if cls.__module__ == "builtins")
         return marshal.dumps(("raised", (builtin, str(error)), ()))
     try:
-        return marshal.dumps((kind, plain(value), tuple(plain(arg) for arg in args)))
+        return marshal.dumps((kind, to_plain(value), tuple(to_plain(arg) for arg in args)))
     except ValueError as error:
-        return marshal.dumps(("raised", ("TypeError", f"the function gave {error}"), ()))
+        return marshal.dumps(("raised", ("TypeError", f"the function returned {error}"), ()))
 
 
 def main():
-    given = json.load(sys.stdin)
-    calls, answers = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
+    task = json.load(sys.stdin)
+    calls, replies = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
     sys.argv = ["program.py"]
-    namespace = {"__name__": "program"}
-    exec(compile(given["preamble"], "problem.py", "exec"), namespace)
-    exec(compile(given["program"], "program.py", "exec"), namespace)
-    function = namespace[given["entry_point"]]
+    namespace: dict = {"__name__": "program"}
+    exec(compile(task["preamble"], "problem.py", "exec"), namespace)
+    exec(compile(task["program"], "program.py", "exec"), namespace)
+    function = namespace[task["entry_point"]]
     while size := calls.read(4):
         args, kwargs = marshal.loads(calls.read(struct.unpack("<I", size)[0]))
-        message = answer_to(function, args, kwargs)
-        answers.write(struct.pack("<I", len(message)) + message)
-        answers.flush()
+        reply = call(function, args, kwargs)
+        replies.write(struct.pack("<I", len(reply)) + reply)
+        replies.flush()
 
 
 if __name__ == "__main__":

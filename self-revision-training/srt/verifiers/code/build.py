@@ -1,0 +1,50 @@
+"""Compiles programs, inside the sandbox."""
+
+import re
+from dataclasses import replace
+
+from srt.verifiers.code.extract import Program
+from srt.verifiers.code.failures import KILLED
+from srt.verifiers.code.languages import PROGRAM, command_line, toolchain
+from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.process import RunResult
+from srt.verifiers.code.sandbox import Sandbox
+
+BUILD_LIMITS = Limits(
+    cpu_seconds=60, wall_seconds=120, memory_mb=2048, output_bytes=128 * 2**20, processes=256, stack_mb=16
+)
+
+
+class CompileError(Exception):
+    """The program does not compile; the message is the compiler's first error."""
+
+
+def build(program: Program, sandbox: Sandbox) -> bytes:
+    """The executable file; the source itself for a language that is not compiled.
+
+    Raises CompileError, and VerifierError when the compiler or interpreter is missing.
+    """
+    language = program.language
+    toolchain(language)  # raises for a missing interpreter, too
+    source = program.source.encode("utf-8", "replace")
+    if not language.builds:
+        return source
+    name = language.source(program.source)
+    limits = replace(BUILD_LIMITS, address_space=language.address_space)
+    error = ""
+    for command in command_line(language, language.builds, name):
+        # The sandbox disappears with the run, so the executable leaves it as standard output.
+        script = f"{command} >&2 && cat {PROGRAM}"
+        result = sandbox.run(["/bin/sh", "-c", script], {name: source}, b"", limits)
+        if result.exit_code == 0 and not result.timed_out and not result.output_limit_hit:
+            return result.stdout
+        error = _first_error(result, name)
+    raise CompileError(error)
+
+
+def _first_error(result: RunResult, source_name: str) -> str:
+    if result.timed_out or result.exit_code == KILLED:
+        return "the compiler exceeded its time limit"
+    lines = [line for line in result.stderr.splitlines() if "error" in line] or result.stderr.strip().splitlines()
+    message = lines[0].strip()[:300] if lines else "no message"
+    return re.sub(rf"\S*/(?={re.escape(source_name)})", "", message)

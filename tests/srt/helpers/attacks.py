@@ -1,0 +1,29 @@
+"""What the attack tests share: a problem with tight limits, and the judging of a hostile program.
+
+Programs that succeed print 2, the expected output: a correct verdict means that an attack went through.
+"""
+
+import time
+
+from srt.contract.records import Problem
+from tests.srt.helpers.code_cases import fenced, judge
+
+LIMIT = 0.25  # seconds of CPU time; the wall-clock limit is 4 * LIMIT + 4 seconds
+PROBLEM = Problem(
+    "attack",
+    "?",
+    "",
+    mode="code",
+    tests=[{"input": "1\n", "output": "2\n"}],
+    limits={"time_seconds": LIMIT, "memory_mb": 64},
+)
+IF_TRUE = "\nprint(2 if {} else 'held')\n"
+
+
+def attack(program, problem=PROBLEM, language="python"):
+    """The reason of the verdict, which must be incorrect and arrive in time."""
+    started = time.monotonic()
+    verdict = judge().judge(fenced(program, language), problem)
+    assert time.monotonic() - started < 4 * LIMIT + 4 + 1
+    assert not verdict.correct, verdict
+    return verdict.reason
