@@ -88,8 +88,8 @@ class HealthMonitor:
             return None
         return (
             f"the student's entropy fell to {entropy:.4f} nats per token from {self.first[names.ENTROPY]:.4f} "
-            "in the first steps: its responses are becoming identical. A lower LR, or an earlier checkpoint, preserves "
-            "their diversity"
+            "in the first steps: its responses are becoming identical. A lower LR, or an earlier checkpoint, "
+            "preserves their diversity"
         )
 
     def _check_gap(self, gap: float | None) -> str | None:

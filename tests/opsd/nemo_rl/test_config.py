@@ -49,7 +49,7 @@ def test_asked_sizes_are_taken(make_config, model_config):
     ("settings", "words"),
     [
         ({"tensor_parallel_size": 3}, "TENSOR_PARALLEL_SIZE=3 must divide the 8"),
-        ({"sampler_tensor_parallel_size": 4}, "SAMPLER_TENSOR_PARALLEL_SIZE=4: .* 2 key-value heads"),
+        ({"sampler_tensor_parallel_size": 4}, "SAMPLER_TENSOR_PARALLEL_SIZE=4 must .* 2 key-value heads"),
         ({"gpus_per_node": 9}, "GPUS_PER_NODE=9: 8 GPU"),
     ],
 )
