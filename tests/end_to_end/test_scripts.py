@@ -63,7 +63,7 @@ def test_a_refused_command_line_ends_the_script_with_2_and_one_sentence():
     """Also in run_srt_data.sh, which would go on to a second program."""
     outcome = run_script("run_srt_data", {"BATCH_SIZE": "many"})
     error = the_error(outcome)
-    assert error.startswith("error: BATCH_SIZE=many: a whole number is expected (problems in flight")
+    assert error.startswith("error: BATCH_SIZE=many: expected a whole number (problems in flight")
     assert outcome.out == ""
 
 
