@@ -99,7 +99,7 @@ def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Sche
 def _resolve(config: Any, field: Field, line: KnobLine, overrides: dict[str, str | None]) -> Any:
     """The checked value of one knob: from the command line, the environment, or the YAML."""
     text = overrides.get(line.key, os.environ.get(line.env or "", line.default))
-    expected = f"{line.env or line.key}={text}: expected {_expected(field.type)} ({line.help})"
+    message = f"{line.env or line.key}={text}: expected {_expected(field.type)} ({line.help})"
     try:
         if line.key in overrides:
             config[line.key] = overrides[line.key]
@@ -107,9 +107,9 @@ def _resolve(config: Any, field: Field, line: KnobLine, overrides: dict[str, str
             config[line.key] = None
         value = config[line.key]
     except OmegaConfBaseException as error:
-        raise UserError(expected) from error
+        raise UserError(message) from error
     if isinstance(value, bool) and str(text).lower() not in SWITCHES:  # OmegaConf takes any number for a bool
-        raise UserError(expected)
+        raise UserError(message)
     _check(value, field.metadata, line)
     return value
 

@@ -44,7 +44,7 @@ class CollectorConfig:
 
 
 class Collector:
-    """Takes `problems` through sampling and grading, in order and as many at a time as the config says."""
+    """Takes `problems` through sampling and grading, in order, with at most `max_in_flight` at the same time."""
 
     def __init__(
         self,

@@ -14,7 +14,7 @@ Record = dict[str, Any]
 def read_records(
     dataset: str, subset: str | None, split: str, fields: Collection[str]
 ) -> Iterator[tuple[str, Record | str]]:
-    """(place, record) pairs; instead of a record, the reason (str) why a line does not hold one.
+    """(place, record) pairs; a line that is not a record yields the reason (str) instead.
 
     `fields`: what the caller reads; a hub dataset is restricted to these. Raises UserError when the dataset as a
     whole cannot be read.
@@ -73,7 +73,7 @@ def _from_hub(
             f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
             f"loaded from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]})"
         ) from error
-    # The solutions and model outputs beside the problems may be gigabytes.
+    # The other columns, solutions and model outputs, may be gigabytes.
     used = [name for name in loaded.column_names if name in fields]
     for number, record in enumerate(loaded.select_columns(used) if used else loaded, start=1):
         yield f"{dataset}, {split} row {number}", record
