@@ -6,7 +6,7 @@ from srt.config import print_help_if_asked
 
 def main(argv: list[str]) -> None:
     print_help_if_asked("srt_data", argv)
-    from srt.collect.split import prepare  # here, so that Ctrl-C may end it
+    from srt.collect.split import prepare  # here, so that Ctrl-C ends it cleanly
 
     prepare(argv)
 

@@ -1,6 +1,6 @@
-"""Knobs: `key=value` on the command line, then the environment variable, then the YAML default.
+"""Configuration: `key=value` on the command line wins over the environment variable, and that over the YAML.
 
-configs/<entry point>.yaml is the single source of defaults and the knob table; a dataclass gives the types:
+configs/<entry point>.yaml is the knob table and the only source of defaults; a dataclass gives the types:
 
     batch_size: ${oc.env:BATCH_SIZE,64}  # problems in flight
 """
@@ -10,19 +10,22 @@ import math
 import os
 import re
 import sys
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, Field, dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from srt.common.errors import UserError
 
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 SWITCHES = ("0", "1", "false", "true", "no", "yes", "off", "on", "n", "y")
-Schema = TypeVar("Schema")
+Schema = TypeVar("Schema", bound="DataclassInstance")
 
 _KNOB_LINE = re.compile(
     r"^(?P<key>\w+): *(?P<value>\$\{oc\.env:(?P<env>\w+),(?P<default>.*?)\}|[^#]*?) *(?:# *(?P<help>.*))?$"
@@ -30,13 +33,15 @@ _KNOB_LINE = re.compile(
 
 
 def option(*, choices: tuple | None = None, ge: float | None = None, le: float | None = None) -> Any:
-    """A dataclass field whose value is checked: one of `choices`, and within [ge, le]."""
-    # MISSING as default keeps every default in the YAML: a schema alone has none.
+    """A dataclass field whose value is checked when it is loaded: one of `choices`, and within [ge, le]."""
+    # No default here: all of them are in the YAML.
     return dataclass_field(default=MISSING, metadata={"choices": choices, "ge": ge, "le": le})
 
 
 @dataclass(frozen=True)
 class KnobLine:
+    """One line of a knob table: `key: ${oc.env:env,default}  # help`."""
+
     key: str
     env: str | None
     default: str
@@ -44,7 +49,7 @@ class KnobLine:
 
 
 def read_knob_table(yaml_path: Path) -> list[KnobLine | str]:
-    """The YAML's knobs in order; a line that is only a comment is a heading (str)."""
+    """The knobs of a YAML file in order; a line that is only a comment is a heading (str)."""
     table: list[KnobLine | str] = []
     for line in yaml_path.read_text(encoding="utf-8").splitlines():
         if line.startswith("#"):
@@ -66,62 +71,66 @@ def print_help(yaml_path: Path) -> None:
 
 
 def print_help_if_asked(config_name: str, argv: list[str]) -> None:
-    """Print the knob table and exit, when that is asked for; entry points do so before they import torch."""
+    """Print the knob table and exit if --help is among `argv`; entry points call it before they import torch."""
     if any(argument in ("-h", "--help") for argument in argv):
         print_help(CONFIGS / f"{config_name}.yaml")
         sys.exit(0)
 
 
 def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Schema:
-    """Resolve and check all knobs of one entry point; `--help` prints the table and exits.
+    """Resolve and check every knob of one entry point; `--help` prints the table and exits.
 
-    Raises UserError, naming the knob and its meaning, for an unknown key or a bad value.
+    Raises UserError, naming the knob and what it means, for an unknown key or a bad value.
     """
     print_help_if_asked(config_name, argv)
     yaml_path = CONFIGS / f"{config_name}.yaml"
-    lines = {line.key: line for line in read_knob_table(yaml_path) if isinstance(line, KnobLine)}
-    overrides = dict(_override(argument, lines) for argument in argv)
+    table = {line.key: line for line in read_knob_table(yaml_path) if isinstance(line, KnobLine)}
+    overrides = dict(_parse_override(argument, table) for argument in argv)
     config = OmegaConf.structured(schema)
-    OmegaConf.set_readonly(config, False)  # as a frozen schema makes it
+    OmegaConf.set_readonly(config, False)  # a frozen schema makes it read-only
     config = OmegaConf.merge(config, OmegaConf.load(yaml_path))
-    values = {}
-    for field in sorted(fields(schema), key=lambda field: list(lines).index(field.name)):
-        line = lines[field.name]
-        given = overrides.get(field.name, os.environ.get(line.env or "", line.default))
-        refusal = f"{line.env or line.key}={given}: {_expected(field.type)} is expected ({line.help})"
-        try:
-            if field.name in overrides:
-                config[field.name] = overrides[field.name]
-            elif given == "null":  # the environment can only say it as text
-                config[field.name] = None
-            value = config[field.name]
-        except OmegaConfBaseException as error:
-            raise UserError(refusal) from error
-        if isinstance(value, bool) and str(given).lower() not in SWITCHES:  # to OmegaConf, 2 is true
-            raise UserError(refusal)
-        _check(value, field.metadata, line)
-        values[field.name] = value
-    _warn_of_near_misses(lines)
+    by_name = {field.name: field for field in fields(schema)}
+    # In the order of the table, which is also the order in which bad values are reported.
+    values = {key: _resolve(config, by_name[key], line, overrides) for key, line in table.items()}
+    _warn_of_near_misses(table)
     return schema(**values)
 
 
-def _override(argument: str, lines: dict[str, KnobLine]) -> tuple[str, str | None]:
+def _resolve(config: Any, field: Field, line: KnobLine, overrides: dict[str, str | None]) -> Any:
+    """The checked value of one knob: from the command line, the environment, or the YAML."""
+    text = overrides.get(line.key, os.environ.get(line.env or "", line.default))
+    message = f"{line.env or line.key}={text}: expected {_expected(field.type)} ({line.help})"
+    try:
+        if line.key in overrides:
+            config[line.key] = overrides[line.key]
+        elif text == "null":  # an environment variable is always text
+            config[line.key] = None
+        value = config[line.key]
+    except OmegaConfBaseException as error:
+        raise UserError(message) from error
+    if isinstance(value, bool) and str(text).lower() not in SWITCHES:  # OmegaConf takes any number for a bool
+        raise UserError(message)
+    _check(value, field.metadata, line)
+    return value
+
+
+def _parse_override(argument: str, table: dict[str, KnobLine]) -> tuple[str, str | None]:
     key, equals, value = argument.partition("=")
-    by_env = {line.env: line.key for line in lines.values() if line.env}
+    by_env = {line.env: line.key for line in table.values() if line.env}
     key = by_env.get(key, key)
-    if not equals or key not in lines:
-        near = difflib.get_close_matches(key, [*lines, *by_env], n=1)
+    if not equals or key not in table:
+        near = difflib.get_close_matches(key, [*table, *by_env], n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"unknown knob {argument!r}{hint} (--help lists all; the form is key=value)")
+        raise UserError(f"unknown knob {argument!r}{hint} (expected key=value; --help lists all knobs)")
     return key, None if value == "null" else value
 
 
 def _expected(type_: Any) -> str:
-    text = str(type_)
-    for name, words in (("bool", "0 or 1"), ("int", "a whole number"), ("float", "a number")):
-        if name in text:
-            return words
-    return "a text"
+    annotation = str(type_)
+    for name, description in (("bool", "0 or 1"), ("int", "a whole number"), ("float", "a number")):
+        if name in annotation:
+            return description
+    return "a string"
 
 
 def _check(value: Any, metadata: Any, line: KnobLine) -> None:
@@ -130,23 +139,23 @@ def _check(value: Any, metadata: Any, line: KnobLine) -> None:
     if value is None:
         return
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{name}: a finite number is expected ({line.help})")
+        raise UserError(f"{name}: expected a finite number ({line.help})")
     if choices and value not in choices:
-        raise UserError(f"{name}: one of {', '.join(map(str, choices))} is expected ({line.help})")
+        raise UserError(f"{name}: expected one of {', '.join(map(str, choices))} ({line.help})")
     if ge is not None and value < ge:
-        raise UserError(f"{name}: at least {ge} is expected ({line.help})")
+        raise UserError(f"{name}: must be at least {ge} ({line.help})")
     if le is not None and value > le:
-        raise UserError(f"{name}: at most {le} is expected ({line.help})")
+        raise UserError(f"{name}: must be at most {le} ({line.help})")
 
 
-def _warn_of_near_misses(lines: dict[str, KnobLine]) -> None:
-    """A misspelt environment variable is silently ignored by everybody else; say so."""
-    known = [line.env for line in lines.values() if line.env]
-    everywhere = {
+def _warn_of_near_misses(table: dict[str, KnobLine]) -> None:
+    """Warn of environment variables that look like misspelled knobs; they would be ignored silently."""
+    known = [line.env for line in table.values() if line.env]
+    known_anywhere = {
         line.env for path in CONFIGS.glob("*.yaml") for line in read_knob_table(path) if isinstance(line, KnobLine)
     }
     for variable in os.environ:
-        if variable not in everywhere and len(variable) > 5:
+        if variable not in known_anywhere and len(variable) > 5:
             near = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
             if near:
-                print(f"warning: the environment has {variable}, which is no knob; did you mean {near[0]}?")
+                print(f"warning: the environment variable {variable} is not a knob; did you mean {near[0]}?")

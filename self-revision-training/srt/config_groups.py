@@ -1,7 +1,7 @@
-"""Knobs that several entry points share, each group with its checks, as bases of their configurations.
+"""Groups of options that several entry points share, each with its checks.
 
-A configuration inherits its groups, so its fields stay flat: configs/*.yaml and the environment name
-them directly.
+The config of an entry point inherits its groups, so the fields stay flat, as in configs/*.yaml and in the
+environment.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from srt.config import option
 
 @dataclass(frozen=True)
 class PromptConfig:
-    """How a problem becomes a prompt (contract/layout.py). None: the checkpoint's own value, or the default."""
+    """How a problem becomes a prompt (contract/layout.py). None: the checkpoint's value, or the default."""
 
     mode: str = option(choices=("math", "code"))
     control_phrases: str | None = option()
@@ -22,7 +22,7 @@ class PromptConfig:
 
 @dataclass(frozen=True)
 class SamplerConfig:
-    """Which sampler draws responses, and how."""
+    """Which sampler to use, and how it samples."""
 
     sampler: str = option(choices=("auto", "vllm", "transformers"))
     sampler_batch: int = option(ge=1)
@@ -33,9 +33,8 @@ class SamplerConfig:
 
 @dataclass(frozen=True)
 class ParallelSamplerConfig(SamplerConfig):
-    """A sampler that has the GPUs to itself: collection and evaluation."""
+    """A sampler with the GPUs to itself, possibly several engines: collection and evaluation."""
 
-    model_path: str | None = option()
     batch_size: int = option(ge=1)
     max_tokens: int = option(ge=1)
     dtype: str = option(choices=("auto", "bfloat16", "float16", "float32"))
@@ -46,7 +45,7 @@ class ParallelSamplerConfig(SamplerConfig):
 
 @dataclass(frozen=True)
 class GradingConfig:
-    """The verifier of `mode` and its limits (srt/verifiers/factory.py)."""
+    """Limits of the verifier that `mode` selects (srt/verifiers/factory.py)."""
 
     mode: str = option(choices=("math", "code"))
     grading_workers: int = option(ge=1)
@@ -59,7 +58,7 @@ class GradingConfig:
 
 @dataclass(frozen=True)
 class AdamConfig:
-    """AdamW and gradient clipping (0: off)."""
+    """AdamW and gradient clipping (max_grad_norm 0: off)."""
 
     weight_decay: float = option(ge=0)
     adam_beta1: float = option(ge=0, le=0.99999)
@@ -69,7 +68,7 @@ class AdamConfig:
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """Low-rank adapters on all linear layers but the head; rank 0: all weights are trained."""
+    """Low-rank adapters on all linear layers except lm_head; rank 0 trains all weights instead."""
 
     lora_rank: int = option(ge=0)
     lora_alpha: float = option(ge=0)

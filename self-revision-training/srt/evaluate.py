@@ -1,7 +1,7 @@
-"""Evaluation: avg@k, pass@k, response length, and accuracy when asked to revise.
+"""Evaluation: avg@k, pass@k, response length, and accuracy of revisions.
 
-It is a collection without a target that revises after both rewards, so it samples, grades and resumes with
-the same code.
+It is a collection without a target that revises right and wrong responses alike, so it samples, grades and
+resumes with the same code.
 """
 
 import time
@@ -20,6 +20,7 @@ from srt.common.files import write_json
 from srt.config import load_config, option
 from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS, SET_ASIDE, TRUNCATED, by_reward
 from srt.contract.paths import PHASE1, model_name
 from srt.contract.provenance import close_run, model_fingerprint, open_run
 from srt.contract.records import Response, Revision
@@ -32,8 +33,9 @@ BOOTSTRAP_DRAWS = 2000
 
 @dataclass(frozen=True)
 class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
-    """The knobs of configs/evaluate.yaml, where their meanings and defaults stand."""
+    """See configs/evaluate.yaml for the meaning and default of each option."""
 
+    model_path: str | None = option()
     dataset: str = option()
     dataset_subset: str | None = option()
     dataset_split: str = option()
@@ -45,7 +47,7 @@ class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
 
 
 def evaluate(argv: list[str]) -> None:
-    """Write evaluation.json (the figures) beside attempts.jsonl (every response and revision)."""
+    """Write evaluation.json (the metrics) beside attempts.jsonl (every response and revision)."""
     config = load_config(EvaluateConfig, "evaluate", argv)
     if config.model_path is None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
@@ -71,68 +73,67 @@ def evaluate(argv: list[str]) -> None:
     set_aside_bad_records(loaded, output_dir)
     print(f"{config.model_path} on {len(problems)} problems of {config.dataset}; output: {output_dir}")
 
-    sampler, max_model_len = sampler_from_config(config, layout, problems)
+    sampler, max_model_len = sampler_from_config(config, config.model_path, layout, problems)
     with closing(sampler), open_grader(config) as grader:
-        settings = CollectorConfig(
+        collector_config = CollectorConfig(
             num_responses=config.num_samples,
             num_revisions=1,
             revise=frozenset({0, 1} if config.revise else ()),
             revise_truncated=True,
             max_tokens=config.max_tokens,
             max_model_len=max_model_len,
-            window=config.batch_size * sampler.engines,
+            max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
             target=None,
         )
-        collector = Collector(problems, layout, sampler, grader, settings, output_dir)
+        collector = Collector(problems, layout, sampler, grader, collector_config, output_dir)
         collector.run()
     collector.close()
-    if not collector.responses:
+    attempts = collector.attempts
+    set_aside = collector.stats.set_aside.total()
+    if not attempts.responses:
         raise UserError(
-            f"no response could be graded: all {collector.counts.set_aside.total()} samples are set aside in "
-            f"{collector.aside_log.path}, each with its reason"
+            f"no response could be graded: all {set_aside} samples are set aside in "
+            f"{attempts.set_aside_path}, each with its reason"
         )
-    figures = evaluation_figures(
-        list(collector.responses.values()), list(collector.revisions.values()), config.num_samples, config.seed
+    metrics = evaluation_metrics(
+        list(attempts.responses.values()), list(attempts.revisions.values()), config.num_samples, config.seed
     )
-    result = {"model": config.model_path, "dataset": config.dataset} | figures
-    result["set_aside"] = collector.counts.set_aside.total()
+    result = {"model": config.model_path, "dataset": config.dataset} | metrics | {SET_ASIDE: set_aside}
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})
 
 
-def evaluation_figures(responses: list[Response], revisions: list[Revision], k: int, seed: int) -> dict[str, Any]:
-    """avg@k and pass@k (0 to 1), tokens per response, revision accuracy by the reward of the response.
+def evaluation_metrics(responses: list[Response], revisions: list[Revision], k: int, seed: int) -> dict[str, Any]:
+    """avg@k and pass@k (0 to 1), tokens per response, and accuracy of revisions by the reward of the response.
 
-    The interval holds 95% of bootstrap draws over problems: responses to one problem are not independent.
+    The interval covers 95% of bootstrap samples over problems, since responses to one problem are not independent.
     """
     rewards: dict[int, list[int]] = defaultdict(list)
     for response in responses:
         rewards[response.problem_idx].append(response.r)
     averages = np.array([np.mean(r) for r in rewards.values()])
     low, high = bootstrap_interval(averages, seed)
-    outcome_by_key = {response.key[:2]: response.r for response in responses}
-    revised: dict[int, list[bool]] = {0: [], 1: []}
+    reward_of = {response.key: response.r for response in responses}
+    revised: dict[int, list[bool]] = {0: [], 1: []}  # reward of the response -> verdicts on its revisions
     for revision in revisions:
-        revised[outcome_by_key[revision.key[:2]]].append(revision.y_revised_correct)
+        revised[reward_of[revision.key.response_key]].append(revision.y_revised_correct)
     return {
         "problems": len(rewards),
         "k": k,
-        "avg_at_k": float(averages.mean()),
+        AVG_AT_K: float(averages.mean()),
         "avg_at_k_interval": [low, high],
         "pass_at_k": float(np.mean([max(r) for r in rewards.values()])),
         "mean_response_tokens": float(np.mean([response.y_init_tokens for response in responses])),
-        "truncated": float(np.mean([response.y_init_finish_reason == "length" for response in responses])),
-        "revise_r0": float(np.mean(revised[0])) if revised[0] else None,
-        "revise_r1": float(np.mean(revised[1])) if revised[1] else None,
-        "revisions_r0": len(revised[0]),
-        "revisions_r1": len(revised[1]),
+        TRUNCATED: float(np.mean([response.y_init_finish_reason == "length" for response in responses])),
+        **{by_reward(REVISE, r): float(np.mean(revised[r])) if revised[r] else None for r in (0, 1)},
+        **{by_reward(REVISIONS, r): len(revised[r]) for r in (0, 1)},
     }
 
 
 def bootstrap_interval(values: np.ndarray, seed: int) -> tuple[float, float]:
-    """2.5% and 97.5% quantiles of the mean of `values`, drawn with replacement."""
+    """2.5% and 97.5% quantiles of the mean of `values` resampled with replacement."""
     rng = np.random.default_rng(seed)
     draws = rng.integers(0, len(values), size=(BOOTSTRAP_DRAWS, len(values)))
     low, high = np.quantile(values[draws].mean(axis=1), [0.025, 0.975])

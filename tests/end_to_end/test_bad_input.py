@@ -54,20 +54,24 @@ MODEL_KNOB = {
 @pytest.mark.parametrize("entry_point", DATA_KNOB)
 def test_a_data_file_that_is_missing(call, good, tmp_path, entry_point):
     config = good[entry_point] | {DATA_KNOB[entry_point]: tmp_path / "nowhere.jsonl"}
-    assert f"{tmp_path}/nowhere.jsonl: there is no such data file" in the_error(call(entry_point, config))
+    assert f"{tmp_path}/nowhere.jsonl: no such data file" in the_error(call(entry_point, config))
 
 
 @pytest.mark.parametrize(
     ("name", "content", "said"),
     [
-        ("empty.jsonl", "", ": it holds no records"),
+        ("empty.jsonl", "", ": contains no records"),
         ("empty.json", "", ", line 1: not JSON"),
         ("prose.json", "[{'problem': 'x'}]", ", line 1: not JSON"),
-        ("object.json", '{"problem": "x", "answer": "1"}', ": a list of records is expected, found dict"),
+        ("object.json", '{"problem": "x", "answer": "1"}', ": expected a list of records, found dict"),
         ("prose.jsonl", "once upon a time\n", ": 1 of 1 records cannot be used; the first is"),
         ("prose.parquet", "once upon a time\n", ": not readable as parquet"),
-        ("no_text.jsonl", '{"answer": "1"}\n', "one of problem, question, prompt is expected, found answer"),
-        ("no_answer.jsonl", '{"problem": "x = 1"}\n', "no answer: one of answer, solution is expected"),
+        ("no_text.jsonl", '{"answer": "1"}\n', "expected one of problem, question, prompt, found answer"),
+        (
+            "no_answer.jsonl",
+            '{"problem": "x = 1"}\n',
+            "no answer: expected a non-empty value in one of answer, solution",
+        ),
     ],
 )
 @pytest.mark.parametrize("entry_point", DATA_KNOB)
@@ -96,7 +100,7 @@ def test_no_problem_left_between_start_and_end(call, good):
 @pytest.mark.parametrize("entry_point", MODEL_KNOB)
 def test_a_model_path_that_does_not_exist(call, good, tmp_path, entry_point):
     config = good[entry_point] | {MODEL_KNOB[entry_point]: tmp_path / "no-model"}
-    assert f"{tmp_path}/no-model: there is no such checkpoint folder" in the_error(call(entry_point, config))
+    assert f"{tmp_path}/no-model: no such checkpoint folder" in the_error(call(entry_point, config))
 
 
 @pytest.mark.parametrize("entry_point", MODEL_KNOB)
@@ -144,12 +148,12 @@ def test_evaluation_without_a_model(call, good):
 # Knobs --------------------------------------------------------------------------------------------------------
 
 WRONG_TYPES = {
-    "collect": ("BATCH_SIZE", "many", "a whole number is expected (problems in flight"),
-    "prepare": ("STAGE1_SIZE", "1.5", "a whole number is expected (tuples for SFT stage 1 (generation))"),
-    "sft": ("LR_STAGE1", "small", "a number is expected (peak learning rate of stage 1)"),
-    "distill": ("LR", "small", "a number is expected (peak learning rate)"),
-    "evaluate": ("REVISE", "perhaps", "0 or 1 is expected (1: also ask for one revision of every response)"),
-    "report": ("EXAMPLES", "some", "a whole number is expected"),
+    "collect": ("BATCH_SIZE", "many", "expected a whole number (problems in flight"),
+    "prepare": ("STAGE1_SIZE", "1.5", "expected a whole number (tuples for SFT stage 1 (generation))"),
+    "sft": ("LR_STAGE1", "small", "expected a number (peak learning rate of stage 1)"),
+    "distill": ("LR", "small", "expected a number (peak learning rate)"),
+    "evaluate": ("REVISE", "perhaps", "expected 0 or 1 (1: also sample one revision of every response)"),
+    "report": ("EXAMPLES", "some", "expected a whole number"),
 }
 MISSPELT = {
     "collect": ("bach_size", "batch_size"),
@@ -233,7 +237,7 @@ def test_tuples_that_are_all_too_long(call, good):
 
 def test_splitting_before_anything_was_collected(call, good, tmp_path):
     error = the_error(call("prepare", good["prepare"]))
-    assert f"{tmp_path}/output/d_revision.json: there is no such file" in error
+    assert f"{tmp_path}/output/d_revision.json: no such file" in error
 
 
 @pytest.mark.parametrize("count", [0, 1])

@@ -29,7 +29,7 @@ def test_help_prints_every_knob_with_its_meaning(script):
     ]
     assert config
     for knob in config:
-        assert f"  {knob.env}=" in outcome.out and knob.meaning in outcome.out
+        assert f"  {knob.env}=" in outcome.out and knob.help in outcome.out
 
 
 def test_the_quickstarts_help_says_how_to_choose_seed_and_folder_and_makes_nothing():
@@ -63,7 +63,7 @@ def test_a_refused_command_line_ends_the_script_with_2_and_one_sentence():
     """Also in run_srt_data.sh, which would go on to a second program."""
     outcome = run_script("run_srt_data", {"BATCH_SIZE": "many"})
     error = the_error(outcome)
-    assert error.startswith("error: BATCH_SIZE=many: a whole number is expected (problems in flight")
+    assert error.startswith("error: BATCH_SIZE=many: expected a whole number (problems in flight")
     assert outcome.out == ""
 
 

@@ -63,12 +63,12 @@ def test_validation_is_part_of_what_a_run_is_only_when_it_can_stop_it(make_confi
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kl_type": "backward"}, "KL_TYPE=backward: one of reverse, forward, mixed, jsd is expected"),
-        ({"mixed_kl_weight": 1.5}, "MIXED_KL_WEIGHT=1.5: at most 1 is expected"),
-        ({"topk": -1}, "TOPK=-1: at least 0 is expected"),
+        ({"kl_type": "backward"}, "KL_TYPE=backward: expected one of reverse, forward, mixed, jsd"),
+        ({"mixed_kl_weight": 1.5}, "MIXED_KL_WEIGHT=1.5: must be at most 1"),
+        ({"topk": -1}, "TOPK=-1: must be at least 0"),
         ({"kl_temperature": 0}, "KL_TEMPERATURE=0"),
         ({"jsd_beta": 1}, "JSD_BETA=1"),
-        ({"lr": "fast"}, "LR=fast: a number is expected"),
+        ({"lr": "fast"}, "LR=fast: expected a number"),
         ({"teacher_sync": 5}, "did you mean teacher_sync_steps?"),
     ],
     ids=lambda x: "" if isinstance(x, str) else next(iter(x)),

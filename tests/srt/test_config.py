@@ -1,4 +1,4 @@
-"""Knobs: precedence, messages, and that every configs/*.yaml is the whole truth about its schema."""
+"""Configuration: precedence, messages, and the agreement of every configs/*.yaml with its schema."""
 
 import os
 import re
@@ -46,14 +46,14 @@ def test_every_config_is_tested_here():
 
 
 @every_config
-def test_keys_are_the_schemas_fields_each_with_a_variable_and_a_meaning(name):
+def test_keys_are_the_fields_of_the_schema_each_with_a_variable_and_a_help_text(name):
     lines = knob_lines(name)
     assert sorted(line.key for line in lines) == sorted(field.name for field in fields(SCHEMAS[name]))
     for line in lines:
         assert line.env == line.key.upper()
         assert line.help
     text = (CONFIGS / f"{name}.yaml").read_text().splitlines()
-    assert sum(bool(line) and not line.startswith("#") for line in text) == len(lines)  # none escapes the table
+    assert sum(bool(line) and not line.startswith("#") for line in text) == len(lines)  # no line is missed
 
 
 @every_config
@@ -62,7 +62,7 @@ def test_defaults_load_and_pass_their_own_checks(name):
 
 
 @every_config
-def test_help_prints_every_knob_with_its_meaning_and_exits(name, capsys):
+def test_help_prints_every_knob_with_its_help_text_and_exits(name, capsys):
     with pytest.raises(SystemExit) as exit_:
         load(name, "seed=1", "--help")
     assert exit_.value.code == 0
@@ -74,21 +74,21 @@ def test_help_prints_every_knob_with_its_meaning_and_exits(name, capsys):
 
 
 def example(field, which):
-    """Two different values, as text, that pass the checks of a field."""
-    choices, least, most = (field.metadata[name] for name in ("choices", "ge", "le"))
+    """The first or second of two different values, as text, that pass the checks of a field."""
+    choices, lowest, highest = (field.metadata[name] for name in ("choices", "ge", "le"))
     if choices:
         return choices[-which]
     if "bool" in str(field.type):
         return str(which - 1)
     if "float" in str(field.type):
-        low = least or 0.0
-        return repr(low + which * ((most or low + 1) - low) / 4)
-    return str(int(least or 0) + which) if "int" in str(field.type) else f"value {which}"
+        low = lowest or 0.0
+        return repr(low + which * ((highest or low + 1) - low) / 4)
+    return str(int(lowest or 0) + which) if "int" in str(field.type) else f"value {which}"
 
 
 @every_config
 def test_command_line_beats_environment_beats_yaml(name, monkeypatch):
-    """Each of its knobs."""
+    """For each knob."""
     config = fields(SCHEMAS[name])
     by_key = load(name, *(f"{field.name}={example(field, 1)}" for field in config))
     by_variable = load(name, *(f"{field.name.upper()}={example(field, 2)}" for field in config))
@@ -160,7 +160,7 @@ REQUIRED = {
 
 
 @pytest.mark.parametrize("name", REQUIRED)
-def test_the_methods_defaults(name):
+def test_the_defaults_of_the_method(name):
     config = load(name)
     assert {key: getattr(config, key) for key in REQUIRED[name]} == REQUIRED[name]
 
@@ -178,7 +178,7 @@ def test_defaults_that_follow_from_other_knobs(monkeypatch):
     assert load("sft").base_model == "some/model"
 
 
-def test_choices_that_the_method_names():
+def test_choices_of_the_method():
     choices = {field.name: field.metadata["choices"] for field in fields(DistillConfig)}
     assert choices["kl_type"] == ("reverse", "forward", "mixed", "jsd")
     assert choices["engine"] == ("auto", "local", "nemo-rl")
@@ -206,7 +206,7 @@ def test_numbers_in_scientific_notation(monkeypatch):
 @pytest.mark.parametrize(
     "text", ["a: b, c # d", "12", "no", "", " two\nlines ", "{x}", "$x = \\boxed{}$", "a=b", "Ünïcödé ∑"]
 )
-def test_texts_arrive_as_they_were_given(monkeypatch, text):
+def test_strings_arrive_unchanged(monkeypatch, text):
     assert data_knobs(f"prompt_suffix={text}").prompt_suffix == text
     monkeypatch.setenv("PROMPT_SUFFIX", text)
     assert data_knobs().prompt_suffix == text
@@ -225,31 +225,31 @@ def test_null_means_unset_in_the_environment_as_well(monkeypatch, knob):
 
 
 def test_null_for_a_knob_that_must_be_set_is_refused_from_either_side(monkeypatch):
-    with pytest.raises(UserError, match="SEED=None: a whole number is expected"):
+    with pytest.raises(UserError, match="SEED=None: expected a whole number"):
         data_knobs("seed=null")
     monkeypatch.setenv("SEED", "null")
-    with pytest.raises(UserError, match="SEED=null: a whole number is expected"):
+    with pytest.raises(UserError, match="SEED=null: expected a whole number"):
         data_knobs()
 
 
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("batch_size=many", "BATCH_SIZE=many: a whole number is expected (problems in flight"),
-        ("batch_size=1.5", "BATCH_SIZE=1.5: a whole number is expected"),
-        ("batch_size=", "BATCH_SIZE=: a whole number is expected"),
-        ("batch_size=0", "BATCH_SIZE=0: at least 1 is expected (problems in flight"),
-        ("temperature=hot", "TEMPERATURE=hot: a number is expected (0 is greedy)"),
-        ("temperature=-1", "TEMPERATURE=-1.0: at least 0 is expected"),
-        ("temperature=nan", "TEMPERATURE=nan: a finite number is expected"),
-        ("temperature=inf", "TEMPERATURE=inf: a finite number is expected"),
-        ("top_p=1.1", "TOP_P=1.1: at most 1 is expected (nucleus)"),
-        ("top_p=0", "TOP_P=0.0: at least 1e-06 is expected"),
-        ("revise_correct=perhaps", "REVISE_CORRECT=perhaps: 0 or 1 is expected (1: also revise right y_init"),
-        ("revise_correct=2", "REVISE_CORRECT=2: 0 or 1 is expected"),
-        ("mode=chess", "MODE=chess: one of math, code is expected (math or code"),
-        ("sampler=VLLM", "SAMPLER=VLLM: one of auto, vllm, transformers is expected"),
-        ("max_samples=x", "MAX_SAMPLES=x: a whole number is expected (at most this many problems; unset: all)"),
+        ("batch_size=many", "BATCH_SIZE=many: expected a whole number (problems in flight"),
+        ("batch_size=1.5", "BATCH_SIZE=1.5: expected a whole number"),
+        ("batch_size=", "BATCH_SIZE=: expected a whole number"),
+        ("batch_size=0", "BATCH_SIZE=0: must be at least 1 (problems in flight"),
+        ("temperature=hot", "TEMPERATURE=hot: expected a number (0 is greedy)"),
+        ("temperature=-1", "TEMPERATURE=-1.0: must be at least 0"),
+        ("temperature=nan", "TEMPERATURE=nan: expected a finite number"),
+        ("temperature=inf", "TEMPERATURE=inf: expected a finite number"),
+        ("top_p=1.1", "TOP_P=1.1: must be at most 1 (nucleus sampling)"),
+        ("top_p=0", "TOP_P=0.0: must be at least 1e-06"),
+        ("revise_correct=perhaps", "REVISE_CORRECT=perhaps: expected 0 or 1 (1: also revise correct y_init"),
+        ("revise_correct=2", "REVISE_CORRECT=2: expected 0 or 1"),
+        ("mode=chess", "MODE=chess: expected one of math, code (math or code"),
+        ("sampler=VLLM", "SAMPLER=VLLM: expected one of auto, vllm, transformers"),
+        ("max_samples=x", "MAX_SAMPLES=x: expected a whole number (at most this many problems; unset: all)"),
     ],
 )
 def test_a_bad_value_names_the_knob_and_what_it_means(monkeypatch, argument, message):
@@ -274,17 +274,17 @@ def test_an_unknown_knob_is_refused_with_the_nearest_name(name, damage):
 
 
 @pytest.mark.parametrize("argument", ["batch_size", "--batch_size=3", "xyzzy=1", "=3", ""])
-def test_an_argument_that_is_no_known_knob_is_refused(argument):
-    with pytest.raises(UserError, match="unknown knob .*the form is key=value"):
+def test_an_argument_that_is_not_a_known_knob_is_refused(argument):
+    with pytest.raises(UserError, match="unknown knob .*expected key=value"):
         data_knobs(argument)
 
 
-def test_a_misspelt_variable_is_warned_of(monkeypatch, capsys):
+def test_a_misspelled_variable_causes_a_warning(monkeypatch, capsys):
     monkeypatch.setenv("TARGET_REVISION_SAMPLE", "5")
     monkeypatch.setenv("STUDENT_MODEL", "x")  # another entry point's knob
     assert data_knobs().target_revision_samples == 6000
     assert capsys.readouterr().out == (
-        "warning: the environment has TARGET_REVISION_SAMPLE, which is no knob; did you mean "
+        "warning: the environment variable TARGET_REVISION_SAMPLE is not a knob; did you mean "
         "TARGET_REVISION_SAMPLES?\n"
     )
 
@@ -298,7 +298,7 @@ def test_a_user_error_ends_an_entry_point_with_one_sentence(monkeypatch, capsys)
         run_entry_point(lambda argv: load_config(CollectConfig, "srt_data", argv))
     assert exit_.value.code == 2
     error = capsys.readouterr().err
-    assert error.startswith("error: BATCH_SIZE=0: at least 1 is expected (problems in flight")
+    assert error.startswith("error: BATCH_SIZE=0: must be at least 1 (problems in flight")
     assert error.count("\n") == 1
 
 
@@ -308,6 +308,6 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
         run_entry_point(lambda argv: 1 / len(argv))
 
 
-def test_no_knob_is_a_variable_that_shells_set_themselves():
+def test_no_knob_is_a_variable_that_shells_set():
     assert not {line.env for name in SCHEMAS for line in knob_lines(name)} & {"PATH", "HOME", "LANG", "TMPDIR"}
-    assert os.environ.get("MODEL_PATH") is None  # the fixture in conftest.py keeps the outside out
+    assert os.environ.get("MODEL_PATH") is None  # see the autouse fixture in conftest.py

@@ -1,4 +1,4 @@
-"""The figures of an evaluation, from responses and revisions whose verdicts are known."""
+"""The metrics of an evaluation, from responses and revisions whose verdicts are known."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_jsonl
 from srt.contract.records import Response, Revision
-from srt.evaluate import bootstrap_interval, evaluate, evaluation_figures
+from srt.evaluate import bootstrap_interval, evaluate, evaluation_metrics
 
 
 def new_response(problem, index, right, tokens=3, finish_reason="stop"):
@@ -53,45 +53,45 @@ REWARDS = [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
 def test_avg_and_pass_at_k():
-    figures = evaluation_figures(responses_of(REWARDS), [], k=4, seed=0)
-    assert figures["avg_at_k"] == pytest.approx((1 + 0.25 + 0) / 3)
-    assert figures["pass_at_k"] == pytest.approx(2 / 3)
-    assert (figures["problems"], figures["k"]) == (3, 4)
+    metrics = evaluation_metrics(responses_of(REWARDS), [], k=4, seed=0)
+    assert metrics["avg_at_k"] == pytest.approx((1 + 0.25 + 0) / 3)
+    assert metrics["pass_at_k"] == pytest.approx(2 / 3)
+    assert (metrics["problems"], metrics["k"]) == (3, 4)
 
 
 def test_problems_count_alike_when_a_sample_of_one_was_set_aside():
-    figures = evaluation_figures(responses_of([[1, 1, 1], [0]]), [], k=3, seed=0)
-    assert figures["avg_at_k"] == 0.5
+    metrics = evaluation_metrics(responses_of([[1, 1, 1], [0]]), [], k=3, seed=0)
+    assert metrics["avg_at_k"] == 0.5
 
 
 def test_the_order_of_the_responses_does_not_matter():
     responses = responses_of(REWARDS)
-    figures, turned = (evaluation_figures(r, [], k=4, seed=0) for r in (responses, responses[::-1]))
+    metrics, turned = (evaluation_metrics(r, [], k=4, seed=0) for r in (responses, responses[::-1]))
     for name in ("avg_at_k", "pass_at_k", "mean_response_tokens"):
-        assert figures[name] == pytest.approx(turned[name])
+        assert metrics[name] == pytest.approx(turned[name])
 
 
 def test_length_and_truncation():
     responses = [new_response(0, 0, 1, tokens=2), new_response(0, 1, 0, tokens=10, finish_reason="length")]
-    figures = evaluation_figures(responses, [], k=2, seed=0)
-    assert figures["mean_response_tokens"] == 6
-    assert figures["truncated"] == 0.5
+    metrics = evaluation_metrics(responses, [], k=2, seed=0)
+    assert metrics["mean_response_tokens"] == 6
+    assert metrics["truncated"] == 0.5
 
 
 def test_revisions_are_split_by_the_reward_of_the_response_they_revise():
     revisions = [
         *(new_revision(0, i, right) for i, right in enumerate([1, 1, 1, 0])),  # of right responses
-        *(new_revision(1, i, right) for i, right in enumerate([1, 0, 0, 0])),  # 1: of wrong ones but the third
+        *(new_revision(1, i, right) for i, right in enumerate([1, 0, 0, 0])),  # of wrong ones, except the third
     ]
-    figures = evaluation_figures(responses_of(REWARDS), revisions, k=4, seed=0)
-    assert (figures["revisions_r0"], figures["revisions_r1"]) == (3, 5)
-    assert figures["revise_r0"] == pytest.approx(1 / 3)
-    assert figures["revise_r1"] == pytest.approx(3 / 5)
+    metrics = evaluation_metrics(responses_of(REWARDS), revisions, k=4, seed=0)
+    assert (metrics["revisions_r0"], metrics["revisions_r1"]) == (3, 5)
+    assert metrics["revise_r0"] == pytest.approx(1 / 3)
+    assert metrics["revise_r1"] == pytest.approx(3 / 5)
 
 
 def test_no_revisions_is_not_an_accuracy_of_zero():
-    figures = evaluation_figures(responses_of(REWARDS), [], k=4, seed=0)
-    assert figures["revise_r0"] is None and figures["revise_r1"] is None
+    metrics = evaluation_metrics(responses_of(REWARDS), [], k=4, seed=0)
+    assert metrics["revise_r0"] is None and metrics["revise_r1"] is None
 
 
 # The interval -------------------------------------------------------------------------------------------
@@ -100,19 +100,19 @@ def test_no_revisions_is_not_an_accuracy_of_zero():
 @pytest.mark.parametrize("seed", range(5))
 def test_the_interval_holds_the_mean_and_stays_within_0_and_1(seed):
     rewards = np.random.default_rng(seed).integers(0, 2, size=(40, 8))
-    figures = evaluation_figures(responses_of(rewards), [], k=8, seed=seed)
-    low, high = figures["avg_at_k_interval"]
-    assert 0 <= low < figures["avg_at_k"] < high <= 1
+    metrics = evaluation_metrics(responses_of(rewards), [], k=8, seed=seed)
+    low, high = metrics["avg_at_k_interval"]
+    assert 0 <= low < metrics["avg_at_k"] < high <= 1
 
 
-def test_the_interval_is_the_seeds():
+def test_the_interval_depends_on_the_seed():
     values = np.random.default_rng(0).random(50)
     assert bootstrap_interval(values, 1) == bootstrap_interval(values, 1)
     assert bootstrap_interval(values, 1) != bootstrap_interval(values, 2)
 
 
 def test_the_interval_is_that_of_the_mean_over_problems():
-    """For many problems it is the normal interval: mean +- 1.96 standard errors."""
+    """With many problems it approaches the normal interval, mean +- 1.96 standard errors."""
     values = np.random.default_rng(0).random(400)
     low, high = bootstrap_interval(values, 0)
     error = values.std() / len(values) ** 0.5
@@ -121,13 +121,13 @@ def test_the_interval_is_that_of_the_mean_over_problems():
 
 
 def test_responses_to_one_problem_are_not_independent():
-    """Eight equal responses per problem say no more than one of them does."""
-    once = evaluation_figures(responses_of([[i % 2] for i in range(40)]), [], k=1, seed=0)
-    eight = evaluation_figures(responses_of([[i % 2] * 8 for i in range(40)]), [], k=8, seed=0)
+    """Eight equal responses per problem are no more evidence than one."""
+    once = evaluation_metrics(responses_of([[i % 2] for i in range(40)]), [], k=1, seed=0)
+    eight = evaluation_metrics(responses_of([[i % 2] * 8 for i in range(40)]), [], k=8, seed=0)
     assert eight["avg_at_k_interval"] == once["avg_at_k_interval"]
 
 
-def test_no_spread_no_width():
+def test_equal_values_have_an_interval_of_width_zero():
     assert bootstrap_interval(np.ones(10), 0) == (1.0, 1.0)
 
 
@@ -168,7 +168,7 @@ def test_an_evaluation_of_a_model_and_its_files(run_evaluate, tmp_path, capsys):
     assert len(read_jsonl(tmp_path / "out" / "attempts.jsonl")) == 12
 
 
-def test_nothing_that_could_be_graded_is_one_sentence(run_evaluate):
+def test_an_evaluation_without_any_verdict_is_one_sentence(run_evaluate):
     with pytest.raises(UserError, match=r"no response could be graded: all 2 samples are set aside in "):
         run_evaluate([{"problem": "word " * 600, "answer": "7"}])  # longer than the model's context
 

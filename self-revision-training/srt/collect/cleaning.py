@@ -1,13 +1,13 @@
 r"""Cleaning of kept tuples before they are written: what SFT would otherwise learn to imitate.
 
-- A y that ends by saying the same thing over and over is cut after the first time.
-- A y_revised that begins by talking to a person ("You're absolutely right, I apologize.") begins after that.
-- A tuple that says the same as an earlier one is left out (see srt/collect/collector.py).
+- A y that ends in a loop, repeating the same text over and over, is cut after the first round.
+- A y_revised that opens by addressing a person ("You're absolutely right, I apologize.") loses that opening.
+- A tuple with the same text as an earlier one is left out (see KeptTuples in attempts.py).
 
-attempts.jsonl keeps what was sampled; a changed tuple says what was done to it in `cleaned`. Ids are cut, never
-made anew: where a change does not fall between two tokens it is not made. A verdict depends on nothing but the
-last complete box (verifiers/math/verify.py) or the last program (verifiers/code/extract.py), so a cut that leaves
-that as it was leaves the verdict; where it does not, the tuple is dropped.
+attempts.jsonl keeps what was sampled; a changed tuple lists its changes in `cleaned`. Token ids are cut and never
+tokenized again: a change that does not fall between two tokens is not made. A verdict depends only on the last
+complete box (verifiers/math/verify.py) or the last program (verifiers/code/extract.py), so a cut that preserves
+those preserves the verdict; if it cannot, the tuple is dropped.
 """
 
 import re
@@ -20,15 +20,15 @@ from srt.contract.records import pack_ids, unpack_ids
 from srt.verifiers.code.extract import extract_program
 from srt.verifiers.math.extract import extract_boxed
 
-AnswerOf = Callable[[str], Any]  # what of a response decides about its verdict; None when there is none
+AnswerOf = Callable[[str], Any]  # the part of a response that decides its verdict; None if absent
 ANSWERS: dict[str, AnswerOf] = {"math": extract_boxed, "code": extract_program}  # by mode
 
-# A y loops when its last tokens are so many repetitions of one piece, and so many tokens, that no working does
-# it: a row of zeros or a short table must not count.
-LEAST_REPETITIONS = 4
-LEAST_LOOP_TOKENS = 60
-LONGEST_PERIOD = 1000  # tokens
-LONGEST_TAIL = 8  # tokens after the last repetition: the way out, as short as another line break
+# A y loops if it ends in so many repetitions of one piece, and so many tokens of them, that no solution would:
+# a string of zeros or a short table must not count.
+MIN_REPETITIONS = 4
+MIN_LOOP_TOKENS = 60
+MAX_PERIOD = 1000  # tokens
+MAX_TAIL = 8  # tokens after the last repetition, such as a line break
 
 _SENTENCE_END = re.compile(r"[.!?\n]\s*$")
 _CHAT = re.compile(
@@ -44,15 +44,15 @@ _CHAT = re.compile(
 )
 _PARAGRAPH = re.compile(r"\s*[^\n]*\n\s*")
 _SENTENCE = re.compile(r"\s*[^\n]*?[.!](?:\s+|$)")
-_WORK = re.compile(r"[\d\\$=]|```")  # an opening with any of these does more than talk
-LONGEST_OPENING = 400  # characters
+_WORK = re.compile(r"[\d\\$=]|```")  # an opening with any of these is part of the solution
+MAX_OPENING = 400  # characters
 
 SHOWN_CHARACTERS = 200  # of what was cut, in `cleaned`
 
 
 @dataclass(frozen=True)
 class Cleaned:
-    """`tuple`: what is written, None when it is dropped. `changes`: as in its `cleaned`, one dict a change."""
+    """`tuple`: as it is written, None if dropped. `changes`: one dict per change, as in its `cleaned`."""
 
     tuple: dict[str, Any] | None
     changes: list[dict[str, Any]]
@@ -60,7 +60,7 @@ class Cleaned:
 
 @dataclass(frozen=True)
 class Change:
-    """`ids`: what is left, None when nothing usable is. `text`: what was taken away."""
+    """`ids`: what remains, None if nothing usable does. `tokens` and `text`: what was removed."""
 
     kind: str
     ids: list[int] | None
@@ -69,7 +69,7 @@ class Change:
 
 
 def clean(tuple_: dict[str, Any], layout: Layout, answer_of: AnswerOf = extract_boxed) -> Cleaned:
-    """The record of d_revision.json as it should be written; `tuple_` itself is left as it is."""
+    """The record of d_revision.json as it should be written; `tuple_` is not modified."""
     cleaned, changes = dict(tuple_), []
     for part, step in (("y_init", cut_loop), ("y_revised", cut_loop), ("y_revised", strip_opening)):
         change = step(unpack_ids(cleaned[f"{part}_ids"]), cleaned[part], layout, answer_of)
@@ -83,49 +83,49 @@ def clean(tuple_: dict[str, Any], layout: Layout, answer_of: AnswerOf = extract_
 
 
 def cut_loop(ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed) -> Change | None:
-    """Cut the repetition that `ids` end with, after its first round; None when there is none."""
+    """Cut the loop that `ids` end with after its first round; None if there is no loop."""
     y = layout.without_eot(ids)
     loop = find_loop(y)
     if loop is None:
         return None
     start, period = loop
-    # One that the limit cut off was not graded, so it keeps its r = 0 only while it gives no answer.
+    # A response cut off by the token limit was not graded: its r = 0 stays valid only without an answer.
     answer = answer_of(text) if len(y) < len(ids) else None
     for end in _ends(y, start, period, layout):
-        said = layout.decode(y[:end])
-        if text.startswith(said) and answer_of(said) == answer:
-            return Change("loop cut", y[:end] + ids[len(y) :], len(y) - end, text[len(said) :][:SHOWN_CHARACTERS])
+        rest = layout.decode(y[:end])
+        if text.startswith(rest) and answer_of(rest) == answer:
+            return Change("loop cut", y[:end] + ids[len(y) :], len(y) - end, text[len(rest) :][:SHOWN_CHARACTERS])
     return Change("dropped, its loop holds the answer", None, len(y) - start, text[-SHOWN_CHARACTERS:])
 
 
 def find_loop(y: list[int]) -> tuple[int, int] | None:
-    """(where it starts, its period) of the repetition that y ends with, but for a short tail; or None.
+    """(start, period) of the loop that y ends with, apart from a short tail; None if there is none.
 
-    The smallest period p counts: y[i] == y[i - p] from the loop's end back to its start, over enough tokens.
+    The smallest period p wins: y[i] == y[i - p] from the end of the loop back to its start, over enough tokens.
     """
-    for end in range(len(y), max(len(y) - LONGEST_TAIL, LEAST_LOOP_TOKENS) - 1, -1):
-        for period in range(1, min(LONGEST_PERIOD, end // LEAST_REPETITIONS) + 1):
+    for end in range(len(y), max(len(y) - MAX_TAIL, MIN_LOOP_TOKENS) - 1, -1):
+        for period in range(1, min(MAX_PERIOD, end // MIN_REPETITIONS) + 1):
             start = end - period
             while start > 0 and y[start - 1] == y[start - 1 + period]:
                 start -= 1
-            if end - start >= max(LEAST_REPETITIONS * period, LEAST_LOOP_TOKENS):
+            if end - start >= max(MIN_REPETITIONS * period, MIN_LOOP_TOKENS):
                 return start, period
     return None
 
 
 def _ends(y: list[int], start: int, period: int, layout: Layout) -> Iterator[int]:
-    """Where to cut, best first: at the end of a sentence in the second round, else after a whole round."""
+    """Candidate cuts, best first: at the end of a sentence in the second round, else after a whole round."""
     second_round = range(start + period, start + 2 * period)
     yield from [n for n in second_round if _SENTENCE_END.search(layout.tokenizer.decode(y[n - 1 : n]))][:3]
     yield from (start + period, start + 2 * period)
 
 
 def strip_opening(ids: list[int], text: str, layout: Layout, answer_of: AnswerOf = extract_boxed) -> Change | None:
-    """Take a chat-like opening away; None when there is none, or when it does not end between two tokens."""
+    """Remove a chat-like opening; None if there is none, or if it does not end between two tokens."""
     end = opening_end(text)
     if end == 0:
         return None
-    # Prefixes are decoded: a token may hold a part of a character, or more than the end of the opening.
+    # Decode whole prefixes: a token may hold part of a character, or reach past the end of the opening.
     count = next((n for n in range(1, len(ids)) if len(layout.decode(ids[:n])) >= end), len(ids))
     opening, rest = text[:end], text[end:]
     if layout.decode(ids[:count]) != opening or layout.decode(ids[count:]) != rest:
@@ -136,13 +136,13 @@ def strip_opening(ids: list[int], text: str, layout: Layout, answer_of: AnswerOf
 
 
 def opening_end(text: str) -> int:
-    """Where a chat-like opening and the white space after it end; 0 when there is none, or nothing after it.
+    """Where a chat-like opening and the white space after it end; 0 if there is none, or nothing follows it.
 
-    It is the whole first paragraph when that does nothing but talk, else its first sentence.
+    The opening is the whole first paragraph if that is only talk, else its first sentence.
     """
     if not _CHAT.match(text):
         return 0
     for match in (_PARAGRAPH.match(text), _SENTENCE.match(text)):
-        if match and match.end() <= LONGEST_OPENING and not _WORK.search(match.group()):
+        if match and match.end() <= MAX_OPENING and not _WORK.search(match.group()):
             return match.end() if match.end() < len(text) else 0
     return 0

@@ -1,4 +1,4 @@
-"""The knobs of run_srt_data.sh, apart from what needs torch: splitting the data starts at once."""
+"""The config of run_srt_data.sh. Imports no torch, so that splitting the data starts at once."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 
 @dataclass(frozen=True)
 class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
-    """The knobs of configs/srt_data.yaml, where their meanings and defaults stand."""
+    """See configs/srt_data.yaml for the meaning and default of each option."""
 
     model_path: str = option()
     dataset: str | None = option()

@@ -1,26 +1,25 @@
-"""What a collection would do: its knobs, its prompts, how many tokens it may take. Starts and writes nothing."""
+"""--dry-run: the knobs, prompts and token estimate of a collection, without starting or writing anything."""
 
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
+from srt.collect.config import CollectConfig
 from srt.common.console import print_summary
 from srt.common.models import context_limit
 from srt.config import CONFIGS, KnobLine, read_knob_table
 from srt.contract.layout import Layout
 from srt.problems import ProblemSet
 
-PROMPTS = 2
-MEASURED = 1000  # problems whose prompts are counted
-# Of the estimate, until a run of one's own has told better.
+SHOWN_PROMPTS = 2
+MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
+# Rough assumptions of the estimate.
 ASSUMED_LENGTH = 0.25  # of MAX_TOKENS
 ASSUMED_YIELD = 0.1  # kept tuples per revision: most revisions of a wrong y_init stay wrong
 
 
-def show_plan(config: Any, loaded: ProblemSet, layout: Layout, output_dir: Path) -> None:
-    """`config`: CollectConfig, with what follows from unset ones filled in."""
+def show_plan(config: CollectConfig, loaded: ProblemSet, layout: Layout, output_dir: Path) -> None:
+    """`config`: with the defaults of unset options filled in."""
     _show_knobs(config)
-    for problem in loaded.problems[:PROMPTS]:
+    for problem in loaded.problems[:SHOWN_PROMPTS]:
         ids = layout.chat(problem.x)
         gold = f"{len(problem.tests)} tests" if problem.mode == "code" else f"gold answer {problem.answer!r}"
         print(f"\nproblem {problem.id} ({gold}): {len(ids)} tokens of prompt")
@@ -35,17 +34,16 @@ def show_plan(config: Any, loaded: ProblemSet, layout: Layout, output_dir: Path)
     print(f"\na response ends with: {ends}")
     print_summary("Estimate", estimate(config, loaded, layout))
     exists = (output_dir / "run.json").is_file()
-    print(f"\noutput: {output_dir} ({'a run is there: this would continue it' if exists else 'new'})")
+    print(f"\noutput: {output_dir} ({'it holds a run, which this would continue' if exists else 'new'})")
     print("dry run: no engine was started, nothing was written")
 
 
-def estimate(config: Any, loaded: ProblemSet, layout: Layout) -> dict[str, object]:
-    """Tokens to sample: at most, and under plain assumptions about lengths and yield."""
-    prompts = [len(layout.chat(problem.x)) for problem in loaded.problems[:MEASURED]]
+def estimate(config: CollectConfig, loaded: ProblemSet, layout: Layout) -> dict[str, object]:
+    """Tokens to sample: the upper bound, and a guess based on rough assumptions about length and yield."""
+    prompts = [len(layout.chat(problem.x)) for problem in loaded.problems[:MEASURED_PROMPTS]]
     limit = context_limit(config.model_path)
-    most = config.num_responses * (1 + config.num_revisions) * config.max_tokens  # of one problem
-    per_response = 1 + config.num_revisions  # samples
-    per_problem = config.num_responses * per_response * ASSUMED_LENGTH * config.max_tokens
+    bound = config.num_responses * (1 + config.num_revisions) * config.max_tokens  # of one problem
+    tokens_per_problem = ASSUMED_LENGTH * bound
     tuples_per_problem = config.num_responses * config.num_revisions * ASSUMED_YIELD
     needed = min(len(loaded.problems), round(config.target_revision_samples / tuples_per_problem))
     return {
@@ -53,21 +51,21 @@ def estimate(config: Any, loaded: ProblemSet, layout: Layout) -> dict[str, objec
         "unreadable records": len(loaded.bad),
         f"prompt tokens of {len(prompts):,} problems": f"{sum(prompts) / len(prompts):.0f} on average, "
         f"{max(prompts):,} at most",
-        "prompts that leave the model no room": sum(tokens >= limit for tokens in prompts),
-        "sampled tokens of a problem": f"{most:,} at most",
-        "sampled tokens of the run": f"{most * len(loaded.problems):,} at most",
-        "a guess": f"{needed * per_problem:,.0f} tokens on {needed:,} problems, if responses take "
+        "prompts beyond the context length": sum(tokens >= limit for tokens in prompts),
+        "sampled tokens per problem": f"{bound:,} at most",
+        "sampled tokens in total": f"{bound * len(loaded.problems):,} at most",
+        "rough guess": f"{needed * tokens_per_problem:,.0f} tokens on {needed:,} problems, if responses use "
         f"{ASSUMED_LENGTH:.0%} of MAX_TOKENS and {ASSUMED_YIELD:.0%} of the revisions are kept",
     }
 
 
-def _show_knobs(config: Any) -> None:
-    table = {line.key: line for line in read_knob_table(CONFIGS / "srt_data.yaml") if isinstance(line, KnobLine)}
+def _show_knobs(config: CollectConfig) -> None:
     print("knobs")
-    for field in fields(config):
-        value = getattr(config, field.name)
-        shown = "null" if value is None else int(value) if isinstance(value, bool) else value
-        print(f"  {table[field.name].env}={shown}")
+    for line in read_knob_table(CONFIGS / "srt_data.yaml"):
+        if isinstance(line, KnobLine):
+            value = getattr(config, line.key)
+            shown = "null" if value is None else int(value) if isinstance(value, bool) else value
+            print(f"  {line.env}={shown}")
 
 
 def _visible(ids: list[int], layout: Layout) -> str:

@@ -1,4 +1,4 @@
-"""Phase 1, data collection (arXiv:2604.12002, section 2.1): knobs -> D_revision."""
+"""Phase 1, data collection (arXiv:2604.12002, section 2.1): problems -> D_revision."""
 
 import time
 from contextlib import closing
@@ -24,7 +24,7 @@ DRY_RUN = "--dry-run"
 
 
 def selected_problems(config: CollectConfig) -> ProblemSet:
-    """The problems that START_INDEX, END_INDEX and MAX_SAMPLES leave. Raises UserError when none is left."""
+    """The problems that START_INDEX, END_INDEX and MAX_SAMPLES select. Raises UserError if there are none."""
     dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
     loaded = load_problems(dataset, config.mode, subset, config.dataset_split)
     problems = loaded.problems[config.start_index : config.end_index][: config.max_samples]
@@ -37,7 +37,7 @@ def selected_problems(config: CollectConfig) -> ProblemSet:
 
 
 def collect(argv: list[str]) -> None:
-    """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or what the problems give.
+    """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or as many as the problems yield.
 
     With --dry-run, only print what would be done.
     """
@@ -55,11 +55,11 @@ def collect(argv: list[str]) -> None:
     if DRY_RUN in argv:
         dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
         resolved = {"dataset": dataset, "dataset_subset": subset, "prompt_suffix": prompt.prompt_suffix}
-        places = {"data_prefix": prefix, "output_dir": str(output_dir)}
-        show_plan(replace(config, **resolved, **places), loaded, layout, output_dir)
+        paths = {"data_prefix": prefix, "output_dir": str(output_dir)}
+        show_plan(replace(config, **resolved, **paths), loaded, layout, output_dir)
         return
 
-    # TARGET_REVISION_SAMPLES and CLEAN are left out: they choose from the log, which stays the same.
+    # Without TARGET_REVISION_SAMPLES and CLEAN, which only select from the log.
     identity = {
         "mode": config.mode,
         "model": config.model_path,
@@ -84,27 +84,27 @@ def collect(argv: list[str]) -> None:
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
-    sampler, max_model_len = sampler_from_config(config, layout, loaded.problems)
+    sampler, max_model_len = sampler_from_config(config, config.model_path, layout, loaded.problems)
     with closing(sampler), open_grader(config) as grader:
-        settings = CollectorConfig(
+        collector_config = CollectorConfig(
             num_responses=config.num_responses,
             num_revisions=config.num_revisions,
             revise=frozenset({0, 1} if config.revise_correct else {0}),
             revise_truncated=config.revise_truncated,
             max_tokens=config.max_tokens,
             max_model_len=max_model_len,
-            window=config.batch_size * sampler.engines,
+            max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
             target=config.target_revision_samples,
             clean=config.clean,
         )
-        collector = Collector(loaded.problems, layout, sampler, grader, settings, output_dir)
+        collector = Collector(loaded.problems, layout, sampler, grader, collector_config, output_dir)
         collector.run()
     collector.close()
     tuples = collector.tuples()
     path = output_dir / "d_revision.json"
     write_json(path, tuples)
-    summary = collector.counts.summary() | {
+    summary = collector.stats.summary() | {
         "unreadable_records": len(loaded.bad),
         "repeated_records": loaded.repeated,
         "seconds": round(time.monotonic() - started, 1),
@@ -114,5 +114,5 @@ def collect(argv: list[str]) -> None:
     if len(tuples) < config.target_revision_samples:
         print(
             f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}: "
-            "all problems are used up; more problems, NUM_RESPONSES or NUM_REVISIONS give more"
+            "all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
         )

@@ -14,13 +14,13 @@ from srt.contract.phrases import PhraseSet
 
 
 def stage_sizes(available: int, stage1_size: int, stage2_size: int) -> tuple[int, int]:
-    """The knobs' sizes, or all of `available` in their proportion when there are fewer.
+    """The requested sizes, or all of `available` in the same proportion if there are fewer tuples.
 
-    Raises UserError for fewer than two tuples: each stage needs one.
+    Raises UserError for fewer than two tuples, since each stage needs one.
     """
     if available < 2:
         raise UserError(
-            f"D_revision has {available} tuple{'' if available == 1 else 's'} and SFT needs at least 2 (one a "
+            f"D_revision has {available} tuple{'' if available == 1 else 's'} and SFT needs at least 2 (one per "
             "stage): use more problems, NUM_RESPONSES or NUM_REVISIONS, or REVISE_CORRECT=1"
         )
     if available >= stage1_size + stage2_size:
@@ -31,7 +31,7 @@ def stage_sizes(available: int, stage1_size: int, stage2_size: int) -> tuple[int
 
 
 def stage_record(tuple_: dict[str, Any], stage: int) -> dict[str, Any]:
-    """prompt and completion as text, for people, and the tuple's parts, from which ids are built.
+    """Prompt and completion as text, for readers, plus the parts of the tuple, from which ids are built.
 
     Stage 1: x -> y_init + P_r + y_revised. Stage 2: x + y_init + P_r -> y_revised.
     """
@@ -44,7 +44,7 @@ def stage_record(tuple_: dict[str, Any], stage: int) -> dict[str, Any]:
 
 
 def prepare(argv: list[str]) -> None:
-    """Split d_revision.json into <prefix>_stage1.json and <prefix>_stage2.json; no tuple is in both."""
+    """Split d_revision.json into <prefix>_stage1.json and <prefix>_stage2.json, without overlap."""
     config = load_config(CollectConfig, "srt_data", argv)
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     source = collection_dir(config.output_dir, prefix)
@@ -54,7 +54,7 @@ def prepare(argv: list[str]) -> None:
     if sum(sizes) < config.stage1_size + config.stage2_size:
         print(
             f"note: {len(tuples)} tuples do not fill STAGE1_SIZE={config.stage1_size} and "
-            f"STAGE2_SIZE={config.stage2_size}; the stages get {sizes[0]} and {sizes[1]}, in their proportion"
+            f"STAGE2_SIZE={config.stage2_size}; the stages get {sizes[0]} and {sizes[1]}, in the same proportion"
         )
     order = list(range(len(tuples)))
     random.Random(config.seed).shuffle(order)
@@ -62,12 +62,12 @@ def prepare(argv: list[str]) -> None:
     phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
     paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
     for path in paths:
-        # Killed in between, this must not leave a stage of an older collection beside a new one.
+        # If this is killed halfway, a stage of an older collection must not remain beside a new one.
         remove(path, "TRAIN_DATA_DIR")
     for stage, (path, indices) in enumerate(zip(paths, chosen, strict=True), start=1):
-        # The stages' metadata comes first: a stage file without it would be data of unknown making.
-        made_by = run | {"stage": stage, "tuples": len(indices)}
-        write_json(metadata_path(path), made_by, knob="TRAIN_DATA_DIR")
+        # Metadata first: the origin of a stage file without it would be unknown.
+        metadata = run | {"stage": stage, "tuples": len(indices)}
+        write_json(metadata_path(path), metadata, knob="TRAIN_DATA_DIR")
         write_json(path, [stage_record(tuples[index], stage) for index in indices], knob="TRAIN_DATA_DIR")
     print_summary(
         "SFT data",

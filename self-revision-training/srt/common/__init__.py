@@ -1,1 +1,1 @@
-"""Plumbing without a view of the method: errors, files, console output, loading models."""
+"""Plumbing that knows nothing of the method: errors, files, console output, loading models."""

@@ -1,12 +1,13 @@
-"""What people see: progress bars and small tables."""
+"""Progress bars and summary tables."""
 
 import sys
+from collections.abc import Mapping
 
 from tqdm import tqdm
 
 
 def progress(total: int, unit: str, initial: int = 0) -> tqdm:
-    """A bar that also refreshes when nothing was finished, and that does not flood a log file."""
+    """A bar that keeps refreshing while nothing finishes, and that does not flood a log file."""
     return tqdm(
         total=total,
         unit=unit,
@@ -18,18 +19,18 @@ def progress(total: int, unit: str, initial: int = 0) -> tqdm:
     )
 
 
-def print_summary(title: str, rows: dict[str, object]) -> None:
+def print_summary(title: str, values: Mapping[str, object]) -> None:
     print(f"\n{title}")
-    width = max(len(name) for name in rows)
-    for name, value in rows.items():
-        print(f"  {name:<{width}}  {_readable(value)}")
+    width = max(len(name) for name in values)
+    for name, value in values.items():
+        print(f"  {name:<{width}}  {_formatted(value)}")
 
 
-def _readable(value: object) -> str:
+def _formatted(value: object) -> str:
     if value is None:
         return "-"
     if isinstance(value, dict):
-        return ", ".join(f"{name}: {_readable(part)}" for name, part in value.items()) or "-"
+        return ", ".join(f"{name}: {_formatted(part)}" for name, part in value.items()) or "-"
     if isinstance(value, float):
         return f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)

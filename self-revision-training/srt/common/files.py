@@ -1,4 +1,4 @@
-"""Files that survive a crash: written under a temporary name and renamed, or appended line by line."""
+"""Files that survive a crash: written under a temporary name and then renamed, or appended line by line."""
 
 import fcntl
 import json
@@ -10,7 +10,7 @@ from typing import Any
 
 from srt.common.errors import UserError
 
-_locks: dict[Path, int] = {}  # folder -> descriptor, open as long as this process lives
+_locks: dict[Path, int] = {}  # folder -> descriptor, open until this process ends
 
 
 def _dumps(value: Any, **kwargs: Any) -> str:
@@ -19,10 +19,10 @@ def _dumps(value: Any, **kwargs: Any) -> str:
 
 @contextmanager
 def atomic_write(path: Path, knob: str = "OUTPUT_DIR") -> Iterator[Path]:
-    """Yields a temporary path beside `path`; what was written there gets the final name on success.
+    """Yields a temporary path beside `path`, which is renamed to `path` on success.
 
-    Raises UserError when the place, which `knob` names, cannot be written or the disk is full; `path` is then
-    as it was.
+    Raises UserError, which names `knob`, when the folder is not writable or the disk is full; `path` is then
+    unchanged.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -37,27 +37,27 @@ def atomic_write(path: Path, knob: str = "OUTPUT_DIR") -> Iterator[Path]:
         try:
             temporary.unlink(missing_ok=True)
         except OSError:
-            pass  # the folder could not even be made: that error is already on its way
+            pass  # the folder could not be created either: that error is already being raised
 
 
 def cannot_write(path: Path, error: OSError, knob: str = "OUTPUT_DIR") -> UserError:
     is_file = isinstance(error, (FileExistsError, NotADirectoryError))
-    reason = "a part of its path is a file" if is_file else error.strerror or error
+    reason = "part of its path is a file" if is_file else error.strerror or error
     return UserError(f"{path}: cannot be written ({reason}); free space or change {knob}")
 
 
 def lock_folder(folder: Path) -> None:
-    """Keep other processes out of `folder` until this one ends, by whatever means: the kernel frees the lock.
+    """Keep other processes out of `folder` until this one ends, however it ends: the kernel releases the lock.
 
-    Raises UserError when another process is in it. Of the processes of one job (torchrun's RANK), the first one
-    holds the lock; a process may ask again for what it holds.
+    Raises UserError when another process holds the lock. Of the processes of one job (torchrun's RANK), only the
+    first takes it; taking it again is harmless.
     """
-    place = folder.resolve()
-    if place in _locks or os.environ.get("RANK", "0") != "0":
+    resolved = folder.resolve()
+    if resolved in _locks or os.environ.get("RANK", "0") != "0":
         return
     try:
-        place.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(place, os.O_RDONLY)  # of the folder itself; started programs do not inherit it
+        resolved.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(resolved, os.O_RDONLY)  # of the folder itself; child processes do not inherit it
     except OSError as error:
         raise cannot_write(folder, error) from error
     try:
@@ -65,28 +65,28 @@ def lock_folder(folder: Path) -> None:
     except BlockingIOError:
         os.close(descriptor)
         raise UserError(
-            f"{folder} is in use by another process; wait for its end, or choose another OUTPUT_DIR"
+            f"{folder} is in use by another process; wait for it to end, or choose another OUTPUT_DIR"
         ) from None
     except OSError as error:  # a network file system
-        print(f"note: {folder}: no locks here ({error.strerror}); never start two runs in this folder at once")
-    _locks[place] = descriptor
+        print(f"note: {folder} cannot be locked ({error.strerror}); never start two runs in it at once")
+    _locks[resolved] = descriptor
 
 
 def write_json(path: Path, value: Any, knob: str = "OUTPUT_DIR") -> None:
     with atomic_write(path, knob) as temporary:
-        # Surrogates (invalid Unicode in what a model wrote) are kept as escapes instead of failing the run.
+        # Surrogates (invalid Unicode in model output) are kept as escapes instead of failing the run.
         temporary.write_text(_dumps(value, indent=1), encoding="utf-8", errors="backslashreplace")
 
 
 def write_jsonl(path: Path, entries: Iterable[dict]) -> None:
-    """All lines of a file at once; JsonlLog is for those that grow."""
+    """Write a whole file at once; see JsonlLog for files that grow."""
     with atomic_write(path) as temporary:
         lines = [_dumps(entry, separators=(",", ":")) + "\n" for entry in entries]
         temporary.write_text("".join(lines), encoding="utf-8", errors="backslashreplace")
 
 
 def remove(path: Path, knob: str = "OUTPUT_DIR") -> None:
-    """Delete a file that may not exist. Raises UserError when that is not allowed."""
+    """Delete a file if it exists. Raises UserError when that is not permitted."""
     try:
         path.unlink(missing_ok=True)
     except OSError as error:
@@ -98,15 +98,15 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
+        raise UserError(f"{path}: no such file") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as JSON ({error})") from None
 
 
 class JsonlLog:
-    """An append-only log, one JSON object a line, flushed per line; a torn last line is cut off on opening.
+    """An append-only log, one JSON object per line, flushed after each.
 
-    Raises UserError when it cannot be written.
+    Opening it drops a last line that a crash cut off. Raises UserError when it cannot be written.
     """
 
     def __init__(self, path: Path):
@@ -141,7 +141,7 @@ class JsonlLog:
 
 
 def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
-    """The objects of a JSONL text. Raises UserError with file and line for a broken one."""
+    """The objects in a JSONL text. Raises UserError with file and line for a line that is not JSON."""
     for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
@@ -153,5 +153,5 @@ def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
 
 def read_jsonl(path: Path) -> list[dict]:
     if not path.is_file():
-        raise UserError(f"{path}: there is no such file")
+        raise UserError(f"{path}: no such file")
     return list(parse_jsonl(path.read_text(encoding="utf-8"), path))

@@ -1,4 +1,4 @@
-"""Loading checkpoints: one sentence instead of a traceback when one cannot be used."""
+"""Loading checkpoints, with one sentence instead of a traceback when that fails."""
 
 from pathlib import Path
 from typing import Any
@@ -10,24 +10,24 @@ from transformers.utils import logging
 
 from srt.common.errors import UserError
 
-logging.disable_progress_bar()  # "Loading weights" between our own bars helps nobody
+logging.disable_progress_bar()  # "Loading weights" only clutters our own bars
 
 
-def _loaded(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
+def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") > 1
     if looks_local and not Path(model_path).is_dir():
-        raise UserError(f"{model_path}: there is no such checkpoint folder")
+        raise UserError(f"{model_path}: no such checkpoint folder")
     try:
         return load(model_path, **kwargs)
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
-            f"{model_path}: its {what} could not be loaded, neither as a folder nor from the Hugging Face hub "
+            f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
             f"({str(error).splitlines()[0]})"
         ) from error
 
 
 def load_tokenizer(model_path: str) -> Any:
-    return _loaded("tokenizer", model_path, AutoTokenizer.from_pretrained)
+    return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
 
 
 def default_device() -> torch.device:
@@ -35,23 +35,23 @@ def default_device() -> torch.device:
 
 
 def resolve_dtype(dtype: str) -> torch.dtype:
-    """auto: bf16 on a GPU, fp32 without one."""
+    """The torch dtype of that name; "auto" is bf16 on a GPU and fp32 otherwise."""
     if dtype == "auto":
         dtype = "bfloat16" if torch.cuda.is_available() else "float32"
     return getattr(torch, dtype)
 
 
 def load_model(model_path: str, dtype: str = "auto", device: str | None = None) -> Any:
-    """A causal language model on `device`, else the default one. Raises UserError when it cannot be loaded."""
-    # On Hopper, cuDNN's attention gives NaN gradients for some lengths when there is a padding mask (pytorch issue
-    # 196678; met here with Qwen2.5). The flash and memory-efficient kernels, which torch takes instead, do not.
+    """A causal language model on `device` (default: the GPU if there is one). Raises UserError if that fails."""
+    # On Hopper, cuDNN's attention gives NaN gradients for some lengths with a padding mask (pytorch issue 196678;
+    # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model = _loaded("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
+    model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
     return model.to(device or default_device())
 
 
 def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
-    """The end-of-turn tokens of the model's generation config, else the tokenizer's end of sequence.
+    """The end-of-turn tokens in the model's generation config, else the tokenizer's eos token.
 
     Raises UserError when neither is set.
     """
@@ -67,13 +67,13 @@ def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
 
 
 def context_limit(model_path: str) -> int:
-    """Most tokens the model takes, prompt and response together."""
-    config = _loaded("config", model_path, AutoConfig.from_pretrained)
+    """Context length of the model in tokens, prompt and response together."""
+    config = _load("config", model_path, AutoConfig.from_pretrained)
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1)
 
 
 def stored_dtype(model_path: str) -> torch.dtype:
-    """The precision in which a checkpoint's weights are stored; fp32 where its config does not say."""
-    config = _loaded("config", model_path, AutoConfig.from_pretrained)
+    """The dtype in which a checkpoint's weights are stored; fp32 if its config does not say."""
+    config = _load("config", model_path, AutoConfig.from_pretrained)
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype

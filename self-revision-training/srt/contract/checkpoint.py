@@ -1,4 +1,4 @@
-"""The contract that a checkpoint carries: its phrases and prompt settings, and the layout they give."""
+"""The contract stored in a checkpoint: its control phrases and prompt format, and the layout they define."""
 
 from srt.common.errors import UserError
 from srt.common.models import eot_ids, load_tokenizer
@@ -9,9 +9,9 @@ from srt.contract.provenance import read_metadata
 
 
 def layout_of_checkpoint(model_path: str, config: PromptConfig) -> Layout:
-    """The layout that the checkpoint was trained with; knobs (None: unset) fill in where it says nothing.
+    """The layout that the checkpoint was trained with; `config` (None: unset) decides what it does not store.
 
-    Raises UserError when a knob contradicts what the checkpoint says about itself.
+    Raises UserError when a knob contradicts what the checkpoint stores.
     """
     metadata = read_metadata(model_path) or {}
     tokenizer = load_tokenizer(model_path)

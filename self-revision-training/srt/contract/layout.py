@@ -1,11 +1,19 @@
 """The token layout: the only place where token ids are put together.
 
-    chat(x)   = tokenizer.apply_chat_template([system?, user: x + task suffix], add_generation_prompt=True)
-    cue(r)    = tokens of "\\n\\n" + P_r + "\\n\\n"
-    revision  = chat(x) + y without end-of-turn + cue(r) + y' + end-of-turn
+    chat(x)  = tokenizer.apply_chat_template([system?, user: x + prompt suffix], add_generation_prompt=True)
+    cue(r)   = tokens of "\\n\\n" + P_r + "\\n\\n"
+    eot      = end of turn; y- is y without it, y+ is y with it
 
-Everything is concatenated from ids; decoded text is never tokenised again. Every trained row supervises a
-suffix of its ids, so a row is its ids and the position where supervision starts.
+    used in              sequence                                 supervised
+    sampling y_init      chat(x)
+    sampling y_revised   chat(x) + y_init- + cue(r)
+    SFT stage 1          chat(x) + y_init- + cue(r) + y_revised+  everything after chat(x)
+    SFT stage 2          the same                                 y_revised+
+    Phase 2, student     chat(x) + y                              y (with eot if the model ended it)
+    Phase 2, teacher     chat(x) + y- + cue(r) + y                the second y, token for token the student's
+
+Everything is concatenated from ids; decoded text is never tokenized again. The supervised tokens are always a
+suffix, so a training sequence is its ids and the position where supervision starts.
 """
 
 import json
@@ -32,7 +40,7 @@ class PromptFormat:
 
     @classmethod
     def from_config(cls, config: PromptConfig) -> "PromptFormat":
-        """Unset knobs (None) take the mode's defaults. Raises UserError for kwargs that are no JSON object."""
+        """Unset options (None) get the mode's defaults. Raises UserError for kwargs that are not a JSON object."""
         kwargs: Any = {}
         if config.chat_template_kwargs:
             try:
@@ -41,7 +49,7 @@ class PromptFormat:
                 kwargs = None
         if not isinstance(kwargs, dict):
             raise UserError(
-                f"CHAT_TEMPLATE_KWARGS={config.chat_template_kwargs}: a JSON object is expected, such as "
+                f"CHAT_TEMPLATE_KWARGS={config.chat_template_kwargs}: expected a JSON object, such as "
                 '{"enable_thinking": false}'
             )
         suffix = MODE_SUFFIXES[config.mode] if config.prompt_suffix is None else config.prompt_suffix
@@ -53,21 +61,21 @@ class PromptFormat:
 
 @dataclass(frozen=True)
 class TokenSequence:
-    """A sequence and the position of its first supervised token; all later ones are supervised too."""
+    """Token ids, supervised from position `start` to the end."""
 
     ids: list[int]
     start: int
 
 
-def predicting_positions(row: TokenSequence) -> range:
-    """Positions whose logits predict the supervised tokens: token t is predicted at t - 1."""
-    return range(row.start - 1, len(row.ids) - 1)
+def predicting_positions(sequence: TokenSequence) -> range:
+    """Positions whose logits predict the supervised tokens: the token at t is predicted at t - 1."""
+    return range(sequence.start - 1, len(sequence.ids) - 1)
 
 
 class Layout:
-    """Builds every row of the table in the README for one tokenizer, phrase set and prompt setting.
+    """Builds the sequences in the table above for one tokenizer, phrase set and prompt format.
 
-    `eot_ids` are the model's end-of-turn tokens from its generation config.
+    `eot_ids`: the model's end-of-turn tokens, from its generation config.
     Raises UserError when the tokenizer has no chat template.
     """
 
@@ -86,7 +94,7 @@ class Layout:
         )
 
     def chat(self, x: str) -> list[int]:
-        """chat(x), ending with the start of the assistant's turn."""
+        """chat(x), which ends with the opening of the assistant's turn."""
         content = f"{x}\n\n{self.prompt.prompt_suffix}" if self.prompt.prompt_suffix else x
         messages = [{"role": "user", "content": content}]
         if self.prompt.system_prompt:
@@ -104,7 +112,7 @@ class Layout:
         return list(self._cues[r])
 
     def decode(self, y: list[int]) -> str:
-        """y as the verifier and people read it: without its end of turn and other special tokens."""
+        """y as text for the verifier and for readers: without end of turn and other special tokens."""
         return self.tokenizer.decode(self.without_eot(y), skip_special_tokens=True)
 
     def without_eot(self, y: list[int]) -> list[int]:
@@ -114,13 +122,13 @@ class Layout:
         return y if y and y[-1] in self.eot_ids else [*y, self.eot_ids[0]]
 
     def revision_prompt(self, chat: list[int], y_init: list[int], r: int) -> list[int]:
-        """What y_revised is sampled from: chat(x) + y_init + cue(r)."""
+        """The prompt that y_revised is sampled from: chat(x) + y_init + cue(r)."""
         return [*chat, *self.without_eot(y_init), *self.cue(r)]
 
     def sft_sequence(
         self, stage: int, chat: list[int], y_init: list[int], r: int, y_revised: list[int]
     ) -> TokenSequence:
-        """Stage 1 supervises everything after chat(x); stage 2, on the same ids, y_revised + end-of-turn."""
+        """Stage 1 supervises everything after chat(x); stage 2 supervises y_revised + eot of the same ids."""
         prompt = self.revision_prompt(chat, y_init, r)
         return TokenSequence(prompt + self.with_eot(y_revised), start=len(chat) if stage == 1 else len(prompt))
 
@@ -128,11 +136,11 @@ class Layout:
         return TokenSequence(chat + y, start=len(chat))
 
     def teacher_sequence(self, chat: list[int], y: list[int], r: int) -> TokenSequence:
-        """chat(x) + y + cue(r) + y; the second y is row for row the student's."""
+        """chat(x) + y + cue(r) + y; the second y is the student's, token for token."""
         prompt = self.revision_prompt(chat, y, r)
         return TokenSequence(prompt + y, start=len(prompt))
 
     def fit_to_teacher(self, chat: list[int], y: list[int], r: int, max_teacher_tokens: int) -> list[int]:
-        """y, shortened so that the teacher's row fits; for student and teacher alike, after grading."""
+        """y, shortened so that the teacher's sequence fits; for student and teacher alike, after grading."""
         room = max_teacher_tokens - len(chat) - len(self.cue(r))
         return y if len(self.without_eot(y)) + len(y) <= room else y[: max(0, room // 2)]

@@ -1,4 +1,4 @@
-"""Default places of what is written, in one spot; every one can be set by a knob."""
+"""Default paths of all outputs; each can be changed with a knob."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ DEFAULT_DATASETS = {
 
 
 def dataset_or_default(mode: str, dataset: str | None, subset: str | None) -> tuple[str, str | None]:
-    """The data set and its subset, the mode's own where none is asked for."""
+    """`dataset` and `subset`, or the mode's defaults if they are not set."""
     default, default_subset = DEFAULT_DATASETS[mode]
     return dataset or default, subset if dataset or subset else default_subset
 
@@ -44,7 +44,7 @@ def sft_dir(knob: str | None, base_model: str, prefix: str) -> Path:
 
 
 def newest_stage2() -> Path | None:
-    """The stage-2 checkpoint under ckpts/ that was finished last."""
+    """The most recently finished stage-2 checkpoint under ckpts/."""
     finished = [path.parent for path in CHECKPOINTS.glob(f"*/*/stage2/{CHECKPOINT_METADATA}")]
     return max(finished, key=lambda path: (path / CHECKPOINT_METADATA).stat().st_mtime, default=None)
 

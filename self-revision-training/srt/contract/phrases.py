@@ -1,4 +1,4 @@
-"""The control phrases P_r: the one place where their words stand (arXiv:2604.12002, section 2.1)."""
+"""The control phrases P_r, defined only here (arXiv:2604.12002, section 2.1)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +10,11 @@ from srt.common.errors import UserError
 
 @dataclass(frozen=True)
 class PhraseSet:
-    """A named pair of control phrases; the name and both texts go into every artifact."""
+    """A named pair of control phrases; the name and both texts are stored in every artifact."""
 
     name: str
-    wrong: str  # P_0, said after a response with reward 0
-    right: str  # P_1, said after a response with reward 1
+    wrong: str  # P_0, appended to a response with reward 0
+    right: str  # P_1, appended to a response with reward 1
 
     def text(self, r: int) -> str:
         return self.right if r else self.wrong
@@ -52,7 +52,7 @@ def load_phrases(knob: str) -> PhraseSet:
             f"CONTROL_PHRASES={knob} is neither a named set ({', '.join(PHRASE_SETS)}) nor a .yaml file"
         )
     if not path.is_file():
-        raise UserError(f"CONTROL_PHRASES={knob}: there is no such file")
+        raise UserError(f"CONTROL_PHRASES={knob}: no such file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
@@ -60,29 +60,29 @@ def load_phrases(knob: str) -> PhraseSet:
     phrases = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
     if set(phrases) != {"0", "1"} or not all(isinstance(p, str) and p.strip() for p in phrases.values()):
         raise UserError(
-            f"{path}: expected exactly the keys 0 and 1, each with the phrase said after a wrong (0) or a "
-            f"right (1) response; found {sorted(phrases)}"
+            f"{path}: expected exactly the keys 0 and 1, with the phrases for a wrong (0) and a right (1) "
+            f"response; found {sorted(phrases)}"
         )
     return PhraseSet(name=path.stem, wrong=phrases["0"].strip(), right=phrases["1"].strip())
 
 
 def reconcile_phrases(knob: str | None, stored: dict[str, str] | None, where: str) -> PhraseSet:
-    """The set to use when an artifact at `where` may already hold one.
+    """The set to use, given the one `stored` in the artifact at `where` (None: nothing stored).
 
-    No knob: the artifact's set, or qwen when it has none. Raises UserError when knob and artifact differ:
-    a teacher that was trained on other words does not know what these ones mean.
+    Without the knob: the stored set, or qwen if there is none. Raises UserError when knob and artifact differ:
+    a teacher trained on other phrases does not know what these mean.
     """
     if stored is None:
         phrases = load_phrases(knob or "qwen")
-        print(f"control phrases: {phrases.name} ({where} does not say which it was made with)")
+        print(f"control phrases: {phrases.name} ({where} does not record which it was made with)")
         return phrases
     from_artifact = PhraseSet.from_dict(stored)
     if knob is not None:
-        wanted = load_phrases(knob)
-        if (wanted.wrong, wanted.right) != (from_artifact.wrong, from_artifact.right):
+        requested = load_phrases(knob)
+        if (requested.wrong, requested.right) != (from_artifact.wrong, from_artifact.right):
             raise UserError(
                 f"CONTROL_PHRASES={knob} contradicts {where}, which was made with the set "
                 f"'{from_artifact.name}' ({from_artifact.wrong!r} / {from_artifact.right!r}); leave the knob "
-                f"unset, or use a checkpoint and data made with '{wanted.name}'"
+                f"unset, or use a checkpoint and data made with '{requested.name}'"
             )
     return from_artifact

@@ -1,4 +1,4 @@
-"""run.json: what made an output. Two runs with the same run.json are the same run."""
+"""run.json: where an output comes from. Two runs with the same run.json are the same run."""
 
 import hashlib
 import importlib.metadata
@@ -24,7 +24,7 @@ def package_versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """The commit of this checkout, with "+changes" when files differ from it; "unknown" outside of git."""
+    """The commit of this checkout, plus "+changes" if files differ from it; "unknown" outside of git."""
     folder = Path(__file__).parent
     try:
         head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True)
@@ -43,26 +43,26 @@ def fingerprint(*parts: str | bytes) -> str:
 
 
 def tokenizer_fingerprint(tokenizer: Any) -> str:
-    """Equal for tokenizers that give every token the same id."""
-    vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
-    return fingerprint(*(f"{token}\t{index}" for token, index in vocabulary))
+    """Equal for tokenizers that assign the same id to every token."""
+    vocab = sorted(tokenizer.get_vocab().items(), key=lambda entry: entry[1])
+    return fingerprint(*(f"{token}\t{index}" for token, index in vocab))
 
 
 def model_fingerprint(model_path: str) -> str:
-    """Tells a local checkpoint that was replaced; a hub id stands for itself."""
+    """Changes when a local checkpoint is replaced; a hub id is its own fingerprint."""
     folder = Path(model_path)
     if not folder.is_dir():
         return model_path
-    suffixes = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, settings, tokenizer
+    suffixes = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, configs, tokenizer
     files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
     return fingerprint(*(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files))
 
 
 def open_run(output_dir: Path, identity: dict[str, Any], config: dict[str, Any]) -> bool:
-    """Start a run in `output_dir`, or continue the one that is there; True when it continues.
+    """Start a run in `output_dir`, or continue the one that it holds; True when it continues.
 
-    `identity`: the settings that decide what the output is. Raises UserError, naming every setting that
-    differs, when the folder holds a run with other ones, or when another process is at work in it.
+    `identity`: the settings that determine the output. Raises UserError when the folder holds a run with other
+    settings, naming each that differs, or when another process is using it.
     """
     lock_folder(output_dir)
     path = output_dir / "run.json"
@@ -87,13 +87,13 @@ def open_run(output_dir: Path, identity: dict[str, Any], config: dict[str, Any])
 
 
 def close_run(output_dir: Path, results: dict[str, Any]) -> None:
-    """Add what came out (counts, paths, seconds) to run.json."""
+    """Add the results (counts, paths, seconds) to run.json."""
     path = output_dir / "run.json"
     write_json(path, {**read_json(path), "results": results})
 
 
 def read_metadata(model_path: str) -> dict[str, Any] | None:
-    """What SFT or Phase 2 wrote beside a checkpoint; None for a model that neither made."""
+    """What SFT or Phase 2 stored in a checkpoint; None for a model that comes from neither."""
     path = Path(model_path) / CHECKPOINT_METADATA
     return read_json(path) if path.is_file() else None
 

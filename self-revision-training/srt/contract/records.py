@@ -1,9 +1,9 @@
 """The records that flow through Phase 1: problem -> response -> revision -> tuple.
 
-`*_ids` are the sampler's token ids, with the end-of-turn token when `*_finish_reason` is "stop". Later steps
-train on them, so nothing is ever tokenised again. They are packed (`pack_ids`), in every file and in memory:
-written out as numbers, 16k of them would fill a page and hide the rest of the record. A sample cut off by the
-token limit ("length") counts as wrong without being graded.
+`*_ids` are the sampler's token ids, including the end-of-turn token if `*_finish_reason` is "stop". Later steps
+train on them, so nothing is ever tokenized again. They are packed (`pack_ids`) in files and in memory: written
+out as numbers, 16k of them would fill a page and hide the rest of the record. A sample cut off by the token
+limit ("length") counts as wrong without being graded.
 """
 
 import base64
@@ -11,35 +11,34 @@ import binascii
 import struct
 import zlib
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt.common.errors import UserError
 
 
 def pack_ids(ids: list[int]) -> str:
-    """Token ids as text, about half as long as what they say: base64 of zlib of little-endian int32."""
+    """Token ids as text, about half the length of the decoded response: base64 of zlib of little-endian int32."""
     return base64.b64encode(zlib.compress(struct.pack(f"<{len(ids)}i", *ids))).decode()
 
 
 def unpack_ids(packed: str) -> list[int]:
-    """The ids that `pack_ids` packed. Raises UserError for anything else."""
+    """The inverse of `pack_ids`. Raises UserError for anything else."""
     try:
         data = zlib.decompress(base64.b64decode(packed, validate=True))
         return list(struct.unpack(f"<{len(data) // 4}i", data))
     except (TypeError, binascii.Error, zlib.error, struct.error) as error:
-        found = repr(packed)[:80]
         raise UserError(
-            f"token ids are expected as srt.contract.records.pack_ids writes them, found {found}"
+            f"expected token ids as srt.contract.records.pack_ids writes them, found {packed!r:.80}"
         ) from error
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem. Math: `answer` is the gold answer. Code: the rest.
+    """One problem. Math: `answer` is the gold answer. Code: the fields from `tests` on.
 
-    `tests`: each {"input", "output"}, or {"test", "entry_point"} for a function in Python. `limits`: time_seconds
-    and memory_mb, where the problem names them. `checker`: a program in Python that decides instead of a
-    comparison with the output. `input_file`, `output_file`: used instead of standard input and output.
+    `tests`: each {"input", "output"}, or {"test", "entry_point"} for a Python function. `limits`: time_seconds and
+    memory_mb, if the problem states them. `checker`: a Python program that judges the output, for problems with
+    several right outputs. `input_file`, `output_file`: replace standard input and output.
     """
 
     id: str
@@ -54,9 +53,25 @@ class Problem:
     output_file: str = ""
 
 
+class SampleKey(NamedTuple):
+    """Identifies a sample by index: a response to a problem, or a revision of that response.
+
+    Keys sort in problem order. In files they are lists, [problem, response, revision].
+    """
+
+    problem: int
+    response: int
+    revision: int | None = None  # None: the response itself
+
+    @property
+    def response_key(self) -> "SampleKey":
+        """The key of the response that this sample is, or revises."""
+        return self._replace(revision=None)
+
+
 @dataclass(frozen=True)
 class Response:
-    """A graded y_init: one line of attempts.jsonl. `y_init_ids` are packed; there are `y_init_tokens` of them."""
+    """A graded y_init: one line of attempts.jsonl. `y_init_ids` packs its `y_init_tokens` token ids."""
 
     problem_idx: int
     response_idx: int
@@ -79,13 +94,13 @@ class Response:
         return int(self.y_init_correct)
 
     @property
-    def key(self) -> tuple[int, int, None]:
-        return (self.problem_idx, self.response_idx, None)
+    def key(self) -> SampleKey:
+        return SampleKey(self.problem_idx, self.response_idx)
 
 
 @dataclass(frozen=True)
 class Revision:
-    """A graded y_revised of the response with the same problem_idx and response_idx: a line of its own."""
+    """A graded y_revised, a revision of the response with the same problem_idx and response_idx: also one line."""
 
     problem_idx: int
     response_idx: int
@@ -101,8 +116,8 @@ class Revision:
     y_revised_seed: int
 
     @property
-    def key(self) -> tuple[int, int, int]:
-        return (self.problem_idx, self.response_idx, self.revision_idx)
+    def key(self) -> SampleKey:
+        return SampleKey(self.problem_idx, self.response_idx, self.revision_idx)
 
 
 def as_line(record: Response | Revision) -> dict[str, Any]:
@@ -111,6 +126,7 @@ def as_line(record: Response | Revision) -> dict[str, Any]:
 
 
 def from_line(line: dict[str, Any]) -> Response | Revision:
+    """The record in a line of attempts.jsonl."""
     kind = {"response": Response, "revision": Revision}[line["kind"]]
     return kind(**{name: value for name, value in line.items() if name != "kind"})
 
@@ -136,6 +152,6 @@ TUPLE_FIELDS = (
 
 
 def as_tuple(response: Response, revision: Revision) -> dict[str, Any]:
-    """(x, y_init, P_r, y_revised) as a record of d_revision.json; `cleaned` is filled in by cleaning."""
+    """(x, y_init, P_r, y_revised) as a record of d_revision.json; cleaning fills in `cleaned`."""
     both = asdict(response) | asdict(revision) | {"cleaned": []}
     return {name: both[name] for name in TUPLE_FIELDS}

@@ -1,8 +1,8 @@
-"""A sample's identity: its seed depends on what it is, never on batch shape or scheduling."""
+"""Seeds: a sample's seed follows from what the sample is, never from batch shape or scheduling."""
 
 import hashlib
 
-SEED_BITS = 31  # what every sampler accepts
+SEED_BITS = 31  # every sampler accepts these
 
 
 def sample_seed(run_seed: int, *identity: str | int) -> int:

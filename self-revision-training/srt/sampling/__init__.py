@@ -1,1 +1,1 @@
-"""Samplers: token ids in, token ids out (base.py). from_config.py opens the one that a run asks for."""
+"""Samplers: token ids in, token ids out (base.py). from_config.py opens the one that the config selects."""

@@ -1,4 +1,4 @@
-"""What a sampler is: requests go in at any time, samples come out as they finish."""
+"""The sampler Protocols: requests go in at any time, samples come out as they finish."""
 
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # torch is heavy
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """temperature 0 is greedy. `eot_ids`: the tokens that end a response."""
+    """`temperature` 0 is greedy. `eot_ids`: the tokens that end a response."""
 
     temperature: float
     top_p: float
@@ -19,9 +19,9 @@ class SamplingConfig:
 
 @dataclass(frozen=True)
 class SampleRequest:
-    """`seed` fixes the sample's randomness, whatever else is sampled beside it.
+    """`seed` alone determines the randomness of the sample, whatever else is sampled at the same time.
 
-    Requests of one `group` begin alike: a sampler with several engines keeps them where that is cached.
+    Requests of one `group` share a prefix: with several engines they go to the one that has it cached.
     """
 
     prompt_ids: list[int]
@@ -32,10 +32,10 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """`token_ids` hold the end-of-turn token exactly when `finish_reason` is "stop".
+    """`token_ids` include the end-of-turn token exactly if `finish_reason` is "stop".
 
-    `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), nats; None from a
-    sampler that was opened without them.
+    `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), in nats; None if the
+    sampler was opened without them.
     """
 
     token_ids: list[int]
@@ -45,32 +45,39 @@ class Sample:
 
 class Sampler(Protocol):
     def submit(self, key: Hashable, request: SampleRequest) -> None:
-        """Queue a request; `key` comes back with its sample."""
+        """Queue a request; `poll` returns its sample together with `key`."""
+        ...
 
     def poll(self) -> Iterable[tuple[Hashable, Sample]]:
-        """Work for a while and hand out what finished; empty when nothing is queued."""
+        """Work for a while and return the samples that finished; empty if nothing is queued."""
+        ...
 
     @property
     def pending(self) -> int:
-        """Requests submitted and not yet handed out."""
+        """Number of requests submitted and not yet returned by `poll`."""
+        ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Release the engine; requests still pending are dropped."""
+        ...
 
 
 class WeightSyncedSampler(Sampler, Protocol):
-    """A sampler of a model in training: it draws from the weights that it was last given."""
+    """A sampler of a model in training: it samples from the weights that it was last given."""
 
     def update_weights(self, weights: Iterable[tuple[str, "Tensor"]]) -> None:
-        """Sample from these weights from now on (Hugging Face names, any dtype); wakes a sampler that sleeps."""
+        """Sample from these weights from now on (Hugging Face names, any dtype); wakes a sleeping sampler."""
+        ...
 
     def sleep(self) -> None:
-        """Give the GPU's memory back until `update_weights`."""
+        """Free the GPU memory until `update_weights`."""
+        ...
 
 
 class LazySampler:
-    """Starts the sampler it stands for with the first request: a run whose samples are all there starts none.
+    """Starts the real sampler on the first request, so a run that has nothing left to sample starts none.
 
-    `engines`: how many copies of the model that sampler will run.
+    `engines`: the number of copies of the model that the real sampler runs.
     """
 
     def __init__(self, start: Callable[[], Sampler], engines: int = 1):

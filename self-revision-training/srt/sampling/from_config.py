@@ -1,4 +1,4 @@
-"""Samplers: token ids in, token ids out. `open_sampler` chooses the backend and says which."""
+"""Opens samplers: the backend, its options and the context length that follow from the config."""
 
 import importlib.util
 from typing import Any
@@ -11,11 +11,13 @@ from srt.contract.records import Problem
 from srt.sampling.base import LazySampler, Sampler, SamplingConfig
 from srt.sampling.vllm_parallel import engine_count
 
+MEASURED_PROMPTS = 1000  # tokenized to find the longest one
+
 
 def choose_backend(knob: str) -> str:
-    """SAMPLER=auto takes vLLM where it is installed, transformers otherwise, and says so.
+    """The backend for SAMPLER: "vllm" or "transformers", printed. "auto" is vLLM if installed, else transformers.
 
-    Raises UserError when vLLM is asked for and missing.
+    Raises UserError when vLLM is requested but not installed.
     """
     has_vllm = importlib.util.find_spec("vllm") is not None
     if knob == "vllm" and not has_vllm:
@@ -29,37 +31,38 @@ def choose_backend(knob: str) -> str:
 
 
 def open_sampler(
-    backend: str, model_path: str, settings: SamplingConfig, *, max_model_len: int | None, **options: Any
+    backend: str, model_path: str, config: SamplingConfig, *, max_model_len: int | None, **options: Any
 ) -> Sampler:
-    """A sampler over the checkpoint at `model_path`; see the backends for `options`.
+    """A sampler for the checkpoint at `model_path`; for `options`, see the classes of the backends.
 
-    vLLM with the option `engines` runs so many engines in processes of their own, else one in this process.
+    With the option `engines`, vLLM runs that many engines in separate processes, else one in this process.
+    `max_model_len` (prompt and response, in tokens) is only for vLLM. Raises UserError when it does not start.
     """
     if backend == "vllm" and options.get("engines"):
         from srt.sampling.vllm_parallel import VllmParallelSampler
 
-        return VllmParallelSampler(model_path, settings, max_model_len=max_model_len, **options)
+        return VllmParallelSampler(model_path, config, max_model_len=max_model_len, **options)
     if backend == "vllm":
         from srt.sampling.vllm_inprocess import VllmSampler
 
         print("vLLM: starting in this process", flush=True)
-        return VllmSampler(model_path, settings, max_model_len=max_model_len, **options)
+        return VllmSampler(model_path, config, max_model_len=max_model_len, **options)
     from srt.sampling.transformers import TransformersSampler
 
-    return TransformersSampler.from_checkpoint(model_path, settings, **options)
+    return TransformersSampler.from_checkpoint(model_path, config, **options)
 
 
 def sampler_from_config(
-    config: ParallelSamplerConfig, layout: Layout, problems: list[Problem]
+    config: ParallelSamplerConfig, model_path: str, layout: Layout, problems: list[Problem]
 ) -> tuple[LazySampler, int]:
-    """The sampler that the knobs ask for, and the longest prompt and response together, in tokens."""
-    # A revision's prompt holds a whole response; the few prompts that are longer than these are cut short
-    # by the limit or set aside, and counted.
-    longest_prompt = max(len(layout.chat(problem.x)) for problem in problems[:1000])
-    wanted = longest_prompt + 2 * config.max_tokens + max(len(layout.cue(r)) for r in (0, 1))
-    max_model_len = min(context_limit(config.model_path), wanted)
+    """The sampler for collection or evaluation, and the maximum of prompt and response together, in tokens."""
+    # The prompt of a revision contains a whole response. Prompts longer than the measured ones are rare: their
+    # responses are cut short, or they are set aside, and both are counted.
+    longest_prompt = max(len(layout.chat(problem.x)) for problem in problems[:MEASURED_PROMPTS])
+    longest_sequence = longest_prompt + 2 * config.max_tokens + max(len(layout.cue(r)) for r in (0, 1))
+    max_model_len = min(context_limit(model_path), longest_sequence)
     backend = choose_backend(config.sampler)
-    options = {"max_batch": config.sampler_batch, "dtype": config.dtype}
+    options: dict[str, Any] = {"max_batch": config.sampler_batch, "dtype": config.dtype}
     engines = None
     if backend == "vllm":
         engines = engine_count(
@@ -68,13 +71,13 @@ def sampler_from_config(
         options |= {
             "memory_utilization": config.gpu_memory_utilization,
             "tensor_parallel_size": config.tensor_parallel_size,
-            "with_logprobs": False,  # nobody reads them here, and they cost throughput
+            "with_logprobs": False,  # not used here, and they cost throughput
         }
         if engines:
             options |= {"engines": engines, "data_parallel_backend": config.data_parallel_backend}
-    settings = SamplingConfig(config.temperature, config.top_p, tuple(layout.eot_ids))
+    sampling = SamplingConfig(config.temperature, config.top_p, tuple(layout.eot_ids))
     sampler = LazySampler(
-        lambda: open_sampler(backend, config.model_path, settings, max_model_len=max_model_len, **options),
+        lambda: open_sampler(backend, model_path, sampling, max_model_len=max_model_len, **options),
         engines or 1,
     )
     return sampler, max_model_len

@@ -1,4 +1,4 @@
-"""Sampling with transformers' `generate`: no extra package, any device; also over a model in training."""
+"""Sampling with transformers' `generate`: no extra package, any device, and also a model in training."""
 
 import contextlib
 from collections.abc import Hashable, Iterable
@@ -7,83 +7,85 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from srt.common.models import load_model, load_tokenizer
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 
 class _SeededSampling(LogitsProcessor):
-    """Draws each row's next token from that row's own random numbers, and remembers its log-prob.
+    """Draws the next token of each sequence from that sequence's own random numbers, and records its log-prob.
 
-    `generate` itself draws one stream for the whole batch, so a sample would depend on its neighbours. Here
-    the token is picked by inverting the cumulative distribution at a number that only the row's seed and
-    the position decide; all other logits become -inf, and `generate` then takes the argmax.
+    `generate` itself uses one random stream for the whole batch, so a sample would depend on its neighbors. Here
+    the token is found by inverting the cumulative distribution at a number that depends only on the request's
+    seed and the position; all other logits become -inf, and `generate` takes the argmax.
+
+    Shapes: B sequences in the batch, T new tokens at most, V vocab entries.
     """
 
-    def __init__(self, requests: list[SampleRequest], settings: SamplingConfig, device: torch.device):
+    def __init__(self, requests: list[SampleRequest], config: SamplingConfig, device: torch.device):
         longest = max(request.max_tokens for request in requests)
         draws = np.stack(
             [np.random.Generator(np.random.Philox(r.seed)).random(longest, np.float32) for r in requests]
         )
         self.uniforms = torch.from_numpy(draws).to(device)  # (B, T)
-        self.settings = settings
+        self.config = config
         self.logprobs: list[Tensor] = []  # T tensors of (B,)
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         logprobs = torch.log_softmax(scores.float(), dim=-1)  # (B, V)
-        if self.settings.temperature == 0:
+        if self.config.temperature == 0:
             chosen = logprobs.argmax(-1, keepdim=True)
         else:
-            chosen = self._draw(torch.softmax(scores.double() / self.settings.temperature, dim=-1))
+            chosen = self._draw(torch.softmax(scores.double() / self.config.temperature, dim=-1))
         self.logprobs.append(logprobs.gather(-1, chosen)[:, 0])
         return torch.full_like(scores, -torch.inf).scatter_(-1, chosen, 0.0)
 
     def _draw(self, probs: Tensor) -> Tensor:
-        """(B, V) float64 probabilities -> (B, 1) tokens, at this position's uniform numbers."""
+        """(B, V) float64 probabilities -> (B, 1) tokens, from the uniform numbers of this position."""
         order = None
-        if self.settings.top_p < 1:
+        if self.config.top_p < 1:
             probs, order = probs.sort(dim=-1, descending=True, stable=True)
             before = probs.cumsum(-1) - probs
-            # As everywhere in the field: the smallest set that reaches top_p, never empty.
-            probs = probs.masked_fill(before >= self.settings.top_p, 0.0)
+            # The usual nucleus: the smallest set of tokens that reaches top_p, never empty.
+            probs = probs.masked_fill(before >= self.config.top_p, 0.0)
         cumulative = probs.cumsum(-1)
         position = len(self.logprobs)
         target = self.uniforms[:, position : position + 1] * cumulative[:, -1:]  # below the total: uniforms < 1
-        # The first token whose cumulative probability exceeds the target; one of probability zero never does.
+        # The first token whose cumulative probability exceeds the target, which has a probability above zero.
         index = torch.searchsorted(cumulative, target, right=True)
         return index if order is None else order.gather(-1, index)
 
 
 class TransformersSampler:
-    """Batches of at most `max_batch` requests, one `generate` call each.
+    """Samples in batches of at most `max_batch` requests, one `generate` call each.
 
-    The oldest request comes first, and those whose prompts are about as long as its own join it: little padding.
+    A batch is the oldest request and those with the most similar prompt lengths, which keeps padding small.
+    `autocast`: the dtype of matrix products, if it differs from that of the weights.
     """
 
     def __init__(
         self,
         model: Any,
         pad_id: int,
-        settings: SamplingConfig,
+        config: SamplingConfig,
         max_batch: int,
         autocast: torch.dtype | None = None,
     ):
-        """`autocast`: the precision of matrix products, where the weights have another one."""
         self.model = model
         self.autocast = autocast
         self.pad_id = pad_id
-        self.settings = settings
+        self.config = config
         self.max_batch = max_batch
         self._queue: list[tuple[Hashable, SampleRequest]] = []
 
     @classmethod
     def from_checkpoint(
-        cls, model_path: str, settings: SamplingConfig, *, max_batch: int, dtype: str = "auto"
+        cls, model_path: str, config: SamplingConfig, *, max_batch: int, dtype: str = "auto"
     ) -> "TransformersSampler":
         tokenizer = load_tokenizer(model_path)
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else settings.eot_ids[0]
-        return cls(load_model(model_path, dtype).eval(), pad_id, settings, max_batch)
+        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eot_ids[0]
+        return cls(load_model(model_path, dtype).eval(), pad_id, config, max_batch)
 
     @property
     def pending(self) -> int:
@@ -104,10 +106,10 @@ class TransformersSampler:
         return [(key, sample) for (key, _), sample in zip(batch, samples, strict=True)]
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
-        """Nothing to do: it samples from the very weights in training."""
+        """Nothing to do: the model is the one in training."""
 
     def sleep(self) -> None:
-        """Nothing to do: it holds no memory of its own."""
+        """Nothing to do: the sampler holds no GPU memory besides the model."""
 
     @torch.no_grad()
     def _generate(self, requests: list[SampleRequest]) -> list[Sample]:
@@ -115,26 +117,23 @@ class TransformersSampler:
         width = max(len(request.prompt_ids) for request in requests)
         prompts = torch.full((len(requests), width), self.pad_id)
         mask = torch.zeros_like(prompts)
-        for row, request in enumerate(requests):
-            prompts[row, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask[row, width - len(request.prompt_ids) :] = 1
-        sampling = _SeededSampling(requests, self.settings, device)
+        for index, request in enumerate(requests):
+            prompts[index, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
+            mask[index, width - len(request.prompt_ids) :] = 1
+        sampling = _SeededSampling(requests, self.config, device)
         was_training, own_config = self.model.training, self.model.generation_config
         self.model.eval()
         # The checkpoint's own defaults (a repetition penalty, suppressed tokens, ...) must not interfere.
         self.model.generation_config = GenerationConfig()
-        autocast = (
-            contextlib.nullcontext() if self.autocast is None else torch.autocast(device.type, self.autocast)
-        )
         try:
-            with autocast:
+            with self._autocast():
                 output = self.model.generate(
                     input_ids=prompts.to(device),
                     attention_mask=mask.to(device),
                     max_new_tokens=max(request.max_tokens for request in requests),
                     do_sample=False,
                     logits_processor=LogitsProcessorList([sampling]),
-                    eos_token_id=list(self.settings.eot_ids),
+                    eos_token_id=list(self.config.eot_ids),
                     pad_token_id=self.pad_id,
                 )
         finally:
@@ -147,10 +146,15 @@ class TransformersSampler:
             for request, ids, values in zip(requests, tokens, logprobs, strict=True)
         ]
 
+    def _autocast(self) -> contextlib.AbstractContextManager:
+        if self.autocast is None:
+            return contextlib.nullcontext()
+        return torch.autocast(self.model.device.type, self.autocast)
+
     def _sample(self, request: SampleRequest, ids: list[int], logprobs: list[float]) -> Sample:
-        """One row of the batch, up to its end of turn or its own limit."""
+        """One sequence of the batch, up to its end of turn or its own token limit."""
         for position, token in enumerate(ids[: request.max_tokens]):
-            if token in self.settings.eot_ids:
+            if token in self.config.eot_ids:
                 return Sample(ids[: position + 1], "stop", logprobs[: position + 1])
         return Sample(ids[: request.max_tokens], "length", logprobs[: request.max_tokens])
 

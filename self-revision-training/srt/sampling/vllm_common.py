@@ -1,4 +1,4 @@
-"""What both vLLM samplers share: environment, engine arguments, sampling parameters, samples."""
+"""Shared by both vLLM samplers: environment, engine arguments, sampling parameters, samples."""
 
 import logging
 import os
@@ -7,7 +7,7 @@ from typing import Any
 from srt.common.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
-GRAPHED_BY_DEFAULT = 512  # vLLM captures CUDA graphs for batches up to this size unless told otherwise
+DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
 
 
 def _is_error(record: logging.LogRecord) -> bool:
@@ -15,17 +15,17 @@ def _is_error(record: logging.LogRecord) -> bool:
 
 
 def prepare_vllm() -> bool:
-    """Set what vLLM reads when it is imported, where the user has not; True when there is a GPU."""
-    # Its reports on every start-up step would bury the progress bar; warnings and errors are shown.
+    """Set what vLLM reads from the environment on import, unless the user has; returns whether there is a GPU."""
+    # Its messages about each step of the start-up would bury the progress bar; warnings and errors are shown.
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    # It warns, at every refresh of the weights, of modules that have none (rotary tables, tied heads). A filter,
-    # since vLLM sets the levels of its loggers when it is imported.
+    # With every weight update it warns about modules without weights (rotary tables, tied heads). This is a
+    # filter because vLLM sets the levels of its loggers when it is imported.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").addFilter(_is_error)
     import torch
 
     on_gpu = torch.cuda.is_available()
     if not on_gpu:
-        # Without these the CPU build reserves nearly all memory, and compiles for minutes.
+        # Without these, the CPU build reserves nearly all memory and compiles for minutes.
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     return on_gpu
@@ -42,15 +42,15 @@ def engine_arguments(
     tensor_parallel_size: int,
     seed: int,
 ) -> dict[str, Any]:
-    """Arguments of vLLM's engine. What is left to vLLM: chunked prefill and asynchronous scheduling (both on)."""
+    """Arguments of vLLM's engine. Chunked prefill and asynchronous scheduling are on by default."""
     return {
         "model": model_path,
         "dtype": ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype,
         "max_model_len": max_model_len,
         "max_num_seqs": max_batch,
-        # A batch without a CUDA graph waits for Python to launch its kernels, so all sizes get one. By itself
-        # vLLM stops at 512; the graphs between 512 and 1024 take some seconds more at the start.
-        "max_cudagraph_capture_size": max_batch if on_gpu and max_batch > GRAPHED_BY_DEFAULT else None,
+        # A batch without a CUDA graph waits for Python to launch its kernels, so all sizes get one. The graphs
+        # between vLLM's default of 512 and 1024 take a few more seconds at the start.
+        "max_cudagraph_capture_size": max_batch if on_gpu and max_batch > DEFAULT_CAPTURE_SIZE else None,
         "enforce_eager": not on_gpu,
         "enable_prefix_caching": True,  # a revision reuses the cache of its problem and first response
         "gpu_memory_utilization": memory_utilization,
@@ -62,36 +62,37 @@ def engine_arguments(
 
 
 def did_not_start(model_path: str, error: Exception) -> UserError:
+    """The error for an engine that failed to start."""
     reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
         f"vLLM did not start on {model_path}: {reason} (a smaller MAX_TOKENS or SAMPLER_BATCH needs less memory; "
-        "SAMPLER=transformers does without vLLM)"
+        "SAMPLER=transformers works without vLLM)"
     )
 
 
-def sampling_params(settings: SamplingConfig, request: SampleRequest, with_logprobs: bool) -> Any:
-    """vLLM's SamplingParams; only the finished sample comes back, not every token on its way."""
+def sampling_params(config: SamplingConfig, request: SampleRequest, with_logprobs: bool) -> Any:
+    """vLLM's SamplingParams for a request; the engine returns finished samples only, not single tokens."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
     return SamplingParams(
-        temperature=settings.temperature,
-        top_p=settings.top_p,
+        temperature=config.temperature,
+        top_p=config.top_p,
         seed=request.seed,
         max_tokens=request.max_tokens,
-        stop_token_ids=list(settings.eot_ids),
-        ignore_eos=True,  # nothing else ends a response, not even an eos of the tokenizer's own
-        logprobs=0 if with_logprobs else None,  # 0: the sampled token's, from the raw logits
+        stop_token_ids=list(config.eot_ids),
+        ignore_eos=True,  # only `eot_ids` end a response, not the tokenizer's eos
+        logprobs=0 if with_logprobs else None,  # 0: only that of the sampled token, from the raw logits
         detokenize=False,
         skip_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
     )
 
 
-def as_sample(completion: Any, settings: SamplingConfig) -> Sample:
-    """One of vLLM's CompletionOutputs as a Sample."""
+def as_sample(completion: Any, config: SamplingConfig) -> Sample:
+    """Converts vLLM's CompletionOutput."""
     ids = list(completion.token_ids)
     logprobs = None
     if completion.logprobs is not None:
         logprobs = [step[token].logprob for token, step in zip(ids, completion.logprobs, strict=True)]
-    return Sample(ids, "stop" if ids and ids[-1] in settings.eot_ids else "length", logprobs)
+    return Sample(ids, "stop" if ids and ids[-1] in config.eot_ids else "length", logprobs)

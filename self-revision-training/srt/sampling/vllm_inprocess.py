@@ -1,7 +1,7 @@
-"""Sampling with a vLLM engine in our own process: Phase 2, and machines without a GPU.
+"""Sampling with a vLLM engine in this process: Phase 2, and machines without a GPU.
 
-It starts in seconds, weights can be handed over to it, and it can give the GPU's memory back in between. It
-only works while `poll` runs; `vllm_parallel.py` has the one that keeps GPUs busy.
+It starts in seconds, its weights can be updated, and it can free the GPU memory in between. It only works while
+`poll` runs; the sampler in vllm_parallel.py keeps GPUs busy.
 """
 
 import os
@@ -16,17 +16,17 @@ if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be se
 
 
 class VllmSampler:
-    """`max_model_len`: prompt and response together; None takes the model's own limit.
+    """`max_model_len`: prompt and response together, in tokens; None: the context length of the model.
 
-    `max_batch` bounds the sequences that run at the same time; `memory_utilization` is vLLM's share of the
-    GPU. `can_sleep`: the engine shares the GPU with a model in training and gives its memory back in between
-    (see `sleep`). Raises UserError when the engine does not start.
+    `max_batch`: sequences that run at the same time. `memory_utilization`: vLLM's share of the GPU memory.
+    `can_sleep`: the engine shares the GPU with a model in training and can free its memory (see `sleep`).
+    Raises UserError when the engine does not start.
     """
 
     def __init__(
         self,
         model_path: str,
-        settings: SamplingConfig,
+        config: SamplingConfig,
         *,
         max_model_len: int | None,
         max_batch: int,
@@ -37,13 +37,13 @@ class VllmSampler:
         can_sleep: bool = False,
         seed: int = 0,
     ):
-        # The engine in our own process: no second process to leak, and weights can be handed over.
+        # The engine in this process: no second process to leak, and its weights can be updated.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         on_gpu = prepare_vllm()
         import vllm
 
         self._vllm = vllm
-        self.settings = settings
+        self.config = config
         self.with_logprobs = with_logprobs
         arguments = engine_arguments(
             model_path,
@@ -70,23 +70,23 @@ class VllmSampler:
         return len(self._keys)
 
     def submit(self, key: Hashable, request: SampleRequest) -> None:
-        name = str(self._submitted)  # vLLM wants text; a key may be any hashable
+        name = str(self._submitted)  # vLLM needs a string; a key may be any hashable
         self._submitted += 1
         self._keys[name] = key
-        params = sampling_params(self.settings, request, self.with_logprobs)
+        params = sampling_params(self.config, request, self.with_logprobs)
         self.engine.add_request(name, self._vllm.inputs.tokens_input(request.prompt_ids), params)
 
     def poll(self) -> list[tuple[Hashable, Sample]]:
         if not self._keys:
             return []
         return [
-            (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.settings))
+            (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.config))
             for output in self.engine.step()
             if output.finished
         ]
 
     def update_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
-        """Sample from these weights from now on (Hugging Face names, any dtype); wakes the engine if it sleeps."""
+        """Sample from these weights from now on (Hugging Face names, any dtype); wakes a sleeping engine."""
         if self._can_sleep:
             import torch
 
@@ -96,24 +96,24 @@ class VllmSampler:
             self._asleep = False
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if not self._on_gpu:
-            self.engine.apply_model(_repack_head)
-        self.engine.reset_prefix_cache()  # what it cached came from the old weights
+            self.engine.apply_model(_repack_lm_head)
+        self.engine.reset_prefix_cache()  # its content came from the old weights
 
     def sleep(self) -> None:
-        """Give the GPU memory of weights and cache back until `update_weights`; does nothing without a GPU."""
+        """Free the GPU memory of weights and cache until `update_weights`; does nothing without a GPU."""
         if self._can_sleep:
             self.engine.sleep(level=2)  # 2: the weights are dropped, not kept in main memory
             self._asleep = True
 
     def close(self) -> None:
-        """Give the engine's memory back."""
+        """Free the engine's memory."""
         self._keys.clear()
-        engine_core = getattr(self.engine, "engine_core", None)
-        if hasattr(engine_core, "shutdown"):
-            engine_core.shutdown()
+        shutdown = getattr(getattr(self.engine, "engine_core", None), "shutdown", None)
+        if shutdown is not None:
+            shutdown()
 
 
-def _repack_head(model: Any) -> None:
-    """The CPU build packs the head's weights apart, and reloading forgets that copy when the head is tied."""
+def _repack_lm_head(model: Any) -> None:
+    """The CPU build keeps a packed copy of the lm_head weights; reloading does not update it if they are tied."""
     if hasattr(model.lm_head, "cpu_linear"):
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)

@@ -1,7 +1,7 @@
-"""Sampling with vLLM engines in processes of their own: collection and evaluation on GPUs.
+"""Sampling with vLLM engines in separate processes: collection and evaluation on GPUs.
 
-Scheduling and sampling go on while this process grades and writes, and one engine per GPU (vLLM's own data
-parallelism) uses them all. Requests enter at once and leave one by one, so every engine always has work.
+Scheduling and sampling continue while this process grades and writes, and one engine per GPU (vLLM's data
+parallelism) uses them all. Requests enter immediately and leave one by one, so every engine always has work.
 """
 
 import asyncio
@@ -20,32 +20,32 @@ from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.process_guard import ChildProcessGuard
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
 
-# How long poll waits when nothing is finished: long enough not to burn CPU, short enough that a verdict which
-# comes meanwhile is hardly delayed (a sample takes seconds).
+# How long poll waits when nothing has finished: long enough not to burn CPU, short enough to hardly delay a
+# verdict that arrives meanwhile (a sample takes seconds).
 POLL_SECONDS = 0.01
 
-# A step in which a request enters runs without the CUDA graph of a whole decoding step, and with hundreds of
-# requests in flight one enters at nearly every step. Held back this long and let in together, they leave most
-# steps to the graph; of a request's seconds in flight it costs little.
+# A step in which a request enters cannot use the CUDA graph of a pure decoding step, and with hundreds of
+# requests in flight one enters at nearly every step. Requests are therefore held for this long and admitted
+# together, which leaves most steps to the graph; against the seconds that a request takes, the delay is small.
 ADMISSION_SECONDS = 0.2
 
-# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, which vLLM 0.20 takes
-# by itself, draws it sequence by sequence in Python. The variable of the user wins.
+# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, the default of vLLM
+# 0.20, draws it sequence by sequence in Python. If the user has set the variable, that wins.
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
 
 
 class VllmParallelSampler:
-    """`max_batch` and `memory_utilization` are per engine; the other options are those of VllmSampler.
+    """`max_batch` and `memory_utilization` are per engine; for the other options, see VllmSampler.
 
     `engines`: copies of the model, each on `tensor_parallel_size` GPUs. `data_parallel_backend`: "mp" starts
-    them on this machine, "ray" on the machines of the Ray cluster that this one belongs to.
-    Raises UserError when an engine does not start, and from `poll` when one dies.
+    them on this machine, "ray" on the machines of its Ray cluster. Raises UserError when an engine does not
+    start, and from `poll` when one dies.
     """
 
     def __init__(
         self,
         model_path: str,
-        settings: SamplingConfig,
+        config: SamplingConfig,
         *,
         max_model_len: int | None,
         max_batch: int,
@@ -58,11 +58,11 @@ class VllmParallelSampler:
         seed: int = 0,
     ):
         on_gpu = prepare_vllm()
-        # This process runs threads (grading, this sampler's own), and a fork of it may hang.
+        # This process has threads (for grading, and the sampler's own), so a fork of it may hang.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
-        # Fill one machine after the other, also where they have different numbers of GPUs.
+        # Fill one machine after the other, even if they have different numbers of GPUs.
         os.environ.setdefault("VLLM_RAY_DP_PACK_STRATEGY", "fill")
-        self.settings = settings
+        self.config = config
         self.with_logprobs = with_logprobs
         self.engines = engines
         self.admission_seconds = ADMISSION_SECONDS if on_gpu else 0.0
@@ -85,8 +85,8 @@ class VllmParallelSampler:
         self._dead = False
         self._pending = 0
         self._submitted = 0
-        self._tasks: set[asyncio.Task] = set()  # only touched by the loop's thread, like the next
-        self._held: list[tuple[Hashable, SampleRequest, str, int]] = []  # enter together
+        self._tasks: set[asyncio.Task] = set()  # this and the next: only for the thread of the loop
+        self._held: list[tuple[Hashable, SampleRequest, str, int]] = []  # admitted together
         self._load = [0] * engines  # requests in flight
         self._rank_of: dict[Hashable, int] = {}  # group -> the engine whose cache holds its prefix
         self._ranks: dict[Hashable, int] = {}  # key -> its engine, while in flight
@@ -99,16 +99,17 @@ class VllmParallelSampler:
     def _start(self, model_path: str, arguments: dict[str, Any], on_gpu: bool) -> None:
         started = time.monotonic()
         print(f"vLLM: starting {self.engines} engine process{'es' * (self.engines > 1)}", flush=True)
-        others = set(multiprocessing.active_children())  # graders, which look after themselves
+        others = set(multiprocessing.active_children())  # graders, which end by themselves
         starting = asyncio.run_coroutine_threadsafe(_start_engine(arguments, on_gpu), self.loop)
         try:
             while not starting.done():
                 concurrent.futures.wait([starting], timeout=0.2)
-                self._guard.watch(child.pid for child in multiprocessing.active_children() if child not in others)
+                started_now = set(multiprocessing.active_children()) - others
+                self._guard.watch(child.pid for child in started_now if child.pid is not None)
             self.engine = starting.result()
-            # poll says in one sentence that an engine died; the engine's own process has said why.
+            # poll reports a dead engine in one sentence; the engine's process has printed why.
             logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
-        except (ValueError, RuntimeError, OSError, AssertionError) as error:  # it asserts much of its input
+        except (ValueError, RuntimeError, OSError, AssertionError) as error:  # it asserts its input
             self._guard.kill_all()
             raise did_not_start(model_path, error) from error
         except BaseException:  # Ctrl-C while it starts
@@ -127,9 +128,9 @@ class VllmParallelSampler:
         self.loop.call_soon_threadsafe(self._hold, key, request, str(self._submitted), rank)
 
     def poll(self) -> list[tuple[Hashable, Sample]]:
-        """The samples that finished since the last call; waits a moment when there is none.
+        """The samples that finished since the last call; waits a moment if there is none.
 
-        Raises UserError when an engine died, after all finished samples were handed out.
+        Raises UserError when an engine died, once all finished samples have been returned.
         """
         samples: list[tuple[Hashable, Sample]] = []
         while self._pending and not self._dead:
@@ -148,13 +149,13 @@ class VllmParallelSampler:
             samples.append((key, outcome))
         if self._dead and not samples:
             raise UserError(
-                "a vLLM engine died (what it said of it, if anything, stands above); every graded sample is in "
-                "the log, and the same command continues from there"
+                "a vLLM engine died (its error message, if any, is above); every graded sample is in the log, and "
+                "the same command continues from there"
             )
         return samples
 
     def drop(self) -> None:
-        """Forget all requests in flight, and where groups were sampled."""
+        """Drop all requests in flight, and the assignment of groups to engines."""
         asyncio.run_coroutine_threadsafe(self._forget(), self.loop).result()
         while not self._finished.empty():
             self._finished.get()
@@ -164,23 +165,23 @@ class VllmParallelSampler:
         self._pending = 0
 
     def close(self) -> None:
-        """End the engines' processes."""
+        """End the engine processes."""
         if self.loop.is_closed():
             return
         self.drop()
         asyncio.run_coroutine_threadsafe(_cancel(asyncio.all_tasks(self.loop)), self.loop).result()
-        # They have nothing to lose, and asked to end by themselves, those with vLLM 0.20's second model runner
-        # (which lacks `shutdown`) end with a page of traceback below the summary.
+        # They have nothing to lose. When asked to shut down, those with vLLM 0.20's second model runner, which
+        # lacks `shutdown`, print a page of traceback below the summary.
         logging.getLogger("vllm.v1.engine.core_client").setLevel(logging.CRITICAL)
         self._guard.kill_all()
         self.engine.shutdown()
-        del self.engine  # its destructor fails once Python itself shuts down
+        del self.engine  # its destructor fails while Python shuts down
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
 
     def _rank_for(self, key: Hashable, group: Hashable) -> int:
-        """The least busy engine; for a group that was there before, the engine that has its prefix cached."""
+        """The engine that has the prefix of the group cached, or the least busy one for a new group."""
         rank = self._rank_of.get(group) if group is not None else None
         if rank is None:
             rank = self._load.index(min(self._load))
@@ -190,7 +191,7 @@ class VllmParallelSampler:
         self._ranks[key] = rank
         return rank
 
-    # In the loop's thread -------------------------------------------------------------------------------
+    # In the thread of the loop --------------------------------------------------------------------------
 
     def _hold(self, *request: Any) -> None:
         if not self._held:
@@ -221,11 +222,11 @@ class VllmParallelSampler:
     async def generate(self, request: SampleRequest, name: str, rank: int | None = None) -> Sample:
         from vllm.inputs import tokens_input
 
-        params = sampling_params(self.settings, request, self.with_logprobs)
+        params = sampling_params(self.config, request, self.with_logprobs)
         prompt = tokens_input(request.prompt_ids)
         async for output in self.engine.generate(prompt, params, name, data_parallel_rank=rank):
             final = output
-        return as_sample(final.outputs[0], self.settings)
+        return as_sample(final.outputs[0], self.config)
 
 
 async def _cancel(tasks: set[asyncio.Task]) -> None:
@@ -241,8 +242,8 @@ async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
     from vllm.v1.engine.async_llm import AsyncLLM
 
     def start() -> AsyncLLM:
-        # This context takes the defaults of offline inference, which fit throughput: prefill of 16384 tokens a
-        # step on GPUs with 70 GiB and more, 8192 on others (without a context: 2048).
+        # This context selects the defaults of offline inference, which favor throughput: prefill of 16384 tokens
+        # per step on GPUs with at least 70 GiB, 8192 on others (without a context: 2048).
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
     if not on_gpu or RUNNER in os.environ:
@@ -250,10 +251,10 @@ async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
     os.environ[RUNNER] = "1"
     try:
         return start()
-    except ValueError as error:  # raised by the configuration, before anything was started
+    except ValueError as error:  # from validating the configuration, before anything was started
         if RUNNER not in str(error):
             raise
-        print(f"vLLM: its first model runner, since {(str(error).splitlines() or [''])[0]}", flush=True)
+        print(f"vLLM: using the first model runner, because {(str(error).splitlines() or [''])[0]}", flush=True)
         os.environ[RUNNER] = "0"
         return start()
 
@@ -265,15 +266,15 @@ def visible_gpus() -> int:
 
 
 def engine_count(data_parallel_size: int | None, tensor_parallel_size: int, backend: str) -> int | None:
-    """How many engine processes to start; None for one engine in our own process (no GPU, and none asked for).
+    """Number of engine processes; None for one engine in this process (no GPU, and no number requested).
 
-    Raises UserError when there are too few GPUs.
+    Raises UserError when there are too few GPUs, or for `backend` "ray" without a number.
     """
     gpus = visible_gpus()
     if backend == "ray":
         if data_parallel_size is None:
             raise UserError(
-                "DATA_PARALLEL_BACKEND=ray needs DATA_PARALLEL_SIZE: the engines that all machines run together"
+                "DATA_PARALLEL_BACKEND=ray needs DATA_PARALLEL_SIZE: the number of engines on all machines"
             )
         return data_parallel_size
     if not gpus:

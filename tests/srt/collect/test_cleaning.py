@@ -1,4 +1,4 @@
-r"""Cleaning: what is cut, what is left alone, and that ids stay those that were sampled."""
+r"""Cleaning: what is cut, what is left alone, and that ids are always those that were sampled."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def layout():
 
 @pytest.fixture
 def new_tuple(layout):
-    """new_tuple(y_init, y_revised): each a text, or ids; `ended=False` for a y_init that the limit cut off."""
+    """new_tuple(y_init, y_revised): each as text or ids; `ended=False` for a y_init cut off by the token limit."""
 
     def new(y_init="A 1\n\\boxed{8}", y_revised="A 2\n\\boxed{7}", ended=True):
         record = {"x": "x = 1", "cleaned": []}
@@ -33,7 +33,7 @@ def new_tuple(layout):
 
 @pytest.fixture
 def looping(layout):
-    """looping(before, piece, times): the ids of a text that a model repeats token by token."""
+    """looping(before, piece, times): ids in which the model repeats `piece` token by token."""
 
     def ids(before, piece, times, after=""):
         encode = layout.tokenizer.encode
@@ -48,7 +48,7 @@ def the_change(cleaned):
 
 
 def check_ids(layout, before, after, part):
-    """What is left decodes to its text, and is a part of what was sampled, with its end of turn."""
+    """The remaining ids decode to the text, and are a part of the sampled ones, plus the end of turn."""
     old, new = (unpack_ids(record[f"{part}_ids"]) for record in (before, after))
     assert layout.decode(new) == after[part]
     assert new == old[-len(new) :] or new == old[: len(new) - 1] + [EOT] or new == old[: len(new)]
@@ -62,13 +62,13 @@ def check_ids(layout, before, after, part):
     [
         ([9, 8, *[1, 2, 3] * 30], (2, 3)),
         ([9, 8, *[1, 2, 3] * 30, 1, 2], (2, 3)),  # cut off within a round
-        ([9, 3, *[1, 2, 3] * 30], (1, 3)),  # its last token stood before the first round too
+        ([9, 3, *[1, 2, 3] * 30], (1, 3)),  # the last token of a round also precedes the first one
         ([7] * 60, (0, 1)),
         ([7] * 59, None),  # too few tokens
         ([*range(25)] * 3, None),  # too few rounds
         ([*range(25)] * 4, (0, 25)),
-        ([*[1, 2, 3] * 30, 9, 8, 7], (0, 3)),  # with a short way out
-        ([*[1, 2, 3] * 30, *range(10, 20)], None),  # it went on to something else
+        ([*[1, 2, 3] * 30, 9, 8, 7], (0, 3)),  # with a short tail
+        ([*[1, 2, 3] * 30, *range(10, 20)], None),  # it continued with something else
         (list(range(500)), None),
         ([], None),
         ([1], None),
@@ -78,7 +78,7 @@ def test_find_loop(y, loop):
     assert find_loop(y) == loop
 
 
-def test_a_loop_is_cut_after_its_first_round_and_says_so(new_tuple, looping, layout):
+def test_a_loop_is_cut_after_its_first_round_and_the_change_is_recorded(new_tuple, looping, layout):
     before = new_tuple(y_init=looping("A 1 + 1 = 2\n", "B 2 + 3 = 5.\n", 20), ended=False)
     cleaned = clean(before, layout)
     assert cleaned.tuple["y_init"] == "A 1 + 1 = 2\nB 2 + 3 = 5."
@@ -91,7 +91,7 @@ def test_a_loop_is_cut_after_its_first_round_and_says_so(new_tuple, looping, lay
 
 
 def test_a_loop_that_starts_within_a_sentence_is_cut_at_the_end_of_one(new_tuple, looping, layout):
-    """The full stop before the first round belongs to the repetition as well: it ends every round."""
+    """The period before the first round is part of the loop as well, since every round ends with one."""
     cleaned = clean(new_tuple(y_init=looping("B 2.\n", "A 2 + 3 = 5.\n", 20), ended=False), layout)
     assert cleaned.tuple["y_init"] == "B 2.\nA 2 + 3 = 5."
 
@@ -108,13 +108,13 @@ def test_a_revision_that_repeats_its_answer_keeps_it_and_its_end_of_turn(new_tup
 def test_a_graded_response_keeps_its_answer_or_the_tuple_is_dropped(new_tuple, looping, layout):
     kept = clean(new_tuple(y_init=looping("\\boxed{8}\n", "A 1 + 1 = 2\n", 30)), layout)
     assert kept.tuple["y_init"] == "\\boxed{8}\nA 1 + 1 = 2\n"
-    # The box closes after the loop: no cut would leave it as it was graded.
+    # The box closes after the loop: every cut would change the graded answer.
     dropped = clean(new_tuple(y_revised=looping("\\boxed{", "7 + ", 30, "0}")), layout)
     assert dropped.tuple is None
     assert the_change(dropped)["change"] == "dropped, its loop holds the answer"
 
 
-def test_a_response_cut_off_by_the_limit_was_not_graded_so_what_is_left_may_give_no_answer(
+def test_a_response_cut_off_by_the_limit_was_not_graded_so_the_rest_must_not_contain_an_answer(
     new_tuple, looping, layout
 ):
     cleaned = clean(new_tuple(y_init=looping("A 3 + 4 = 7\n", "\\boxed{7}\n", 30), ended=False), layout)
@@ -145,14 +145,14 @@ NO_OPENINGS = [
     "Surely x = 2.\n",
     "The answer was wrong.\n\n",
     "Thankfully, 3 divides 9.\n",
-    "You're right that 3 + 4 = 7, so x = 7 follows.\n",  # it does more than talk
+    "You're right that 3 + 4 = 7, so x = 7 follows.\n",  # part of the solution
     "I apologize, \\boxed{7}\n",
     "",
 ]
 
 
 @pytest.mark.parametrize("opening", OPENINGS)
-def test_a_chat_like_opening_ends_where_the_work_begins(opening):
+def test_a_chat_like_opening_ends_where_the_solution_begins(opening):
     assert opening_end(opening + "A 3 + 4 = 7\n\\boxed{7}") == len(opening)
 
 
@@ -161,16 +161,16 @@ def test_other_beginnings_are_left_alone(opening):
     assert opening_end(opening + "A 3 + 4 = 7\n\\boxed{7}") == 0
 
 
-def test_an_opening_that_is_all_there_is_stays():
+def test_an_opening_without_anything_after_it_stays():
     assert opening_end("You're absolutely right.") == 0
     assert opening_end("You're absolutely right.\n\n") == 0
 
 
-def test_of_a_first_paragraph_with_work_in_it_only_the_sentence_before_goes():
+def test_only_the_first_sentence_is_stripped_from_a_paragraph_that_contains_work():
     assert opening_end("You're right. Then 3 + 4 = 7.\nSo it is.") == len("You're right. ")
 
 
-def test_the_opening_of_a_revision_is_stripped_and_that_of_a_response_is_not(new_tuple, layout):
+def test_openings_are_stripped_from_revisions_but_not_from_responses(new_tuple, layout):
     opening, work = "You're absolutely right.\n\n", "A 3 + 4 = 7\n\\boxed{7}"
     before = new_tuple(y_init=opening + "\\boxed{8}", y_revised=opening + work)
     cleaned = clean(before, layout)
@@ -185,8 +185,8 @@ def test_the_opening_of_a_revision_is_stripped_and_that_of_a_response_is_not(new
     check_ids(layout, before, cleaned.tuple, "y_revised")
 
 
-def test_an_opening_that_does_not_end_between_two_tokens_is_left(new_tuple, layout):
-    """' 3' is one token: what would be left of 'Sure! 3' begins with the space."""
+def test_an_opening_that_ends_inside_a_token_stays(new_tuple, layout):
+    """' 3' is one token, so the rest of 'Sure! 3' would start with the space."""
     before = new_tuple(y_revised="Sure! 3 + 4 = 7\n\\boxed{7}")
     cleaned = clean(before, layout)
     assert cleaned.changes == [] and cleaned.tuple == before
@@ -200,7 +200,7 @@ def test_both_at_once(new_tuple, looping, layout):
     assert [change["change"] for change in cleaned.changes] == ["loop cut", "loop cut", "opening stripped"]
 
 
-def test_what_is_clean_stays_as_it_is_and_nothing_is_changed_in_place(new_tuple, looping, layout):
+def test_a_clean_tuple_is_unchanged_and_nothing_is_modified_in_place(new_tuple, looping, layout):
     before = new_tuple()
     cleaned = clean(before, layout)
     assert cleaned.tuple == before and cleaned.changes == []
@@ -209,7 +209,7 @@ def test_what_is_clean_stays_as_it_is_and_nothing_is_changed_in_place(new_tuple,
     assert clean(dirty, layout).changes and dirty == copy
 
 
-def test_in_code_mode_a_loop_that_belongs_to_the_program_is_not_cut_out_of_it(new_tuple, looping, layout):
+def test_in_code_mode_a_loop_inside_the_program_is_not_cut(new_tuple, looping, layout):
     program = looping("```python\n", "x = 1\n", 40, "```")
     record = new_tuple(y_revised=program)
     cleaned = clean(record, layout, ANSWERS["code"])

@@ -1,4 +1,4 @@
-"""Collection: the result depends on what the samples are, not on when they come or where a run was killed."""
+"""Collection: the result depends on the samples, not on when they arrive or where a run was killed."""
 
 import json
 import random
@@ -33,23 +33,23 @@ def grader():
 
 @pytest.fixture
 def collect(layout, grader, tmp_path):
-    """Runs a collection in `tmp_path`/name and returns it with its sampler."""
+    """collect(name): runs a collection in `tmp_path`/name and returns it with its sampler."""
 
     def run(name, problems=PROBLEMS, order=0, model=None, **changes):
-        settings = {
+        config = {
             "num_responses": 2,
             "num_revisions": 2,
             "revise": frozenset({0}),
             "revise_truncated": True,
             "max_tokens": 50,
             "max_model_len": 500,
-            "window": 4,
+            "max_in_flight": 4,
             "seed": 0,
             "target": None,
         }
         sampler = ScriptedSampler(layout, order, **model or {})
         collector = Collector(
-            problems, layout, sampler, grader, CollectorConfig(**settings | changes), tmp_path / name
+            problems, layout, sampler, grader, CollectorConfig(**config | changes), tmp_path / name
         )
         collector.run()
         collector.close()
@@ -68,59 +68,59 @@ def keys_of(path):
     return [keys_of_line(line) for line in read_jsonl(path)]
 
 
-# Who is sampled, and how --------------------------------------------------------------------------------
+# What is sampled ----------------------------------------------------------------------------------------
 
 
-def test_every_sample_is_asked_for_once_with_its_own_seed_and_the_layouts_prompt(collect, layout):
+def test_every_sample_is_requested_once_with_its_seed_and_prompt(collect, layout):
     collector, sampler = collect("run", revise=frozenset({0, 1}), seed=5)
-    asked = dict(sampler.requests)
-    assert len(asked) == len(sampler.requests) == 12 * 2 * (1 + 2)
-    for (problem, response, revision), request in asked.items():
+    requests = dict(sampler.requests)
+    assert len(requests) == len(sampler.requests) == 12 * 2 * (1 + 2)
+    for (problem, response, revision), request in requests.items():
         chat = layout.chat(PROBLEMS[problem].x)
         part = "init" if revision is None else revision
         assert request.seed == sample_seed(5, PROBLEMS[problem].id, response, part)
-        assert request.group == problem  # all that begins with its prompt goes to one engine's cache
+        assert request.group == problem  # so that its samples share one engine's prefix cache
         if revision is None:
             assert request.prompt_ids == chat
         else:
-            y_init = collector.responses[(problem, response, None)]
+            y_init = collector.attempts.responses[(problem, response, None)]
             assert request.prompt_ids == layout.revision_prompt(chat, unpack_ids(y_init.y_init_ids), y_init.r)
 
 
-def test_only_the_wanted_rewards_are_revised_with_their_phrase(collect):
+def test_only_the_requested_rewards_are_revised_each_with_its_phrase(collect):
     wrong_only, _ = collect("wrong", revise=frozenset({0}))
     both, _ = collect("both", revise=frozenset({0, 1}))
     none, _ = collect("none", revise=frozenset())
-    assert {r.p_r for r in wrong_only.revisions.values()} == {PHRASES.wrong}
-    assert not none.revisions
-    for key, revision in both.revisions.items():
-        assert revision.p_r == PHRASES.text(both.responses[(*key[:2], None)].r)
-    assert {r.p_r for r in both.revisions.values()} == {PHRASES.wrong, PHRASES.right}
+    assert {r.p_r for r in wrong_only.attempts.revisions.values()} == {PHRASES.wrong}
+    assert not none.attempts.revisions
+    for key, revision in both.attempts.revisions.items():
+        assert revision.p_r == PHRASES.text(both.attempts.responses[key.response_key].r)
+    assert {r.p_r for r in both.attempts.revisions.values()} == {PHRASES.wrong, PHRASES.right}
 
 
 def test_tuples_are_the_revisions_that_verify_in_problem_order(collect):
     collector, _ = collect("run", revise=frozenset({0, 1}))
     tuples = collector.tuples()
-    kept = [r for r in collector.revisions.values() if r.y_revised_correct]
-    assert len(tuples) == len(kept) == collector.counts.kept > 5
+    kept = [r for r in collector.attempts.revisions.values() if r.y_revised_correct]
+    assert len(tuples) == len(kept) == collector.stats.kept > 5
     assert all(t["y_revised_correct"] and "\\boxed{7}" in t["y_revised"] for t in tuples)
     places = [(int(t["id"][1:]), t["response_idx"], t["revision_idx"]) for t in tuples]
     assert places == sorted(places)
 
 
-def test_a_truncated_response_is_wrong_and_its_revision_is_a_choice(collect):
+def test_a_truncated_response_is_wrong_and_its_revision_is_optional(collect):
     collector, _ = collect("revised", model={"right_share": 1.0, "truncated_share": 0.5})
-    truncated = [r for r in collector.responses.values() if r.y_init_finish_reason == "length"]
+    truncated = [r for r in collector.attempts.responses.values() if r.y_init_finish_reason == "length"]
     assert 0 < len(truncated) < 24
     assert all(r.r == 0 and "\\boxed{7}" in r.y_init for r in truncated)  # right, had it been graded
-    assert {key[:2] for key in collector.revisions} == {r.key[:2] for r in truncated}
+    assert {key[:2] for key in collector.attempts.revisions} == {r.key[:2] for r in truncated}
     model = {"right_share": 1.0, "truncated_share": 0.5}
     left_alone, _ = collect("left", model=model, revise_truncated=False)
-    assert not left_alone.revisions
+    assert not left_alone.attempts.revisions
 
 
-def test_no_more_problems_than_the_window_are_in_flight(collect):
-    assert collect("run", window=3)[1].most_waiting <= 3
+def test_no_more_than_max_in_flight_problems_are_in_flight(collect):
+    assert collect("run", max_in_flight=3)[1].most_waiting <= 3
 
 
 # What is set aside --------------------------------------------------------------------------------------
@@ -129,48 +129,51 @@ def test_no_more_problems_than_the_window_are_in_flight(collect):
 def test_a_prompt_that_leaves_no_room_is_set_aside_and_counted(collect, layout, tmp_path):
     problems = [PROBLEMS[0], Problem(id="long", x="word " * 300, answer="7"), PROBLEMS[1]]
     collector, _ = collect("run", problems)
-    assert {key[0] for key in collector.responses} == {0, 2}
-    assert collector.counts.set_aside == {"the prompt is too long": 2}
-    assert collector.counts.summary()["set_aside_by_reason"] == {"the prompt is too long": 2}
+    assert {key[0] for key in collector.attempts.responses} == {0, 2}
+    assert collector.stats.set_aside == {"the prompt is too long": 2}
+    assert collector.stats.summary()["set_aside_by_reason"] == {"the prompt is too long": 2}
     lines = read_jsonl(tmp_path / "run" / "set_aside.jsonl")
-    assert [line["id"] for line in lines] == ["long", "long"] and "the model takes 500" in lines[0]["reason"]
+    assert [line["id"] for line in lines] == ["long", "long"] and "the model accepts 500" in lines[0]["reason"]
 
 
-def test_the_response_gets_what_room_the_prompt_leaves(collect, layout):
+def test_the_response_gets_the_room_that_the_prompt_leaves(collect, layout):
     prompt = len(layout.chat(PROBLEMS[0].x))
     _, sampler = collect("run", PROBLEMS[:1], max_model_len=prompt + 20, revise=frozenset())
     assert {request.max_tokens for _, request in sampler.requests} == {20}
 
 
-def test_a_gold_answer_that_cannot_be_graded_is_no_verdict_and_is_not_tried_again(collect, tmp_path):
+def test_a_gold_answer_that_cannot_be_compared_gives_no_verdict_and_is_not_retried(collect, tmp_path):
     problems = [PROBLEMS[0], Problem(id="odd", x="x = 1", answer=r"\frac{1}{0}"), PROBLEMS[1]]
     collector, _ = collect("run", problems)
-    assert {key[0] for key in collector.responses} == {0, 2}
-    assert {key[0] for key in collector.revisions} <= {0, 2}
+    assert {key[0] for key in collector.attempts.responses} == {0, 2}
+    assert {key[0] for key in collector.attempts.revisions} <= {0, 2}
     reasons = {line["reason"] for line in read_jsonl(tmp_path / "run" / "set_aside.jsonl")}
     assert all(reason.startswith("the verifier broke") for reason in reasons)
     again, sampler = collect("run", problems)
-    assert sampler.requests == [] and again.counts.set_aside == {"the gold answer cannot be compared": 2}
+    assert sampler.requests == [] and again.stats.set_aside == {"the gold answer cannot be compared": 2}
 
 
 # Cleaning -----------------------------------------------------------------------------------------------
 
-REPETITIVE = {"variety": 2, "loop_share": 0.3}  # problems n and n + 10 are the same text: twins among their tuples
+REPETITIVE = {
+    "variety": 2,
+    "loop_share": 0.3,
+}  # problems n and n + 10 share a text, so tuples can be equal
 
 
-def says(tuples):
+def texts(tuples):
     return [(t["x"], t["y_init"], t["y_revised"]) for t in tuples]
 
 
-def test_of_tuples_that_say_the_same_the_first_in_problem_order_is_kept(collect):
+def test_of_equal_tuples_the_first_in_problem_order_is_kept(collect):
     raw, _ = collect("raw", model={"variety": 1})
     cleaned, _ = collect("cleaned", model={"variety": 1}, clean=True)
-    first = dict(zip(says(reversed(raw.tuples())), reversed(raw.tuples()), strict=True))
-    assert says(cleaned.tuples()) == list(dict.fromkeys(says(raw.tuples())))
-    assert cleaned.tuples() == [first[said] for said in says(cleaned.tuples())]
+    first = dict(zip(texts(reversed(raw.tuples())), reversed(raw.tuples()), strict=True))
+    assert texts(cleaned.tuples()) == list(dict.fromkeys(texts(raw.tuples())))
+    assert cleaned.tuples() == [first[text] for text in texts(cleaned.tuples())]
     removed = len(raw.tuples()) - len(cleaned.tuples())
-    assert removed > 1 and cleaned.counts.cleaned == {"duplicate": removed}
-    assert cleaned.counts.kept == len(cleaned.tuples())
+    assert removed > 1 and cleaned.stats.cleaned == {"duplicate": removed}
+    assert cleaned.stats.kept == len(cleaned.tuples())
 
 
 def test_tuples_are_cleaned_and_the_log_is_not(collect, layout, tmp_path):
@@ -183,7 +186,7 @@ def test_tuples_are_cleaned_and_the_log_is_not(collect, layout, tmp_path):
             assert tuple_[part].count("B 1.") < 3
             assert layout.decode(unpack_ids(tuple_[f"{part}_ids"])) == tuple_[part]
         assert bool(tuple_["cleaned"]) == ("B" in tuple_["y_init"] + tuple_["y_revised"])
-    assert cleaned.counts.summary()["cleaned"].keys() == {"duplicate", "loop cut"}
+    assert cleaned.stats.summary()["cleaned"].keys() == {"duplicate", "loop cut"}
 
 
 def keys_and_ids(folder):
@@ -192,57 +195,59 @@ def keys_and_ids(folder):
 
 
 @pytest.mark.parametrize("target", [None, 1, 4, 6])
-@pytest.mark.parametrize(("order", "window"), [(1, 1), (2, 4), (4, 100)])
-def test_cleaned_tuples_do_not_depend_on_scheduling(collect, target, order, window):
+@pytest.mark.parametrize(("order", "max_in_flight"), [(1, 1), (2, 4), (4, 100)])
+def test_cleaned_tuples_do_not_depend_on_scheduling(collect, target, order, max_in_flight):
     everything = collect("all", model=REPETITIVE, clean=True)[0].tuples()
-    collector, _ = collect("run", order=order, window=window, model=REPETITIVE, clean=True, target=target)
+    collector, _ = collect(
+        "run", order=order, max_in_flight=max_in_flight, model=REPETITIVE, clean=True, target=target
+    )
     assert len(everything) > 6 and collector.tuples() == everything[:target]
 
 
 def test_equal_tuples_of_several_problems_count_once_towards_the_target(collect, tmp_path):
-    """All problems are one text, and the log has the later ones first: they give theirs up to earlier ones."""
+    """All problems share one text, and the log has the later ones first: earlier problems take over tuples."""
     problems = [Problem(id=f"p{n}", x="x = 1", answer="7") for n in range(12)]
     model = {"variety": 3}
     whole, _ = collect("whole", problems, model=model, clean=True)
     everything = whole.tuples()
     last = int(everything[-1]["id"][1:])
     lines = sorted(read_jsonl(tmp_path / "whole" / "attempts.jsonl"), key=lambda line: -line["problem_idx"])
-    assert whole.counts.cleaned["duplicate"] > 0 and last < 11
+    assert whole.stats.cleaned["duplicate"] > 0 and last < 11
     (tmp_path / "run").mkdir()
     without_last = [json.dumps(line) + "\n" for line in lines if line["problem_idx"] != last]
     (tmp_path / "run" / "attempts.jsonl").write_text("".join(without_last))
-    run, _ = collect("run", problems, model=model, clean=True, window=1, target=len(everything))
+    run, _ = collect("run", problems, model=model, clean=True, max_in_flight=1, target=len(everything))
     assert run.tuples() == everything
 
 
-def test_a_log_can_be_cleaned_and_not_cleaned_again_and_counts_are_the_same_after_a_restart(collect):
+def test_cleaning_can_be_switched_off_and_on_again_with_the_same_log(collect):
     first, _ = collect("run", model=REPETITIVE, clean=True)
     raw, sampler = collect("run", clean=False)
     again, sampler_again = collect("run", clean=True)
     assert sampler.requests == sampler_again.requests == []
-    assert len(raw.tuples()) == raw.counts.kept > first.counts.kept and not raw.counts.cleaned
+    assert len(raw.tuples()) == raw.stats.kept > first.stats.kept and not raw.stats.cleaned
     assert again.tuples() == first.tuples()
-    assert json.dumps(first.counts.summary()) == json.dumps(again.counts.summary())
+    assert json.dumps(first.stats.summary()) == json.dumps(again.stats.summary())
 
 
-# When it stops, and where it goes on --------------------------------------------------------------------
+# Stopping and continuing --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("target", [None, 1, 7])
-@pytest.mark.parametrize(("order", "window"), [(1, 1), (2, 4), (3, 12), (4, 100)])
-def test_the_tuples_do_not_depend_on_scheduling(collect, target, order, window):
+@pytest.mark.parametrize(("order", "max_in_flight"), [(1, 1), (2, 4), (3, 12), (4, 100)])
+def test_the_tuples_do_not_depend_on_scheduling(collect, target, order, max_in_flight):
     everything = collect("all")[0].tuples()
-    collector, _ = collect("run", order=order, window=window, target=target)
+    collector, _ = collect("run", order=order, max_in_flight=max_in_flight, target=target)
     assert collector.tuples() == everything[:target]
 
 
 def test_a_target_that_is_reached_leaves_later_problems_alone(collect):
-    _, sampler = collect("run", target=1, window=1)
+    _, sampler = collect("run", target=1, max_in_flight=1)
     assert max(key[0] for key, _ in sampler.requests) < 11
 
 
 @pytest.mark.parametrize("target", [None, 5])
-def test_a_run_that_was_cut_off_anywhere_goes_on_and_loses_and_repeats_nothing(collect, tmp_path, target):
+def test_a_run_cut_off_anywhere_continues_without_losing_or_repeating_anything(collect, tmp_path, target):
     whole, _ = collect("whole", target=target)
     log = (tmp_path / "whole" / "attempts.jsonl").read_bytes()
     for cut in random.Random(0).sample(range(len(log)), 8):
@@ -250,7 +255,7 @@ def test_a_run_that_was_cut_off_anywhere_goes_on_and_loses_and_repeats_nothing(c
         (tmp_path / name).mkdir()
         (tmp_path / name / "attempts.jsonl").write_bytes(log[:cut])
         complete = log[:cut].count(b"\n")
-        resumed, sampler = collect(name, target=target, order=cut, window=3)
+        resumed, sampler = collect(name, target=target, order=cut, max_in_flight=3)
         keys = keys_of(tmp_path / name / "attempts.jsonl")
         assert resumed.tuples() == whole.tuples()
         assert len(keys) == len(set(keys))
@@ -270,7 +275,7 @@ def test_a_finished_run_samples_nothing_and_a_higher_target_continues_it(collect
 def test_counts_are_the_same_after_a_restart(collect):
     first, _ = collect("run")
     again, _ = collect("run")
-    assert json.dumps(first.counts.summary()) == json.dumps(again.counts.summary())
-    assert first.counts.summary()["first_try_accuracy"] == pytest.approx(
-        sum(r.r for r in first.responses.values()) / 24, abs=1e-4
+    assert json.dumps(first.stats.summary()) == json.dumps(again.stats.summary())
+    assert first.stats.summary()["first_try_accuracy"] == pytest.approx(
+        sum(r.r for r in first.attempts.responses.values()) / 24, abs=1e-4
     )

@@ -1,4 +1,4 @@
-"""A collector that is really killed, again and again, with a model of which only the seeds decide what it says."""
+"""A collector that is really killed, again and again, with a model whose samples depend on the seeds only."""
 
 import multiprocessing
 import random
@@ -20,22 +20,22 @@ from tests.srt.helpers.scripted import ScriptedSampler
 KILLS = 10
 PROBLEMS = [Problem(id=f"p{n}", x=f"x = {n % 20}", answer="7" if n % 9 else r"\frac{1}{0}") for n in range(60)]
 MODEL = {"variety": 3, "loop_share": 0.2, "truncated_share": 0.1}
-SETTINGS = CollectorConfig(
+CONFIG = CollectorConfig(
     num_responses=2,
     num_revisions=2,
     revise=frozenset({0, 1}),
     revise_truncated=True,
     max_tokens=400,
     max_model_len=1000,
-    window=8,
+    max_in_flight=8,
     seed=0,
     target=70,
     clean=True,
 )
 
 
-class GraderInPlace:
-    """The verifier without its pool, whose workers would take longer to start than this test takes."""
+class InlineGrader:
+    """The verifier without its pool, whose workers would take longer to start than the whole test."""
 
     def __init__(self):
         self.graded = []
@@ -43,8 +43,8 @@ class GraderInPlace:
     def submit(self, key, text, problem, finish_reason):
         try:
             verdict = verify_math("" if finish_reason == "length" else text, problem.answer)
-        except VerifierError as broke:
-            verdict = broke
+        except VerifierError as error:
+            verdict = error
         self.graded.append((key, verdict))
 
     def poll(self, timeout=0.0):
@@ -59,7 +59,7 @@ def layout():
 
 
 class SlowSampler(ScriptedSampler):
-    """Slow enough for every kill to come before the end."""
+    """Slow enough that every kill comes before the end."""
 
     def poll(self):
         time.sleep(0.01)
@@ -68,7 +68,7 @@ class SlowSampler(ScriptedSampler):
 
 def collect(layout: Layout, folder: Path, order: int) -> list[dict]:
     sampler = SlowSampler(layout, order, **MODEL)
-    collector = Collector(PROBLEMS, layout, sampler, GraderInPlace(), SETTINGS, folder)
+    collector = Collector(PROBLEMS, layout, sampler, InlineGrader(), CONFIG, folder)
     collector.run()
     collector.close()
     return collector.tuples()
@@ -81,7 +81,7 @@ def size(folder: Path) -> int:
 
 def test_killed_ten_times_it_gives_the_tuples_of_a_run_that_was_never_killed(layout, tmp_path):
     whole = collect(layout, tmp_path / "whole", order=0)
-    assert len(whole) == SETTINGS.target
+    assert len(whole) == CONFIG.target
     steps = random.Random(0)
     folder, written = tmp_path / "killed", size(tmp_path / "whole")
     for kill in range(KILLS):

@@ -1,4 +1,4 @@
-"""From knobs to a collection: which problems are taken, what is settled by the knobs, and the dry run."""
+"""From knobs to a collection: the selected problems, the collector's config, and the dry run."""
 
 import json
 
@@ -7,12 +7,12 @@ import pytest
 from srt.collect.run import CollectConfig, collect, selected_problems
 from srt.common.errors import UserError
 from srt.common.files import read_json
-from srt.config import load_config
+from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 
 
 @pytest.fixture
 def config_for(tmp_path, tiny_checkpoint):
-    """knobs_for(*overrides) -> argv for ten problems and the tiny model, with its output in tmp_path/output."""
+    """config_for(*overrides) -> argv for ten problems and the tiny model, with its output in tmp_path/output."""
     problems = tmp_path / "problems.jsonl"
     lines = [{"id": f"p{n}", "problem": f"x = {n}", "answer": "7"} for n in range(10)]
     problems.write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -44,48 +44,48 @@ def config_for(tmp_path, tiny_checkpoint):
         (["start_index=3", "end_index=9", "max_samples=2"], [3, 4]),
     ],
 )
-def test_start_end_and_number_choose_the_problems(config_for, overrides, chosen):
+def test_start_end_and_number_select_the_problems(config_for, overrides, chosen):
     loaded = selected_problems(load_config(CollectConfig, "srt_data", config_for(*overrides)))
     assert [problem.id for problem in loaded.problems] == [f"p{n}" for n in chosen]
 
 
 @pytest.mark.parametrize("overrides", [["start_index=10"], ["start_index=4", "end_index=4"]])
-def test_a_choice_that_leaves_nothing_is_an_error(config_for, overrides):
+def test_a_selection_without_problems_is_an_error(config_for, overrides):
     with pytest.raises(UserError, match="no problem is left between START_INDEX="):
         selected_problems(load_config(CollectConfig, "srt_data", config_for(*overrides)))
 
 
-# What the knobs settle ----------------------------------------------------------------------------------
+# The collector's config ---------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def settings_of(config_for, monkeypatch):
-    """settings_of(*overrides) -> the CollectorConfig that the knobs give; nothing is sampled."""
+def collector_config(config_for, monkeypatch):
+    """collector_config(*overrides) -> the resulting CollectorConfig; nothing is sampled."""
 
     class Stop(Exception):
         pass
 
-    def look(problems, layout, sampler, grader, settings, output_dir):
-        seen.append(settings)
+    def stop(problems, layout, sampler, grader, config, output_dir):
+        seen.append(config)
         raise Stop
 
-    def settings(*overrides):
+    def load(*overrides):
         with pytest.raises(Stop):
             collect(config_for(*overrides))
         return seen[-1]
 
     seen = []
-    monkeypatch.setattr("srt.collect.run.Collector", look)
-    return settings
+    monkeypatch.setattr("srt.collect.run.Collector", stop)
+    return load
 
 
-def test_both_branches_of_revise_correct(settings_of, tmp_path):
-    assert settings_of().revise == {0}
-    assert settings_of("revise_correct=1", f"output_dir={tmp_path / 'other'}").revise == {0, 1}
+def test_both_branches_of_revise_correct(collector_config, tmp_path):
+    assert collector_config().revise == {0}
+    assert collector_config("revise_correct=1", f"output_dir={tmp_path / 'other'}").revise == {0, 1}
 
 
-def test_the_numbers_reach_the_collector(settings_of):
-    settings = settings_of(
+def test_the_numbers_reach_the_collector(collector_config):
+    config = collector_config(
         "num_responses=3",
         "num_revisions=2",
         "batch_size=5",
@@ -94,23 +94,23 @@ def test_the_numbers_reach_the_collector(settings_of):
         "revise_truncated=0",
         "clean=0",
     )
-    assert (settings.num_responses, settings.num_revisions, settings.window) == (3, 2, 5)
-    assert (settings.target, settings.seed) == (4, 9)
-    assert (settings.revise_truncated, settings.clean) == (False, False)
+    assert (config.num_responses, config.num_revisions, config.max_in_flight) == (3, 2, 5)
+    assert (config.target, config.seed) == (4, 9)
+    assert (config.revise_truncated, config.clean) == (False, False)
 
 
-def test_cleaning_is_on_unless_it_is_switched_off(settings_of):
-    assert settings_of().clean is True
+def test_cleaning_is_on_unless_it_is_switched_off(collector_config):
+    assert collector_config().clean is True
 
 
-def test_cleaning_and_the_target_may_change_in_a_run_and_num_responses_may_not(settings_of):
-    settings_of()
-    settings_of("clean=0", "target_revision_samples=1")
+def test_cleaning_and_the_target_may_change_in_a_run_and_num_responses_may_not(collector_config):
+    collector_config()
+    collector_config("clean=0", "target_revision_samples=1")
     with pytest.raises(UserError, match="num_responses was 1 and is now 2"):
-        settings_of("num_responses=2")
+        collector_config("num_responses=2")
 
 
-# What comes out -----------------------------------------------------------------------------------------
+# Results ------------------------------------------------------------------------------------------------
 
 
 def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsys):
@@ -145,8 +145,11 @@ def dry_run(config_for, capsys, monkeypatch):
     return run
 
 
-def test_a_dry_run_prints_the_resolved_knobs(dry_run, tmp_path):
+def test_a_dry_run_prints_the_resolved_knobs_in_the_order_of_the_table(dry_run, tmp_path):
     printed = dry_run("batch_size=5", "data_prefix=mine")
+    table = [line for line in read_knob_table(CONFIGS / "srt_data.yaml") if isinstance(line, KnobLine)]
+    names = [line.split("=")[0] for line in printed.partition("knobs\n")[2].splitlines()[: len(table)]]
+    assert names == [f"  {line.env}" for line in table]
     for line in (
         "BATCH_SIZE=5",
         "TEMPERATURE=1.0",
@@ -171,14 +174,14 @@ def test_a_dry_run_shows_prompts_with_their_special_tokens_and_both_phrases(dry_
 
 def test_a_dry_run_estimates_tokens(dry_run):
     printed = dry_run("max_tokens=100", "num_responses=2", "num_revisions=3")
-    assert "sampled tokens of a problem           800 at most" in printed
-    assert "sampled tokens of the run             8,000 at most" in printed
+    assert "sampled tokens per problem         800 at most" in printed
+    assert "sampled tokens in total            8,000 at most" in printed
 
 
-def test_a_dry_run_says_whether_a_run_is_there_and_writes_nothing(dry_run, tmp_path):
+def test_a_dry_run_says_whether_the_folder_holds_a_run_and_writes_nothing(dry_run, tmp_path):
     before = sorted(tmp_path.rglob("*"))
     assert "(new)\ndry run: no engine was started, nothing was written" in dry_run()
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "run.json").write_text("{}")
-    assert "(a run is there: this would continue it)" in dry_run()
+    assert "(it holds a run, which this would continue)" in dry_run()

@@ -1,4 +1,4 @@
-"""D_revision -> stage files: sizes, disjointness, and what a stage record says."""
+"""D_revision -> stage files: sizes, disjointness, and the content of records."""
 
 import pytest
 
@@ -36,11 +36,11 @@ def new_tuple(index):
 
 
 @pytest.mark.parametrize("available", [6000, 6001, 100_000])
-def test_the_knobs_sizes_where_there_are_enough(available):
+def test_the_requested_sizes_if_there_are_enough_tuples(available):
     assert stage_sizes(available, 4000, 2000) == (4000, 2000)
 
 
-def test_all_there_is_in_their_proportion_where_there_are_fewer():
+def test_all_tuples_in_the_same_proportion_if_there_are_fewer():
     for available in range(2, 6000):
         stage1, stage2 = stage_sizes(available, 4000, 2000)
         assert stage1 + stage2 == available and stage1 >= 1 and stage2 >= 1
@@ -97,13 +97,13 @@ def ids(records):
     return [record["id"] for record in records]
 
 
-def test_no_tuple_is_in_both_stages_and_none_is_there_twice(run_prepare):
+def test_no_tuple_is_in_both_stages_or_twice_in_one(run_prepare):
     stage1, stage2 = run_prepare(20, "stage1_size=8", "stage2_size=4")
     assert (len(stage1), len(stage2)) == (8, 4)
     assert len(set(ids(stage1)) | set(ids(stage2))) == 12
 
 
-def test_too_few_tuples_are_all_used_and_it_says_so(run_prepare, capsys):
+def test_if_there_are_too_few_tuples_all_are_used_and_a_note_is_printed(run_prepare, capsys):
     stage1, stage2 = run_prepare(9)
     assert (len(stage1), len(stage2)) == (6, 3)
     assert sorted(ids(stage1 + stage2)) == sorted(f"p{i}" for i in range(9))
@@ -123,7 +123,7 @@ def test_the_seed_decides_the_split(run_prepare):
     assert ids(first[0]) != [f"p{i}" for i in range(20)]  # not simply the first ones
 
 
-def test_each_stage_says_what_it_was_made_with(run_prepare, tmp_path):
+def test_each_stage_file_has_its_metadata(run_prepare, tmp_path):
     run_prepare(9)
     for stage, count in ((1, 6), (2, 3)):
         metadata = read_json(metadata_path(tmp_path / "data" / f"p_stage{stage}.json"))
@@ -138,6 +138,6 @@ def test_too_few_tuples_write_nothing(run_prepare, tmp_path, count):
     assert not (tmp_path / "data").exists()
 
 
-def test_a_collection_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"d_revision\.json: there is no such file"):
+def test_a_missing_collection_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"d_revision\.json: no such file"):
         prepare([f"output_dir={tmp_path}", f"train_data_dir={tmp_path}"])

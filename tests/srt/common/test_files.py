@@ -27,14 +27,14 @@ def one_sentence(caught, path):
 # Whole files --------------------------------------------------------------------------------------------
 
 
-def test_json_comes_back_as_it_was_written(tmp_path):
+def test_json_round_trip(tmp_path):
     path = tmp_path / "deep" / "er" / "value.json"
     write_json(path, ODD_VALUES)
     assert read_json(path) == ODD_VALUES
-    assert "∑" in path.read_text(encoding="utf-8")  # readable for people
+    assert "∑" in path.read_text(encoding="utf-8")  # readable
 
 
-def test_jsonl_comes_back_as_it_was_written(tmp_path):
+def test_jsonl_round_trip(tmp_path):
     path = tmp_path / "values.jsonl"
     write_jsonl(path, [ODD_VALUES, {}, {"last": 1}])
     assert read_jsonl(path) == [ODD_VALUES, {}, {"last": 1}]
@@ -44,7 +44,7 @@ def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, 1)
     with pytest.raises(TypeError):
-        write_json(path, object())  # no JSON
+        write_json(path, object())  # not JSON
     with pytest.raises(KeyboardInterrupt), atomic_write(path) as temporary:
         temporary.write_text("half")
         raise KeyboardInterrupt
@@ -63,16 +63,16 @@ def test_the_final_name_appears_only_when_the_file_is_complete(tmp_path):
 
 @pytest.mark.parametrize("write", [lambda path: write_json(path, {}), lambda path: JsonlLog(path)])
 @pytest.mark.parametrize("place", ["file/value.json", "file/deep/value.json"])
-def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, write, place):
+def test_a_path_that_cannot_be_written_is_one_sentence(tmp_path, write, place):
     (tmp_path / "file").touch()
     path = tmp_path / place  # below a file, where not even root can write
-    with pytest.raises(UserError, match=r"cannot be written \(a part of its path is a file\); free") as caught:
+    with pytest.raises(UserError, match=r"cannot be written \(part of its path is a file\); free") as caught:
         write(path)
     one_sentence(caught, path)
 
 
 @pytest.mark.parametrize("write", [lambda path: write_json(path, {}), lambda path: JsonlLog(path)])
-def test_a_folder_in_the_files_place_is_one_sentence(tmp_path, write):
+def test_a_folder_with_the_name_of_the_file_is_one_sentence(tmp_path, write):
     path = tmp_path / "value.json"
     path.mkdir()
     with pytest.raises(UserError, match="cannot be written") as caught:
@@ -84,7 +84,7 @@ def test_a_folder_in_the_files_place_is_one_sentence(tmp_path, write):
 def test_a_full_disk_is_one_sentence_and_leaves_the_old_file(tmp_path):
     path = tmp_path / "value.json"
     write_json(path, 1)
-    # What is written under the temporary name goes to a device that is always full.
+    # The temporary name is a link to a device that is always full.
     with atomic_write(tmp_path / "probe") as temporary:
         temporary.touch()
     (path.with_name(temporary.name.replace("probe", path.name))).symlink_to("/dev/full")
@@ -106,7 +106,7 @@ def test_broken_json_is_one_sentence(tmp_path, content):
 
 @pytest.mark.parametrize("read", [read_json, read_jsonl])
 def test_a_missing_file_is_one_sentence(tmp_path, read):
-    with pytest.raises(UserError, match="there is no such file") as caught:
+    with pytest.raises(UserError, match="no such file") as caught:
         read(tmp_path / "none")
     one_sentence(caught, tmp_path / "none")
 
@@ -126,7 +126,7 @@ def test_remove(tmp_path):
 # Logs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_log_goes_on_where_it_ended(tmp_path):
+def test_a_log_continues_where_it_ended(tmp_path):
     path = tmp_path / "deep" / "log.jsonl"
     log = JsonlLog(path)
     assert log.entries == []
@@ -139,7 +139,7 @@ def test_a_log_goes_on_where_it_ended(tmp_path):
     assert read_jsonl(path) == [ODD_VALUES, {"n": 2}]
 
 
-def test_every_entry_is_in_the_file_at_once(tmp_path):
+def test_every_entry_is_in_the_file_immediately(tmp_path):
     log = JsonlLog(tmp_path / "log.jsonl")
     for n in range(3):
         log.append({"n": n})
@@ -148,7 +148,7 @@ def test_every_entry_is_in_the_file_at_once(tmp_path):
 
 @pytest.mark.parametrize("whole", [0, 2])
 @pytest.mark.parametrize("cut", range(1, len('{"n":2,"t":"∑"}'.encode())))
-def test_a_torn_last_line_is_cut_off_and_said_wherever_it_was_torn(tmp_path, capsys, whole, cut):
+def test_a_torn_last_line_is_dropped_with_a_message_wherever_it_was_torn(tmp_path, capsys, whole, cut):
     path = tmp_path / "log.jsonl"
     lines = [f'{{"n":{n},"t":"∑"}}\n'.encode() for n in range(3)]
     path.write_bytes(b"".join(lines[:whole]) + lines[2][:cut])
@@ -160,21 +160,21 @@ def test_a_torn_last_line_is_cut_off_and_said_wherever_it_was_torn(tmp_path, cap
     assert [entry["n"] for entry in read_jsonl(path)] == [*[0, 1][:whole], 9]
 
 
-def test_a_line_without_its_end_is_torn_even_if_it_reads_as_json(tmp_path, capsys):
+def test_a_line_without_a_newline_is_torn_even_if_it_is_valid_json(tmp_path, capsys):
     path = tmp_path / "log.jsonl"
     path.write_text('{"n":1}\n{"n":2}')
     assert JsonlLog(path).entries == [{"n": 1}]
     assert "cut off by a crash" in capsys.readouterr().out
 
 
-def test_a_whole_log_is_not_touched_and_nothing_is_said(tmp_path, capsys):
+def test_a_complete_log_is_not_modified_and_nothing_is_printed(tmp_path, capsys):
     path = tmp_path / "log.jsonl"
     path.write_text('{"n":1}\n{"n":2}\n')
     assert len(JsonlLog(path).entries) == 2
     assert path.read_text() == '{"n":1}\n{"n":2}\n' and capsys.readouterr().out == ""
 
 
-def test_damage_before_the_last_line_is_no_torn_line(tmp_path):
+def test_damage_before_the_last_line_is_not_a_torn_line(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"n":1}\n{"n":\n{"n":3}\n')
     with pytest.raises(UserError, match=r"log\.jsonl, line 2: not JSON"):
@@ -193,8 +193,8 @@ def test_a_log_on_a_full_disk_is_one_sentence(tmp_path):
     assert read_jsonl(log.path) == [{"n": 1}]
 
 
-def test_a_log_that_was_cut_off_by_a_full_disk_goes_on(tmp_path):
-    """What a full disk leaves is a torn line, and the rerun repairs it."""
+def test_a_log_that_was_cut_off_by_a_full_disk_continues(tmp_path):
+    """A full disk leaves a torn line, and the next run repairs it."""
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps({"n": 1}) + "\n" + '{"n": 2, "text": "aaa')
     log = JsonlLog(path)

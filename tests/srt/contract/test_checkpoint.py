@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself wins; a knob that contradicts it is refused."""
+"""What a checkpoint stores wins; a knob that contradicts it is refused."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ STORED = PromptFormat("Be brief.", "Think.", {"enable_thinking": False})
 
 @pytest.fixture
 def checkpoint(tiny_checkpoint, tmp_path):
-    """A copy that may be written to."""
+    """A copy that tests may modify."""
     return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
 
 
@@ -35,20 +35,20 @@ def layout_of(path, **config):
     return layout_of_checkpoint(str(path), prompt)
 
 
-def test_a_plain_model_takes_the_knobs_and_the_modes_defaults(checkpoint):
+def test_a_plain_model_uses_the_knobs_and_the_defaults_of_the_mode(checkpoint):
     layout = layout_of(checkpoint, control_phrases="olmo", system_prompt="Be kind.")
     assert layout.phrases == PHRASE_SETS["olmo"]
     assert layout.prompt == PromptFormat("Be kind.", MODE_SUFFIXES["math"], {})
     assert layout_of(checkpoint, mode="code").prompt.prompt_suffix == MODE_SUFFIXES["code"]
 
 
-def test_unset_knobs_take_what_the_checkpoint_was_trained_with(srt_checkpoint):
+def test_unset_knobs_use_what_the_checkpoint_was_trained_with(srt_checkpoint):
     layout = layout_of(srt_checkpoint)
     assert layout.phrases == PHRASE_SETS["olmo"]
     assert layout.prompt == STORED
 
 
-def test_knobs_that_say_the_same_are_accepted(srt_checkpoint):
+def test_knobs_that_agree_are_accepted(srt_checkpoint):
     layout = layout_of(
         srt_checkpoint,
         control_phrases="olmo",
@@ -76,7 +76,7 @@ def test_a_contradicting_knob_is_refused_with_both_values(srt_checkpoint, name, 
         assert part in str(caught.value)
 
 
-def test_metadata_is_what_was_written(srt_checkpoint, tiny_checkpoint):
+def test_metadata_round_trip(srt_checkpoint, tiny_checkpoint):
     assert PromptFormat(**read_metadata(str(srt_checkpoint))["prompt"]) == STORED
     assert read_metadata(str(tiny_checkpoint)) is None
 
@@ -93,7 +93,7 @@ def test_broken_metadata_is_named(checkpoint):
 @pytest.mark.parametrize("load", [load_tokenizer, load_model, context_limit, stored_dtype])
 @pytest.mark.parametrize("path", ["/no/such/folder", "./nowhere", "a/b/c"])
 def test_a_missing_checkpoint_folder_is_named(load, path):
-    with pytest.raises(UserError, match=f"{path}: there is no such checkpoint folder"):
+    with pytest.raises(UserError, match=f"{path}: no such checkpoint folder"):
         load(path)
 
 
@@ -132,7 +132,7 @@ def test_without_generation_config_the_tokenizers_eos_ends_a_turn(checkpoint):
         eot_ids(str(checkpoint), tokenizer)
 
 
-def test_context_limit_and_stored_dtype_are_the_configs(checkpoint):
+def test_context_limit_and_stored_dtype_come_from_the_config(checkpoint):
     assert context_limit(str(checkpoint)) == 512
     assert stored_dtype(str(checkpoint)) == torch.float32
     load_model(str(checkpoint)).to(torch.bfloat16).save_pretrained(checkpoint)

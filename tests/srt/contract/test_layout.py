@@ -1,4 +1,4 @@
-"""The token layout: every row of the table in the README, token by token, for two styles of chat template."""
+"""The token layout: every sequence of the contract, token by token, for two styles of chat template."""
 
 import pytest
 import torch
@@ -11,8 +11,8 @@ from srt.config_groups import PromptConfig
 from srt.contract.layout import MODE_SUFFIXES, Layout, PromptFormat, predicting_positions
 from srt.contract.phrases import PHRASE_SETS, PhraseSet
 
-# A full stop and a blank line are one token when they are tokenised together, as in real vocabularies.
-VOCABULARY = [
+# A period and a blank line become one token when tokenized together, as in real vocabularies.
+VOCAB = [
     "<|endoftext|>",
     "<|im_start|>",
     "<|im_end|>",
@@ -49,7 +49,7 @@ QWEN_STYLE = """\
 {%- if enable_thinking is defined and not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}
 {%- endif %}"""
 
-# Begins with a BOS token, and speaks a system message of its own where none is given.
+# Starts with a BOS token, and adds its own system message if none is given.
 OLMO_STYLE = """\
 {{- bos_token }}
 {%- if messages[0].role != 'system' %}{{- '<|im_start|>system\\nHelp<|im_end|>\\n' }}{%- endif %}
@@ -79,7 +79,7 @@ EOT = "<|im_end|>"
 
 
 def new_tokenizer(template: str | None, adds_bos: bool = False) -> PreTrainedTokenizerFast:
-    core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCABULARY)}, unk_token="?"))
+    core = Tokenizer(models.WordLevel({word: index for index, word in enumerate(VOCAB)}, unk_token="?"))
     core.pre_tokenizer = pre_tokenizers.Split(Regex(PIECES), behavior="isolated")
     core.decoder = decoders.Fuse()
     if adds_bos:
@@ -103,16 +103,16 @@ def new_layout(style: str = "qwen", prompt: PromptFormat = THINK) -> Layout:
 
 
 def ids(tokens: list[str]) -> list[int]:
-    return [VOCABULARY.index(token) for token in tokens]
+    return [VOCAB.index(token) for token in tokens]
 
 
 def tokens(ids_: list[int]) -> list[str]:
-    return [VOCABULARY[index] for index in ids_]
+    return [VOCAB[index] for index in ids_]
 
 
 @pytest.fixture(params=["qwen", "olmo"])
 def style(request):
-    """The layout of a style, and its chat(x) for x = "Add 1"."""
+    """A layout of each style, and its chat(x) for x = "Add 1"."""
     return new_layout(request.param), {"qwen": QWEN_CHAT, "olmo": OLMO_CHAT}[request.param]
 
 
@@ -126,9 +126,9 @@ def test_chat(style):
 
 
 def test_literal_ids():
-    row = new_layout().sft_sequence(1, new_layout().chat("Add 1"), [14, 11, 2], 0, [15, 2])
-    assert row.ids == [1, 6, 8, 13, 12, 14, 9, 17, 2, 8, 1, 7, 8, 14, 11, 9, 20, 10, 15, 2]
-    assert row.start == 13
+    sequence = new_layout().sft_sequence(1, new_layout().chat("Add 1"), [14, 11, 2], 0, [15, 2])
+    assert sequence.ids == [1, 6, 8, 13, 12, 14, 9, 17, 2, 8, 1, 7, 8, 14, 11, 9, 20, 10, 15, 2]
+    assert sequence.start == 13
 
 
 @pytest.mark.parametrize("r", [0, 1])
@@ -141,7 +141,7 @@ def test_revision_prompt_has_no_end_of_turn_before_the_cue(style, r, end):
 @pytest.mark.parametrize("r", [0, 1])
 @pytest.mark.parametrize("end", [[], [EOT]])
 @pytest.mark.parametrize("revised_end", [[], [EOT]])
-def test_sft_rows_differ_only_in_what_they_supervise(style, r, end, revised_end):
+def test_sft_sequences_differ_only_in_what_is_supervised(style, r, end, revised_end):
     layout, chat = style
     parts = (ids(chat), ids(Y + end), r, ids(Y_REVISED + revised_end))
     stage1, stage2 = layout.sft_sequence(1, *parts), layout.sft_sequence(2, *parts)
@@ -152,16 +152,16 @@ def test_sft_rows_differ_only_in_what_they_supervise(style, r, end, revised_end)
 
 
 @pytest.mark.parametrize("end", [[], [EOT]])
-def test_student_row_supervises_y_with_its_end_of_turn_if_it_ended(style, end):
+def test_student_sequence_supervises_y_including_its_end_of_turn(style, end):
     layout, chat = style
-    row = layout.student_sequence(ids(chat), ids(Y + end))
-    assert tokens(row.ids) == chat + Y + end
-    assert tokens(row.ids[row.start :]) == Y + end
+    sequence = layout.student_sequence(ids(chat), ids(Y + end))
+    assert tokens(sequence.ids) == chat + Y + end
+    assert tokens(sequence.ids[sequence.start :]) == Y + end
 
 
 @pytest.mark.parametrize("r", [0, 1])
 @pytest.mark.parametrize("end", [[], [EOT]])
-def test_teacher_row_supervises_the_second_y_which_is_the_students(style, r, end):
+def test_teacher_sequence_supervises_the_second_y_which_equals_the_students(style, r, end):
     layout, chat = style
     teacher = layout.teacher_sequence(ids(chat), ids(Y + end), r)
     student = layout.student_sequence(ids(chat), ids(Y + end))
@@ -173,11 +173,11 @@ def test_teacher_row_supervises_the_second_y_which_is_the_students(style, r, end
 def test_evaluation_revises_what_stage_2_learns_to_revise():
     layout = new_layout()
     prompt = layout.revision_prompt(ids(QWEN_CHAT), ids(Y + [EOT]), 0)
-    row = layout.sft_sequence(2, ids(QWEN_CHAT), ids(Y + [EOT]), 0, ids(Y_REVISED))
-    assert row.ids[: row.start] == prompt
+    sequence = layout.sft_sequence(2, ids(QWEN_CHAT), ids(Y + [EOT]), 0, ids(Y_REVISED))
+    assert sequence.ids[: sequence.start] == prompt
 
 
-def test_sampled_ids_are_kept_although_text_would_give_others():
+def test_sampled_ids_are_kept_even_if_the_text_would_be_tokenized_differently():
     layout = new_layout()
     prompt = layout.revision_prompt(ids(QWEN_CHAT), ids(Y), 0)
     text = layout.tokenizer.decode(prompt)
@@ -186,12 +186,12 @@ def test_sampled_ids_are_kept_although_text_would_give_others():
 
 
 @pytest.mark.parametrize("y", [["1"], ["1", "."], ["1", "\n\n"], ["1", ".", EOT], []])
-def test_the_cue_does_not_depend_on_what_stands_before_it(y):
+def test_the_cue_does_not_depend_on_what_precedes_it(y):
     layout = new_layout()
     assert tokens(layout.revision_prompt([], ids(y), 1))[-3:] == CUE[1]
 
 
-def test_no_method_changes_what_it_is_given():
+def test_no_method_modifies_its_arguments():
     layout, chat, y = new_layout(), ids(QWEN_CHAT), ids([*Y, EOT])
     layout.teacher_sequence(chat, y, 0).ids.append(99)
     layout.sft_sequence(1, chat, y, 0, y).ids.append(99)
@@ -214,7 +214,7 @@ def test_every_end_of_turn_of_the_model_counts(end):
     assert tokens(layout.teacher_sequence([], y, 0).ids) == Y + CUE[0] + Y + [end]
 
 
-def test_the_first_end_of_turn_is_the_one_that_is_added():
+def test_the_first_end_of_turn_id_is_the_one_added():
     assert tokens(new_layout().with_eot(ids(Y))) == [*Y, EOT]
     assert tokens(new_layout().with_eot([])) == [EOT]
 
@@ -229,7 +229,7 @@ def test_decode_is_the_text_without_its_end_of_turn():
     assert new_layout().decode(ids(["Add", " ", "1", ".", EOT])) == "Add 1."
 
 
-# Prompt settings ----------------------------------------------------------------------------------------
+# Prompt format ------------------------------------------------------------------------------------------
 
 
 def test_system_message(style):
@@ -253,12 +253,12 @@ def test_chat_template_kwargs_reach_the_template():
 
 def test_a_tokenizer_that_adds_bos_adds_it_once_and_never_inside():
     layout = new_layout("olmo")
-    assert layout.tokenizer.encode("1") == [0, 14]  # it does add one
-    row = layout.sft_sequence(1, layout.chat("Add 1"), ids(Y), 0, ids(Y_REVISED))
-    assert row.ids.count(0) == 1 and row.ids[0] == 0
+    assert layout.tokenizer.encode("1") == [0, 14]  # it does add BOS
+    sequence = layout.sft_sequence(1, layout.chat("Add 1"), ids(Y), 0, ids(Y_REVISED))
+    assert sequence.ids.count(0) == 1 and sequence.ids[0] == 0
 
 
-def test_settings_from_knobs():
+def test_prompt_format_from_config():
     assert PromptFormat.from_config(PromptConfig("math", None, None, None, None)) == PromptFormat()
     assert (
         PromptFormat.from_config(PromptConfig("code", None, None, None, None)).prompt_suffix
@@ -271,8 +271,8 @@ def test_settings_from_knobs():
 
 
 @pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null"])
-def test_chat_template_kwargs_that_are_no_object(kwargs):
-    with pytest.raises(UserError, match="CHAT_TEMPLATE_KWARGS=.*a JSON object is expected"):
+def test_chat_template_kwargs_that_are_not_an_object(kwargs):
+    with pytest.raises(UserError, match="CHAT_TEMPLATE_KWARGS=.*expected a JSON object"):
         PromptFormat.from_config(PromptConfig("math", None, None, None, kwargs))
 
 
@@ -286,23 +286,23 @@ def test_a_tokenizer_without_chat_template_is_refused():
 
 @pytest.mark.parametrize("end", [[], [EOT]])
 @pytest.mark.parametrize("spare", range(-9, 4))
-def test_fit_to_teacher_keeps_y_exactly_when_the_row_fits(end, spare):
+def test_fit_to_teacher_keeps_y_exactly_when_the_sequence_fits(end, spare):
     layout, chat, y = new_layout(), ids(QWEN_CHAT), ids(["1", "2", "3", "1", *end])
     limit = len(layout.teacher_sequence(chat, y, 0).ids) + spare
     fitted = layout.fit_to_teacher(chat, y, 0, limit)
-    row = layout.teacher_sequence(chat, fitted, 0)
+    sequence = layout.teacher_sequence(chat, fitted, 0)
     if spare >= 0:
         assert fitted == y
         return
     assert fitted == y[: len(fitted)] and len(fitted) < len(y)
     assert 2 not in fitted  # a shortened y has not ended
-    assert len(row.ids) <= limit or not fitted
+    assert len(sequence.ids) <= limit or not fitted
     longer = layout.teacher_sequence(chat, y[: len(fitted) + 1], 0)
     assert len(longer.ids) > limit  # no more was cut than had to be
-    assert row.ids[row.start :] == layout.student_sequence(chat, fitted).ids[len(chat) :]
+    assert sequence.ids[sequence.start :] == layout.student_sequence(chat, fitted).ids[len(chat) :]
 
 
-def test_fit_to_teacher_leaves_nothing_where_not_even_the_prompt_fits():
+def test_fit_to_teacher_leaves_nothing_if_not_even_the_prompt_fits():
     layout = new_layout()
     assert layout.fit_to_teacher(ids(QWEN_CHAT), ids(Y), 0, 5) == []
 
@@ -312,19 +312,19 @@ def test_fit_to_teacher_leaves_nothing_where_not_even_the_prompt_fits():
 
 def test_token_t_is_predicted_at_t_minus_1():
     layout = new_layout()
-    row = layout.sft_sequence(2, ids(QWEN_CHAT), ids(Y), 0, ids(Y_REVISED))
-    assert [row.ids[p + 1] for p in predicting_positions(row)] == row.ids[row.start :]
+    sequence = layout.sft_sequence(2, ids(QWEN_CHAT), ids(Y), 0, ids(Y_REVISED))
+    assert [sequence.ids[p + 1] for p in predicting_positions(sequence)] == sequence.ids[sequence.start :]
 
 
 def test_predicting_positions_agree_with_the_models_own_loss(tiny_checkpoint):
     tokenizer, model = load_tokenizer(str(tiny_checkpoint)), load_model(str(tiny_checkpoint), "float32").eval()
     layout = Layout(tokenizer, PHRASE_SETS["qwen"], PromptFormat(), [tokenizer.eos_token_id])
     y = tokenizer.encode("A 1 + 2 = 3\n\\boxed{3}")
-    row = layout.teacher_sequence(layout.chat("x = 1 [A] + 2"), [*y, tokenizer.eos_token_id], 0)
-    batch = torch.tensor([row.ids])
-    labels = torch.tensor([[-100] * row.start + row.ids[row.start :]])
+    sequence = layout.teacher_sequence(layout.chat("x = 1 [A] + 2"), [*y, tokenizer.eos_token_id], 0)
+    batch = torch.tensor([sequence.ids])
+    labels = torch.tensor([[-100] * sequence.start + sequence.ids[sequence.start :]])
     with torch.no_grad():
-        output = model(input_ids=batch, labels=labels)  # transformers shifts the labels by itself
-    logprobs = torch.log_softmax(output.logits[0, list(predicting_positions(row))], dim=-1)
-    loss = -logprobs.gather(-1, torch.tensor(row.ids[row.start :])[:, None]).mean()
+        output = model(input_ids=batch, labels=labels)  # transformers shifts the labels itself
+    logprobs = torch.log_softmax(output.logits[0, list(predicting_positions(sequence))], dim=-1)
+    loss = -logprobs.gather(-1, torch.tensor(sequence.ids[sequence.start :])[:, None]).mean()
     torch.testing.assert_close(loss, output.loss)

@@ -1,4 +1,4 @@
-"""Control phrases: their exact words, sets from files, and contradictions."""
+"""Control phrases: their exact wording, sets from files, and contradictions."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from srt.common.errors import UserError
 from srt.contract.phrases import PHRASE_SETS, PhraseSet, load_phrases, reconcile_phrases
 
 
-def test_the_papers_words():
+def test_the_wording_of_the_paper():
     assert {name: phrases.as_dict() for name, phrases in PHRASE_SETS.items()} == {
         "qwen": {
             "name": "qwen",
@@ -51,7 +51,7 @@ def test_a_file_with_other_content_is_refused(tmp_path, content):
         load_phrases(str(path))
 
 
-def test_a_file_that_is_no_yaml_is_refused_in_one_sentence(tmp_path):
+def test_a_file_that_is_not_yaml_is_refused_in_one_sentence(tmp_path):
     path = tmp_path / "phrases.yaml"
     path.write_text("0: [unclosed\n")
     with pytest.raises(UserError, match=r"phrases\.yaml: not readable as YAML"):
@@ -65,15 +65,15 @@ def test_an_unknown_set_is_refused_with_the_known_ones(knob):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"CONTROL_PHRASES=.*none\.yaml: there is no such file"):
+    with pytest.raises(UserError, match=r"CONTROL_PHRASES=.*none\.yaml: no such file"):
         load_phrases(str(tmp_path / "none.yaml"))
 
 
-def test_no_knob_takes_the_artifacts_set():
+def test_without_the_knob_the_stored_set_is_used():
     assert reconcile_phrases(None, PHRASE_SETS["olmo"].as_dict(), "ckpt") == PHRASE_SETS["olmo"]
 
 
-def test_an_artifact_without_phrases_takes_the_knob_or_qwen_and_says_so(capsys):
+def test_without_stored_phrases_the_knob_or_qwen_is_used_and_printed(capsys):
     assert reconcile_phrases("olmo", None, "ckpt") == PHRASE_SETS["olmo"]
     assert reconcile_phrases(None, None, "ckpt") == PHRASE_SETS["qwen"]
     lines = capsys.readouterr().out.splitlines()
@@ -81,14 +81,14 @@ def test_an_artifact_without_phrases_takes_the_knob_or_qwen_and_says_so(capsys):
     assert "olmo" in lines[0] and "qwen" in lines[1] and all("ckpt" in line for line in lines)
 
 
-def test_a_contradiction_is_refused_with_both_names_and_the_words():
+def test_a_contradiction_is_refused_with_both_names_and_the_wording():
     with pytest.raises(UserError) as caught:
         reconcile_phrases("qwen", PHRASE_SETS["olmo"].as_dict(), "ckpts/stage2")
     for part in ("CONTROL_PHRASES=qwen", "ckpts/stage2", "'olmo'", "Wrong. I need to redo all."):
         assert part in str(caught.value)
 
 
-def test_the_same_words_under_another_name_are_no_contradiction(tmp_path):
+def test_the_same_phrases_under_another_name_are_not_a_contradiction(tmp_path):
     path = tmp_path / "mine.yaml"
     path.write_text(f"0: '{PHRASE_SETS['olmo'].wrong}'\n1: '{PHRASE_SETS['olmo'].right}'\n")
     assert reconcile_phrases(str(path), PHRASE_SETS["olmo"].as_dict(), "ckpt") == PHRASE_SETS["olmo"]

@@ -32,7 +32,7 @@ IDENTITY = {
 }
 
 
-def test_a_new_run_writes_what_it_is(tmp_path):
+def test_a_new_run_writes_its_identity(tmp_path):
     assert open_run(tmp_path / "run", IDENTITY, {"batch_size": 4}) is False
     written = read_json(tmp_path / "run" / "run.json")
     assert written["identity"] == IDENTITY
@@ -45,12 +45,13 @@ OTHER_PROCESS = (
 )
 
 
-def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_is_killed(tmp_path):
+def test_a_folder_in_use_by_another_process_is_refused_until_that_is_killed(tmp_path):
     waiting = OTHER_PROCESS.format(str(tmp_path)) + "; print('in', flush=True); input()"
     process = subprocess.Popen(
         [sys.executable, "-c", waiting], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     try:
+        assert process.stdout is not None
         assert process.stdout.readline() == "in\n"
         with pytest.raises(UserError, match="is in use by another process"):
             open_run(tmp_path, {}, {})
@@ -58,7 +59,7 @@ def test_a_folder_in_which_another_process_is_at_work_is_refused_until_that_is_k
         process.kill()
         process.communicate()
     assert open_run(tmp_path, {}, {}) is True
-    assert open_run(tmp_path, {}, {}) is True  # this process has it
+    assert open_run(tmp_path, {}, {}) is True  # this process already holds the lock
 
 
 def test_the_same_settings_continue_it_and_keep_its_record(tmp_path):
@@ -91,7 +92,7 @@ def test_every_setting_that_differs_is_named_with_both_values(tmp_path):
 
 
 @pytest.mark.parametrize("name", IDENTITY)
-def test_each_setting_counts(tmp_path, name):
+def test_each_setting_matters(tmp_path, name):
     open_run(tmp_path, IDENTITY, {})
     with pytest.raises(UserError, match=f"{name} was .* and is now 'other'. Use"):
         open_run(tmp_path, {**IDENTITY, name: "other"}, {})
@@ -106,7 +107,7 @@ def test_results_are_added_and_a_finished_run_is_still_the_same_run(tmp_path):
     assert open_run(tmp_path, IDENTITY, {}) is True
 
 
-def test_fingerprints_tell_parts_apart():
+def test_fingerprints_distinguish_parts():
     parts = [("ab", "c"), ("a", "bc"), ("abc",), ("abc", ""), (), ("",), (b"abc", b"d")]
     assert len({fingerprint(*p) for p in parts}) == len(parts)
     assert fingerprint("a", b"b") == fingerprint(b"a", "b")
@@ -126,10 +127,10 @@ def test_a_replaced_file_of_a_checkpoint_is_noticed(checkpoint, name):
     assert model_fingerprint(str(checkpoint)) == before
     path = checkpoint / name
     data = bytearray(path.read_bytes())
-    data[-2] ^= 1  # as many bytes as before
+    data[-2] ^= 1  # same size as before
     path.write_bytes(data)
     stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))  # the clock of some systems is coarse
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))  # some file systems have coarse timestamps
     assert model_fingerprint(str(checkpoint)) != before
 
 
@@ -141,11 +142,11 @@ def test_a_new_shard_is_noticed_and_a_log_is_not(checkpoint):
     assert model_fingerprint(str(checkpoint)) != before
 
 
-def test_a_hub_id_stands_for_itself():
+def test_a_hub_id_is_its_own_fingerprint():
     assert model_fingerprint("Qwen/Qwen3-4B-Instruct-2507") == "Qwen/Qwen3-4B-Instruct-2507"
 
 
-def test_tokenizers_differ_when_a_token_has_another_id():
+def test_tokenizers_with_different_ids_have_different_fingerprints():
     tokenizer, other = build_tokenizer(), build_tokenizer()
     assert tokenizer_fingerprint(tokenizer) == tokenizer_fingerprint(other)
     other.add_tokens(["<new>"])

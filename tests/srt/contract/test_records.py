@@ -1,4 +1,4 @@
-"""Records: what a log line and a tuple hold."""
+"""Records: log lines, tuples and packed token ids."""
 
 import base64
 import json
@@ -52,7 +52,7 @@ REVISION = Revision(
 
 
 @pytest.mark.parametrize("record", [RESPONSE, REVISION])
-def test_a_line_of_the_log_gives_the_record_back(record):
+def test_a_record_survives_the_round_trip_through_a_log_line(record):
     line = json.dumps(as_line(record))
     assert "\n" not in line
     restored = from_line(json.loads(line))
@@ -63,6 +63,8 @@ def test_reward_and_keys():
     assert RESPONSE.r == 0
     assert RESPONSE.key == (3, 1, None)
     assert REVISION.key == (3, 1, 2)
+    assert REVISION.key.response_key == RESPONSE.key
+    assert json.dumps(REVISION.key) == "[3, 1, 2]"  # as in set_aside.jsonl
 
 
 def test_a_tuple_holds_the_fields_of_the_contract_and_the_sampled_ids():
@@ -94,17 +96,17 @@ MANY = random.Random(0).choices(range(152_000), k=999)
 
 
 @pytest.mark.parametrize("ids", [[], [0], [151_645], [2**31 - 1, 0, 1], MANY])
-def test_ids_come_back_as_they_were(ids):
+def test_unpacking_restores_the_ids(ids):
     assert unpack_ids(pack_ids(ids)) == ids
     assert unpack_ids(json.loads(json.dumps(pack_ids(ids)))) == ids
 
 
 def test_the_packing_is_the_documented_one():
-    """Files outlive this code: base64 of zlib of little-endian int32."""
+    """Files outlive the code: base64 of zlib of little-endian int32."""
     assert zlib.decompress(base64.b64decode(pack_ids([1, 258]))) == b"\x01\0\0\0\x02\x01\0\0"
 
 
-def test_packed_ids_take_less_room_than_the_numbers():
+def test_packed_ids_are_shorter_than_the_numbers():
     words = random.Random(0).choices(range(152_000), weights=[1 / (n + 1) for n in range(152_000)], k=16_000)
     assert len(pack_ids(words)) < 0.75 * len(json.dumps(words, separators=(",", ":")))
 
@@ -121,7 +123,5 @@ def test_packed_ids_take_less_room_than_the_numbers():
     ],
 )
 def test_ids_in_any_other_form_are_refused(found):
-    with pytest.raises(
-        UserError, match="token ids are expected as srt.contract.records.pack_ids writes them, found"
-    ):
+    with pytest.raises(UserError, match="expected token ids as srt.contract.records.pack_ids writes them, found"):
         unpack_ids(found)

@@ -1,4 +1,4 @@
-"""A sample's seed follows from what it is."""
+"""The seed of a sample depends on its identity only."""
 
 import subprocess
 import sys
@@ -12,7 +12,7 @@ def test_literal_seeds():
     assert sample_seed(0, "problem", 0, 0) == 49_162_621
 
 
-def test_every_part_of_the_identity_counts():
+def test_every_part_of_the_identity_matters():
     seeds = {
         sample_seed(run, problem, response, revision)
         for run in range(4)
@@ -35,7 +35,7 @@ def test_every_sampler_accepts_them():
     assert len(set(seeds)) == 1000
 
 
-def test_another_process_gives_the_same():
+def test_seeds_are_the_same_in_another_process():
     code = "from srt.contract.seeds import sample_seed; print(sample_seed(3, 'ü', 1))"
     printed = subprocess.run(
         [sys.executable, "-c", code],

@@ -1,4 +1,4 @@
-"""A sampler for tests of the collector: what it says is fixed by the seeds, when it says it is not."""
+"""A sampler for tests of the collector: its samples depend on the seeds only, their order does not."""
 
 import random
 
@@ -6,7 +6,7 @@ from srt.sampling.base import Sample
 
 
 class ScriptedSampler:
-    """A model of which only the request's seed decides what it says; answers come in a drawn order."""
+    """Samples depend on the seed of the request only; the order in which they finish is random."""
 
     def __init__(self, layout, order=0, right_share=0.4, truncated_share=0.0, loop_share=0.0, variety=10):
         self.layout, self.order = layout, random.Random(order)
@@ -23,13 +23,16 @@ class ScriptedSampler:
         self.requests.append((key, request))
         self.most_waiting = max(self.most_waiting, len({key[0] for key, _ in self.waiting}))
 
+    def close(self):
+        self.waiting.clear()
+
     def poll(self):
         self.order.shuffle(self.waiting)
         count = self.order.randint(0, len(self.waiting))
         finished, self.waiting = self.waiting[:count], self.waiting[count:]
-        return [(key, self._say(request)) for key, request in finished]
+        return [(key, self._sample(request)) for key, request in finished]
 
-    def _say(self, request):
+    def _sample(self, request):
         rng = random.Random(request.seed)
         answer = 7 if rng.random() < self.right_share else 8
         ids = self.layout.tokenizer.encode(f"A 1 + {rng.randrange(self.variety)}\n\\boxed{{{answer}}}")

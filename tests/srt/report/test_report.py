@@ -17,7 +17,7 @@ from srt.common.files import JsonlLog, read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import close_run, open_run
 from srt.contract.records import Response, Revision, as_tuple
-from srt.evaluate import evaluation_figures
+from srt.evaluate import evaluation_metrics
 from srt.report.data import read_run
 from srt.report.examples import kl_scale, tinted
 from srt.report.plots import metric, smooth
@@ -60,7 +60,7 @@ def write_evaluation(folder: Path, right: int, k: int = 8, **settings) -> dict:
     identity = {"dataset_fingerprint": "aa", "num_samples": k, "control_phrases": PHRASES.as_dict()} | settings
     open_run(folder, identity, config)
     result = {"model": config["model_path"], "dataset": "held.jsonl"}
-    result |= evaluation_figures(responses, revisions, k, seed=0) | {"set_aside": 0}
+    result |= evaluation_metrics(responses, revisions, k, seed=0) | {"set_aside": 0}
     write_json(folder / "evaluation.json", result)
     close_run(folder, result)
     return result

@@ -1,4 +1,4 @@
-"""The guard: what a process starts does not outlive it, even when it is killed."""
+"""ChildProcessGuard: watched processes do not outlive this one, even when it is killed."""
 
 import os
 import signal
@@ -19,9 +19,10 @@ def child():
     process.wait()
 
 
-def test_a_killed_process_takes_what_it_guards_with_it():
+def test_watched_processes_die_with_a_killed_parent():
     script = (
-        "import subprocess, time; from srt.sampling.process_guard import ChildProcessGuard; guard = ChildProcessGuard()\n"
+        "import subprocess, time; from srt.sampling.process_guard import ChildProcessGuard\n"
+        "guard = ChildProcessGuard()\n"
         "child = subprocess.Popen(['sleep', '100']); guard.watch([child.pid])\n"
         "print(child.pid, flush=True); time.sleep(100)"
     )
@@ -31,9 +32,10 @@ def test_a_killed_process_takes_what_it_guards_with_it():
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
     )
+    assert parent.stdout is not None
     child_pid = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
-    parent.communicate(timeout=30)  # returns when nobody holds the pipe any more, the child neither
+    parent.communicate(timeout=30)  # returns once nobody holds the pipe, not even the child
     deadline = time.monotonic() + 30
     while is_running(child_pid) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -51,8 +53,9 @@ def test_kill_all_kills_and_a_dismissed_guard_does_not(child):
     assert child.wait(timeout=30) == -signal.SIGKILL
 
 
-def test_kill_all_kills_what_they_have_started_too():
+def test_kill_all_kills_descendants_too():
     outer = subprocess.Popen(["sh", "-c", "sleep 100 & echo $!; wait"], stdout=subprocess.PIPE, text=True)
+    assert outer.stdout is not None
     inner = int(outer.stdout.readline())
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -60,12 +63,12 @@ def test_kill_all_kills_what_they_have_started_too():
     guard.watch([gone.pid, outer.pid])
     guard.kill_all()
     assert outer.wait(timeout=30) == -signal.SIGKILL
-    outer.communicate(timeout=30)  # returns when nobody holds the pipe any more
+    outer.communicate(timeout=30)  # returns once nobody holds the pipe
     assert not is_running(inner)
 
 
 def is_running(pid: int) -> bool:
-    """Whether it exists and is no zombie, which nobody may have waited for yet."""
+    """Whether it exists and is not a zombie that nobody has waited for yet."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rsplit(")", 1)[1].split()[0] != "Z"

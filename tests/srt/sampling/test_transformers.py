@@ -1,4 +1,4 @@
-"""Sampling with transformers: whose samples they are, from which distribution, and where they end."""
+"""Sampling with transformers: determined by the seed, from the right distribution, ended correctly."""
 
 import json
 import shutil
@@ -35,7 +35,7 @@ def new_sampler(model, temperature=1.0, top_p=1.0, eot_ids=(2,), max_batch=64):
 
 @torch.no_grad()
 def logits_after(model, ids):
-    """(len(ids), V), of one unpadded forward pass."""
+    """(len(ids), V) logits of one unpadded forward pass."""
     return model(input_ids=torch.tensor([ids])).logits[0].float()
 
 
@@ -55,13 +55,13 @@ def test_different_seeds_differ(model, prompts):
     assert len({tuple(sample.token_ids) for sample in samples}) == 20
 
 
-def test_a_shorter_limit_gives_the_beginning_of_the_same_sample(model, prompts):
+def test_a_shorter_limit_gives_a_prefix_of_the_same_sample(model, prompts):
     sampler = new_sampler(model, eot_ids=(0,))
     long, short = (sample_all(sampler, [SampleRequest(prompts[1], 3, n)])[0] for n in (24, 7))
     assert long.token_ids[:7] == short.token_ids
 
 
-def test_torchs_random_state_does_not_matter_and_is_left_alone(model, prompts):
+def test_the_random_state_of_torch_is_neither_used_nor_changed(model, prompts):
     requests = [SampleRequest(prompts[0], 1, 10)]
     torch.manual_seed(0)
     first = sample_all(new_sampler(model), requests)
@@ -74,7 +74,7 @@ def test_torchs_random_state_does_not_matter_and_is_left_alone(model, prompts):
 # Distribution -------------------------------------------------------------------------------------------
 
 
-def test_logprobs_are_the_models_own_whatever_the_temperature(model, prompts):
+def test_logprobs_are_those_of_the_model_at_any_temperature(model, prompts):
     for temperature, top_p in ((1.0, 1.0), (0.7, 0.5), (0.0, 1.0)):
         requests = [SampleRequest(p, seed, 15) for seed, p in enumerate(prompts)]
         for request, sample in zip(
@@ -96,9 +96,9 @@ def test_temperature_0_is_greedy(model, prompts):
             ids.append(token)
 
 
-def first_tokens(model, prompt, draws, **settings):
+def first_tokens(model, prompt, draws, **config):
     requests = [SampleRequest(prompt, seed, 1) for seed in range(draws)]
-    samples = sample_all(new_sampler(model, max_batch=draws, **settings), requests)
+    samples = sample_all(new_sampler(model, max_batch=draws, **config), requests)
     return torch.bincount(torch.tensor([s.token_ids[0] for s in samples]), minlength=model.config.vocab_size)
 
 
@@ -139,7 +139,7 @@ def test_a_tiny_top_p_is_greedy(model, prompts):
 
 
 def test_the_second_token_is_drawn_independently_of_the_first(model, prompts):
-    """Given the first token, the second follows the softmax: the position's random numbers are its own."""
+    """Given the first token, the second follows the softmax: each position has its own random number."""
     requests = [SampleRequest(prompts[0], seed, 2) for seed in range(4000)]
     samples = sample_all(new_sampler(model, top_p=0.2, eot_ids=(0,), max_batch=4000), requests)
     pairs = torch.tensor([sample.token_ids for sample in samples if len(sample.token_ids) == 2])
@@ -187,7 +187,7 @@ def test_an_end_of_turn_at_the_limit_is_a_stop(model, prompts):
 
 
 def test_the_models_own_eos_does_not_end_a_response(model, prompts):
-    """Only the settings' tokens do: here the checkpoint's eos is among what is drawn, and is passed over."""
+    """Only `eot_ids` do: here the checkpoint's eos is sampled, and sampling continues."""
     assert model.generation_config.eos_token_id == 2
     requests = [SampleRequest(prompts[0], seed, 40) for seed in range(64)]
     samples = sample_all(new_sampler(model, eot_ids=(0,)), requests)
@@ -218,15 +218,15 @@ def test_generation_defaults_of_the_checkpoint_do_not_interfere(
     opinionated = shutil.copytree(tiny_checkpoint, tmp_path / "opinionated")
     path = opinionated / "generation_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | DEFAULTS))
-    settings = SamplingConfig(temperature, 1.0, (2,))
-    sampler = TransformersSampler.from_checkpoint(str(opinionated), settings, max_batch=8, dtype="float32")
+    config = SamplingConfig(temperature, 1.0, (2,))
+    sampler = TransformersSampler.from_checkpoint(str(opinionated), config, max_batch=8, dtype="float32")
     requests = [SampleRequest(p, seed, 20) for seed, p in enumerate(prompts)]
     assert sample_all(sampler, requests) == sample_all(new_sampler(model, temperature), requests)
     # They are still what the model saves with its next checkpoint.
     assert sampler.model.generation_config.repetition_penalty == 5.0
 
 
-def test_a_model_in_training_is_sampled_in_evaluation_mode_and_stays_in_training(model, prompts):
+def test_a_model_in_training_is_sampled_in_evaluation_mode_and_returned_to_training(model, prompts):
     requests = [SampleRequest(prompts[0], 0, 10)]
     expected = sample_all(new_sampler(model), requests)
     model.train()
@@ -238,8 +238,8 @@ def test_a_model_in_training_is_sampled_in_evaluation_mode_and_stays_in_training
 
 
 @pytest.mark.parametrize("pad_id", [0, 2])
-def test_prompts_may_hold_the_token_that_pads_a_batch(model, prompts, pad_id):
-    """Where the tokenizer names no padding token, the end of turn pads; chats hold it too."""
+def test_prompts_may_contain_the_padding_token(model, prompts, pad_id):
+    """Without a padding token, the end of turn is used for padding, and prompts contain it as well."""
     requests = [SampleRequest([pad_id, *prompt, pad_id, 90], 7, 12) for prompt in prompts]
     batched, alone = (
         sample_all(TransformersSampler(model, pad_id, SamplingConfig(0.0, 1.0, (2,)), max_batch), requests)
@@ -253,7 +253,7 @@ def test_prompts_may_hold_the_token_that_pads_a_batch(model, prompts, pad_id):
 # The queue ----------------------------------------------------------------------------------------------
 
 
-def test_keys_come_back_with_their_samples_in_batches_of_like_length(model):
+def test_samples_come_with_their_keys_in_batches_of_similar_length(model):
     sampler = new_sampler(model, 0.0, max_batch=2)
     assert sampler.pending == 0 and list(sampler.poll()) == []
     prompts = [[5] * length for length in (4, 20, 21, 5)]

@@ -1,4 +1,4 @@
-"""Sampling with vLLM (its CPU build is enough), held against transformers on the same checkpoint."""
+"""Sampling with vLLM (its CPU build is enough), compared with transformers on the same checkpoint."""
 
 import logging
 
@@ -19,7 +19,7 @@ PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n"]
 
 @pytest.fixture(scope="module")
 def sampler(tiny_checkpoint):
-    """One engine for all tests (its start takes seconds); a test sets the settings that it needs."""
+    """One engine for all tests (its start takes seconds); a test sets the config that it needs."""
     sampler = open_sampler("vllm", str(tiny_checkpoint), GREEDY, max_model_len=256, max_batch=16, dtype="float32")
     yield sampler
     sampler.close()
@@ -36,8 +36,8 @@ def prompts(tiny_checkpoint):
     return [tokenizer.encode(text) for text in PROMPTS]
 
 
-def sample(sampler, settings, requests):
-    sampler.settings = settings
+def sample(sampler, config, requests):
+    sampler.config = config
     return sample_all(sampler, requests)
 
 
@@ -49,10 +49,10 @@ def test_greedy_ids_and_logprobs_are_those_of_transformers(sampler, model, promp
         torch.testing.assert_close(torch.tensor(ours.logprobs), torch.tensor(theirs.logprobs), atol=1e-4, rtol=0)
 
 
-def test_logprobs_are_the_models_own_whatever_the_temperature(sampler, model, prompts):
+def test_logprobs_are_those_of_the_model_at_any_temperature(sampler, model, prompts):
     request = SampleRequest(prompts[0], seed=4, max_tokens=24)
-    for settings in (SAMPLED, SamplingConfig(0.6, 0.5, (2,))):
-        (drawn,) = sample(sampler, settings, [request])
+    for config in (SAMPLED, SamplingConfig(0.6, 0.5, (2,))):
+        (drawn,) = sample(sampler, config, [request])
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([request.prompt_ids + drawn.token_ids])).logits[0]
         expected = torch.log_softmax(logits.float(), -1)[len(request.prompt_ids) - 1 : -1]
@@ -92,14 +92,14 @@ def test_an_end_of_turn_at_the_limit_is_a_stop(sampler, prompts):
 
 
 def test_the_models_own_eos_does_not_end_a_response(sampler, prompts):
-    """Only the settings' tokens do: here the checkpoint's eos is among what is drawn, and is passed over."""
+    """Only `eot_ids` do: here the checkpoint's eos is sampled, and sampling continues."""
     requests = [SampleRequest(prompts[0], seed, 40) for seed in range(64)]
     samples = sample(sampler, SamplingConfig(1.0, 1.0, (0,)), requests)
     assert any(2 in s.token_ids[:-1] for s in samples)
     assert all(s.finish_reason == ("stop" if s.token_ids[-1] == 0 else "length") for s in samples)
 
 
-def test_a_prompts_ids_are_taken_as_they_are(sampler, model, prompts):
+def test_prompt_ids_are_used_unchanged(sampler, model, prompts):
     """Ids that the tokenizer would have merged, and special tokens in the middle."""
     prompt = [1, 90, 260, 2, 90, 2, 1, *prompts[0]]
     (ours,) = sample(sampler, GREEDY, [SampleRequest(prompt, 0, 8)])
@@ -107,8 +107,8 @@ def test_a_prompts_ids_are_taken_as_they_are(sampler, model, prompts):
     assert ours.token_ids == theirs.token_ids
 
 
-def test_keys_come_back_with_their_samples_as_they_finish(sampler, prompts):
-    sampler.settings = GREEDY
+def test_samples_come_with_their_keys_as_they_finish(sampler, prompts):
+    sampler.config = GREEDY
     for index, length in enumerate((30, 2, 10)):
         sampler.submit(("key", index, None), SampleRequest(prompts[index], 0, length))
     assert sampler.pending == 3
@@ -119,12 +119,12 @@ def test_keys_come_back_with_their_samples_as_they_finish(sampler, prompts):
     assert list(sampler.poll()) == []
 
 
-def test_vllms_warnings_of_modules_without_weights_are_not_shown_and_its_errors_are(sampler):
+def test_vllms_warnings_about_modules_without_weights_are_hidden_and_its_errors_are_not(sampler):
     logger = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
     shown = [bool(logger.filter(logging.LogRecord("", level, "", 0, "", (), None))) for level in (30, 40)]
     assert shown == [False, True]
 
 
-def test_auto_takes_vllm_and_says_so(capsys):
+def test_auto_selects_vllm_and_says_so(capsys):
     assert choose_backend("auto") == "vllm"
     assert "sampler: vllm (SAMPLER=auto" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Two vLLM engines in processes of their own (the CPU build is enough). The last test kills one of them."""
+"""Two vLLM engines in separate processes (the CPU build is enough). The last test kills one of them."""
 
 import multiprocessing
 import os
@@ -27,24 +27,24 @@ def sampler(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def requests(tiny_checkpoint):
-    """Two for each of six groups, of different lengths."""
+    """Two per group, six groups, of different lengths."""
     tokenizer = load_tokenizer(str(tiny_checkpoint))
     prompts = [tokenizer.encode(text) for text in PROMPTS]
     return [SampleRequest(prompts[n % 3], seed=n, max_tokens=10 + 9 * n, group=n // 2) for n in range(12)]
 
 
 @vllm
-def test_samples_are_those_of_the_engine_in_this_process(sampler, requests, tiny_checkpoint):
+def test_samples_equal_those_of_the_engine_in_this_process(sampler, requests, tiny_checkpoint):
     one = open_sampler("vllm", str(tiny_checkpoint), SAMPLED, max_model_len=256, max_batch=8)
-    for settings in (SAMPLED, SamplingConfig(0.0, 1.0, (2,))):
-        one.settings = sampler.settings = settings
+    for config in (SAMPLED, SamplingConfig(0.0, 1.0, (2,))):
+        one.config = sampler.config = config
         pairs = zip(sample_all(sampler, requests), sample_all(one, requests), strict=True)
         assert all(
             (ours.token_ids, ours.finish_reason) == (theirs.token_ids, theirs.finish_reason)
             for ours, theirs in pairs
         )
     one.close()
-    sampler.settings = SAMPLED
+    sampler.config = SAMPLED
 
 
 @vllm
@@ -57,7 +57,7 @@ def test_a_seed_gives_the_same_sample_on_either_engine_whatever_runs_beside_it(s
 
 
 @vllm
-def test_a_group_stays_where_its_prefix_is_cached_and_groups_go_where_there_is_room(sampler, requests):
+def test_a_group_stays_on_the_engine_with_its_prefix_and_new_groups_go_to_the_least_busy_one(sampler, requests):
     for n, request in enumerate(requests):
         sampler.submit(n, request)
     first = dict(sampler._ranks)
@@ -72,7 +72,7 @@ def test_a_group_stays_where_its_prefix_is_cached_and_groups_go_where_there_is_r
 
 
 @vllm
-def test_keys_come_back_with_their_own_samples_and_no_logprobs(sampler, requests):
+def test_samples_come_with_their_keys_and_without_logprobs(sampler, requests):
     alone = {n: sample_all(sampler, [request])[0] for n, request in enumerate(requests)}
     for n, request in enumerate(requests):
         sampler.submit(n, request)
@@ -102,14 +102,15 @@ def test_a_killed_engine_ends_in_one_sentence_after_the_finished_samples(sampler
     assert len(engines) == 2
     for n in range(40):
         sampler.submit(n, SampleRequest(requests[0].prompt_ids, n, 1 if n < 4 else 240))
-    handed_out = []
-    while len(handed_out) < 4:
-        handed_out += sampler.poll()
+    finished = []
+    while len(finished) < 4:
+        finished += sampler.poll()
+    assert engines[1].pid is not None
     os.kill(engines[1].pid, signal.SIGKILL)
     with pytest.raises(UserError, match="vLLM engine died .* the same command continues"):
         while True:
-            handed_out += sampler.poll()
-    assert sampler.pending == 40 - len(handed_out) > 0
+            finished += sampler.poll()
+    assert sampler.pending == 40 - len(finished) > 0
     with pytest.raises(UserError, match="vLLM engine died"):
         sampler.poll()
     sampler.close()
@@ -127,19 +128,19 @@ def gpus(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("visible", "asked", "tensor_parallel", "engines"),
+    ("visible", "requested", "tensor_parallel", "engines"),
     [(8, None, 1, 8), (8, None, 3, 2), (8, 2, 2, 2), (1, None, 1, 1), (0, None, 1, None), (0, 2, 1, 2)],
 )
-def test_all_visible_gpus_are_used(gpus, visible, asked, tensor_parallel, engines):
+def test_all_visible_gpus_are_used(gpus, visible, requested, tensor_parallel, engines):
     gpus(visible)
-    assert engine_count(asked, tensor_parallel, "mp") == engines
+    assert engine_count(requested, tensor_parallel, "mp") == engines
 
 
-@pytest.mark.parametrize(("asked", "tensor_parallel"), [(None, 4), (3, 1), (2, 2)])
-def test_too_few_gpus_are_an_error_that_names_the_knobs(gpus, asked, tensor_parallel):
+@pytest.mark.parametrize(("requested", "tensor_parallel"), [(None, 4), (3, 1), (2, 2)])
+def test_too_few_gpus_are_an_error_that_names_the_knobs(gpus, requested, tensor_parallel):
     gpus(2)
     with pytest.raises(UserError, match="DATA_PARALLEL_SIZE=.* TENSOR_PARALLEL_SIZE=.* only 2 are visible"):
-        engine_count(asked, tensor_parallel, "mp")
+        engine_count(requested, tensor_parallel, "mp")
 
 
 def test_ray_needs_the_number_of_engines(gpus):

@@ -73,7 +73,7 @@ def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monke
 
 
 def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
-    with pytest.raises(UserError, match="/no/such/model: there is no such checkpoint folder"):
+    with pytest.raises(UserError, match="/no/such/model: no such checkpoint folder"):
         run_train("base_model=/no/such/model")
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     (base / "chat_template.jinja").unlink()

@@ -1,0 +1,76 @@
+"""What the progress bar, the summary and run.json say about a collection."""
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from srt.contract.records import Response, Revision
+
+_LABELS = {
+    "first_try_accuracy": "first try",
+    "wrong_to_right": "wrong->right",
+    "right_to_right": "right->right",
+}
+
+
+@dataclass
+class CollectionStats:
+    """Counts over all graded samples, those of earlier runs included.
+
+    `kept`: tuples as they will be written. `cleaned`: changes by kind. `set_aside`: samples by reason.
+    `revised[r]`: [revisions, right revisions] of responses with reward r.
+    """
+
+    responses: int = 0
+    right: int = 0
+    truncated: int = 0
+    kept: int = 0
+    tokens: int = 0
+    cleaned: Counter[str] = field(default_factory=Counter)
+    set_aside: Counter[str] = field(default_factory=Counter)
+    revised: dict[int, list[int]] = field(default_factory=lambda: {0: [0, 0], 1: [0, 0]})
+
+    def add_response(self, response: Response) -> None:
+        self.responses += 1
+        self.right += response.r
+        self.truncated += response.y_init_finish_reason == "length"
+        self.tokens += response.y_init_tokens
+
+    def add_revision(self, revision: Revision, r: int) -> None:
+        self.revised[r][0] += 1
+        self.revised[r][1] += revision.y_revised_correct
+        self.tokens += revision.y_revised_tokens
+
+    @property
+    def revisions(self) -> int:
+        return self.revised[0][0] + self.revised[1][0]
+
+    def summary(self) -> dict[str, int | float | dict[str, int] | None]:
+        return {
+            "responses": self.responses,
+            "revisions": self.revisions,
+            "kept": self.kept,
+            "cleaned": dict(sorted(self.cleaned.items())),
+            "set_aside": self.set_aside.total(),
+            "set_aside_by_reason": dict(sorted(self.set_aside.items())),
+            "tokens": self.tokens,
+            **self._rates(),
+        }
+
+    def percentages(self) -> Iterator[str]:
+        """Accuracies for the progress bar, each once there are samples for it."""
+        rates = self._rates()
+        for name, label in _LABELS.items():
+            if (rate := rates[name]) is not None:
+                yield f"{label} {rate:.1%}"
+
+    def _rates(self) -> dict[str, float | None]:
+        def rate(part: int, whole: int) -> float | None:
+            return round(part / whole, 4) if whole else None
+
+        return {
+            "first_try_accuracy": rate(self.right, self.responses),
+            "truncated_share": rate(self.truncated, self.responses),
+            "wrong_to_right": rate(self.revised[0][1], self.revised[0][0]),
+            "right_to_right": rate(self.revised[1][1], self.revised[1][0]),
+        }

@@ -1,0 +1,85 @@
+"""Problems from a Hugging Face dataset or a local file: reading.py yields records, parsing.py parses them."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from srt.common.errors import UserError
+from srt.common.files import write_jsonl
+from srt.contract.provenance import fingerprint
+from srt.contract.records import Problem
+from srt.problems.parsing import USED_FIELDS, parse_problem
+from srt.problems.reading import read_records
+
+__all__ = ["ProblemSet", "load_problems", "set_aside_bad_records"]
+
+
+@dataclass(frozen=True)
+class ProblemSet:
+    """`bad`: the records that could not be used, each with its place and the reason.
+
+    `repeated`: number of records that repeat an earlier problem; datasets of solutions have one record per
+    solution.
+    """
+
+    problems: list[Problem]
+    bad: list[dict[str, Any]]
+    fingerprint: str
+    repeated: int = 0
+
+
+def load_problems(dataset: str, mode: str = "math", subset: str | None = None, split: str = "train") -> ProblemSet:
+    """All problems of `dataset`, in its order. Bad records are set aside, not dropped silently.
+
+    Raises UserError when the dataset is missing, empty or broken, or when most of its records are bad.
+    """
+    problems: list[Problem] = []
+    bad: list[dict[str, Any]] = []
+    seen: dict[str, tuple[Problem, str]] = {}
+    repeated = 0
+    for place, record in read_records(dataset, subset, split, USED_FIELDS):
+        if isinstance(record, str):  # the reason why the line could not be read
+            bad.append({"place": place, "reason": record})
+            continue
+        try:
+            problem = parse_problem(record, mode)
+        except ValueError as error:
+            serializable = json.loads(json.dumps(record, default=str))  # parquet also holds dates and bytes
+            bad.append({"place": place, "reason": str(error), "record": serializable})
+            continue
+        if problem.id in seen:
+            first, first_place = seen[problem.id]
+            if problem == first:
+                repeated += 1
+            else:
+                bad.append({"place": place, "reason": f"the id {problem.id!r} was seen before ({first_place})"})
+            continue
+        seen[problem.id] = (problem, place)
+        problems.append(problem)
+    if not problems and not bad:
+        raise UserError(f"{dataset}: contains no records")
+    if len(bad) > len(problems):
+        first = bad[0]
+        raise UserError(
+            f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
+            f"{first['place']}: {first['reason']}"
+        )
+    return ProblemSet(problems, bad, _fingerprint(problems, mode), repeated)
+
+
+def set_aside_bad_records(loaded: ProblemSet, output_dir: Path) -> None:
+    """Write the records that could not be used, if any, to bad_records.jsonl, and print where they are."""
+    if not loaded.bad:
+        return
+    path = output_dir / "bad_records.jsonl"
+    write_jsonl(path, loaded.bad)
+    print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
+
+
+def _fingerprint(problems: list[Problem], mode: str) -> str:
+    tests = [
+        json.dumps([p.tests, p.limits, p.checker, p.input_file, p.output_file])
+        for p in (problems if mode == "code" else [])
+    ]
+    return fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems), *tests)

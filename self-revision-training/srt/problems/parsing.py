@@ -1,0 +1,135 @@
+"""Turns a record into a problem: the accepted field names, and what makes a record unusable."""
+
+import math
+import re
+from typing import Any
+
+from srt.contract.provenance import fingerprint
+from srt.contract.records import Problem
+from srt.verifiers.math.extract import extract_gold
+
+QUESTION_FIELDS = ("problem", "question", "prompt")
+DESCRIPTION = "description"  # the statement of a code problem without a prompt
+ANSWER_FIELDS = ("answer", "solution")
+TEST_FIELDS = ("examples", "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
+STATEMENT_PARTS = ("input_format", "output_format", "interaction_format", "note")  # appended to a description
+LIMITS = {"time_limit": "time_seconds", "memory_limit": "memory_mb"}  # codeforces-cots -> Problem.limits
+FUNCTION_FIELDS = ("test", "entry_point")  # as in HumanEval: the test calls a function of the program
+CHECKER = "generated_checker"  # as in open-r1/codeforces: a program that judges the output
+INTERACTION = "interaction_format"  # marks a problem whose program interacts with the judge
+# open-r1/codeforces: input_mode "file" means these names, unless the fields of FILES give others.
+INPUT_MODE, FILES = "input_mode", {"input_file": "input.txt", "output_file": "output.txt"}
+ID_FIELDS = ("id", "uuid", "task_id")
+OTHER_FIELDS = (*ID_FIELDS, "source", "question_type")
+USED_FIELDS = (
+    *QUESTION_FIELDS,
+    DESCRIPTION,
+    *ANSWER_FIELDS,
+    *TEST_FIELDS,
+    *STATEMENT_PARTS,
+    *LIMITS,
+    *FUNCTION_FIELDS,
+    CHECKER,
+    INPUT_MODE,
+    *FILES,
+    *OTHER_FIELDS,
+)
+NO_ANSWERS = ("proof", "notfound")  # stand in for an answer in NuminaMath 1.5 and in OpenR1-Math, derived from it
+
+
+def parse_problem(record: dict[str, Any], mode: str) -> Problem:
+    """The problem in a record. Raises ValueError, with the reason, when the record cannot be used."""
+    names = (*QUESTION_FIELDS, DESCRIPTION) if mode == "code" else QUESTION_FIELDS
+    x = _first_text(record, names)
+    if x is None:
+        raise ValueError(f"no problem text: expected one of {', '.join(names)}, found {', '.join(record)}")
+    answer, code = "", {}
+    if mode == "code":
+        code = _code_fields(record)
+        if _first_text(record, QUESTION_FIELDS) is None:
+            x = _statement(record, x)
+    else:
+        solution = _first_text(record, ANSWER_FIELDS)
+        if solution is None:
+            raise ValueError(f"no answer: expected a non-empty value in one of {', '.join(ANSWER_FIELDS)}")
+        answer = extract_gold(solution)
+        if not answer:
+            raise ValueError("the answer is empty")
+        if answer.lower() in NO_ANSWERS or record.get("question_type") == "proof":
+            raise ValueError(f"no answer that could be verified (answer: {answer[:80]!r})")
+    own_id = next((record[name] for name in ID_FIELDS if name in record), None)
+    return Problem(
+        id=str(own_id) if own_id not in (None, "") else fingerprint(x),
+        x=x,
+        answer=answer,
+        mode=mode,
+        source=str(record.get("source") or ""),
+        **code,
+    )
+
+
+def _statement(record: dict[str, Any], description: str) -> str:
+    """The text of a code problem without a prompt: its description, formats, notes and examples."""
+    parts = {name: _first_text(record, (name,)) for name in STATEMENT_PARTS}
+    examples = [f"Input\n{test['input']}\nOutput\n{test['output']}" for test in record.get("examples") or []]
+    titled = [f"{name.replace('_', ' ').capitalize()}\n{text}" for name, text in parts.items() if text]
+    return "\n\n".join([description, *titled, *(f"Example\n{example}" for example in examples)])
+
+
+def _code_fields(record: dict[str, Any]) -> dict[str, Any]:
+    """The fields that a program is judged by. Raises ValueError when they are missing or unusable."""
+    if _first_text(record, (INTERACTION,)):
+        raise ValueError("an interactive problem: its program would have to interact with the judge")
+    tests = _tests(record)
+    if not tests:
+        fields = f"{', '.join(TEST_FIELDS)}, or {' and '.join(FUNCTION_FIELDS)}"
+        raise ValueError(f"no tests: expected one of {fields}")
+    limits = {}
+    for field, name in LIMITS.items():
+        if record.get(field) is not None:
+            if not isinstance(record[field], (int, float)) or not 0 < record[field] < math.inf:
+                raise ValueError(f"{field}: expected a number above 0, found {record[field]!r:.80}")
+            limits[name] = record[field]
+    files = {name: _first_text(record, (name,)) or "" for name in FILES}
+    if record.get(INPUT_MODE) == "file":
+        files = {name: files[name] or default for name, default in FILES.items()}
+    for name, file in files.items():
+        if not re.fullmatch(r"[\w.-]*", file) or file.startswith((".", "-")):
+            raise ValueError(f"{name}: expected a plain file name, found {file!r:.80}")
+    return {"tests": tests, "limits": limits, "checker": _first_text(record, (CHECKER,)) or "", **files}
+
+
+def _tests(record: dict[str, Any]) -> list[dict]:
+    """The tests without duplicates, since examples are often official tests as well.
+
+    Raises ValueError for a test without an input or output.
+    """
+    test, entry_point = (record.get(name) for name in FUNCTION_FIELDS)
+    if isinstance(test, str) and isinstance(entry_point, str):
+        return [{"test": test, "entry_point": entry_point}]
+    tests = [test for name in TEST_FIELDS for test in _test_list(record.get(name))]
+    for test in tests:
+        if not isinstance(test, dict) or not all(isinstance(test.get(part), str) for part in ("input", "output")):
+            raise ValueError(f"a test needs an input and an output, found {test!r:.80}")
+    pairs = dict.fromkeys((test["input"], test["output"]) for test in tests)
+    return [{"input": input_, "output": output} for input_, output in pairs]
+
+
+def _test_list(tests: Any) -> list:
+    """The tests as a list; `datasets` may return them by column, as {"input": [...], "output": [...]}."""
+    if isinstance(tests, dict) and all(isinstance(tests.get(part), list) for part in ("input", "output")):
+        pairs = zip(tests["input"], tests["output"], strict=True)
+        return [{"input": input_, "output": output} for input_, output in pairs]
+    return tests if isinstance(tests, list) else []
+
+
+def _first_text(record: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first of these fields that holds text or a number, as stripped text."""
+    for name in names:
+        value = record.get(name)
+        # In a table, NaN means that a number is missing.
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+            value = str(value)
+        if isinstance(value, str) and value.strip():
+            return value.strip()
+    return None

@@ -1,0 +1,87 @@
+"""Raw records of a local .json, .jsonl or .parquet file, or of a dataset on the Hugging Face hub."""
+
+import json
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+from srt.common.errors import UserError
+
+LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
+Record = dict[str, Any]
+
+
+def read_records(
+    dataset: str, subset: str | None, split: str, fields: Collection[str]
+) -> Iterator[tuple[str, Record | str]]:
+    """(place, record) pairs; a line that is not a record yields the reason (str) instead.
+
+    `fields`: what the caller reads; a hub dataset is restricted to these. Raises UserError when the dataset as a
+    whole cannot be read.
+    """
+    path = Path(dataset)
+    if path.suffix not in LOCAL_SUFFIXES:
+        return _from_hub(dataset, subset, split, fields)
+    if not path.is_file():
+        raise UserError(f"{dataset}: no such data file")
+    return {".json": _from_json, ".jsonl": _from_jsonl, ".parquet": _from_parquet}[path.suffix](path, dataset)
+
+
+def _from_json(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
+    try:
+        content = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{dataset}, line {error.lineno}: not JSON ({error.msg})") from None
+    if not isinstance(content, list):
+        raise UserError(f"{dataset}: expected a list of records, found {type(content).__name__}")
+    for number, record in enumerate(content, start=1):
+        yield f"{dataset}, record {number}", _object_or_reason(record)
+
+
+def _from_jsonl(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = _object_or_reason(json.loads(line))
+        except json.JSONDecodeError as error:
+            record = f"not JSON ({error.msg})"
+        yield f"{dataset}, line {number}", record
+
+
+def _from_parquet(path: Path, dataset: str) -> Iterator[tuple[str, Record]]:
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(path)
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{dataset}: not readable as parquet ({reason})") from error
+    for number, record in enumerate(table.to_pylist(), start=1):
+        yield f"{dataset}, row {number}", record
+
+
+def _from_hub(
+    dataset: str, subset: str | None, split: str, fields: Collection[str]
+) -> Iterator[tuple[str, Record]]:
+    import datasets
+
+    try:
+        loaded = datasets.load_dataset(dataset, subset, split=split)
+    except Exception as error:  # the hub client raises many types, and they all mean the same to the user
+        raise UserError(
+            f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
+            f"loaded from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]})"
+        ) from error
+    # The other columns, solutions and model outputs, may be gigabytes.
+    used = [name for name in loaded.column_names if name in fields]
+    for number, record in enumerate(loaded.select_columns(used) if used else loaded, start=1):
+        yield f"{dataset}, {split} row {number}", record
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8-sig", errors="replace")  # Windows tools may start it with a BOM
+
+
+def _object_or_reason(record: object) -> Record | str:
+    return record if isinstance(record, dict) else f"expected a JSON object, found {type(record).__name__}"
