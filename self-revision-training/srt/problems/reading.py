@@ -67,7 +67,7 @@ def _from_hub(
     import datasets
 
     try:
-        loaded = datasets.load_dataset(dataset, subset, split=split)
+        loaded: Any = datasets.load_dataset(dataset, subset, split=split)
     except Exception as error:  # the hub client raises many types, and they all mean the same to the user
         raise UserError(
             f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers.generation import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from srt.common.models import load_model, load_tokenizer
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig

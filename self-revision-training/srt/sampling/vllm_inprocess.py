@@ -41,8 +41,9 @@ class VllmSampler:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         on_gpu = prepare_vllm()
         import vllm
+        from vllm.inputs import tokens_input
 
-        self._vllm = vllm
+        self._tokens_input = tokens_input
         self.config = config
         self.with_logprobs = with_logprobs
         arguments = engine_arguments(
@@ -74,14 +75,15 @@ class VllmSampler:
         self._submitted += 1
         self._keys[name] = key
         params = sampling_params(self.config, request, self.with_logprobs)
-        self.engine.add_request(name, self._vllm.inputs.tokens_input(request.prompt_ids), params)
+        self.engine.add_request(name, self._tokens_input(request.prompt_ids), params)
 
     def poll(self) -> list[tuple[Hashable, Sample]]:
         if not self._keys:
             return []
+        outputs: list[Any] = self.engine.step()  # of generation: vLLM's type also has pooling
         return [
             (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.config))
-            for output in self.engine.step()
+            for output in outputs
             if output.finished
         ]
 
