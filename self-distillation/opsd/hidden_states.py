@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence, predicting_positions
@@ -20,6 +20,9 @@ UNSUPPORTED_LOGIT_SCALING = (
     "lm_head_multiplier",
     "output_multiplier",
 )
+
+
+DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,44 @@ def check_supported(model: Any, name: str) -> None:
                 f"{name}: its config sets {entry}={getattr(config, entry)}; models that change their logits after "
                 "the LM head are not supported"
             )
+
+
+def turn_off_dropout(model: nn.Module) -> None:
+    """Set every dropout rate of the modules to 0; the config, which is exported with the model, keeps its own.
+
+    The policy that samples, scores and is trained must be one and the same: with dropout, the log-probs in training
+    differ from the sampler's, and a run cannot be repeated. (`eval()` is not an alternative: gradient checkpointing
+    works in training mode only.)
+    """
+    for module in model.modules():
+        if isinstance(module, DROPOUTS):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def check_logits(model: Any, name: str, token_id: int) -> None:
+    """Raises UserError when the model's logits are not hidden @ head.T + bias, whatever its config says.
+
+    One forward pass over a few tokens decides: some families scale or cap their logits under names of their own.
+    """
+    sequence = TokenSequence([token_id] * 4, start=1)
+    hidden = predicting_hidden(model, [sequence], pad_id=token_id)
+    head = lm_head(model)
+    ids = torch.tensor([sequence.ids], device=model.device)
+    with autocast(model.device, autocast_dtype(model.device)):
+        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()  # (T, V)
+    expected = hidden.to(head.weight.dtype).float() @ head.weight.float().T
+    if head.bias is not None:
+        expected += head.bias.float()
+    error = (logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
+    if not error < 0.02:  # bf16 rounds to 0.4%
+        raise UserError(
+            f"{name}: its logits differ from its last hidden states times its LM head (by {error:.0%} of the "
+            "largest one); models that change their logits after the LM head are not supported"
+        )
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

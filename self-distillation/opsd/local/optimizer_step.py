@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import get_scheduler
+from torch.optim.lr_scheduler import LambdaLR
 
 from opsd.config import RunConfig, kl_config
 from opsd.engine import require_finite
@@ -16,6 +16,7 @@ from opsd.local.teacher import Teacher
 from opsd.pair_kl import detach_to_cpu, pair_kl
 from opsd.pairs import SequencePair, micro_batches
 from opsd.timing import span
+from srt.common.lr_schedule import lr_factor
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,8 @@ class OptimizerStep:
             weight_decay=config.weight_decay,
             fused=device.type == "cuda",
         )
-        self.scheduler = get_scheduler(config.lr_schedule, self.optimizer, config.warmup_steps, total_updates)
+        factor = lr_factor(config.lr_schedule, config.warmup_steps, total_updates)
+        self.scheduler = LambdaLR(self.optimizer, factor)
         if checkpoint:
             load_optimizer(checkpoint, self.optimizer, self.scheduler, device)
 
@@ -67,28 +69,37 @@ class OptimizerStep:
         """Raises UserError, before the weights are touched, when the gradient is not finite."""
         total_tokens = sum(len(pair.targets) for pair in pairs)
         scored = []
-        self.optimizer.zero_grad(set_to_none=True)
         for batch in micro_batches(pairs, self.tokens_per_micro_batch):
-            with span("teacher"):
-                teacher_hidden = self.teacher.hidden([pair.teacher for pair in batch], self.pad_id)  # (T, H)
-            with span("student"):
-                sequences = [pair.student for pair in batch]
-                output = pair_kl(
-                    self.student.hidden(sequences, self.pad_id),  # (T, H)
-                    self.student.lm_head(),
-                    teacher_hidden,
-                    self.teacher.lm_head(),
-                    sequences,
-                    1 / total_tokens,
-                    self.kl_config,
-                    self.grad_eps,
-                )
-                output.loss.backward()
-            scored.append((batch, detach_to_cpu(output)))
+            scored.append((batch, self._accumulate_gradients(batch, 1 / total_tokens)))
         with span("update"):
             grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
             require_finite(grad_norm)
             lr = self.optimizer.param_groups[0]["lr"]
             self.optimizer.step()
             self.scheduler.step()
+            # 4 bytes per parameter that the sampler can use until the next update.
+            self.optimizer.zero_grad(set_to_none=True)
         return OptimizerStepResult(scored, grad_norm, lr)
+
+    def _accumulate_gradients(self, batch: list[SequencePair], token_weight: float) -> KLOutput:
+        """Forward and backward passes of one micro-batch.
+
+        A function of its own, so that the gradients which the KL formed, [V, H] among them, are freed before the
+        next micro-batch's forward pass.
+        """
+        with span("teacher"):
+            teacher_hidden = self.teacher.hidden([pair.teacher for pair in batch], self.pad_id)  # (T, H)
+        with span("student"):
+            sequences = [pair.student for pair in batch]
+            output = pair_kl(
+                self.student.hidden(sequences, self.pad_id),  # (T, H)
+                self.student.lm_head(),
+                teacher_hidden,
+                self.teacher.lm_head(),
+                sequences,
+                token_weight,
+                self.kl_config,
+                self.grad_eps,
+            )
+            output.loss.backward()
+        return detach_to_cpu(output)

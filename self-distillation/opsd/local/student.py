@@ -12,7 +12,7 @@ from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from opsd.config import RunConfig
-from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
+from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden, turn_off_dropout
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
 
@@ -35,6 +35,7 @@ class Student:
         else:
             self.model = load_model(str(checkpoint or config.student_model), "float32")
         check_supported(self.model, config.student_model)
+        turn_off_dropout(self.model)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         self.model.train()

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from jaxtyping import Float
 from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
-from torch import Tensor
+from torch import Tensor, nn
 
 from opsd.config import RunConfig
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
@@ -54,6 +54,7 @@ class FrozenTeacher:
         self.model = load_model(str(checkpoint or config.teacher_model), "auto").eval().requires_grad_(False)
         self.was_synced = checkpoint is not None
         check_supported(self.model, config.teacher_model)
+        keep_residual_in_fp32(self.model)
         student_shapes, shapes = (
             {name: tensor.shape for name, tensor in model.state_dict().items()}
             for model in (student.model, self.model)
@@ -77,6 +78,18 @@ class FrozenTeacher:
 
     def save(self, folder: Path) -> None:
         self.model.save_pretrained(folder)
+
+
+def keep_residual_in_fp32(model: nn.Module) -> None:
+    """Compute as the student does under autocast, whose fp32 embeddings give it a residual stream in fp32.
+
+    With a residual stream in bf16, equal weights had a KL of 0.0087 nats per token on 36 random layers.
+    """
+
+    def to_fp32(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        return output.float()
+
+    model.get_input_embeddings().register_forward_hook(to_fp32)  # pyright: ignore[reportCallIssue] - a module
 
 
 class BaseWeightsTeacher:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from transformers import AutoConfig, get_scheduler
+from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import SCHEDULE, cluster_shape, count_parameters, generation_config, policy_config
@@ -10,6 +10,7 @@ from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
 from opsd.nemo_rl.worker.lr_schedule import WarmupSchedule
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
+from srt.common.lr_schedule import lr_factor
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_the_optimisation_is_the_same_one_with_megatron(make_config, model_confi
     assert (optimizer["lr"], optimizer["adam_beta2"], optimizer["clip_grad"]) == (3e-6, 0.9, 0.5)
     assert optimizer["weight_decay"] == schedule["start_weight_decay"] == schedule["end_weight_decay"] == 0.1
     assert (schedule["lr_decay_style"], schedule["lr_decay_iters"]) == ("cosine", 77)
-    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (5, 0.0, 0.0)
+    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (5, 5e-7, 0.0)
     assert (megatron["tensor_model_parallel_size"], megatron["sequence_parallel"]) == (2, True)
     assert megatron["activation_checkpointing"] is False
     others = ("pipeline_model", "context", "expert_model", "expert_tensor")
@@ -155,7 +156,8 @@ def test_the_schedule_is_the_local_engines(kind):
         return found
 
     ours = rates(lambda optimizer: WarmupSchedule(optimizer, kind=kind, warmup_steps=3, total_steps=10))
-    assert ours == rates(lambda optimizer: get_scheduler(kind, optimizer, 3, 10))
+    factor = lr_factor(kind, 3, 10)
+    assert ours == [2.0 * factor(update) for update in range(12)]
     assert len(set(ours)) > 2
 
 

@@ -83,7 +83,7 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
             # Megatron requires the end to come after the warm-up, which a short run does not reach.
             "lr_decay_iters": max(total_updates, config.warmup_steps + 1),
             "lr_warmup_iters": config.warmup_steps,
-            "lr_warmup_init": 0.0,
+            "lr_warmup_init": config.lr / (config.warmup_steps + 1),  # as in srt/common/lr_schedule.py
         },
         "train_iters": total_updates,
         "distributed_data_parallel_config": {

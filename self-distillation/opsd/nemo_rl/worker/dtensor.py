@@ -14,6 +14,7 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from opsd.hidden_states import turn_off_dropout
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
@@ -37,6 +38,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         self._teacher_copies = PinnedCpuCopies()
         self._own_teacher: Any = None
         super().__init__(*args, **kwargs)
+        turn_off_dropout(self.model)
 
     # On and off the GPU, called by the driver under NeMo-RL's names ---------------------------------------
 
@@ -108,6 +110,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         )
         teacher.tie_weights()
         self._own_teacher = self.move_to_cuda(teacher.requires_grad_(False))
+        turn_off_dropout(self._own_teacher)
         self._teacher_copies.offload(shards(self._own_teacher))
 
     def sync_teacher(self) -> None:

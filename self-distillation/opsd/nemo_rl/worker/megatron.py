@@ -15,6 +15,7 @@ from megatron.bridge.training import initialize
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
+from opsd.hidden_states import turn_off_dropout
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
@@ -36,6 +37,7 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         # Makefile: compiling them again would end the process.
         initialize.compile_helpers = lambda: None
         super().__init__(*args, **kwargs)
+        turn_off_dropout(self.model)
         self.vocab_size = self.megatron_cfg.model.vocab_size
         self.schedule_increment = self.megatron_cfg.train.global_batch_size  # the schedule counts samples
         # MegatronStep reports a gradient that is not finite to the driver; Megatron would end the process.

@@ -146,24 +146,37 @@ class DistillationStep(ABC):
         token_weight = self._token_weight(update.tokens)
         self._zero_gradients()
         for batch, hidden in zip(update.micro_batches, teacher_hidden, strict=True):
+            sequences = [pair.student for pair in batch or dummy_pairs(pad_id)]
+            kl_to_teacher = partial(
+                pair_kl,
+                teacher_hidden=hidden,
+                teacher_head=teacher_head,
+                sequences=sequences,
+                token_weight=token_weight if batch else 0.0,
+                kl_config=kl_config,
+                grad_eps=grad_eps,
+            )
             with span("student"):
-                pairs, weight = (batch, token_weight) if batch else (dummy_pairs(pad_id), 0.0)
-                sequences = [pair.student for pair in pairs]
-                kl_to_teacher = partial(
-                    pair_kl,
-                    teacher_hidden=hidden,
-                    teacher_head=teacher_head,
-                    sequences=sequences,
-                    token_weight=weight,
-                    kl_config=kl_config,
-                    grad_eps=grad_eps,
-                )
-                output = self._run_to_lm_head(self.model, sequences, pad_id, kl_to_teacher)
-                output.loss.backward()
-            outputs.append(detach_to_cpu(output) if batch else None)
+                output = self._accumulate_gradients(sequences, pad_id, kl_to_teacher)
+            outputs.append(output if batch else None)
         with span("update"):
             grad_norm, lr = self._apply_update()
         return RankUpdateResult(outputs, grad_norm, lr)
+
+    def _accumulate_gradients(
+        self,
+        sequences: list[TokenSequence],
+        pad_id: int,
+        kl_to_teacher: Callable[[Float[Tensor, "T H"], LMHead], KLOutput],
+    ) -> KLOutput:
+        """Forward and backward passes of one micro-batch.
+
+        A function of its own, so that the gradients which the KL formed, [V, H] among them, are freed before the
+        next micro-batch's forward pass.
+        """
+        output = self._run_to_lm_head(self.model, sequences, pad_id, kl_to_teacher)
+        output.loss.backward()
+        return detach_to_cpu(output)
 
 
 def dummy_pairs(pad_id: int) -> list[PairIds]:

@@ -1,0 +1,33 @@
+"""Learning-rate schedules of both phases: warm-up, then constant, linear or cosine decay.
+
+transformers' schedules give the first of n warm-up updates a learning rate of 0: with few updates per stage that
+one is a large share of the training, and an update that changes nothing is reported as one that does. Here update
+k (from 0) of the warm-up has (k + 1) / (n + 1) of the peak, so every update changes the weights, and the first one
+after the warm-up has all of it.
+"""
+
+import math
+from collections.abc import Callable
+
+KINDS = ("linear", "cosine", "constant_with_warmup")
+
+
+def lr_factor(kind: str, warmup_updates: int, total_updates: int) -> Callable[[int], float]:
+    """update (from 0) -> its share of the peak learning rate, in (0, 1] for all updates below `total_updates`.
+
+    kind: "linear" and "cosine" would reach 0 at `total_updates`; "constant_with_warmup" stays at the peak.
+    Raises ValueError for another kind.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"the schedule {kind!r} is unknown, expected one of {', '.join(KINDS)}")
+    decaying = max(1, total_updates - warmup_updates)
+
+    def factor(update: int) -> float:
+        if update < warmup_updates:
+            return (update + 1) / (warmup_updates + 1)
+        if kind == "constant_with_warmup":
+            return 1.0
+        remaining = max(0.0, 1.0 - (update - warmup_updates) / decaying)
+        return remaining if kind == "linear" else 0.5 * (1.0 - math.cos(math.pi * remaining))
+
+    return factor
