@@ -208,11 +208,11 @@ def test_an_unknown_set_of_control_phrases(call, good):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        ("[]", "a list with at least one tuple is expected; run run_srt_data.sh again"),
-        ('{"x": 1}', "a list with at least one tuple is expected"),
+        ("[]", "expected a list with at least one tuple; run run_srt_data.sh again"),
+        ('{"x": 1}', "expected a list with at least one tuple"),
         ("[{]", "not readable as JSON"),
-        ('[{"x": "x", "y_init": "a", "p_r": "p"}]', "record 1: it lacks y_revised"),
-        (None, "there is no such stage file; run run_srt_data.sh first, or set DATA_PREFIX"),
+        ('[{"x": "x", "y_init": "a", "p_r": "p"}]', "record 1: missing y_revised"),
+        (None, "no such stage file; run run_srt_data.sh first, or set DATA_PREFIX"),
     ],
 )
 def test_a_stage_file_that_cannot_be_used(call, good, tmp_path, stage, content, said):

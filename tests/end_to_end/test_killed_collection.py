@@ -164,4 +164,4 @@ def test_new_tuples_never_stand_beside_a_stage_file_of_older_ones(whole_run, tmp
     assert "little_stage1.json" in written
     monkeypatch.undo()
     error = the_error(call("sft", whole_run.sft | {"TRAIN_DATA_DIR": tmp_path, "OUTPUT_DIR": tmp_path / "srt"}))
-    assert "little_stage2.json: there is no such stage file; run run_srt_data.sh first" in error
+    assert "little_stage2.json: no such stage file; run run_srt_data.sh first" in error

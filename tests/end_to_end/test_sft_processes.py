@@ -107,4 +107,4 @@ def test_bad_input_is_refused_before_any_process_is_started(config, tmp_path):
     data = shutil.copytree(config["TRAIN_DATA_DIR"], tmp_path / "data")
     (data / "little_stage2.json").write_text("[]")
     outcome = run_script("sft", config | TWO | {"TRAIN_DATA_DIR": data, "OUTPUT_DIR": tmp_path / "srt"})
-    assert "a list with at least one tuple is expected" in the_error(outcome)
+    assert "expected a list with at least one tuple" in the_error(outcome)

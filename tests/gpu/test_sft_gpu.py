@@ -176,8 +176,8 @@ def test_two_gpus_train_as_one_and_each_continues_what_the_other_began(sft, tmp_
     one = run_script("sft", sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": tmp_path / "one"})
     two = run_script("sft", sft | {"NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "two"})
     assert one.code == 0 and two.code == 0, (one, two)
-    assert "on 2 processes (FSDP2)" in two.out and "of 2 visible GPUs" not in two.out
-    assert "on 1 process\n" in one.out and "visible GPUs it uses GPU" in one.out
+    assert "on 2 processes (FSDP2)" in two.out and "one of 2 visible GPUs" not in two.out
+    assert "on 1 process\n" in one.out and "training with one process on GPU" in one.out
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
     for begins, continues in ((2, 1), (1, 2)):
         output = tmp_path / f"{begins}{continues}"
