@@ -1,6 +1,7 @@
 """The annotated shapes of srt and opsd are checked in the tests, and nothing but shapes is."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -29,7 +30,8 @@ def weighted(
     return (y.T if mistake else y), 1
 
 
-X, WEIGHTS, TEST_DOUBLE = torch.ones(3, 5), torch.ones(3), SimpleNamespace()
+X, WEIGHTS = torch.ones(3, 5), torch.ones(3)
+TEST_DOUBLE: Any = SimpleNamespace()
 
 
 def test_matching_shapes_and_test_doubles_pass():

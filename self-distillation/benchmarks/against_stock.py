@@ -238,7 +238,7 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
     from opsd.nemo_rl.worker.step import StepResult
     from opsd.timing import timed
     from srt.common.models import load_tokenizer
-    from srt.contract.layout import Measurement as Ids
+    from srt.contract.layout import TokenSequence as Ids
 
     tokenizer = load_tokenizer(options.model)
     generation = generation_config(config, shape, options.prompt + options.response, [0], 0)

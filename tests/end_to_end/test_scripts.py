@@ -29,7 +29,7 @@ def test_help_prints_every_knob_with_its_meaning(script):
     ]
     assert config
     for knob in config:
-        assert f"  {knob.env}=" in outcome.out and knob.meaning in outcome.out
+        assert f"  {knob.env}=" in outcome.out and knob.help in outcome.out
 
 
 def test_quickstart_help_explains_seed_and_folder_and_installs_nothing():
