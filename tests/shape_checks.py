@@ -3,8 +3,7 @@
 Within one call a dimension's name has one size. Only arrays are checked: test doubles may stand in for everything
 else. Only in-process code is checked: nothing here reaches subprocesses, sandboxed programs or production.
 
-Dimensions: T tokens, V vocab entries, H hidden width, B sequences, L padded length; a suffix tells student and
-teacher apart (Hs, Ht, Vs, Vt), and Vp is V with padding.
+CONTRIBUTING.md lists the dimensions' names.
 """
 
 import functools
