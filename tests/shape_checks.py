@@ -23,7 +23,7 @@ SELF_VALIDATING = {"exact_kl"}
 
 
 def missing_checker() -> str | None:
-    """None, or why shapes cannot be checked here: the environments of the GPU stacks come without beartype."""
+    """None, or why shapes cannot be checked here: the GPU environments do not include beartype."""
     return None if importlib.util.find_spec("beartype") else "beartype is not installed"
 
 
@@ -60,21 +60,19 @@ def _check_members(owner: types.ModuleType | type, module: str) -> None:
     for name, member in list(vars(owner).items()):
         if getattr(member, "__module__", module) != module or name in SELF_VALIDATING:
             continue  # imported from another module, or needs no check
-        if isinstance(member, type):
+        if isinstance(member, type) and member is not owner:
             _check_members(member, module)
-        elif isinstance(member, types.FunctionType):
-            setattr(owner, name, _checked(member))
-        elif isinstance(member, classmethod | staticmethod):
-            setattr(owner, name, type(member)(_checked(member.__func__)))
-        elif isinstance(member, property) and member.fget is not None:
-            setattr(owner, name, property(_checked(member.fget), member.fset, member.fdel, member.__doc__))
+        function = _function_of(member)
+        if function is not None and any(map(_mentions_array, function.__annotations__.values())):
+            setattr(owner, name, jaxtyped(member, typechecker=check_arrays))
 
 
-def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    hints = getattr(function, "__annotations__", {}).values()
-    if not any(_mentions_array(hint) for hint in hints):
-        return function
-    return jaxtyped(function, typechecker=check_arrays)
+def _function_of(member: object) -> types.FunctionType | None:
+    if isinstance(member, classmethod | staticmethod):
+        member = member.__func__
+    elif isinstance(member, property):
+        member = member.fget
+    return member if isinstance(member, types.FunctionType) else None
 
 
 def check_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,10 +84,9 @@ def check_arrays(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def only_arrays(hint: Any) -> Any:
-    """The hint with `object` for all that is no array.
+    """The hint with `object` in place of everything that is not an array.
 
-    Of arrays in a list beartype would check one at random, and one size of T does not hold for them all; those are
-    left out, as are the parameters of callables.
+    Lists of arrays are not checked either: their items may differ in T, and beartype would check a random one.
     """
     if _is_array(hint):
         return hint
