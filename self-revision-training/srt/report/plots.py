@@ -57,7 +57,8 @@ class Series:
 def _svg(name: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> Html:
     """Render what `draw` draws. `name` is the label for screen readers, unique within the page."""
     # The salt makes element ids unique within the page and reproducible.
-    with rc_context(STYLE | {"svg.hashsalt": name}):
+    style: Any = STYLE | {"svg.hashsalt": name}  # matplotlib types its keys as literals
+    with rc_context(style):
         figure = Figure(figsize=(WIDTH, height))
         draw(figure.subplots())
         buffer = io.StringIO()

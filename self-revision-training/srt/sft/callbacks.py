@@ -31,7 +31,7 @@ class CheckpointMarker(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
                 json.dumps({"step": state.global_step})
             )
 

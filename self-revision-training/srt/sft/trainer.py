@@ -22,8 +22,8 @@ from torch.distributed.checkpoint.state_dict import (
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from trl import SFTConfig, SFTTrainer
-from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
+from trl.trainer.sft_config import SFTConfig
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
@@ -81,13 +81,18 @@ class PackedSFTTrainer(SFTTrainer):
     `supervised_tokens_per_validation_pass`: the mean, over all validation passes.
     """
 
+    # Optional, or of several types, in the Trainer's annotations; here always what accelerate prepared.
+    model: Any
+    optimizer: Any
+    lr_scheduler: Any
+
     def __init__(self, *args: Any, supervised_tokens_per_validation_pass: float = 0.0, **kwargs: Any):
         self.supervised_tokens_per_validation_pass = supervised_tokens_per_validation_pass
         super().__init__(*args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
         super().create_accelerator_and_postprocess()
-        state = self.accelerator.state
+        state: Any = self.accelerator.state
         if state.distributed_type == DistributedType.MULTI_CPU:  # accelerate does not shard on CPUs by itself
             state.distributed_type = DistributedType.FSDP
             state.fsdp_plugin = FullyShardedDataParallelPlugin()
@@ -100,19 +105,22 @@ class PackedSFTTrainer(SFTTrainer):
                 param_dtype=torch.bfloat16, reduce_dtype=torch.float32
             )
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
         weights = inputs.pop("loss_weights", None)
         if not self.model.training:
             # The Trainer averages over passes; this turns it into the mean over tokens.
             num_items_in_batch = self.supervised_tokens_per_validation_pass * self.accelerator.num_processes
 
-        def weighted(**kwargs):
+        def weighted(**kwargs: Any) -> Any:
             outputs = model(**kwargs)
             if weights is not None:
                 outputs.log_probs = outputs.log_probs * weights[:, 1:]
             return outputs
 
-        return super().compute_loss(weighted, inputs, return_outputs, num_items_in_batch)
+        wrapped: Any = weighted  # TRL only calls it
+        return super().compute_loss(wrapped, inputs, return_outputs, num_items_in_batch)
 
     # Checkpoints hold full tensors under the parameter names, written by rank 0, and can be resumed with any
     # number of processes. The format of the Trainer's own depends on that number.
@@ -148,7 +156,7 @@ class PackedSFTTrainer(SFTTrainer):
 def trained_weights(model: Any) -> dict[str, torch.Tensor]:
     """The trainable parameters as full tensors on the CPU, by name. A collective call; only rank 0 gets them."""
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    state = get_model_state_dict(model, options=options)
+    state: dict[str, Any] = get_model_state_dict(model, options=options)
     # named_parameters() names tied tensors once, the state dict twice.
     return {name: state[name].contiguous() for name, _ in model.named_parameters() if name in state}
 
@@ -177,7 +185,10 @@ def with_adapters(model: Any, config: SftConfig) -> Any:
 
     torch.manual_seed(config.seed)  # for the random initialization of the adapters
     lora_config = LoraConfig(
-        r=config.lora_rank, lora_alpha=config.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - scaled by lora_alpha / r, any number
+        target_modules="all-linear",
+        task_type="CAUSAL_LM",
     )
     return get_peft_model(model, lora_config)
 

@@ -3,7 +3,7 @@
 from html.parser import HTMLParser
 from pathlib import Path
 
-from opsd.metrics import MetricsLog
+from opsd.run_log import MetricsLog
 from srt.common.files import JsonlLog, read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import close_run, open_run

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opsd.metrics import MetricsLog, open_step_log
+from opsd.run_log import MetricsLog, open_step_log
 from srt.report.data import read_run
 from srt.report.plots import metric_points, smooth
 from tests.srt.helpers.report_runs import Page, make_report, sample, step_metrics, write_distillation
