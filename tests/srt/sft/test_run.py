@@ -1,4 +1,4 @@
-"""What SFT refuses before and while it trains, and what a checkpoint says of the end of a turn."""
+"""What SFT refuses before and during training, and the end-of-turn tokens of a checkpoint."""
 
 import shutil
 
@@ -16,7 +16,7 @@ PHRASES = PHRASE_SETS["qwen"]
 
 @pytest.fixture
 def run_train(tiny_checkpoint, tmp_path):
-    """Writes two stage files of three records and runs SFT on them."""
+    """Writes two stage files of three records each and runs SFT on them."""
     record = {"x": "x = 1", "y_init": "A 1", "p_r": PHRASES.wrong, "y_revised": "A 2"}
     for stage in (1, 2):
         path = tmp_path / "data" / f"p_stage{stage}.json"
@@ -45,25 +45,25 @@ def test_phrases_that_contradict_the_data_are_refused(run_train, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_limit_that_no_tuple_fits_is_refused_and_can_then_be_raised(run_train, tmp_path):
-    """MAX_LENGTH belongs to the identity of a run: one that never began must not pin it."""
+def test_a_limit_below_all_tuples_is_refused_and_can_then_be_raised(run_train, tmp_path):
+    """MAX_LENGTH is part of the identity of a run: a run that never started must not fix it."""
     with pytest.raises(UserError, match="stage 1: all 3 tuples are longer than MAX_LENGTH=10"):
         run_train("max_length=10")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stage_of_zero_rows_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
+def test_a_stage_without_tuples_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
     write_json(tmp_path / "data" / "p_stage2.json", [])
-    with pytest.raises(UserError, match=r"p_stage2\.json: a list with at least one tuple is expected"):
+    with pytest.raises(UserError, match=r"p_stage2\.json: expected a list with at least one tuple"):
         run_train()
     assert not (tmp_path / "out").exists()
 
 
-def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monkeypatch):
+def test_different_data_in_the_same_folder_is_another_run(run_train, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("srt.sft.run._train_stage", stop)
+    monkeypatch.setattr("srt.sft.stages._train_stage", stop)
     with pytest.raises(KeyboardInterrupt):
         run_train()
     records = read_json(tmp_path / "data" / "p_stage1.json")
@@ -72,7 +72,7 @@ def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monke
         run_train()
 
 
-def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
+def test_a_base_model_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
     with pytest.raises(UserError, match="/no/such/model: no such checkpoint folder"):
         run_train("base_model=/no/such/model")
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
@@ -82,13 +82,13 @@ def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_shown_as_zero(run_train, tmp_path):
-    with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient's norm nan"):
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_logged_as_zero(run_train, tmp_path):
+    with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient norm is nan"):
         run_train("lr_stage1=1e30", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
     assert not (tmp_path / "out" / "stage1").exists()
 
 
-def test_a_checkpoint_ends_its_turns_as_the_base_does_whatever_its_tokenizers_eos(
+def test_a_checkpoint_keeps_the_end_of_turn_tokens_of_its_base_regardless_of_the_tokenizers_eos(
     run_train, tiny_checkpoint, tmp_path
 ):
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
