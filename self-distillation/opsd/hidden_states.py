@@ -63,9 +63,9 @@ def check_supported(model: Any, name: str) -> None:
 def turn_off_dropout(model: nn.Module) -> None:
     """Set every dropout rate of the modules to 0; the config, which is exported with the model, keeps its own.
 
-    The policy that samples, scores and is trained must be one and the same: with dropout, the log-probs in training
-    differ from the sampler's, and a run cannot be repeated. (`eval()` is not an alternative: gradient checkpointing
-    works in training mode only.)
+    The policy that samples, scores and is trained must be one and the same: with dropout, the log-probs in
+    training differ from the sampler's, and a run cannot be repeated. (`eval()` is not an alternative: gradient
+    checkpointing works in training mode only.)
     """
     for module in model.modules():
         if isinstance(module, DROPOUTS):

@@ -42,11 +42,11 @@ def plan_updates(num_tuples: int, epochs: float, tuples_per_update: int, seed: i
 
 
 def plan_packed(updates: list[list[int]], lengths: list[int], max_tokens: int, processes: int) -> BatchPlan:
-    """Passes of at most `max_tokens` tokens; a longer tuple raises that limit to its own length."""
-    limit = max(max_tokens, max(lengths))
+    """Passes of at most `max_tokens` tokens; a longer tuple gets a pass to itself, and the others keep the limit."""
 
     def within_limit(update: list[int], passes: int) -> bool:
-        return max(_tokens(part, lengths) for part in _balance(update, lengths, passes * processes)) <= limit
+        parts = _balance(update, lengths, passes * processes)
+        return all(len(part) <= 1 or _tokens(part, lengths) <= max_tokens for part in parts)
 
     passes_per_update = 1
     for update in updates:

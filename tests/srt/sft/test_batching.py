@@ -54,6 +54,13 @@ def test_a_tuple_above_the_limit_gets_a_pass_to_itself():
     assert plan.passes == [[0], [2, 1]]
 
 
+def test_a_tuple_above_the_limit_leaves_the_limit_to_all_others():
+    plan = plan_packed([[0, 1, 2, 3, 4], [1, 2, 3, 4]], [5000, 60, 60, 30, 30], 100, 1)
+    others = [part for part in plan.passes if part and part != [0]]
+    assert [0] in plan.passes
+    assert all(sum([5000, 60, 60, 30, 30][index] for index in part) <= 100 for part in others)
+
+
 def test_the_processes_have_similar_loads_in_each_pass():
     plan = plan_packed(plan_updates(50, 1, 25, seed=0), LENGTHS, 3000, 2)
     loads = [sum(LENGTHS[index] for index in part) for part in plan.passes]

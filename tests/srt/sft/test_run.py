@@ -3,6 +3,8 @@
 import shutil
 
 import pytest
+import torch
+from safetensors.torch import load_file
 from transformers import GenerationConfig
 
 from srt.collect.split import metadata_path
@@ -86,6 +88,20 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_logged_as_zero(run
     with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient norm is nan"):
         run_train("lr_stage1=1e30", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
     assert not (tmp_path / "out" / "stage1").exists()
+
+
+def test_the_only_update_of_a_stage_has_a_learning_rate_and_changes_the_weights(
+    run_train, tiny_checkpoint, tmp_path
+):
+    run_train("epochs_stage1=0.1", "epochs_stage2=0.1", "warmup_ratio=0.5")
+    previous = load_file(tiny_checkpoint / "model.safetensors")
+    for stage in (1, 2):
+        folder = tmp_path / "out" / f"stage{stage}"
+        (rate,) = [e["learning_rate"] for e in read_json(folder / "training_log.json") if "learning_rate" in e]
+        assert rate > 0
+        weights = load_file(folder / "model.safetensors")
+        assert not any(torch.equal(weights[name], previous[name]) for name in weights)
+        previous = weights
 
 
 def test_a_checkpoint_keeps_the_end_of_turn_tokens_of_its_base_regardless_of_the_tokenizers_eos(
