@@ -42,7 +42,7 @@ def plan_updates(num_tuples: int, epochs: float, tuples_per_update: int, seed: i
 
 
 def plan_packed(updates: list[list[int]], lengths: list[int], max_tokens: int, processes: int) -> BatchPlan:
-    """Passes of at most `max_tokens` tokens; a longer tuple gets a pass to itself, and the others keep the limit."""
+    """Passes of at most `max_tokens` tokens; a longer tuple gets a pass to itself."""
 
     def within_limit(update: list[int], passes: int) -> bool:
         parts = _balance(update, lengths, passes * processes)
