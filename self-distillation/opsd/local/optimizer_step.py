@@ -110,7 +110,7 @@ class Updates:
             teacher_hidden.to(teacher_head.dtype),
             teacher_head,
             student_hidden.new_full((len(targets),), weight, dtype=torch.float32),
-            options=self.options,
+            config=self.options,
             targets=targets,
             student_bias=student_bias,
             teacher_bias=teacher_bias,

@@ -167,7 +167,7 @@ def against_teacher(
             teacher_hidden,
             teacher_head.weight,
             student_hidden.new_full((len(targets),), weight, dtype=torch.float32),
-            options=options,
+            config=options,
             targets=targets,
             student_bias=head.bias,
             teacher_bias=teacher_head.bias,
