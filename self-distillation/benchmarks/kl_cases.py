@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from opsd.hidden_states import head, predicting_hidden
+from opsd.hidden_states import lm_head, predicting_hidden
 from opsd.pairs import Rollout, build_pair, micro_batches
 from srt.common.models import load_model
 from srt.config_groups import PromptConfig
@@ -126,7 +126,7 @@ def model_case(path: str, tokens: int, response_tokens: int = 256) -> Case:
     for batch in micro_batches(pairs, 16384):
         student.append(predicting_hidden(model, [pair.student for pair in batch], pad_id))
         teacher.append(predicting_hidden(model, [pair.teacher for pair in batch], pad_id))
-    weight = head(model)[0].detach().clone()
+    weight = lm_head(model).weight.detach().clone()
     shuffled = torch.randperm(generated, generator=torch.Generator().manual_seed(0))[:tokens].to(weight.device)
     hidden = [torch.cat(parts)[shuffled].to(weight.dtype) for parts in (student, teacher)]
     return Case("model", hidden[0], weight, hidden[1], weight)

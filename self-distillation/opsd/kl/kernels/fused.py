@@ -67,7 +67,7 @@ class FusedChunk:
     scale: Float[Tensor, " N"]  # weight / temperature
     config: KLConfig
     sums: Float[Tensor, "N blocks fields"]  # this process's
-    merged: Float[Tensor, "fields N"]
+    merged: Float[Tensor, "token_fields N"]
     gradient: Float[Tensor, "N V"] | None  # at all vocab entries, weighted; None: not formed
 
     @property
