@@ -84,13 +84,13 @@ def test_vllm_samples_from_a_student_with_lora_weights(tiny_checkpoint, layout):
             if ".lora_" in name:
                 weight.add_(0.05 * torch.randn_like(weight))
     settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
-    options = {"max_model_len": 128, "max_batch": 8, "memory_utilization": 0.2, "can_sleep": True}
+    # can_sleep stays off: vLLM allows one engine with sleep mode per process, test_rollouts_on_gpu.py's
+    options = {"max_model_len": 128, "max_batch": 8, "memory_utilization": 0.2}
     sampler = VllmSampler(str(tiny_checkpoint), settings, **options)
     prompt = layout.chat(X)
     try:
         sampler.update_weights(student.named_weights())
         samples = sample_all(sampler, [SampleRequest(prompt, seed=seed, max_tokens=32) for seed in range(8)])
-        sampler.sleep()
     finally:
         sampler.close()
 
