@@ -12,6 +12,7 @@ from srt.common.errors import UserError
 from srt.common.files import write_jsonl
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
+from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
@@ -235,6 +236,8 @@ def _tests(record: dict) -> list[dict]:
     """Each once: examples are often among the official tests. Raises ValueError for one without an output."""
     test, entry_point = (record.get(name) for name in FUNCTION_FIELDS)
     if isinstance(test, str) and isinstance(entry_point, str):
+        if reason := why_tests_cannot_judge(test, entry_point):
+            raise ValueError(reason)
         return [{"test": test, "entry_point": entry_point}]
     given = [test for name in TEST_FIELDS for test in _test_list(record.get(name))]
     for test in given:
