@@ -1,4 +1,4 @@
-"""How a run failed, in words: a limit that it exceeded, or a crash. A sandbox that did not start is our failure."""
+"""How a run failed, in words: a limit that it exceeded, or a crash; or, our failure, that it never started."""
 
 import re
 
@@ -46,7 +46,7 @@ def run_failure(result: RunResult, limits: Limits, started: bool = False) -> str
 
 
 def check_started(messages: str) -> None:
-    """Raises VerifierError when `messages`, all that a failed run said, are those of a sandbox that did not start."""
+    """Raises VerifierError when `messages`, all that a failed run said, are a sandbox's that did not start."""
     if _START_FAILURE.fullmatch(messages.strip()):
         raise VerifierError(f"the sandbox did not start: {last_line(messages)}", NOT_STARTED)
 

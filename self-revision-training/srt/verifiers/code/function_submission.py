@@ -24,7 +24,7 @@ from srt.verifiers.types import VerifierError
 SCRIPTS = Path(__file__).parent / "sandboxed"
 FILES = {"candidate.py": ("encoder.py", "decoder.py"), "harness.py": ("encoder.py", "decoder.py", "remote.py")}
 PROGRAM_EXIT_SECONDS = 5  # that the program gets to exit once its tests are over
-# What the tests themselves may use, on top of the program's wall-clock limit: exceeding it is not the program's fault.
+# What the tests themselves may use, on top of the program's wall-clock limit: more is not the program's fault.
 TESTS_CPU_SECONDS, TESTS_WALL_SECONDS, TESTS_MEMORY_MB = 30, 60, 2048
 ENDED, TIME_LIMIT = "the program ended", "time limit"  # why there are no more replies, as sandboxed/remote.py says
 CANNOT_JUDGE = "tests that cannot judge"
@@ -109,7 +109,7 @@ class FunctionSubmission(Submission):
         harness, candidate = self._run_both(harness_task, task | {"program": program})
         report = _read_report(harness)
         if report is None:
-            self._no_report(harness)
+            raise self._no_report(harness)
         if report.outcome == "not started":
             raise VerifierError(
                 f"the sandbox did not start: {last_line(candidate.stderr) or report.message}", NOT_STARTED
@@ -127,14 +127,14 @@ class FunctionSubmission(Submission):
             return "runtime error: the program did not end after its tests"
         return run_failure(candidate, self.limits, started=True)
 
-    def _no_report(self, harness: RunResult) -> None:
-        """Raises what it means that the tests did not run to their end."""
+    def _no_report(self, harness: RunResult) -> VerifierError:
+        """What it means that the tests did not run to their end."""
         check_started(harness.stderr)
         where = f"the tests of problem {self.problem.id}"
         if harness.timed_out or harness.cpu_seconds > 0.95 * TESTS_CPU_SECONDS:
-            raise VerifierError(f"{where} exceeded their own time limit", "tests over their time limit")
+            return VerifierError(f"{where} exceeded their own time limit", "tests over their time limit")
         message = last_line(harness.stderr)
-        raise VerifierError(f"{where} crashed (exit code {harness.exit_code}): {message}", "tests that crash")
+        return VerifierError(f"{where} crashed (exit code {harness.exit_code}): {message}", "tests that crash")
 
     def _run_both(self, harness_task: dict, candidate_task: dict) -> tuple[RunResult, RunResult]:
         """The results of the harness and of the candidate."""

@@ -1,6 +1,6 @@
-"""Whether tests that call a function can judge one, as far as their text says. What only a run shows is found then.
+"""Whether tests that call a function can judge one, as far as their text says; the rest is found when they run.
 
-The tests are run by sandboxed/harness.py: code at the top level, `check(candidate)` or `check_<function>(candidate)`,
+sandboxed/harness.py runs them: code at the top level, `check(candidate)` or `check_<function>(candidate)`,
 pytest's functions and classes (without fixtures), and unittest's test cases.
 """
 
@@ -18,7 +18,7 @@ EVALUATING = {"eval", "exec", "globals", "getattr", "vars", "__import__"}  # may
 def why_tests_cannot_judge(test: str, entry_point: str) -> str | None:
     """The reason, in words; None when the tests seem to be able to."""
     if not ENTRY_POINT.fullmatch(entry_point):
-        return f"entry_point: the name of a function or of a method (Solution.add) is expected, got {entry_point!r:.80}"
+        return f"entry_point: the name of a function or method (Solution.add) is expected, got {entry_point!r:.80}"
     try:
         tree = ast.parse(test)
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -33,8 +33,8 @@ def why_tests_cannot_judge(test: str, entry_point: str) -> str | None:
     if not entries and not runs_at_top_level:
         if other:
             return (
-                f"the tests define {other[0]!r}, which nothing calls; expected check(candidate), check_{name}(candidate), "
-                "test functions, test cases, or code at the top level"
+                f"the tests define {other[0]!r}, which nothing calls; expected check(candidate), "
+                f"check_{name}(candidate), test functions, test cases, or code at the top level"
             )
         return "the tests are empty"
     nodes = list(ast.walk(tree))
@@ -49,7 +49,7 @@ def why_tests_cannot_judge(test: str, entry_point: str) -> str | None:
         alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
     }
     known_as = {name, entry_point.partition(".")[0].replace("()", ""), "candidate", "solution"} | parameters
-    if not known_as & (names | attributes) and "*" not in imported:
+    if not known_as & (names | attributes | imported) and "*" not in imported:
         return f"the tests never use {name!r}"
     return None
 

@@ -19,8 +19,8 @@ class CodeGrader(BackgroundGrader):
     """Grades programs; see srt.verifiers.types.Grader.
 
     Up to `num_workers` programs run concurrently, at most one per CPU core. Raises UserError when the sandbox does
-    not work on this machine. `poll` raises VerifierError when the judging process died, and UserError when programs
-    known to be right and wrong (canary.py) get other verdicts: before the first, and after a series of failures.
+    not work on this machine. `poll` raises VerifierError when the judging process died, and UserError when the
+    programs of canary.py get other verdicts than they should: before the first, and after a series of failures.
     """
 
     def __init__(self, num_workers: int, config: JudgeConfig):

@@ -1,9 +1,10 @@
 """Runs in a sandbox: a program that a model wrote, one function of which is called by tests in another sandbox.
 
-    python candidate.py <fd to read requests from> <fd to write replies to> < {"preamble", "program", "entry_point"}
+    python candidate.py <fd to read requests from> <fd to write replies to>
+        < {"preamble", "program", "entry_point"}
 
-A message is its length (4 bytes, little-endian) and JSON, whose values encoder.py describes. The first one comes from
-here, before the program is executed: {"started"}. Then one reply for each request, with the request's number `n`:
+A message is its length (4 bytes, little-endian) and JSON, whose values encoder.py describes. The first one comes
+from here, before the program is executed: {"started"}. Then one reply for each request, with its number `n`:
 
 - call {args, kwargs, nodes}, next {id} (the next value of an iterator), await {id};
 - returned {value, nodes}, raised {error, nodes}, stop (an iterator has no more values); each with `changed`: the
@@ -16,6 +17,7 @@ import os
 import struct
 import sys
 import types
+from typing import Any
 
 from decoder import Decoder, mutable_tag
 from encoder import Encoder, own_classes
@@ -45,11 +47,11 @@ class Call:
         """[number, node] of the arguments whose content is not what it was when last sent."""
         changed = []
         for index in self._mutable:
-            node = encoder.node(self.objects[index])
+            node: Any = encoder.node(self.objects[index])
             if self._nodes[index] is None or not same(node, self._nodes[index]):
                 changed.append([index, node])
                 # Numbers of objects that are new in this message mean nothing in the next.
-                new = any(type(item) is list and item[0] >= len(self.objects) for item in items_of(node))
+                new = any(is_new(item, len(self.objects)) for item in items_of(node))
                 self._nodes[index] = None if new else node
         return changed
 
@@ -61,7 +63,9 @@ class Program:
         self._task = task
         self._exports = []  # (call, value): iterators, awaitables
         self._num_sent = {}  # values of an iterator, by the number of its export
-        self._loop = self._classes = self._function = None
+        self._loop = None
+        self._classes: dict = {}
+        self._function: Any = None
 
     def reply(self, request):
         """The reply to a request."""
@@ -75,11 +79,15 @@ class Program:
         else:
             call, value = self._exports[request["id"]]
         encoder = Encoder(self._classes, call.objects, export=lambda value: self._export(call, value))
+        reply: dict = {}
         try:
             value = self._run(request, call, value)
-            reply = {"kind": "stop"} if value is STOP else {"kind": "returned", "value": encoder.item(value)}
+            if value is STOP:
+                reply["kind"] = "stop"
+            else:
+                reply |= {"kind": "returned", "value": encoder.item(value)}
         except BaseException as error:
-            reply = {"kind": "raised", "error": describe(error, encoder)}
+            reply |= {"kind": "raised", "error": describe(error, encoder)}
         every_time = request["kind"] == "call" or call.size <= SMALL_ARGUMENTS
         reply["changed"] = call.changes(encoder) if every_time or reply["kind"] != "returned" else []
         return {**reply, "nodes": encoder.finish()}
@@ -122,13 +130,23 @@ class Program:
 
 
 def describe(error, encoder):
-    """An exception: its classes, the nearest first, its text and its arguments."""
+    """An exception: its classes, the nearest first, its text, its arguments and its attributes."""
     try:
         text = str(error)
     except BaseException:
         text = ""
     names = [[cls.__module__, cls.__name__] for cls in type(error).__mro__]
-    return {"names": names, "text": text, "args": encoder.items(error.args)}
+    attributes, args = dict(error.__dict__), error.args
+    if isinstance(error, OSError) and error.filename is not None:
+        args = (error.errno, error.strerror, error.filename)
+    values = encoder.items(list(attributes.values()))
+    return {
+        "names": names,
+        "text": text,
+        "args": encoder.items(args),
+        "attributes": list(attributes),
+        "values": values,
+    }
 
 
 async def wait_for(awaitable):
@@ -142,9 +160,13 @@ async def next_value(iterator):
         return STOP
 
 
+def is_new(item: Any, num_known):
+    return type(item) is list and item[0] >= num_known
+
+
 def items_of(node):
     """The items of a node of a mutable value."""
-    content = node[3 if node[0] == "instance" else 1]
+    content: Any = node[3 if node[0] == "instance" else 1]
     return content if type(content) is list else []
 
 

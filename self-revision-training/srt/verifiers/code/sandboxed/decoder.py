@@ -1,5 +1,7 @@
 """The reading half of encoder.py: nodes -> objects, without running anything that came with them."""
 
+from typing import Any
+
 from encoder import ATOMS, BUILTIN_TYPES, FACTORIES, NUMPY_KINDS, Unsendable
 
 UNSET = object()
@@ -113,12 +115,14 @@ class Decoder:
             self._set_attributes(instance, node)
             return instance
         if tag == "namedtuple":
-            cls, values = self._class(content[0], tuple), self.items(content[1])
+            cls: Any = self._class(content[0], tuple)
+            values = self.items(content[1])
             if len(values) != len(cls._fields):
                 raise Malformed("a named tuple of another length")
             return tuple.__new__(cls, values)
         if tag == "enum":
-            return self._class(content[0], object).__members__[content[1]]
+            enumeration: Any = self._class(content[0], object)
+            return enumeration.__members__[content[1]]
         raise Malformed(f"the tag {tag!r:.40}")
 
     def _class(self, name, base):
@@ -185,7 +189,7 @@ def _collection(name, **options):
 
 def _fill_pairs(value, flat):
     for key, item in zip(flat[::2], flat[1::2], strict=True):
-        dict.__setitem__(value, key, item)
+        value[key] = item
 
 
 def _array(decoder, typecode, data):

@@ -65,10 +65,10 @@ def _has_plain_instances(cls):
 
 
 class Encoder:
-    """Writes objects as nodes. `objects[i]` is what node i describes; the first of them, `known`, are not written.
+    """Writes objects as nodes. `objects[i]` is what node i describes; the first, `known`, are not written.
 
-    `classes`: see own_classes. `export` turns what only lives on this side (an iterator, an awaitable, an object of
-    any other class) into a node; without it, iterators are used up and the rest raises Unsendable.
+    `classes`: see own_classes. `export` turns what only lives on this side (an iterator, an awaitable, an object
+    of any other class) into a node; without it, iterators are used up and the rest raises Unsendable.
     """
 
     def __init__(self, classes, known=(), export=None):

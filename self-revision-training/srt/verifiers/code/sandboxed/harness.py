@@ -4,12 +4,12 @@
         < {"preamble", "test", "entry_point", "seconds"}
 
 The candidate, the program under test, never runs in this process: it cannot read the expected values, end the
-tests, or replace what they compare with. Its values arrive as plain data (encoder.py), so that no __eq__ of its own
+tests, or replace what they compare with. Its values arrive as plain data (encoder.py), and no __eq__ of its own
 decides.
 
-The last thing on standard output is the report, as JSON: {"outcome", "message", "num_calls"}. There is none when
-this process ended in any other way, and then there is no verdict. Outcomes: "passed", "failed", "died" (the program
-did, or sent nonsense), "not started" (the program's sandbox), or the kind of the tests' own failure.
+Standard output is the report, as JSON: {"outcome", "message", "num_calls"}. There is none when this process ended
+in any other way, and then there is no verdict. Outcomes: "passed", "failed", "died" (the program did, or sent
+nonsense), "not started" (the program's sandbox), or the kind of the tests' own failure.
 """
 
 import ast
@@ -117,7 +117,7 @@ def judge(error, connection):
         return UNSUPPORTED, connection.unsupported
     if isinstance(error, Unsendable):
         return UNSUPPORTED, str(error)
-    message = f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+    message = words_of(error)
     if error is not None and not any(error is raised for raised in connection.errors):
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             return EXIT, message
@@ -132,6 +132,13 @@ def judge(error, connection):
     if error is not None:
         return "failed", message
     return ("passed", "") if connection.num_calls else (NO_CALL, "")
+
+
+def words_of(error):
+    try:
+        return f"{type(error).__name__}{f': {error}' if str(error) else ''}"
+    except Exception:  # integers may be too long to be shown
+        return type(error).__name__
 
 
 def failing_line(error, test):
@@ -181,7 +188,7 @@ def main():
     try:
         exec(compile(task["preamble"], "problem.py", "exec"), namespace)
     except BaseException as error:
-        end(MISSING_MODULE if isinstance(error, ImportError) else BROKEN, f"{type(error).__name__}: {error}")
+        end(MISSING_MODULE if isinstance(error, ImportError) else BROKEN, words_of(error))
     connection.classes = own_classes(namespace)
     connection.exceptions = {
         name: value

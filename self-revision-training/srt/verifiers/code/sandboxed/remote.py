@@ -25,10 +25,10 @@ OTHER_EXCEPTIONS = {
     "statistics": ("StatisticsError",),
 }
 FORWARDED = (  # operations of a value that cannot leave the program's sandbox
-    "aenter aexit add aiter and await bool call contains delitem divmod enter exit float floordiv ge getitem gt iadd "
-    "iand imul index int invert ior isub iter le len length_hint lshift lt mod mul neg next or pos pow radd rand "
-    "reversed rfloordiv rmod rmul ror round rpow rsub rtruediv rxor setitem sub truediv xor abs complex reduce "
-    "reduce_ex copy deepcopy"
+    "aenter aexit add aiter and await bool call contains delitem divmod enter exit float floordiv ge getitem gt "
+    "iadd iand imul index int invert ior isub iter le len length_hint lshift lt mod mul neg next or pos pow radd "
+    "rand reversed rfloordiv rmod rmul ror round rpow rsub rtruediv rxor setitem sub truediv xor abs complex "
+    "reduce reduce_ex copy deepcopy"
 ).split()
 
 
@@ -43,10 +43,10 @@ class ProgramInterrupt(BaseException):
 class Connection:
     """Requests and replies, and what the verdict needs to know of them.
 
-    `num_calls`: calls of the function. `death`: why there will be no more replies. `unsupported`: what the tests do
-    with the function that cannot be done from here. `errors`: the exceptions that the function raised. `compared`
-    and `shown`: whether a value that cannot leave the program was. `classes` and `exceptions`: those of the
-    preamble.
+    `num_calls`: calls of the function. `death`: why there will be no more replies. `unsupported`: what the tests
+    do with the function that cannot be done from here. `errors`: the exceptions that the function raised.
+    `compared` and `shown`: whether a value that cannot leave the program was. `classes` and `exceptions`: those of
+    the preamble.
     """
 
     def __init__(self, requests, replies, seconds, test):
@@ -184,6 +184,8 @@ class Connection:
 
     def _exception(self, error, decoder):
         text, args = str(error["text"]), decoder.items(error["args"])
+        values = decoder.items(error["values"])
+        attributes = {str(name): value for name, value in zip(error["attributes"], values, strict=True)}
         for module, name in error["names"]:
             if name in CONTROL_FLOW and module == "builtins":
                 if name in self._test:
@@ -192,10 +194,16 @@ class Connection:
                 return ProgramInterrupt(said) if name == "GeneratorExit" else RuntimeError(said)
             if cls := self._exception_class(module, name):
                 try:
-                    found = cls(*args)
-                    return found if str(found) == text else cls(text)
+                    # An __init__ of the problem's was already at work on the other side.
+                    found = cls(*args) if module == "builtins" else cls.__new__(cls, *args)
+                    shown, same_text = self.shown, str(found) == text
+                    self.shown = shown  # it may have been shown by this comparison
+                    if not same_text:
+                        found = cls(text)
                 except Exception:
                     break
+                found.__dict__.update(attributes)
+                return found
         return RuntimeError(text)
 
     def _exception_class(self, module, name):
