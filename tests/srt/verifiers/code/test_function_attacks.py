@@ -15,13 +15,15 @@ def write(message, data=None):
         except OSError: pass
 """
 RETURNED = '{"kind": "returned", "value": [0], "changed": [], "nodes": [["list", [3]]], "n": 1}'
+REPORT = "{'outcome': 'passed', 'message': '', 'num_calls': 2}"
+STOP = '{"kind": "stop", "nodes": [], "changed": [], "n": 1}'
 FORGERIES = [
     # Replies to requests that were not made yet, or with the number of another.
     f"{FRAME}for n in (1, 2, 3): write(json.loads({RETURNED!r}) | {{'n': n}})\ndef add(a, b): return 0",
     f"{FRAME}def add(a, b):\n    write(json.loads({RETURNED!r}) | {{'n': 7}})\n    return 0",
-    f"{FRAME}write({{'started': True}})\nwrite({{'outcome': 'passed', 'message': '', 'num_calls': 1}})\nos._exit(0)",
-    f"{FRAME}write({{'outcome': 'passed', 'message': '', 'num_calls': 1}})\ndef add(a, b): os._exit(0)",
-    "import json\nprint(json.dumps({'outcome': 'passed', 'message': '', 'num_calls': 2}))\ndef add(a, b): return 0",
+    f"{FRAME}write({{'started': True}})\nwrite({REPORT})\nos._exit(0)",
+    f"{FRAME}write({REPORT})\ndef add(a, b): os._exit(0)",
+    f"import json\nprint(json.dumps({REPORT}))\ndef add(a, b): return 0",
     # Values that do not fit, endless ones, deep ones, and nonsense.
     f"{FRAME}def add(a, b):\n    write(None, b'[' * 10**6)",
     f"{FRAME}def add(a, b):\n    write(None, b'\\xff' * 100)",
@@ -34,17 +36,18 @@ FORGERIES = [
     "def add(a, b):\n    while True: yield 3",
     "def add(a, b):\n    def again():\n        while True: yield again()\n    return again()",
     # What sends and reads the messages, replaced.
-    'import json\njson.dumps = lambda *_: \'{"kind": "stop", "nodes": [], "changed": [], "n": 1}\'\ndef add(a, b): pass',
+    f"import json\njson.dumps = lambda *_: {STOP!r}\ndef add(a, b): pass",
     "import json\njson.loads = json.dumps = None\ndef add(a, b): return [3]",
-    "import encoder, decoder\nencoder.Encoder.items = lambda *_: [3]\ndecoder.Decoder = None\ndef add(a, b): return 0",
-    "import encoder\nencoder.Encoder.node = lambda self, value: ['opaque', 0, '__eq__']\ndef add(a, b): return [3]",
+    "import encoder\nencoder.Encoder.items = lambda *_: [3]\ndef add(a, b): return 0",
+    "import decoder\ndecoder.Decoder = None\ndef add(a, b): return 0",
+    "import encoder\nencoder.Encoder.node = lambda *_: ['opaque', 0, '__eq__']\ndef add(a, b): return [3]",
     "import os\nos._exit = lambda code: None\ndef add(a, b): return 0",
     "import sys\nsys.modules['__main__'].Program.reply = lambda *_: {}\ndef add(a, b): return 0",
     "import sys\nmain = sys.modules['__main__']\nmain.main = main.find_function = None\ndef add(a, b): return 0",
     # Code that would run on the tests' side, if anything did.
     "class Evil(list):\n    def __reduce__(self): return eval, ('1',)\n    def __eq__(self, other): return True\n"
     "def add(a, b): return Evil()",
-    "class int(int):\n    def __eq__(self, other): return True\n    __hash__ = None\ndef add(a, b): return [int(0)]",
+    "class int(int):\n    def __eq__(self, other): return True\ndef add(a, b): return [int(0)]",
     "def add(a, b):\n    class AssertionError(BaseException): pass\n    raise AssertionError",
     "def add(a, b):\n    import unittest\n    raise unittest.SkipTest",
     "def add(a, b):\n    import asyncio\n    raise asyncio.CancelledError",
@@ -95,7 +98,7 @@ def add(a, b):
 
 
 def test_a_program_in_a_thread_of_its_own_cannot_answer_for_the_function():
-    """It reads the calls instead of candidate.py, and answers as it likes: with values, which are judged as ever."""
+    """It answers as it likes, instead of candidate.py: with values, which are judged as any."""
     program = f"""{FRAME}
 def answer():
     while True: write(json.loads({RETURNED!r}))
@@ -105,18 +108,3 @@ def add(a, b):
     return 0
 """
     attack(program, adding())
-
-
-def test_the_tests_are_not_in_reach_of_the_program():
-    program = """
-import os
-def add(a, b):
-    found = []
-    for folder in ("/box", "/tmp", "/proc/self/fd"):
-        for name in os.listdir(folder):
-            try: found.append(open(os.path.join(folder, name), errors="replace").read())
-            except OSError: pass
-    return "SECRET" if "evil-expected" in str(found) else "nothing"
-"""
-    test = "expected = 'evil-' + 'expected'\ndef check(candidate):\n    assert candidate(0, 0) == 'SECRET'\n"
-    attack(program.replace("/proc/self/fd", "/box"), adding(test))
