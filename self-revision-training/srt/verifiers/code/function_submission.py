@@ -25,7 +25,7 @@ SCRIPTS = Path(__file__).parent / "sandboxed"
 FILES = {"candidate.py": ("encoder.py", "decoder.py"), "harness.py": ("encoder.py", "decoder.py", "remote.py")}
 PROGRAM_EXIT_SECONDS = 5  # that the program gets to exit once its tests are over
 # What the tests themselves may use, on top of the program's wall-clock limit: more is not the program's fault.
-TESTS_CPU_SECONDS, TESTS_WALL_SECONDS, TESTS_MEMORY_MB = 30, 60, 2048
+TESTS_CPU_SECONDS, TESTS_WALL_SECONDS, TESTS_MEMORY_MB = 30, 60, 1024
 ENDED, TIME_LIMIT = "the program ended", "time limit"  # why there are no more replies, as sandboxed/remote.py says
 CANNOT_JUDGE = "tests that cannot judge"
 # Two functions that solve nothing. Tests that accept both accept anything.

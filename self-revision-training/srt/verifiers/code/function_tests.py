@@ -5,6 +5,7 @@ pytest's functions and classes (without fixtures), and unittest's test cases.
 """
 
 import ast
+import builtins
 import functools
 import re
 from collections.abc import Iterator
@@ -42,13 +43,18 @@ def why_tests_cannot_judge(test: str, entry_point: str) -> str | None:
     attributes = {node.attr for node in nodes if isinstance(node, ast.Attribute)}
     if names & EVALUATING:
         return None
-    if not any(_can_fail(node) for node in nodes) and not any(_returns_value(function) for function in entries):
-        return "the tests assert nothing: they pass whatever the function returns"
     parameters = {argument.arg for function in entries for argument in function.args.args} - {"self"}
+    known_as = {name, entry_point.partition(".")[0].replace("()", ""), "candidate", "solution"} | parameters
+    defined = {node.name for node in nodes if isinstance(node, Function | ast.ClassDef)}
+    called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+    # A function of the problem's text may assert, too.
+    helpers = called - known_as - defined - set(dir(builtins))
+    fails = any(_can_fail(node) for node in nodes) or any(_returns_value(function) for function in entries)
+    if not fails and not helpers:
+        return "the tests assert nothing: they pass whatever the function returns"
     imported = {
         alias.name for node in nodes if isinstance(node, (ast.Import, ast.ImportFrom)) for alias in node.names
     }
-    known_as = {name, entry_point.partition(".")[0].replace("()", ""), "candidate", "solution"} | parameters
     if not known_as & (names | attributes | imported) and "*" not in imported:
         return f"the tests never use {name!r}"
     return None
@@ -84,7 +90,7 @@ def _why_not_run(function: Function) -> str | None:
     keywords = [
         a.arg for a, default in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if default is None
     ]
-    if function.name.startswith("check"):
+    if function.name.startswith("check") or (function.name == "test" and required):
         if len(required) != 1 or keywords:
             return f"{function.name} is expected to take one argument, the function"
     elif keywords or (required and required != ["candidate"]):

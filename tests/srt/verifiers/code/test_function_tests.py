@@ -41,6 +41,7 @@ CAN = [
     "import numpy\ndef check(f):\n    numpy.testing.assert_allclose(f(1), 2)",
     "import unittest\nclass A(unittest.TestCase):\n    def setUp(self): pass\n    def test_a(self):\n"
     "        self.assertEqual(add(1), 2)",
+    "def check(candidate):\n    compare_with_example(candidate(1), 2)",
     "def check(candidate):\n    exec('assert candidate(1) == 2')",
     "from solution import add as plus\ndef test_one():\n    assert plus(1) == 2",
     "from solution import *\ndef test_one():\n    assert plus(1) == 2",

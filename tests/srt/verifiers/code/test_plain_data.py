@@ -91,7 +91,20 @@ VALUES = [
         int,
         type(None),
     ),
-    *(10**5000, -(2**40_000), [10**5000, 1], [], [1, "a", None], (1,), (), {1, 2}, frozenset({(1, 2), "x"})),
+    *(
+        10**5000,
+        -(2**40_000),
+        [10**5000, 1],
+        [-(10**5000), 1],
+        [10**5000, "a"],
+        (10**5000,),
+        [],
+        [1, "a", None],
+        (1,),
+        (),
+        {1, 2},
+        frozenset({(1, 2), "x"}),
+    ),
     *({1: {2: {3: []}}}, {(1, 2): {None: True}}, {1.0: 1, "1": 2}, range(3, 9, 2), slice(1, None, 2)),
     *(
         Fraction(1, 3),
@@ -230,7 +243,9 @@ def test_forged_messages_are_refused(nodes, preamble):
         Decoder(own_classes(preamble.__dict__)).read(nodes)
 
 
-@pytest.mark.parametrize("item", [[7], [-1], [True], [0, 0], ["0"], [], {}, [[0]]])
+@pytest.mark.parametrize(
+    "item", [{"t": [[]]}, {"t": 1}, {"t": [], "u": 1}, {"u": []}, [7], [-1], [True], [0, 0], ["0"], [], {}, [[0]]]
+)
 def test_forged_references_are_refused(item):
     decoder = Decoder({})
     decoder.read([["list", []]])

@@ -17,10 +17,13 @@ import os
 import struct
 import sys
 import types
-from typing import Any
 
 from decoder import Decoder, mutable_tag
 from encoder import Encoder, own_classes
+
+TYPE_CHECKING = False  # typing takes milliseconds to import
+if TYPE_CHECKING:
+    from typing import Any
 
 SINGLE_VALUES = 64  # of an iterator, sent one by one, in case the next is expensive and not wanted; then in chunks
 CHUNK = 256
@@ -160,7 +163,7 @@ async def next_value(iterator):
         return STOP
 
 
-def is_new(item: Any, num_known):
+def is_new(item, num_known):
     return type(item) is list and item[0] >= num_known
 
 

@@ -1,8 +1,10 @@
 """The reading half of encoder.py: nodes -> objects, without running anything that came with them."""
 
-from typing import Any
-
 from encoder import ATOMS, BUILTIN_TYPES, FACTORIES, NUMPY_KINDS, Unsendable
+
+TYPE_CHECKING = False  # typing takes milliseconds to import
+if TYPE_CHECKING:
+    from typing import Any
 
 UNSET = object()
 
@@ -47,6 +49,8 @@ class Decoder:
     def item(self, item):
         if type(item) in ATOMS:
             return item
+        if type(item) is dict:
+            return atoms_of(item)
         value = self.objects[self._index(item)]
         if value is UNSET:
             raise Malformed("a value that contains itself")
@@ -101,7 +105,7 @@ class Decoder:
         """The numbers of the parts of `node` that do not exist yet."""
         if node[0] not in PARTS:
             return []
-        references = (self._index(item) for item in node[PARTS[node[0]]] if type(item) not in ATOMS)
+        references = (self._index(item) for item in node[PARTS[node[0]]] if type(item) is list)
         return [index for index in references if self.objects[index] is UNSET]
 
     def _make(self, node):
@@ -161,6 +165,14 @@ class Decoder:
             if tag == "ndarray" and (new.shape, new.dtype) != (value.shape, value.dtype):
                 raise Malformed("an array became one of another shape")
             value[... if tag == "ndarray" else slice(None)] = new
+
+
+def atoms_of(item):
+    """The tuple of an item {"t": [atoms]}."""
+    atoms = item.get("t")
+    if len(item) != 1 or type(atoms) is not list or not ATOMS.issuperset(map(type, atoms)):
+        raise Malformed("a tuple of other things than atoms")
+    return tuple(atoms)
 
 
 def mutable_tag(value):

@@ -1,15 +1,17 @@
 """Values as plain data: what tests and the program under test, each in a sandbox of its own, send each other.
 
-A message is JSON. An item is an atom (None, bool, int, float, str) or [i], a reference to node i; a node is
-[tag, content, ...] with one of the tags below and nothing else, so whoever reads it never runs code of whoever
-wrote it. References keep aliasing and cycles, and nesting costs no stack on either side. Both sides number the
-objects of a message alike: a reply refers to the arguments of its call by their numbers.
+A message is JSON. An item is an atom (None, bool, int, float, str), {"t": [atoms]}, a tuple of atoms, or [i], a
+reference to node i; a node is [tag, content, ...] with one of the tags below and nothing else, so whoever reads it
+never runs code of whoever wrote it. References keep aliasing and cycles, and nesting costs no stack on any side.
+Both sides number the objects of a message alike: a reply refers to the arguments of its call by their numbers.
 """
 
 import itertools
 
 ATOMS = frozenset((type(None), bool, int, float, str))
 ATOM_BITS = 10_000  # longer integers travel in hexadecimal: converting them to decimal takes quadratic time
+LARGEST = 2**ATOM_BITS
+INTEGERS = frozenset((bool, int))
 MAX_ARGUMENT_ITEMS = 10**6  # of an iterator that a test passes to the function
 NUMPY_KINDS = "biufcSUMm"  # no objects
 FACTORIES = {kind.__name__: kind for kind in (bool, dict, float, int, list, set, str, tuple)}
@@ -64,6 +66,16 @@ def _has_plain_instances(cls):
     return True
 
 
+def is_small(values):
+    """Whether all values of a list or tuple are atoms."""
+    kinds = set(map(type, values))
+    if not kinds <= ATOMS:
+        return False
+    if kinds <= INTEGERS:
+        return not values or (-LARGEST < min(values) and max(values) < LARGEST)
+    return int not in kinds or not any(type(value) is int and value.bit_length() > ATOM_BITS for value in values)
+
+
 class Encoder:
     """Writes objects as nodes. `objects[i]` is what node i describes; the first, `known`, are not written.
 
@@ -84,6 +96,8 @@ class Encoder:
         kind = type(value)
         if kind in ATOMS and not (kind is int and value.bit_length() > ATOM_BITS):
             return value
+        if kind is tuple and is_small(value):
+            return {"t": list(value)}
         index = self._memo.get(id(value))
         if index is None:
             index = self._memo[id(value)] = len(self.objects)
@@ -94,10 +108,8 @@ class Encoder:
 
     def items(self, values):
         """The items for a list or tuple of values; fast where all of them are atoms."""
-        kinds = set(map(type, values))
-        if kinds <= ATOMS:
-            if int not in kinds or not any(type(v) is int and v.bit_length() > ATOM_BITS for v in values):
-                return list(values)
+        if is_small(values):
+            return list(values)
         return [self.item(value) for value in values]
 
     def finish(self):

@@ -13,12 +13,10 @@ nonsense), "not started" (the program's sandbox), or the kind of the tests' own 
 """
 
 import ast
-import asyncio
 import json
 import os
 import sys
 import types
-import unittest
 
 from encoder import Unsendable, own_classes
 from remote import Connection, Ended
@@ -38,29 +36,6 @@ class UnclearResult(Exception):
     """A test returned what is neither None nor a bool."""
 
 
-class FirstProblem(unittest.TestResult):
-    """Keeps the first exception, of whatever kind, and stops there."""
-
-    error = None
-
-    def _keep(self, error):
-        self.error = self.error or error
-        self.stop()
-
-    def addError(self, test, err):
-        self._keep(err[1])
-
-    def addFailure(self, test, err):
-        self._keep(err[1])
-
-    def addSubTest(self, test, subtest, err):
-        if err is not None:
-            self._keep(err[1])
-
-    def addUnexpectedSuccess(self, test):
-        self._keep(AssertionError("unexpected success"))
-
-
 def run_tests(test, namespace, function, entry_point):
     """Execute the tests, then run what they define. Raises what fails."""
     defined_before = dict(namespace)
@@ -76,7 +51,7 @@ def run_tests(test, namespace, function, entry_point):
     for key, value in list(namespace.items()):
         if defined_before.get(key) is value or key in called:
             continue
-        if isinstance(value, type) and issubclass(value, unittest.TestCase):
+        if isinstance(value, type) and is_test_case(value):
             run_test_case(value)
         elif isinstance(value, type) and key.startswith("Test"):
             for method in [method for method in dir(value) if method.startswith("test")]:
@@ -90,7 +65,34 @@ def run_tests(test, namespace, function, entry_point):
             finish(value(*[function] * value.__code__.co_argcount) if not value.__defaults__ else value())
 
 
+def is_test_case(cls):
+    return "unittest" in sys.modules and issubclass(cls, sys.modules["unittest"].TestCase)
+
+
 def run_test_case(case):
+    """Raises the first exception, of whatever kind."""
+    import unittest
+
+    class FirstProblem(unittest.TestResult):
+        error = None
+
+        def _keep(self, error):
+            self.error = self.error or error
+            self.stop()
+
+        def addError(self, test, err):
+            self._keep(err[1])
+
+        def addFailure(self, test, err):
+            self._keep(err[1])
+
+        def addSubTest(self, test, subtest, err):
+            if err is not None:
+                self._keep(err[1])
+
+        def addUnexpectedSuccess(self, test):
+            self._keep(AssertionError("unexpected success"))
+
     result = FirstProblem()
     unittest.defaultTestLoader.loadTestsFromTestCase(case).run(result)
     if result.error:
@@ -99,7 +101,9 @@ def run_test_case(case):
 
 def finish(result):
     """What a test returned: awaited, and False is a failure."""
-    if asyncio.iscoroutine(result):
+    if isinstance(result, types.CoroutineType):
+        import asyncio
+
         result = asyncio.run(result)
     if result is None:
         return
@@ -184,7 +188,10 @@ def main():
 
     module = sys.modules["program"] = types.ModuleType("program")
     namespace = module.__dict__
-    unittest.main = lambda *args, **kwargs: None  # test cases are found and run below
+    if "unittest" in task["test"]:
+        import unittest
+
+        unittest.main = lambda *args, **kwargs: None  # test cases are found and run below
     try:
         exec(compile(task["preamble"], "problem.py", "exec"), namespace)
     except BaseException as error:
@@ -196,6 +203,7 @@ def main():
         if isinstance(value, type) and issubclass(value, BaseException) and value.__module__ == "program"
     }
     put(function, task["entry_point"], namespace)
+    namespace["__name__"] = "__main__"  # what tests do when they are started runs, too
     error = None
     try:
         run_tests(task["test"], namespace, function, task["entry_point"])
