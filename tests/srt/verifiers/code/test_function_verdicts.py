@@ -86,8 +86,10 @@ def check(candidate):
 """
     program = f"class Mine({error}): pass\n" if error != "SystemExit" else "Mine = SystemExit\n"
     refused = verdict(program + "def add(a, b):\n    raise Mine", test)
-    assert not refused.correct and error in refused.reason + "Mine"
+    assert not refused.correct and error in refused.reason
     assert "wrong answer" in refused.reason
+    x = f"class Done({error}): pass"  # a class that the tests know, too
+    assert not verdict("def add(a, b):\n    raise Done", test, x=x).correct
     assert verdict(RIGHT, test).correct
 
 

@@ -122,7 +122,7 @@ def judge(error, connection):
     if isinstance(error, Unsendable):
         return UNSUPPORTED, str(error)
     message = words_of(error)
-    if error is not None and not any(error is raised for raised in connection.errors):
+    if error is not None and not connection.raised(error):
         if isinstance(error, (SystemExit, KeyboardInterrupt)):
             return EXIT, message
         if isinstance(error, ImportError):

@@ -18,7 +18,8 @@ from encoder import Encoder, Unsendable
 REPLY_BYTES = 32 * 2**20
 STARTUP_SECONDS = 60  # that the other sandbox gets to start
 # Exceptions with a meaning for the loops, generators and event loops of the tests, which would end early and pass.
-CONTROL_FLOW = ("StopIteration", "StopAsyncIteration", "GeneratorExit")
+CONTROL_FLOW = (StopIteration, StopAsyncIteration, GeneratorExit)
+MARK = "_raised_by_the_function"
 OTHER_EXCEPTIONS = {
     "decimal": ("DecimalException", "DivisionByZero", "InvalidOperation", "Inexact", "Overflow"),
     "json.decoder": ("JSONDecodeError",),
@@ -44,16 +45,14 @@ class Connection:
     """Requests and replies, and what the verdict needs to know of them.
 
     `num_calls`: calls of the function. `death`: why there will be no more replies. `unsupported`: what the tests
-    do with the function that cannot be done from here. `errors`: the exceptions that the function raised.
-    `compared` and `shown`: whether a value that cannot leave the program was. `classes` and `exceptions`: those of
-    the preamble.
+    do with the function that cannot be done from here. `compared` and `shown`: whether a value that cannot leave
+    the program was. `classes` and `exceptions`: those of the preamble.
     """
 
     def __init__(self, requests, replies, seconds, test):
         os.set_blocking(requests, False)
         self.num_calls = 0
         self.death = self.unsupported = None
-        self.errors = []
         self.shown = self.compared = False
         self.classes, self.exceptions = {}, {}
         self._requests, self._replies = requests, replies
@@ -99,16 +98,20 @@ class Connection:
                 reply = self._receive()
                 if type(reply) is not dict or reply.get("n") != self._number:
                     raise Malformed("a reply to another request")
-                return self._value(reply, arguments)
+                value, error = self._value(reply, arguments)
             except (Malformed, KeyError, TypeError, ValueError) as error:
-                if error in self.errors:
-                    raise
                 self._die(f"the program sent what is not a reply ({error})"[:200])
-            except Exception as error:
-                if error not in self.errors:  # the tests interrupted the call, by an alarm of their own
-                    self.errors.append(error)
-                    self.death = f"time limit: the tests interrupted a call ({type(error).__name__})"
+            except Exception as error:  # an alarm of the tests' own, which stops waiting
+                self.death = f"time limit: the tests interrupted a call ({type(error).__name__})"
                 raise
+            if error is not None:
+                setattr(error, MARK, self)
+                raise error
+            return value
+
+    def raised(self, error):
+        """Whether it is an exception of the function's."""
+        return getattr(error, MARK, None) is self
 
     def give_up(self, reason):
         """There will be no verdict."""
@@ -156,6 +159,7 @@ class Connection:
             self._die("time limit")
 
     def _value(self, reply, arguments):
+        """(value, None) or (None, exception)."""
         decoder = Decoder(self.classes, arguments, self._imported(arguments))
         decoder.read(reply["nodes"])
         for index, node in reply["changed"]:
@@ -163,12 +167,10 @@ class Connection:
                 raise Malformed("a change of no argument")
             decoder.change(index, node)
         if reply["kind"] == "stop":
-            return STOP
+            return STOP, None
         if reply["kind"] == "returned":
-            return decoder.item(reply["value"])
-        error = self._exception(reply["error"], decoder)
-        self.errors.append(error)
-        raise error
+            return decoder.item(reply["value"]), None
+        return None, self._exception(reply["error"], decoder)
 
     def _imported(self, arguments):
         def iterator(number, kind):
@@ -187,12 +189,12 @@ class Connection:
         values = decoder.items(error["values"])
         attributes = {str(name): value for name, value in zip(error["attributes"], values, strict=True)}
         for module, name in error["names"]:
-            if name in CONTROL_FLOW and module == "builtins":
-                if name in self._test:
-                    self.give_up(f"the tests expect {name} of the function, which means something here, too")
-                said = f"the function raised {name}"
-                return ProgramInterrupt(said) if name == "GeneratorExit" else RuntimeError(said)
             if cls := self._exception_class(module, name):
+                if control := next((kind for kind in CONTROL_FLOW if issubclass(cls, kind)), None):
+                    if name in self._test:
+                        self.give_up(f"the tests expect {name} of the function, which means something here, too")
+                    said = f"the function raised {name}"
+                    return ProgramInterrupt(said) if control is GeneratorExit else RuntimeError(said)
                 try:
                     # An __init__ of the problem's was already at work on the other side.
                     found = cls(*args) if module == "builtins" else cls.__new__(cls, *args)
@@ -214,7 +216,7 @@ class Connection:
             found = self.exceptions.get(name)
         elif name in OTHER_EXCEPTIONS.get(module, ()):
             found = getattr(__import__(module, fromlist=[name]), name)
-        kinds = (Exception, SystemExit, KeyboardInterrupt)
+        kinds = (Exception, GeneratorExit, SystemExit, KeyboardInterrupt)
         return found if isinstance(found, type) and issubclass(found, kinds) else None
 
 
