@@ -302,8 +302,11 @@ def test_tests_turned_round_as_datasets_may_give_them(tmp_path):
 
 
 def test_functions_as_in_humaneval(tmp_path):
-    problem = load_code(tmp_path, task_id="HumanEval/0", test="def check(f): pass", entry_point="f")
-    assert (problem.id, problem.tests) == ("HumanEval/0", [{"test": "def check(f): pass", "entry_point": "f"}])
+    problem = load_code(tmp_path, task_id="HumanEval/0", test="def check(f): assert f(1)", entry_point="f")
+    assert (problem.id, problem.tests) == (
+        "HumanEval/0",
+        [{"test": "def check(f): assert f(1)", "entry_point": "f"}],
+    )
 
 
 def test_named_files(tmp_path):

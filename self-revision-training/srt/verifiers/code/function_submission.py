@@ -168,12 +168,17 @@ class FunctionSubmission(Submission):
     def _start(self, script: str, task: dict, descriptors: tuple[int, int], limits: Limits) -> RunHandle:
         return self.sandbox.start(
             [self._python.executable, f"{{box}}/{script}", *map(str, descriptors)],
-            {name: (SCRIPTS / name).read_bytes() for name in (script, *FILES[script])},
+            {name: _script(name) for name in (script, *FILES[script])},
             json.dumps(task).encode(),
             limits,
             roots=self._python.roots,
             pass_fds=descriptors,
         )
+
+
+@functools.cache  # a run keeps to the code that it started with
+def _script(name: str) -> bytes:
+    return (SCRIPTS / name).read_bytes()
 
 
 def _read_report(harness: RunResult) -> Report | None:

@@ -99,10 +99,10 @@ class Connection:
                 if type(reply) is not dict or reply.get("n") != self._number:
                     raise Malformed("a reply to another request")
                 value, error = self._value(reply, arguments)
-            except (Malformed, KeyError, TypeError, ValueError) as error:
-                self._die(f"the program sent what is not a reply ({error})"[:200])
-            except Exception as error:  # an alarm of the tests' own, which stops waiting
-                self.death = f"time limit: the tests interrupted a call ({type(error).__name__})"
+            except (Malformed, KeyError, TypeError, ValueError) as problem:
+                self._die(f"the program sent what is not a reply ({problem})"[:200])
+            except Exception as alarm:  # of the tests' own, which stops waiting
+                self.death = f"time limit: the tests interrupted a call ({type(alarm).__name__})"
                 raise
             if error is not None:
                 setattr(error, MARK, self)
