@@ -6,6 +6,7 @@ from typing import Any
 
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
+from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
@@ -102,10 +103,12 @@ def _code_fields(record: dict[str, Any]) -> dict[str, Any]:
 def _tests(record: dict[str, Any]) -> list[dict]:
     """The tests without duplicates, since examples are often official tests as well.
 
-    Raises ValueError for a test without an input or output.
+    Raises ValueError for a test without an input or output, and for one that cannot judge.
     """
     test, entry_point = (record.get(name) for name in FUNCTION_FIELDS)
     if isinstance(test, str) and isinstance(entry_point, str):
+        if reason := why_tests_cannot_judge(test, entry_point):
+            raise ValueError(reason)
         return [{"test": test, "entry_point": entry_point}]
     tests = [test for name in TEST_FIELDS for test in _test_list(record.get(name))]
     for test in tests:

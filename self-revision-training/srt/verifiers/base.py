@@ -49,7 +49,8 @@ class BackgroundGrader(ABC):
     def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
         """All outcomes since the last call; waits up to `timeout` seconds if there is none yet.
 
-        Raises VerifierError when the grading processes keep dying.
+        Raises VerifierError when the grading processes keep dying, and UserError when they are mistaken about
+        programs known to be right and wrong.
         """
         collected = self._collect(0.0 if self._ready else timeout)
         outcomes, self._ready = self._ready + collected, []

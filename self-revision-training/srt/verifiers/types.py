@@ -18,7 +18,8 @@ class Verdict:
 
 
 class VerifierError(RuntimeError):
-    """Our machinery failed: a comparison hung or crashed, or the gold answer cannot be parsed.
+    """Our machinery failed: a comparison hung or crashed, the gold answer cannot be parsed, a sandbox did not
+    start, the tests themselves broke.
 
     `kind`: the category of the failure, in a few fixed words; failures are counted by it.
     """
@@ -45,7 +46,8 @@ class Grader(Protocol):
     def poll(self, timeout: float = 0.0) -> list[tuple[Hashable, Outcome]]:
         """All outcomes since the last call; waits up to `timeout` seconds if there is none yet.
 
-        Raises VerifierError when the grading processes keep dying.
+        Raises VerifierError when the grading processes keep dying, and UserError when they are mistaken about
+        programs known to be right and wrong.
         """
         ...
 

@@ -145,8 +145,9 @@ def test_tests_may_be_given_by_column(tmp_path):
 
 
 def test_tests_that_call_a_function_as_in_humaneval(tmp_path):
-    problem = load_code(tmp_path, task_id="HumanEval/0", test="def check(f): pass", entry_point="f")
-    assert (problem.id, problem.tests) == ("HumanEval/0", [{"test": "def check(f): pass", "entry_point": "f"}])
+    test = "def check(f): assert f(1)"
+    problem = load_code(tmp_path, task_id="HumanEval/0", test=test, entry_point="f")
+    assert (problem.id, problem.tests) == ("HumanEval/0", [{"test": test, "entry_point": "f"}])
 
 
 def test_named_files(tmp_path):

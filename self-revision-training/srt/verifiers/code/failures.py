@@ -1,11 +1,17 @@
-"""How a run failed, in words: a limit that it exceeded, or a crash."""
+"""How a run failed, in words: a limit that it exceeded, or a crash; or, our failure, that it never started."""
+
+import re
 
 from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.machine import KILLED
 from srt.verifiers.code.process import RunResult
+from srt.verifiers.types import VerifierError
 
 STARTUP_CPU_SECONDS = 0.05  # of CPU time on top of the limit: what the sandbox itself uses
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "OutOfMemoryError", "memory allocation of", "out of memory")
-KILLED = 128 + 9  # the exit code after SIGKILL
+NOT_STARTED = "a sandbox that did not start"
+# What the commands say that lead to the program (bubblewrap.py) when they fail, as all of a run's messages.
+_START_FAILURE = re.compile(r"(?:bwrap|setpriv|prlimit|(?:/bin/)?sh: \d+): [^\n]*(?:\nbwrap: [^\n]*)?\s*")
 
 
 def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
@@ -27,11 +33,22 @@ def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
     return None
 
 
-def run_failure(result: RunResult, limits: Limits) -> str | None:
-    """A limit that was exceeded or a crash; None for a run that ended on its own with exit code 0."""
+def run_failure(result: RunResult, limits: Limits, started: bool = False) -> str | None:
+    """A limit that was exceeded or a crash; None for a run that ended on its own with exit code 0.
+
+    Raises VerifierError when the program was not even started, unless it is known that it was.
+    """
+    if result.exit_code and not result.stdout and not started:
+        check_started(result.stderr)
     if (failure := exceeded_limit(result, limits)) or not result.exit_code:
         return failure
     return f"runtime error (exit code {result.exit_code}): {last_line(result.stderr)}".removesuffix(": ")
+
+
+def check_started(messages: str) -> None:
+    """Raises VerifierError when `messages`, all that a failed run said, are a sandbox's that did not start."""
+    if _START_FAILURE.fullmatch(messages.strip()):
+        raise VerifierError(f"the sandbox did not start: {last_line(messages)}", NOT_STARTED)
 
 
 def last_line(text: str) -> str:

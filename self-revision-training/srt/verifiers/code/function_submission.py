@@ -3,76 +3,199 @@
 import ast
 import functools
 import json
-import math
 import os
+import textwrap
+from collections import OrderedDict
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from srt.contract.records import Problem
 from srt.verifiers.code.extract import Program
-from srt.verifiers.code.failures import exceeded_limit, last_line, run_failure
+from srt.verifiers.code.failures import NOT_STARTED, check_started, last_line, run_failure
+from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from srt.verifiers.code.languages import PYTHON, toolchain
 from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.machine import LIMITS
 from srt.verifiers.code.process import RunHandle, RunResult
 from srt.verifiers.code.sandbox import Sandbox
-from srt.verifiers.code.sandboxed.harness import BROKEN, CANDIDATE_DIED, FAILED, PASSED
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import VerifierError
 
 SCRIPTS = Path(__file__).parent / "sandboxed"
-CANDIDATE_EXIT_SECONDS = 0.5  # that the program gets to exit once its tests are over
+FILES = {"candidate.py": ("encoder.py", "decoder.py"), "harness.py": ("encoder.py", "decoder.py", "remote.py")}
+PROGRAM_EXIT_SECONDS = 5  # that the program gets to exit once its tests are over
+# What the tests themselves may use, on top of the program's wall-clock limit: more is not the program's fault.
+TESTS_CPU_SECONDS, TESTS_WALL_SECONDS, TESTS_MEMORY_MB = 30, 60, 1024
+ENDED, TIME_LIMIT = "the program ended", "time limit"  # why there are no more replies, as sandboxed/remote.py says
+CANNOT_JUDGE = "tests that cannot judge"
+# Two functions that solve nothing. Tests that accept both accept anything.
+NULL_VALUES = ("object()", "None")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the harness reports; see sandboxed/harness.py."""
+
+    outcome: str
+    message: str
+    num_calls: int
+
+
+class KnownTests:
+    """Which tests were seen to refuse a program that solves nothing; thread-safe."""
+
+    def __init__(self, size: int = 10_000):
+        self._size = size
+        self._refuse: OrderedDict[tuple[str, str, str], bool] = OrderedDict()
+
+    def get(self, key: tuple[str, str, str]) -> bool | None:
+        return self._refuse.get(key)
+
+    def add(self, key: tuple[str, str, str], refuse: bool) -> None:
+        self._refuse[key] = refuse
+        while len(self._refuse) > self._size:
+            self._refuse.popitem(last=False)
 
 
 class FunctionSubmission(Submission):
     """A program in Python, and tests that call its function `entry_point`.
 
     The two exchange values as plain data (see sandboxed/). If the problem's text is Python, as in HumanEval, it is
-    executed before the program, which may rely on its imports and helpers.
+    executed before the program, which may rely on its imports and helpers. `known`: of all submissions together.
+
+    Raises VerifierError when the tests cannot judge.
     """
 
-    def __init__(self, sandbox: Sandbox, program: Program, problem: Problem, limits: Limits):
+    def __init__(
+        self, sandbox: Sandbox, program: Program, problem: Problem, limits: Limits, known: KnownTests | None = None
+    ):
         super().__init__(sandbox, program, problem, limits)
         self._python = toolchain(PYTHON)
+        self._known = known or KnownTests()
+        self._preamble = _if_python(problem.x)
+        for test in problem.tests:
+            if reason := why_tests_cannot_judge(test["test"], test["entry_point"]):
+                raise VerifierError(f"the tests of problem {problem.id}: {reason}", CANNOT_JUDGE)
 
     def run_test(self, index: int) -> str | None:
         test = self.problem.tests[index]
-        task = {"preamble": _if_python(self.problem.x), "entry_point": test["entry_point"]}
-        harness, candidate = self._run_both(task | {"test": test["test"]}, task | {"program": self.program.source})
-        if harness.exit_code == PASSED:
-            return None if candidate.timed_out else exceeded_limit(candidate, self.limits)
+        failure = self._run(test, self.program.source)
+        if failure is None and not self._refuses_null_programs(test):
+            raise VerifierError(
+                f"the tests of problem {self.problem.id} pass whatever the function returns", CANNOT_JUDGE
+            )
+        return failure
+
+    def _refuses_null_programs(self, test: dict) -> bool:
+        key = (test["test"], test["entry_point"], self._preamble)
+        refuse = self._known.get(key)
+        if refuse is None:
+            refuse = any(self._refuses(test, null_program(test["entry_point"], value)) for value in NULL_VALUES)
+            self._known.add(key, refuse)
+        return refuse
+
+    def _refuses(self, test: dict, program: str) -> bool:
+        try:
+            return self._run(test, program) is not None
+        except VerifierError as error:
+            if error.kind == NOT_STARTED:
+                raise
+            return True  # they do something with the value
+
+    def _run(self, test: dict, program: str) -> str | None:
+        """How the program fails the test; None when it passes."""
+        task = {"preamble": self._preamble, "entry_point": test["entry_point"]}
+        harness_task = task | {"test": test["test"], "seconds": self.limits.wall_seconds}
+        harness, candidate = self._run_both(harness_task, task | {"program": program})
+        report = _read_report(harness)
+        if report is None:
+            raise self._no_report(harness)
+        if report.outcome == "not started":
+            raise VerifierError(
+                f"the sandbox did not start: {last_line(candidate.stderr) or report.message}", NOT_STARTED
+            )
+        if report.outcome == "died":
+            if report.message in (ENDED, TIME_LIMIT) and (failure := run_failure(candidate, self.limits, True)):
+                return failure
+            return report.message if report.message.startswith(LIMITS) else f"runtime error: {report.message}"
+        if report.outcome == "failed":
+            return f"wrong answer: {report.message}"
+        if report.outcome != "passed" or not report.num_calls:
+            words = ": ".join(filter(None, (report.outcome, report.message)))
+            raise VerifierError(f"the tests of problem {self.problem.id}: {words}", report.outcome)
+        if candidate.timed_out:
+            return "runtime error: the program did not end after its tests"
+        return run_failure(candidate, self.limits, started=True)
+
+    def _no_report(self, harness: RunResult) -> VerifierError:
+        """What it means that the tests did not run to their end."""
+        check_started(harness.stderr)
+        where = f"the tests of problem {self.problem.id}"
+        if harness.timed_out or harness.cpu_seconds > 0.95 * TESTS_CPU_SECONDS:
+            return VerifierError(f"{where} exceeded their own time limit", "tests over their time limit")
         message = last_line(harness.stderr)
-        if harness.exit_code == BROKEN:
-            raise VerifierError(f"the tests of problem {self.problem.id}: {message}", "tests that cannot be run")
-        if harness.exit_code == CANDIDATE_DIED or harness.timed_out:
-            failure = run_failure(candidate, self.limits)
-            return failure or "runtime error: the program ended before its tests"
-        if harness.exit_code == FAILED:
-            return f"wrong answer: {message}"
-        return f"wrong answer: the tests crashed (exit code {harness.exit_code}) on the function's return value"
+        return VerifierError(f"{where} crashed (exit code {harness.exit_code}): {message}", "tests that crash")
 
     def _run_both(self, harness_task: dict, candidate_task: dict) -> tuple[RunResult, RunResult]:
         """The results of the harness and of the candidate."""
+        wall_seconds = self.limits.wall_seconds + TESTS_WALL_SECONDS
+        harness_limits = replace(
+            self.limits,
+            cpu_seconds=TESTS_CPU_SECONDS,
+            wall_seconds=wall_seconds,
+            memory_mb=max(TESTS_MEMORY_MB, self.limits.memory_mb),
+        )
         calls_out, calls_in = os.pipe()
         replies_out, replies_in = os.pipe()
+        candidate_run = None
         try:
-            candidate_run = self._start("candidate.py", candidate_task, (calls_out, replies_in))
-            harness_run = self._start("harness.py", harness_task, (calls_in, replies_out))
+            candidate_limits = replace(self.limits, wall_seconds=wall_seconds)
+            candidate_run = self._start("candidate.py", candidate_task, (calls_out, replies_in), candidate_limits)
+            harness_run = self._start("harness.py", harness_task, (calls_in, replies_out), harness_limits)
+        except BaseException:
+            if candidate_run:
+                candidate_run.wait(0)
+            raise
         finally:
             for descriptor in (calls_out, calls_in, replies_out, replies_in):
                 os.close(descriptor)
-        # The harness ends with the candidate. The candidate ends with the harness, or ignores the closed pipe.
+        # The harness ends by itself, and the candidate with it, unless it ignores the closed pipe.
         harness = harness_run.wait()
-        candidate_died = harness.exit_code == CANDIDATE_DIED
-        return harness, candidate_run.wait(math.inf if candidate_died else CANDIDATE_EXIT_SECONDS)
+        report = _read_report(harness)
+        exits = report is not None and (report.outcome != "died" or report.message == ENDED)
+        return harness, candidate_run.wait(PROGRAM_EXIT_SECONDS if exits else 0)
 
-    def _start(self, script: str, task: dict, descriptors: tuple[int, int]) -> RunHandle:
+    def _start(self, script: str, task: dict, descriptors: tuple[int, int], limits: Limits) -> RunHandle:
         return self.sandbox.start(
             [self._python.executable, f"{{box}}/{script}", *map(str, descriptors)],
-            {script: (SCRIPTS / script).read_bytes()},
+            {name: _script(name) for name in (script, *FILES[script])},
             json.dumps(task).encode(),
-            self.limits,
+            limits,
             roots=self._python.roots,
             pass_fds=descriptors,
         )
+
+
+@functools.cache  # a run keeps to the code that it started with
+def _script(name: str) -> bytes:
+    return (SCRIPTS / name).read_bytes()
+
+
+def _read_report(harness: RunResult) -> Report | None:
+    """None when the tests did not run to their end."""
+    try:
+        return Report(**json.loads(harness.stdout))
+    except (ValueError, TypeError):
+        return None
+
+
+def null_program(entry_point: str, value: str) -> str:
+    """A program whose function returns `value`, whatever it is called with."""
+    *classes, name = entry_point.replace("()", "").split(".")
+    program = f"def {name}(*args, **kwargs):\n    return {value}\n"
+    for cls in reversed(classes):
+        program = f"class {cls}:\n{textwrap.indent(program, '    ')}"
+    return program
 
 
 @functools.lru_cache(maxsize=256)  # the responses to one problem come together

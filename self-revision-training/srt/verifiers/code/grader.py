@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Hashable
 from typing import TypeVar
 
+from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.base import BackgroundGrader
 from srt.verifiers.code.judge import JudgeConfig, open_sandbox
@@ -18,7 +19,8 @@ class CodeGrader(BackgroundGrader):
     """Grades programs; see srt.verifiers.types.Grader.
 
     Up to `num_workers` programs run concurrently, at most one per CPU core. Raises UserError when the sandbox does
-    not work on this machine. `poll` raises VerifierError when the judging process died.
+    not work on this machine. `poll` raises VerifierError when the judging process died, and UserError when the
+    programs of canary.py get other verdicts than they should: before the first, and after a series of failures.
     """
 
     def __init__(self, num_workers: int, config: JudgeConfig):
@@ -55,6 +57,8 @@ class CodeGrader(BackgroundGrader):
         outcomes = []
         while self._keys and self._communicate(lambda: self._connection.poll(0.0 if outcomes else timeout)):
             number, outcome = self._communicate(self._connection.recv)
+            if isinstance(outcome, UserError):
+                raise outcome
             outcomes.append((self._keys.pop(number), outcome))
         return outcomes
 

@@ -12,10 +12,11 @@ from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.code.build import CompileError, build
 from srt.verifiers.code.extract import extract_program
-from srt.verifiers.code.failures import STARTUP_CPU_SECONDS
-from srt.verifiers.code.function_submission import FunctionSubmission
+from srt.verifiers.code.failures import STARTUP_CPU_SECONDS, check_started
+from srt.verifiers.code.function_submission import FunctionSubmission, KnownTests
 from srt.verifiers.code.languages import PYTHON, Language, installed_roots
 from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.machine import check_machine, pressure
 from srt.verifiers.code.program_submission import ProgramSubmission
 from srt.verifiers.code.sandbox import Sandbox
 from srt.verifiers.code.submission import Submission, shown_source
@@ -55,11 +56,12 @@ class CodeJudge:
     def __init__(self, config: JudgeConfig, sandbox: Sandbox):
         self.config = config
         self.sandbox = sandbox
+        self._known_tests = KnownTests()
 
     def open_submission(self, response: str, problem: Problem) -> Verdict | Submission:
         """The response's program, built and ready for its tests; a Verdict if it does not get that far.
 
-        Raises VerifierError when the compiler is missing or the problem has no tests.
+        Raises VerifierError when the compiler is missing, the problem has no tests, or they cannot judge.
         """
         if not problem.tests:
             raise VerifierError(f"problem {problem.id} has no tests", "a problem without tests")
@@ -71,11 +73,14 @@ class CodeJudge:
             if program.language is not PYTHON:
                 reason = f"expected a function in Python, got {program.language.name}"
                 return Verdict(False, shown_source(program), reason)
-            return FunctionSubmission(self.sandbox, program, problem, limits)
+            return FunctionSubmission(self.sandbox, program, problem, limits, self._known_tests)
+        before = pressure()
         try:
             executable = build(program, self.sandbox)
         except CompileError as error:
-            return Verdict(False, shown_source(program), f"compile error: {error}")
+            check_started(str(error))
+            check_machine(before, reason := f"compile error: {error}")
+            return Verdict(False, shown_source(program), reason)
         return ProgramSubmission(self.sandbox, program, problem, limits, executable)
 
     def judge(self, response: str, problem: Problem) -> Verdict:
@@ -84,7 +89,7 @@ class CodeJudge:
         if isinstance(submission, Verdict):
             return submission
         for index in range(submission.num_tests):
-            if failure := submission.run_test(index):
+            if failure := submission.judge_test(index):
                 return submission.failed(index, failure)
         return submission.passed()
 

@@ -4,6 +4,7 @@ A separate process, because a program is measured from its fork on: forked from 
 would be charged with the model's memory.
 """
 
+import errno
 import os
 import threading
 from collections import deque
@@ -13,14 +14,18 @@ from functools import partial
 from multiprocessing.connection import Connection
 from typing import NamedTuple, TypeVar
 
+from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.base import tie_to_parent
+from srt.verifiers.code.canary import Canary, mode_of
 from srt.verifiers.code.judge import CodeJudge, JudgeConfig, open_sandbox
 from srt.verifiers.code.sandbox import unshare_network
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import Outcome, VerifierError
 
 Result = TypeVar("Result")
+STOPPED = 0  # in the place of a request's number; those begin with 1
+NO_RESOURCES = (errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOSPC)
 
 
 class Request(NamedTuple):
@@ -35,7 +40,7 @@ class Request(NamedTuple):
 class RunningSubmission:
     """A submission whose tests are being run, in order, until one fails."""
 
-    number: int
+    request: Request
     submission: Submission
     next_test: int = 0
     num_running: int = 0
@@ -63,10 +68,12 @@ class SubmissionScheduler:
 
     A thread stays with its submission while that has tests left, then opens the next request, and when there is
     none helps with another submission's tests: a few programs with many tests keep all CPU cores busy, too.
+    `send` gets (number, outcome) pairs, and (STOPPED, UserError) when judging does not work.
     """
 
-    def __init__(self, num_threads: int, judge: CodeJudge, send: Callable[[int, Outcome], None]):
+    def __init__(self, num_threads: int, judge: CodeJudge, send: Callable[[int, Outcome | UserError], None]):
         self._judge, self._send = judge, send
+        self._canary = Canary(judge)
         self._requests: deque[Request] = deque()
         self._running: list[RunningSubmission] = []
         self._changed = threading.Condition()
@@ -100,18 +107,23 @@ class SubmissionScheduler:
         return partial(self._run_test, current, index)
 
     def _open(self, request: Request) -> RunningSubmission | None:
+        try:
+            self._canary.check(mode_of(request.response, request.problem))
+        except UserError as error:
+            self._send(STOPPED, error)
+            return None
         opened = _or_verifier_error(lambda: self._judge.open_submission(request.response, request.problem))
         if not isinstance(opened, Submission):
-            self._send(request.number, opened)
+            self._finish(request, opened)
             return None
-        running = RunningSubmission(request.number, opened)
+        running = RunningSubmission(request, opened)
         with self._changed:
             self._running.append(running)
             self._changed.notify_all()
         return running
 
     def _run_test(self, running: RunningSubmission, index: int) -> RunningSubmission:
-        failure = _or_verifier_error(lambda: running.submission.run_test(index))
+        failure = _or_verifier_error(lambda: running.submission.judge_test(index))
         with self._changed:
             running.num_running -= 1
             if failure is not None:
@@ -120,8 +132,16 @@ class SubmissionScheduler:
             if finished:
                 self._running.remove(running)
         if finished:
-            self._send(running.number, running.outcome())
+            self._finish(running.request, running.outcome())
         return running
+
+    def _finish(self, request: Request, outcome: Outcome) -> None:
+        try:
+            self._canary.saw(outcome, request.response, request.problem)
+        except UserError as error:
+            self._send(STOPPED, error)
+        else:
+            self._send(request.number, outcome)
 
 
 def _or_verifier_error(work: Callable[[], Result]) -> Result | VerifierError:
@@ -131,15 +151,23 @@ def _or_verifier_error(work: Callable[[], Result]) -> Result | VerifierError:
     except VerifierError as error:
         return VerifierError(str(error), error.kind)
     except Exception as error:
-        return VerifierError(f"{type(error).__name__}: {error}"[:1000])
+        reason = f"{type(error).__name__}: {error}"[:1000]
+        if isinstance(error, OSError) and error.errno in NO_RESOURCES or "can't start new thread" in reason:
+            return VerifierError(f"the machine allows no more ({reason})", "no processes left")
+        if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno == errno.ENOMEM:
+            return VerifierError(f"the machine ran out of memory ({reason})", "no memory left")
+        return VerifierError(reason)
 
 
 def serve(connection: Connection, num_threads: int, config: JudgeConfig, parent_pid: int) -> None:
-    """Reads Requests, writes (number, outcome) pairs, and exits when the other end of `connection` is closed."""
+    """Reads Requests, writes (number, outcome) pairs, and exits when the other end of `connection` is closed.
+
+    (STOPPED, UserError) instead of a pair: judging does not work.
+    """
     tie_to_parent(parent_pid)
     send_lock = threading.Lock()
 
-    def send(number: int, outcome: Outcome) -> None:
+    def send(number: int, outcome: Outcome | UserError) -> None:
         with send_lock:
             connection.send((number, outcome))
 

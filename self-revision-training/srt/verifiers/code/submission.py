@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from srt.contract.records import Problem
 from srt.verifiers.code.extract import Program
 from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.machine import KILLED_BY_SOMEONE, check_machine, pressure
 from srt.verifiers.code.sandbox import Sandbox
 from srt.verifiers.types import Verdict
 
@@ -35,6 +36,22 @@ class Submission(ABC):
 
         Raises VerifierError when the test itself is broken.
         """
+
+    def judge_test(self, index: int) -> str | None:
+        """`run_test`; raises VerifierError, too, when the machine was short of what the program needed.
+
+        A program that was killed, but not by a limit, runs again: whoever killed it may not do so twice.
+        """
+        failure = None
+        for _ in range(2):
+            before = pressure()
+            failure = self.run_test(index)
+            if failure is None:
+                return None
+            check_machine(before, failure)
+            if not failure.startswith(KILLED_BY_SOMEONE):
+                return failure
+        return failure
 
     def passed(self) -> Verdict:
         return Verdict(True, shown_source(self.program), f"passed {self.num_tests} of {self.num_tests} tests")

@@ -5,6 +5,55 @@ import pytest
 from tests.srt.helpers.attacks import attack
 from tests.srt.helpers.code_cases import adding
 
+# Frames of the protocol and files of the tests' side, as a program that knows all of our code would forge them.
+FRAME = """
+import json, os, struct, sys, threading, time
+def write(message, data=None):
+    data = json.dumps(message).encode() if data is None else data
+    for fd in range(3, 64):
+        try: os.write(fd, struct.pack("<I", len(data)) + data)
+        except OSError: pass
+"""
+RETURNED = '{"kind": "returned", "value": [0], "changed": [], "nodes": [["list", [3]]], "n": 1}'
+REPORT = "{'outcome': 'passed', 'message': '', 'num_calls': 2}"
+STOP = '{"kind": "stop", "nodes": [], "changed": [], "n": 1}'
+FORGERIES = [
+    # Replies to requests that were not made yet, or with the number of another.
+    f"{FRAME}for n in (1, 2, 3): write(json.loads({RETURNED!r}) | {{'n': n}})\ndef add(a, b): return 0",
+    f"{FRAME}def add(a, b):\n    write(json.loads({RETURNED!r}) | {{'n': 7}})\n    return 0",
+    f"{FRAME}write({{'started': True}})\nwrite({REPORT})\nos._exit(0)",
+    f"{FRAME}write({REPORT})\ndef add(a, b): os._exit(0)",
+    f"import json\nprint(json.dumps({REPORT}))\ndef add(a, b): return 0",
+    # Values that do not fit, endless ones, deep ones, and nonsense.
+    f"{FRAME}def add(a, b):\n    write(None, b'[' * 10**6)",
+    f"{FRAME}def add(a, b):\n    write(None, b'\\xff' * 100)",
+    f"{FRAME}def add(a, b):\n    write(None, b'1' * 10**6)",
+    f"{FRAME}def add(a, b):\n    write({{'kind': 'raised', 'error': {{}}, 'changed': [], 'nodes': [], 'n': 1}})",
+    f"{FRAME}def add(a, b):\n    write([[1]])",
+    "def add(a, b): return 'x' * 2**26",
+    "def add(a, b): return 7 ** 10**6",
+    "def add(a, b):\n    for _ in range(10**5): a = [a]\n    return a",
+    "def add(a, b):\n    while True: yield 3",
+    "def add(a, b):\n    def again():\n        while True: yield again()\n    return again()",
+    # What sends and reads the messages, replaced.
+    f"import json\njson.dumps = lambda *_: {STOP!r}\ndef add(a, b): pass",
+    "import json\njson.loads = json.dumps = None\ndef add(a, b): return [3]",
+    "import encoder\nencoder.Encoder.items = lambda *_: [3]\ndef add(a, b): return 0",
+    "import decoder\ndecoder.Decoder = None\ndef add(a, b): return 0",
+    "import encoder\nencoder.Encoder.node = lambda *_: ['opaque', 0, '__eq__']\ndef add(a, b): return [3]",
+    "import os\nos._exit = lambda code: None\ndef add(a, b): return 0",
+    "import sys\nsys.modules['__main__'].Program.reply = lambda *_: {}\ndef add(a, b): return 0",
+    "import sys\nmain = sys.modules['__main__']\nmain.main = main.find_function = None\ndef add(a, b): return 0",
+    # Code that would run on the tests' side, if anything did.
+    "class Evil(list):\n    def __reduce__(self): return eval, ('1',)\n    def __eq__(self, other): return True\n"
+    "def add(a, b): return Evil()",
+    "class int(int):\n    def __eq__(self, other): return True\ndef add(a, b): return [int(0)]",
+    "def add(a, b):\n    class AssertionError(BaseException): pass\n    raise AssertionError",
+    "def add(a, b):\n    import unittest\n    raise unittest.SkipTest",
+    "def add(a, b):\n    import asyncio\n    raise asyncio.CancelledError",
+    "def add(a, b):\n    a[:] = [3]\n    return a is b",
+]
+
 pytestmark = [pytest.mark.bwrap, pytest.mark.usefixtures("nothing_left_behind")]
 
 
@@ -24,6 +73,7 @@ pytestmark = [pytest.mark.bwrap, pytest.mark.usefixtures("nothing_left_behind")]
         "    except OSError: pass\ndef add(a, b): return 0",
         "import os\ndef add(a, b):\n    for fd in range(3, 99):\n"
         "        try: os.write(fd, b'\\xff\\xff\\xff\\x7f')\n        except OSError: pass\n    os._exit(0)",
+        *FORGERIES,
     ],
 )
 def test_circumventing_the_tests_of_a_function(program):
@@ -45,3 +95,16 @@ def add(a, b):
     return "no" if not any(isinstance(o, dict) and "SEC" "RET" in o for o in gc.get_objects()) else "evil-expected"
 """
     attack(program, adding(test))
+
+
+def test_a_program_in_a_thread_of_its_own_cannot_answer_for_the_function():
+    """It answers as it likes, instead of candidate.py: with values, which are judged as any."""
+    program = f"""{FRAME}
+def answer():
+    while True: write(json.loads({RETURNED!r}))
+threading.Thread(target=answer, daemon=True).start()
+def add(a, b):
+    time.sleep(0.2)
+    return 0
+"""
+    attack(program, adding())

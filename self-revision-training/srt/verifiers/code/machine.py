@@ -1,0 +1,73 @@
+"""Whether the machine refused what a program needed: its failure is then ours, not the program's.
+
+The kernel counts the processes that it killed for lack of memory, and the forks that a limit of our control group
+refused.
+"""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from srt.verifiers.types import VerifierError
+
+CGROUPS = Path("/sys/fs/cgroup")
+LIMITS = ("memory limit", "time limit", "output limit")  # how reasons begin that are the program's doing
+KILLED = 128 + 9  # the exit code after SIGKILL
+KILLED_BY_SOMEONE = f"runtime error (exit code {KILLED})"  # how the reason begins then
+
+
+class Pressure(NamedTuple):
+    """How often the machine has refused something. `oom_kills`: None where it does not say."""
+
+    oom_kills: int | None
+    refused_processes: int
+
+
+def pressure() -> Pressure:
+    """The counters now; take them before a run, and compare afterwards."""
+    refused = 0
+    for folder in _pids_folders():
+        # Newer kernels count a limit's refusals in all groups above it, too, unless asked for the local ones.
+        for name in ("pids.events.local", "pids.events"):
+            if (count := _counter(folder / name, "max")) is not None:
+                refused += count
+                break
+    return Pressure(_counter(Path("/proc/vmstat"), "oom_kill"), refused)
+
+
+def check_machine(before: Pressure, failure: str) -> None:
+    """Raises VerifierError when a run failed while the machine was short of what it needed.
+
+    `before`: the counters before the run; `failure`: how it failed, in words.
+    """
+    if failure.startswith(LIMITS):
+        return
+    after = pressure()
+    if after.refused_processes > before.refused_processes:
+        raise VerifierError(f"the machine allows no more processes ({failure})", "no processes left")
+    killed = failure.startswith(KILLED_BY_SOMEONE) or "Killed signal" in failure  # of a process of the compiler
+    if killed and (after.oom_kills is None or after.oom_kills != before.oom_kills):
+        raise VerifierError(f"the machine ran out of memory ({failure})", "no memory left")
+
+
+def _pids_folders() -> list[Path]:
+    """The control groups, ours and those above, whose limits on processes hold for us."""
+    try:
+        lines = Path("/proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return []
+    folders = []
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers in ("", "pids"):
+            root = CGROUPS / controllers
+            own = root / path.lstrip("/")
+            folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
+    return folders
+
+
+def _counter(path: Path, name: str) -> int | None:
+    try:
+        lines = path.read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)
