@@ -13,6 +13,7 @@ from srt.common.files import write_jsonl
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
 from srt.verifiers.math.extract import extract_gold
+from srt.verifiers.math.golds import GoldChecker
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
 DESCRIPTION = "description"  # of a code problem that has no prompt
@@ -67,12 +68,15 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
     bad: list[dict] = []
     seen: dict[str, tuple[Problem, str]] = {}
     repeated = 0
+    golds = GoldChecker()
     for place, record in _records(dataset, subset, split):
         if isinstance(record, str):  # the reason why the line could not be read
             bad.append({"place": place, "reason": record})
             continue
         try:
             problem = _problem(record, mode)
+            if mode == "math":
+                golds.check(problem.answer)
         except ValueError as error:
             writable = json.loads(json.dumps(record, default=str))  # parquet also holds dates and bytes
             bad.append({"place": place, "reason": str(error), "record": writable})
