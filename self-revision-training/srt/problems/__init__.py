@@ -11,6 +11,7 @@ from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
 from srt.problems.parsing import USED_FIELDS, parse_problem
 from srt.problems.reading import read_records
+from srt.verifiers.math.golds import GoldChecker
 
 __all__ = ["ProblemSet", "load_problems", "set_aside_bad_records"]
 
@@ -38,12 +39,15 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
     bad: list[dict[str, Any]] = []
     seen: dict[str, tuple[Problem, str]] = {}
     repeated = 0
+    golds = GoldChecker()
     for place, record in read_records(dataset, subset, split, USED_FIELDS):
         if isinstance(record, str):  # the reason why the line could not be read
             bad.append({"place": place, "reason": record})
             continue
         try:
             problem = parse_problem(record, mode)
+            if mode == "math":
+                golds.check(problem.answer)
         except ValueError as error:
             serializable = json.loads(json.dumps(record, default=str))  # parquet also holds dates and bytes
             bad.append({"place": place, "reason": str(error), "record": serializable})

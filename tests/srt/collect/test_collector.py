@@ -150,7 +150,7 @@ def test_a_gold_answer_that_cannot_be_compared_gives_no_verdict_and_is_not_retri
     reasons = {line["reason"] for line in read_jsonl(tmp_path / "run" / "set_aside.jsonl")}
     assert all(reason.startswith("the verifier broke") for reason in reasons)
     again, sampler = collect("run", problems)
-    assert sampler.requests == [] and again.stats.set_aside == {"the gold answer cannot be compared": 2}
+    assert sampler.requests == [] and again.stats.set_aside == {"unreadable gold": 2}
 
 
 # Cleaning -----------------------------------------------------------------------------------------------

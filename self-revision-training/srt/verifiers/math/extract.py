@@ -1,37 +1,66 @@
-r"""Final answers: the last \boxed{...} of a response, and the gold answer of a record."""
+r"""Final answers: the last \boxed{...} of a response, and the gold answer of a record. All scans are linear."""
 
 import re
+from typing import NamedTuple
 
 # The start of a box, an escaped character (\{ and \} are set braces, \\ is a line break), or a brace.
-_TOKEN = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
+_TOKEN = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*\{?|\\.|[{}]", re.DOTALL)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*\{")
+# \boxed 7 and \boxed7: a number, a letter, a name or a fraction, bounded in length
+_BARE = re.compile(
+    r"[-+]?\d[\d.,]{0,40}(?:/\d{1,20})?|\\frac\s?(?:\d\s?\d|\{[^{}]{1,40}\}\s?\{[^{}]{1,40}\})|\\[a-z]{2,10}(?![A-Za-z{])|[A-Za-z](?![A-Za-z])"
+)
 MAX_NESTED_BOXES = 3  # each level is another pass over the text
 
 
-def extract_boxed(text: str) -> str | None:
-    r"""The content of the last complete box, with balanced braces; None when there is no final answer.
+class Boxes(NamedTuple):
+    """`answer`: the content of the last complete box, None without one; `others`: the earlier, different ones."""
+
+    answer: str | None
+    others: bool
+
+
+def find_boxes(text: str) -> Boxes:
+    r"""The last complete box, with balanced braces, and whether there were others.
 
     - Of several boxes the last one counts; of nested boxes, as in \boxed{\boxed{4}}, the outermost.
-    - None if a box is opened after the last complete one and never closed: the response ended before it gave its
-      answer, and an earlier box is not what it was about to say (marin issue 9163).
+    - No answer if a box is opened after the last complete one and never closed: the response ended before it gave
+      its answer, and an earlier box is not what it was about to say (marin issue 9163).
     - A box that is never closed but *precedes* a complete one is a slip in the reasoning and is ignored.
+    - \boxed 7, without braces, holds the number, letter or fraction that follows.
     """
-    first = _BOX.search(text)
-    if first is None:
-        return None
     open_braces: list[tuple[bool, int]] = []  # (is it a box?, where its content starts)
     complete: tuple[int, int] | None = None
-    for token in _TOKEN.finditer(text, first.start()):
+    previous: tuple[int, int] | None = None
+    start_of_boxes = text.find("\\boxed"), text.find("\\fbox")
+    first = min((position for position in start_of_boxes if position >= 0), default=None)
+    if first is None:
+        return Boxes(None, False)
+    for token in _TOKEN.finditer(text, first):
         kind = token.group()
         if kind[-1] == "{" and kind != r"\{":
             open_braces.append((len(kind) > 1, token.end()))
         elif kind == "}" and open_braces:
             is_box, start = open_braces.pop()
             if is_box:  # an enclosing box closes after the boxes inside it, and so replaces them
+                if complete is not None and complete[0] < start:
+                    previous = complete
                 complete = (start, token.start())
+        elif kind.startswith(("\\boxed", "\\fbox")) and not any(is_box for is_box, _ in open_braces[-8:]):
+            if bare := _BARE.match(text, token.end()):
+                previous, complete = complete, (bare.start(), bare.end())
     if complete is None or any(is_box and start > complete[1] for is_box, start in open_braces):
-        return None
-    return _unwrap(text[complete[0] : complete[1]].strip())
+        return Boxes(None, previous is not None)
+    answer = _unwrap(text[complete[0] : complete[1]].strip())
+    if text[complete[1] : complete[1] + 1] != "}":
+        answer = answer.rstrip(".,")
+    others = previous is not None and text[previous[0] : previous[1]].strip() != answer
+    return Boxes(answer, others)
+
+
+def extract_boxed(text: str) -> str | None:
+    """The content of the last complete box; None when there is no final answer. See find_boxes."""
+    return find_boxes(text).answer
 
 
 def extract_gold(text: str) -> str:
@@ -54,7 +83,8 @@ def _unwrap(answer: str) -> str:
         inner = answer[box.end() : -1]
         depth = lowest = 0
         for token in _TOKEN.finditer(inner):
-            brace = token.group()[-1] if token.group() not in (r"\{", r"\}") else ""
+            kind = token.group()
+            brace = kind[-1] if kind not in (r"\{", r"\}") else ""
             depth += (brace == "{") - (brace == "}")
             lowest = min(lowest, depth)
         if lowest < 0:  # \boxed{1} and \boxed{2}: the last brace closes a different box

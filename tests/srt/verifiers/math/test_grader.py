@@ -119,7 +119,7 @@ def test_grading_of_math_and_its_order():
 
         bad_text, bad_gold = ("\\boxed{7\ud800}", problem(), "stop"), ("\\boxed{5}", problem(""), "stop")
         broken = grader.grade_all([bad_text, bad_gold])
-        assert broken[0] == Verdict(False, "7\ufffd", "not valid text")
+        assert broken[0] == Verdict(False, "7\ufffd", "unreadable response")
         assert isinstance(broken[1], VerifierError) and "gold" in str(broken[1])
 
 

@@ -1,0 +1,300 @@
+r"""Reads an answer: which of the forms it has, down to the formulas, which are parsed when they are compared."""
+
+import re
+from functools import lru_cache
+
+from srt.verifiers.math.forms import (
+    Answer,
+    Assignment,
+    Chain,
+    Collection,
+    Expression,
+    Intersection,
+    Interval,
+    NamedSet,
+    Quantity,
+    Relation,
+    Union,
+    Without,
+    Words,
+)
+from srt.verifiers.math.leads import formula_among_words, without_lead
+from srt.verifiers.math.names import (
+    NAME,
+    declared_integers,
+    has_variables,
+    is_evaluation,
+    named_set_symbol,
+    normal_name,
+    without_trailing_member,
+)
+from srt.verifiers.math.numbers import read_number
+from srt.verifiers.math.read_matrices import read_matrix
+from srt.verifiers.math.read_quantities import read_quantity, read_special
+from srt.verifiers.math.split import AND, OR, is_enclosed, mark_joining_words, split_top, without_thousands
+from srt.verifiers.math.text import clean, without_text
+from srt.verifiers.math.words import is_words, named_set, number_word
+
+RELATIONS = ("=", "<", ">", r"\leq", r"\geq", r"\neq", r"\approx", r"\in", r"\equiv", r"\sim")
+ORDER = ("<", ">", r"\leq", r"\geq", r"\neq")
+_BUILDER = re.compile(r"^\\{\s*(.+?)\s*(?:\||:)\s*(.+)\\}$")
+_FRENCH = re.compile(r"^([\[\]])([^,;\[\]]+)[,;]([^,;\[\]]+)([\[\]])$")
+_INFINITIES = {
+    "infinity": r"\infty",
+    "positive infinity": r"\infty",
+    "infinite": r"\infty",
+    "negative infinity": r"-\infty",
+}
+_EXCEPT = re.compile(
+    r"^(?:all |the )?(?:real numbers|reals|real [a-z])\s*,?\s*(?:except|other than|excluding|but)(?: "
+    r"for)?\s*(.+)$",
+    re.IGNORECASE,
+)
+_CASES = re.compile(r"\\begin{cases}([^&]*?)\\end{cases}")
+_NAMED = re.compile(r"^\\text{\s*([^{}:]+):\s*}\s*(.+)$")
+_PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
+
+
+@lru_cache(maxsize=4096)
+def read(text: str) -> Answer:
+    """The form of an answer, given as any text of bounded length."""
+    return _read_cleaned(clean(formula_among_words(text)))
+
+
+def _read_cleaned(text: str) -> Answer:
+    text = without_lead(text)
+    if match := _EXCEPT.match(without_text(text)):
+        return Without(NamedSet("R"), _as_collection("set", re.sub(r"^[A-Za-z]\s*(?:=|\\neq)\s*", "", match[1])))
+    if (name := named_set(text)) is not None:
+        return NamedSet(name)
+    if without_text(text).lower() in _INFINITIES:
+        return Expression(_INFINITIES[without_text(text).lower()])
+    if (word := number_word(text)) is not None:
+        return Expression(str(word))
+    if is_words(text):
+        return Words(text)
+    return _read_list(without_thousands(mark_joining_words(text)))
+
+
+def _read_list(text: str) -> Answer:
+    text = _joined_at_quads(_CASES.sub(lambda m: ", ".join(re.split(r"\\\\|,", m[1])), text))
+    if match := _FRENCH.match(text):
+        if match[1] == "]" or match[4] == "[":
+            return _read_item(text)
+    for separators in ((";",), (OR,), (AND, ",")):
+        if any(s in text for s in separators):
+            parts, found = split_top(text, separators)
+            parts = [p.strip(" " + AND + OR) for p in parts]
+            parts = [p for p in parts if p]
+            if len(parts) > 1 and found:
+                return _collect(parts, separators)
+            if len(parts) == 1:
+                text = parts[0]
+    text, integers = without_trailing_member(text)
+    answer = _read_item(text)
+    if integers and not isinstance(answer, Collection):
+        return Collection("list", (answer,), integers)
+    return answer
+
+
+def _joined_at_quads(text: str) -> str:
+    r"""y_1=x \quad y_2=x^2: a wide space separates relations, and nothing else."""
+    if r"\quad" not in text:
+        return text
+    parts, _ = split_top(text, (r"\quad",))
+    parts = [part for part in parts if part]
+    separate = all(split_top(part, RELATIONS)[1] for part in parts)
+    return ", ".join(part.rstrip(",") for part in parts) if separate else " ".join(parts)
+
+
+def _collect(parts: list[str], separators: tuple[str, ...]) -> Answer:
+    items: list[Answer] = []
+    integers: set[str] = set()
+    for part in parts:
+        if names := declared_integers(part):
+            integers |= names
+            continue
+        part, more = without_trailing_member(part)
+        integers |= more
+        item = _read_list(part)
+        if isinstance(item, Collection) and item.integers:
+            integers |= item.integers
+        if isinstance(item, Collection) and item.kind == "list" and (separators != (";",) or len(item.items) == 1):
+            if (
+                separators[0] == OR
+                and len(item.items) > 1
+                and any(isinstance(i, Assignment) for i in item.items)
+                and _distinct(item)
+            ):
+                items.append(item)  # systems: x=1, y=2 or x=3, y=4
+            else:
+                items.extend(item.items)
+        else:
+            items.append(item)
+    if len(items) == 1 and not integers:
+        return items[0]
+    items = _with_inherited_names(items)
+    conditions = [i for i in items if _is_condition(i)]
+    if len(items) > 1 and len(conditions) == len(items):
+        return Union(tuple(items)) if separators[0] == OR else Intersection(tuple(items))
+    return Collection("list", tuple(items), frozenset(integers))
+
+
+def _distinct(collection: Collection) -> bool:
+    names = [i.name for i in collection.items if isinstance(i, Assignment)]
+    return len(set(names)) == len(names) > 1
+
+
+def _is_condition(item: Answer) -> bool:
+    return isinstance(item, (Intersection, Union)) or (
+        isinstance(item, Relation) and all(o in ORDER for o in item.operators)
+    )
+
+
+def _with_inherited_names(items: list[Answer]) -> list[Answer]:
+    """n = 1, 2, 3: the values after an assignment have its name."""
+    named: list[Answer] = []
+    for item in items:
+        last = named[-1] if named else None
+        if isinstance(last, Assignment) and isinstance(item, (Expression, Quantity)):
+            item = Assignment(last.name, item)
+        elif isinstance(last, Assignment) and isinstance(item, Collection) and last.name.startswith("("):
+            item = Assignment(last.name, item)
+        named.append(item)
+    return named
+
+
+def _read_item(text: str) -> Answer:
+    text = text.strip()
+    if match := _NAMED.match(text):
+        return Assignment(normal_name(match[1]), _read_item(match[2]))
+    parts, found = split_top(text, (r"\cup",))
+    if found and all(split_top(part, RELATIONS)[1] and r"\in" not in part for part in parts):
+        return Union(tuple(_read_item(part) for part in parts))
+    if _PLUS_MINUS.search(text):
+        plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
+        minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
+        return Collection("list", tuple(_read_item(re.sub(r"^\+\s*", "", t)) for t in (plus, minus)))
+    if read_number(text) is not None:
+        return Expression(text)
+    sides, operators = split_top(text, RELATIONS)
+    if operators:
+        return _read_relation(sides, operators)
+    return _read_value(text)
+
+
+def _read_relation(sides: list[str], operators: list[str]) -> Answer:
+    if not all(sides):
+        kept = [s for s in sides if s]
+        return _read_value(kept[0]) if len(kept) == 1 else Relation(tuple(sides), tuple(operators))
+    if set(operators) <= {"=", r"\approx"}:
+        first = sides[0]
+        if not NAME.fullmatch(first) and NAME.fullmatch(sides[-1]) and len(sides) == 2 and not read_number(first):
+            sides = sides[::-1]  # 5 = x
+        elif len(sides) == 2 and read_number(first) and NAME.fullmatch(sides[1]):
+            sides = sides[::-1]
+        if NAME.fullmatch(sides[0]):
+            values = tuple(_read_side(side) for side in sides[1:])
+            return Assignment(normal_name(sides[0]), values[0] if len(values) == 1 else Chain(values))
+        if (
+            len(sides) > 2
+            or not (has_variables(sides[0]) or has_variables(sides[1]))
+            or r"\approx" in operators
+            or is_evaluation(sides[0])
+        ):
+            return Chain(tuple(_read_side(side) for side in sides))
+        return Relation(tuple(sides), tuple(operators))
+    if operators == [r"\in"]:
+        if (name := named_set_symbol(sides[1])) is not None:
+            return Assignment(normal_name(sides[0]), name)
+        return Assignment(normal_name(sides[0]), _read_value(sides[1]))
+    return Relation(tuple(sides), tuple(operators))
+
+
+def _read_side(text: str) -> Answer:
+    return _read_value(text)
+
+
+def _read_value(text: str) -> Answer:
+    text = text.strip()
+    if read_number(text) is not None:
+        return Expression(text)
+    if (named := named_set_symbol(text)) is not None:
+        return named
+    if (name := named_set(text)) is not None:
+        return NamedSet(name)
+    for read_form in (_read_union, read_matrix, _read_brackets, read_special, read_quantity):
+        answer = read_form(text)
+        if answer is not None:
+            return answer
+    if is_words(text):
+        return Words(text)
+    return Expression(text)
+
+
+def _read_union(text: str) -> Answer | None:
+    parts, found = split_top(text, (r"\cup",))
+    if found and all(parts):
+        return Union(tuple(_read_value(p) for p in parts))
+    parts, found = split_top(text, (r"\cap",))
+    if found and all(parts):
+        return Intersection(tuple(_read_value(p) for p in parts))
+    parts, found = split_top(text, (r"\setminus",))
+    if len(found) == 1 and all(parts):
+        return Without(_read_value(parts[0]), _read_value(parts[1]))
+    match = re.match(r"^(\\mathbb{R})\s*-\s*(\\{.*\\})$", text)
+    return Without(NamedSet("R"), _read_value(match[2])) if match else None
+
+
+def _read_brackets(text: str) -> Answer | None:
+    if match := _FRENCH.match(text):
+        left, low, high, right = match.groups()
+        if left == "]" or right == "[":
+            return Interval(low.strip(), high.strip(), left == "]", right == "[")
+    if is_enclosed(text, r"\{", r"\}"):
+        if builder := _BUILDER.match(text):
+            return _read_builder(builder[1], builder[2])
+        return _as_collection("set", text[2:-2])
+    if is_enclosed(text, "{", "}"):
+        return _as_collection("set", text[1:-1]) if "," in text else _read_item(text[1:-1])
+    for opening, closing in (("(", ")"), ("[", "]"), ("[", ")"), ("(", "]")):
+        if not is_enclosed(text, opening, closing):
+            continue
+        inside = text[1:-1]
+        parts, found = split_top(inside, (";",))
+        if not found:
+            parts, found = split_top(inside, (",",))
+        parts = [p for p in parts if p]
+        if len(parts) == 1 and opening == "(" and closing == ")":
+            return _read_item(parts[0]) if not re.fullmatch(r"[A-J]", parts[0]) else Expression(parts[0])
+        if len(parts) == 2 and (opening, closing) != ("(", ")"):
+            return Interval(parts[0], parts[1], opening == "(", closing == ")")
+        if len(parts) >= 2 and opening + closing in ("()", "[]"):
+            return Collection("tuple" if opening == "(" else "bracket", tuple(_read_item(p) for p in parts))
+    return None
+
+
+def _as_collection(kind: str, inside: str) -> Answer:
+    inside = inside.strip()
+    if not inside:
+        return NamedSet("empty")
+    answer = _read_list(inside)
+    if isinstance(answer, Collection) and answer.kind == "list":
+        return Collection(kind, answer.items, answer.integers)
+    return Collection(kind, (answer,))
+
+
+def _read_builder(element: str, condition: str) -> Answer:
+    conditions = _read_list(condition)
+    name = element
+    if match := re.match(r"^(.+?)\s*\\in\s*(.+)$", element):
+        name, domain = match[1], named_set_symbol(match[2])
+        if domain is not None and domain.name != "R":
+            return Intersection((Assignment(normal_name(name), domain), conditions))
+    if isinstance(conditions, Assignment) and conditions.name == normal_name(name):
+        return conditions.value
+    if isinstance(conditions, Collection) and conditions.integers and len(name) > 1:
+        return Collection("set", (Expression(name),), conditions.integers)
+    if names := declared_integers(condition):
+        return Collection("set", (_read_item(name),), frozenset(names))
+    return conditions

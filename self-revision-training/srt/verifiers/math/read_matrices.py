@@ -1,0 +1,57 @@
+r"""Reads matrices and their linear combinations, entry by entry."""
+
+import re
+
+from srt.verifiers.math.forms import Answer, Matrix
+from srt.verifiers.math.split import tokens
+
+_MATRIX = re.compile(r"\\begin{([pbvBV]?matrix|array)}(?:{[^{}]*})?(.*?)\\end{\1}")
+
+
+def read_matrix(text: str) -> Answer | None:
+    if r"\begin" not in text or r"\begin{cases}" in text:
+        return None
+    if text[0] in "[(" and text[1:].lstrip().startswith("\\begin") and text.endswith((")", "]")):
+        text = text[1:-1].strip()
+    terms: list[tuple[str, list[list[str]]]] = []  # (coefficient with its sign, rows)
+    position = 0
+    for match in _MATRIX.finditer(text):
+        if match[1] == "vmatrix":
+            return None
+        behind, ahead = _at_first_sign(text[position : match.start()]) if terms else ("", text[: match.start()])
+        if behind:  # a factor behind the matrix before: c \\begin{bmatrix}...\\end{bmatrix} e^t + ...
+            coefficient, rows = terms[-1]
+            terms[-1] = f"{coefficient} {behind}", rows
+        if terms and not ahead:
+            return None  # a product of matrices
+        rows = [[cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\", match[2]) if row.strip()]
+        terms.append((ahead.strip().rstrip("*").removesuffix(r"\cdot").strip(), rows))
+        position = match.end()
+    if not terms:
+        return None
+    if rest := text[position:].strip():
+        if rest.startswith(("+", "-", "^", "=", "_", ",")):
+            return None
+        terms[-1] = f"{terms[-1][0]} {rest}", terms[-1][1]
+    shapes = {tuple(map(len, rows)) for _, rows in terms}
+    if len(shapes) > 1 or any("=" in c or c.count("(") != c.count(")") or "\\begin" in c for c, _ in terms):
+        return None
+    if len(terms) == 1 and not terms[0][0].strip():
+        return Matrix(tuple(map(tuple, terms[0][1])))
+    cells = [[[_scaled(coefficient, cell) for cell in row] for row in rows] for coefficient, rows in terms]
+    return Matrix(
+        tuple(tuple(" ".join(parts) for parts in zip(*rows, strict=True)) for rows in zip(*cells, strict=True))
+    )
+
+
+def _at_first_sign(text: str) -> tuple[str, str]:
+    """`text` before and from its first plus or minus outside of brackets."""
+    for token, start, depth in tokens(text):
+        if depth == 0 and token in "+-":
+            return text[:start].strip(), text[start:].strip()
+    return text.strip(), ""
+
+
+def _scaled(coefficient: str, cell: str) -> str:
+    coefficient = coefficient.strip()
+    return f"{coefficient}({cell})" if coefficient in ("", "+", "-") else rf"{coefficient}\cdot ({cell})"
