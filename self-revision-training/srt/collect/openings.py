@@ -43,8 +43,8 @@ _COURTESY = "|".join(
         rf"(?: for (?:{_POINTING_OUT}|(?:the|your) (?:correction|feedback|patience|question|help|note|hint|"
         rf"clarification|understanding|reminder|message|problem)(?: and (?:patience|feedback|understanding))?"
         rf"|asking|letting me know|your time|bringing {_THIS} to my attention))?",
-        rf"i (?:really |{_DEGREE} )?appreciate (?:your (?:patience|feedback|correction|help|question|understanding)"
-        rf"|{_THIS}|you {_POINTING_OUT})",
+        rf"i (?:really |{_DEGREE} )?appreciate"
+        rf" (?:your (?:patience|feedback|correction|help|question|understanding)|{_THIS}|you {_POINTING_OUT})",
         # greeting
         r"(?:hi|hello|hey|greetings|welcome)(?:,? (?:there|everyone|all|again|friend))?",
         r"good (?:morning|afternoon|evening|day)(?: everyone| to you)?",
