@@ -16,7 +16,7 @@ from srt.common.errors import UserError
 from srt.common.models import load_tokenizer
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
-from srt.contract.paths import dataset_or_default, distillation_dir, newest_stage2
+from srt.contract.paths import dataset_or_default, distillation_dir, evaluation_or_default, newest_stage2
 from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import ProblemSet, load_problems
 from srt.verifiers.factory import check_verifier
@@ -37,14 +37,17 @@ def prepare(config: DistillConfig) -> Run:
     engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
     print(f"engine: {engine} ({reason})")
     check_engine(config, engine)
-    resolved = _with_models(replace(config, engine=engine))
+    val_dataset, val_split = evaluation_or_default(config.mode, config.val_dataset, config.val_split)
+    config = replace(config, engine=engine, val_dataset=val_dataset, val_split=val_split)
+    resolved = _with_models(config)
     layout = layout_of_checkpoint(resolved.student_model, resolved)
     _check_teacher(resolved, layout.tokenizer)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split)
     output_dir = distillation_dir(config.output_dir, resolved.student_model)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
-    return Run(resolved, layout, train_set, _validation_set(config), Path(output_dir))
+    validation_set = _validation_set(config, val_dataset, val_split)
+    return Run(resolved, layout, train_set, validation_set, Path(output_dir))
 
 
 def open_engine(run: Run) -> Engine:
@@ -61,10 +64,10 @@ def open_engine(run: Run) -> Engine:
     return LocalEngine(run)
 
 
-def _validation_set(config: DistillConfig) -> ProblemSet | None:
+def _validation_set(config: DistillConfig, dataset: str, split: str) -> ProblemSet | None:
     if not config.val_period:
         return None
-    problems = load_problems(config.val_dataset, config.mode, None, config.val_split)
+    problems = load_problems(dataset, config.mode, None, split)
     if problems.bad:
         first = problems.bad[0]
         print(

@@ -7,7 +7,7 @@ resumes with the same code.
 import time
 from collections import defaultdict
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from srt.config import load_config, option
 from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS, SET_ASIDE, TRUNCATED, by_reward
-from srt.contract.paths import PHASE1, model_name
+from srt.contract.paths import PHASE1, evaluation_or_default, model_name
 from srt.contract.provenance import close_run, model_fingerprint, open_run
 from srt.contract.records import Response, Revision
 from srt.problems import load_problems, set_aside_bad_records
@@ -36,9 +36,9 @@ class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
     model_path: str | None = option()
-    dataset: str = option()
+    dataset: str | None = option()
     dataset_subset: str | None = option()
-    dataset_split: str = option()
+    dataset_split: str | None = option()
     max_samples: int | None = option(ge=1)
     num_samples: int = option(ge=1)
     revise: bool = option()
@@ -53,7 +53,9 @@ def evaluate(argv: list[str]) -> None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
     check_verifier(config)
     started = time.monotonic()
-    loaded = load_problems(config.dataset, config.mode, config.dataset_subset, config.dataset_split)
+    dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
+    config = replace(config, dataset=dataset, dataset_split=split)
+    loaded = load_problems(dataset, config.mode, config.dataset_subset, split)
     problems = loaded.problems[: config.max_samples]
     layout = layout_of_checkpoint(config.model_path, config)
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
@@ -71,7 +73,7 @@ def evaluate(argv: list[str]) -> None:
         identity |= judge_config(config).identity()
     open_run(output_dir, identity, asdict(config))
     set_aside_bad_records(loaded, output_dir)
-    print(f"{config.model_path} on {len(problems)} problems of {config.dataset}; output: {output_dir}")
+    print(f"{config.model_path} on {len(problems)} problems of {dataset}; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_config(config, config.model_path, layout, problems)
     with closing(sampler), open_grader(config) as grader:
@@ -99,7 +101,7 @@ def evaluate(argv: list[str]) -> None:
     metrics = evaluation_metrics(
         list(attempts.responses.values()), list(attempts.revisions.values()), config.num_samples, config.seed
     )
-    result = {"model": config.model_path, "dataset": config.dataset} | metrics | {SET_ASIDE: set_aside}
+    result = {"model": config.model_path, "dataset": dataset} | metrics | {SET_ASIDE: set_aside}
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})

@@ -7,6 +7,7 @@ from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_jsonl
 from srt.contract.records import Response, Revision
 from srt.evaluate import bootstrap_interval, evaluate, evaluation_metrics
+from tests.srt.helpers.hub import serve
 
 
 def new_response(problem, index, right, tokens=3, finish_reason="stop"):
@@ -182,3 +183,24 @@ def test_code_problems_without_tests_are_refused(run_evaluate, monkeypatch):
     monkeypatch.setattr("srt.evaluate.check_verifier", lambda config: None)
     with pytest.raises(UserError, match="1 of 1 records cannot be used.*no tests"):
         run_evaluate([{"problem": "x", "answer": "7"}], "mode=code")
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked_for"),
+    [("math", ("HuggingFaceH4/aime_2024", None, "train")), ("code", ("openai/openai_humaneval", None, "test"))],
+)
+def test_the_default_data_set_follows_the_mode(mode, asked_for, tiny_checkpoint, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(config, model_path, layout, problems):
+        raise Started
+
+    asked = serve(monkeypatch, tmp_path / "hub")
+    monkeypatch.setattr("srt.evaluate.check_verifier", lambda config: None)
+    monkeypatch.setattr("srt.evaluate.sampler_from_config", start)
+    with pytest.raises(Started):
+        evaluate([f"model_path={tiny_checkpoint}", f"mode={mode}", f"output_dir={tmp_path / 'out'}"])
+    assert asked == [asked_for]
+    config = read_json(tmp_path / "out" / "run.json")["config"]
+    assert (config["dataset"], config["dataset_split"]) == (asked_for[0], asked_for[2])
