@@ -15,7 +15,8 @@ from opsd.train import train
 from srt.common.errors import UserError
 from srt.common.models import load_tokenizer
 from srt.config import load_config
-from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
+from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default, distillation_dir, evaluation_or_default, newest_stage2
 from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import ProblemSet, load_problems
@@ -40,14 +41,14 @@ def prepare(config: DistillConfig) -> Run:
     val_dataset, val_split = evaluation_or_default(config.mode, config.val_dataset, config.val_split)
     config = replace(config, engine=engine, val_dataset=val_dataset, val_split=val_split)
     resolved = _with_models(config)
-    layout = layout_of_checkpoint(resolved.student_model, resolved)
-    _check_teacher(resolved, layout.tokenizer)
+    output_dir = Path(distillation_dir(config.output_dir, resolved.student_model))
+    layout = layout_of_checkpoint(resolved.student_model, resolved, output_dir)
+    _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split)
-    output_dir = distillation_dir(config.output_dir, resolved.student_model)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     validation_set = _validation_set(config, val_dataset, val_split)
-    return Run(resolved, layout, train_set, validation_set, Path(output_dir))
+    return Run(resolved, layout, train_set, validation_set, output_dir)
 
 
 def open_engine(run: Run) -> Engine:
@@ -90,11 +91,12 @@ def _with_models(config: DistillConfig) -> RunConfig:
     return RunConfig(**(vars(config) | models))
 
 
-def _check_teacher(config: RunConfig, student_tokenizer: Any) -> None:
+def _check_teacher(config: RunConfig, layout: Layout) -> None:
     if config.teacher_model != config.student_model:
         teacher_tokenizer = load_tokenizer(config.teacher_model)
-        if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(student_tokenizer):
+        if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(layout.tokenizer):
             raise UserError(
                 f"TEACHER_MODEL={config.teacher_model}: its tokenizer differs from the student's, so their "
                 "distributions cannot be compared token by token"
             )
+        check_same_contract(config.teacher_model, config.mode, layout)

@@ -22,7 +22,7 @@ from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS, SET_ASIDE, TRUNCATED, by_reward
 from srt.contract.paths import PHASE1, evaluation_or_default, model_name
-from srt.contract.provenance import close_run, model_fingerprint, open_run
+from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
 from srt.contract.records import Response, Revision
 from srt.problems import load_problems, set_aside_bad_records
 from srt.sampling.from_config import sampler_from_config
@@ -57,8 +57,8 @@ def evaluate(argv: list[str]) -> None:
     config = replace(config, dataset=dataset, dataset_split=split)
     loaded = load_problems(dataset, config.mode, config.dataset_subset, split)
     problems = loaded.problems[: config.max_samples]
-    layout = layout_of_checkpoint(config.model_path, config)
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
+    layout = layout_of_checkpoint(config.model_path, config, output_dir)
     identity = {
         "model": config.model_path,
         "model_fingerprint": model_fingerprint(config.model_path),
@@ -71,7 +71,8 @@ def evaluate(argv: list[str]) -> None:
     }
     if config.mode == "code":
         identity |= judge_config(config).identity()
-    open_run(output_dir, identity, asdict(config))
+    revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
+    open_run(output_dir, identity, asdict(config), revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{config.model_path} on {len(problems)} problems of {dataset}; output: {output_dir}")
 

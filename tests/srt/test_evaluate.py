@@ -50,6 +50,7 @@ def responses_of(rewards):
     return [new_response(p, i, right) for p, row in enumerate(rewards) for i, right in enumerate(row)]
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REWARDS = [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
@@ -196,11 +197,13 @@ def test_the_default_data_set_follows_the_mode(mode, asked_for, tiny_checkpoint,
     def start(config, model_path, layout, problems):
         raise Started
 
-    asked = serve(monkeypatch, tmp_path / "hub")
+    asked = serve(monkeypatch, tmp_path / "hub", commit=COMMIT)
     monkeypatch.setattr("srt.evaluate.check_verifier", lambda config: None)
     monkeypatch.setattr("srt.evaluate.sampler_from_config", start)
     with pytest.raises(Started):
         evaluate([f"model_path={tiny_checkpoint}", f"mode={mode}", f"output_dir={tmp_path / 'out'}"])
     assert asked == [asked_for]
-    config = read_json(tmp_path / "out" / "run.json")["config"]
+    run = read_json(tmp_path / "out" / "run.json")
+    config = run["config"]
+    assert run["revisions"] == {asked_for[0]: COMMIT}
     assert (config["dataset"], config["dataset_split"]) == (asked_for[0], asked_for[2])

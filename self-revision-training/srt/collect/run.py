@@ -12,10 +12,18 @@ from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import eot_ids, load_tokenizer
 from srt.config import load_config
+from srt.contract.checkpoint import begun_prompt
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
 from srt.contract.phrases import load_phrases
-from srt.contract.provenance import close_run, model_fingerprint, open_run, tokenizer_fingerprint
+from srt.contract.provenance import (
+    close_run,
+    known,
+    model_fingerprint,
+    model_revision,
+    open_run,
+    tokenizer_fingerprint,
+)
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
@@ -46,14 +54,14 @@ def collect(argv: list[str]) -> None:
         check_verifier(config)
     started = time.monotonic()
     phrases = load_phrases(config.control_phrases)
-    prompt = PromptFormat.from_config(config)
     loaded = selected_problems(config)
     tokenizer = load_tokenizer(config.model_path)
-    layout = Layout(tokenizer, phrases, prompt, eot_ids(config.model_path, tokenizer))
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     output_dir = collection_dir(config.output_dir, prefix)
+    prompt = PromptFormat.from_config(config).with_date(tokenizer, begun_prompt(output_dir))
+    layout = Layout(tokenizer, phrases, prompt, eot_ids(config.model_path, tokenizer))
+    dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
     if DRY_RUN in argv:
-        dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
         resolved = {"dataset": dataset, "dataset_subset": subset, "prompt_suffix": prompt.prompt_suffix}
         paths = {"data_prefix": prefix, "output_dir": str(output_dir)}
         show_plan(replace(config, **resolved, **paths), loaded, layout, output_dir)
@@ -80,7 +88,8 @@ def collect(argv: list[str]) -> None:
     }
     if config.mode == "code":
         identity |= judge_config(config).identity()
-    open_run(output_dir, identity, asdict(config))
+    revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
+    open_run(output_dir, identity, asdict(config), revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 

@@ -1,7 +1,9 @@
 """Raw records of a local .json, .jsonl or .parquet file, or of a dataset on the Hugging Face hub."""
 
 import json
+import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +11,22 @@ from srt.common.errors import UserError
 
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def read_records(
-    dataset: str, subset: str | None, split: str, fields: Collection[str]
-) -> Iterator[tuple[str, Record | str]]:
-    """(place, record) pairs; a line that is not a record yields the reason (str) instead.
+@dataclass(frozen=True)
+class RecordSource:
+    """`records`: (place, record) pairs; a line that is not a record yields the reason (str) instead.
+
+    `revision`: the commit of a hub dataset, if it is known.
+    """
+
+    records: Iterator[tuple[str, Record | str]]
+    revision: str | None = None
+
+
+def read_records(dataset: str, subset: str | None, split: str, fields: Collection[str]) -> RecordSource:
+    """The records of a file or of a hub dataset.
 
     `fields`: what the caller reads; a hub dataset is restricted to these. Raises UserError when the dataset as a
     whole cannot be read.
@@ -24,7 +36,8 @@ def read_records(
         return _from_hub(dataset, subset, split, fields)
     if not path.is_file():
         raise UserError(f"{dataset}: no such data file")
-    return {".json": _from_json, ".jsonl": _from_jsonl, ".parquet": _from_parquet}[path.suffix](path, dataset)
+    read = {".json": _from_json, ".jsonl": _from_jsonl, ".parquet": _from_parquet}[path.suffix]
+    return RecordSource(read(path, dataset))
 
 
 def _from_json(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
@@ -61,9 +74,7 @@ def _from_parquet(path: Path, dataset: str) -> Iterator[tuple[str, Record]]:
         yield f"{dataset}, row {number}", record
 
 
-def _from_hub(
-    dataset: str, subset: str | None, split: str, fields: Collection[str]
-) -> Iterator[tuple[str, Record]]:
+def _from_hub(dataset: str, subset: str | None, split: str, fields: Collection[str]) -> RecordSource:
     import datasets
 
     try:
@@ -75,8 +86,14 @@ def _from_hub(
         ) from error
     # The other columns, solutions and model outputs, may be gigabytes.
     used = [name for name in loaded.column_names if name in fields]
-    for number, record in enumerate(loaded.select_columns(used) if used else loaded, start=1):
-        yield f"{dataset}, {split} row {number}", record
+    rows = enumerate(loaded.select_columns(used) if used else loaded, start=1)
+    return RecordSource(((f"{dataset}, {split} row {number}", row) for number, row in rows), _commit_of(loaded))
+
+
+def _commit_of(loaded: Any) -> str | None:
+    """The hub's commit, by which `datasets` names its cache folder: <name>/<subset>/<version>/<commit>/<file>."""
+    folders = (Path(file["filename"]).parent.name for file in loaded.cache_files)
+    return next((folder for folder in folders if _COMMIT.fullmatch(folder)), None)
 
 
 def _text(path: Path) -> str:

@@ -24,14 +24,19 @@ from srt.common.errors import UserError
 from srt.common.files import atomic_write, read_json, write_json, write_jsonl
 from srt.common.models import eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.config import load_config
+from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
     CHECKPOINT_METADATA,
+    begun_identity,
+    check_revisions,
     fingerprint,
     git_commit,
+    known,
     model_fingerprint,
+    model_revision,
     open_run,
     package_versions,
     tokenizer_fingerprint,
@@ -117,13 +122,18 @@ def prepare(config: SftConfig) -> Prepared:
     stage_paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
     data = [load_stage(path) for path in stage_paths]
     made_by = collection_of(stage_paths[0])
-    layout, ids_fit = layout_of_data(config.base_model, config.control_phrases, stage_paths[0], made_by)
+    check_mode(config.mode, made_by.get("mode"), str(metadata_path(stage_paths[0])))
+    begun = begun_identity(output_dir)
+    layout, ids_fit = layout_of_data(config.base_model, config.control_phrases, stage_paths[0], made_by, begun)
+    revisions = known({config.base_model: model_revision(config.base_model)})
+    check_revisions(metadata_path(stage_paths[0]), made_by.get("revisions", {}), revisions)
     fingerprints = [fingerprint(path.read_bytes()) for path in stage_paths]
     metadata = {
         "base_model": config.base_model,
         "mode": made_by.get("mode", "math"),
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
+        "revisions": made_by.get("revisions", {}) | revisions,
         "git_commit": git_commit(),
         "packages": package_versions(),
     }
@@ -155,8 +165,10 @@ def prepare(config: SftConfig) -> Prepared:
         "base_fingerprint": model_fingerprint(config.base_model),
         "data_fingerprints": fingerprints,
     }
+    if layout.prompt.date:
+        identity["date"] = layout.prompt.date
     if processes.machine == 0:
-        open_run(output_dir, identity, asdict(config))
+        open_run(output_dir, identity, asdict(config), revisions)
         for number, (records, rows) in built.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records, rows)
     return Prepared(config, processes, per_update, output_dir, layout, stages)
@@ -188,12 +200,20 @@ def _say_which_gpu() -> None:
 
 
 def layout_of_data(
-    model_path: str, control_phrases: str | None, stage_path: Path, made_by: dict[str, Any]
+    model_path: str,
+    control_phrases: str | None,
+    stage_path: Path,
+    made_by: dict[str, Any],
+    begun: dict[str, Any] | None = None,
 ) -> tuple[Layout, bool]:
-    """The layout that the data was made with, and whether its ids come from the model's tokenizer."""
+    """The layout that the data was made with, and whether its ids come from the model's tokenizer.
+
+    `begun`: the identity of the run that continues, which holds the date of its prompts.
+    """
     phrases = reconcile_phrases(control_phrases, made_by.get("control_phrases"), str(metadata_path(stage_path)))
     prompt = PromptFormat(**made_by["prompt"]) if "prompt" in made_by else PromptFormat()
     tokenizer = load_tokenizer(model_path)
+    prompt = prompt.with_date(tokenizer, begun)
     ids_fit = made_by.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
     return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer)), ids_fit
 
@@ -207,7 +227,8 @@ def collection_of(stage_path: Path) -> dict[str, Any]:
             "the phrases of CONTROL_PHRASES"
         )
         return {}
-    return read_json(path)["identity"]
+    run = read_json(path)
+    return run["identity"] | {"revisions": run.get("revisions", {})}
 
 
 def _rows(records: list[dict], layout: Layout, stage: int, max_length: int, ids_fit: bool) -> StageRows:

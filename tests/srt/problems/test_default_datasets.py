@@ -108,6 +108,13 @@ def test_what_is_evaluated_on_follows_from_the_mode_unless_it_is_set(knobs, load
     assert evaluation_or_default(*knobs) == loaded
 
 
+@pytest.mark.parametrize("commit", [None, "0123456789abcdef0123456789abcdef01234567"])
+def test_the_revision_of_a_hub_data_set_is_its_commit(commit, monkeypatch, tmp_path):
+    """Data that does not come from the hub has a short hash in that place."""
+    serve(monkeypatch, tmp_path, commit=commit)
+    assert load_problems("HuggingFaceH4/aime_2024").revision == commit
+
+
 @pytest.mark.parametrize("mode", ["math", "code"])
 def test_every_record_of_the_default_evaluation_sets_is_a_problem(mode, monkeypatch, tmp_path):
     serve(monkeypatch, tmp_path)
