@@ -6,6 +6,7 @@ resumes with the same code.
 
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from srt.collect.attempts import GradedSample
 from srt.collect.collector import Collector, CollectorConfig
 from srt.common.console import print_summary
 from srt.common.errors import UserError
@@ -23,7 +25,6 @@ from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS, SET_ASIDE, TRUNCATED, by_reward
 from srt.contract.paths import PHASE1, evaluation_or_default, model_name
 from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
-from srt.contract.records import Response, Revision
 from srt.problems import load_problems, set_aside_bad_records
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
@@ -100,7 +101,7 @@ def evaluate(argv: list[str]) -> None:
             f"{attempts.set_aside_path}, each with its reason"
         )
     metrics = evaluation_metrics(
-        list(attempts.responses.values()), list(attempts.revisions.values()), config.num_samples, config.seed
+        attempts.responses.values(), attempts.revisions.values(), config.num_samples, config.seed
     )
     result = {"model": config.model_path, "dataset": dataset} | metrics | {SET_ASIDE: set_aside}
     write_json(output_dir / "evaluation.json", result)
@@ -108,28 +109,30 @@ def evaluate(argv: list[str]) -> None:
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})
 
 
-def evaluation_metrics(responses: list[Response], revisions: list[Revision], k: int, seed: int) -> dict[str, Any]:
+def evaluation_metrics(
+    responses: Collection[GradedSample], revisions: Collection[GradedSample], k: int, seed: int
+) -> dict[str, Any]:
     """avg@k and pass@k (0 to 1), tokens per response, and accuracy of revisions by the reward of the response.
 
     The interval covers 95% of bootstrap samples over problems, since responses to one problem are not independent.
     """
     rewards: dict[int, list[int]] = defaultdict(list)
     for response in responses:
-        rewards[response.problem_idx].append(response.r)
+        rewards[response.key.problem].append(response.r)
     averages = np.array([np.mean(r) for r in rewards.values()])
     low, high = bootstrap_interval(averages, seed)
     reward_of = {response.key: response.r for response in responses}
     revised: dict[int, list[bool]] = {0: [], 1: []}  # reward of the response -> verdicts on its revisions
     for revision in revisions:
-        revised[reward_of[revision.key.response_key]].append(revision.y_revised_correct)
+        revised[reward_of[revision.key.response_key]].append(revision.correct)
     return {
         "problems": len(rewards),
         "k": k,
         AVG_AT_K: float(averages.mean()),
         "avg_at_k_interval": [low, high],
         "pass_at_k": float(np.mean([max(r) for r in rewards.values()])),
-        "mean_response_tokens": float(np.mean([response.y_init_tokens for response in responses])),
-        TRUNCATED: float(np.mean([response.y_init_finish_reason == "length" for response in responses])),
+        "mean_response_tokens": float(np.mean([response.tokens for response in responses])),
+        TRUNCATED: float(np.mean([response.truncated for response in responses])),
         **{by_reward(REVISE, r): float(np.mean(revised[r])) if revised[r] else None for r in (0, 1)},
         **{by_reward(REVISIONS, r): len(revised[r]) for r in (0, 1)},
     }

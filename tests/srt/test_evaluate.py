@@ -3,47 +3,20 @@
 import numpy as np
 import pytest
 
+from srt.collect.attempts import GradedSample
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_jsonl
-from srt.contract.records import Response, Revision
+from srt.contract.records import SampleKey
 from srt.evaluate import bootstrap_interval, evaluate, evaluation_metrics
 from tests.srt.helpers.hub import serve
 
 
 def new_response(problem, index, right, tokens=3, finish_reason="stop"):
-    return Response(
-        problem_idx=problem,
-        response_idx=index,
-        id=f"p{problem}",
-        source="",
-        x="x",
-        ground_truth="1",
-        y_init="",
-        y_init_ids="",
-        y_init_tokens=tokens,
-        y_init_correct=bool(right),
-        y_init_extracted="",
-        y_init_reason="",
-        y_init_finish_reason=finish_reason,
-        y_init_seed=0,
-    )
+    return GradedSample(SampleKey(problem, index), 0, tokens, bool(right), finish_reason == "length")
 
 
 def new_revision(problem, index, right):
-    return Revision(
-        problem_idx=problem,
-        response_idx=index,
-        revision_idx=0,
-        p_r="",
-        y_revised="",
-        y_revised_ids="",
-        y_revised_tokens=2,
-        y_revised_correct=bool(right),
-        y_revised_extracted="",
-        y_revised_reason="",
-        y_revised_finish_reason="stop",
-        y_revised_seed=0,
-    )
+    return GradedSample(SampleKey(problem, index, 0), 0, 2, bool(right), False)
 
 
 def responses_of(rewards):
