@@ -90,13 +90,23 @@ def find_loop(y: list[int]) -> tuple[int, int] | None:
     The smallest period p wins: y[i] == y[i - p] from the end of the loop back to its start, over enough tokens.
     """
     for end in range(len(y), max(len(y) - MAX_TAIL, MIN_LOOP_TOKENS) - 1, -1):
-        for period in range(1, min(MAX_PERIOD, end // MIN_REPETITIONS) + 1):
+        for period in _possible_periods(y, end):
             start = end - period
             while start > 0 and y[start - 1] == y[start - 1 + period]:
                 start -= 1
             if end - start >= max(MIN_REPETITIONS * period, MIN_LOOP_TOKENS):
                 return start, period
     return None
+
+
+def _possible_periods(y: list[int], end: int) -> Iterator[int]:
+    """The periods p, in order, with y[end - 1] == y[end - 1 - p]; searched in C, since most texts have no loop."""
+    longest = min(MAX_PERIOD, end // MIN_REPETITIONS)
+    before = y[end - 1 - longest : end - 1][::-1]  # y[end - 1 - p] is at p - 1
+    period = 0
+    for _ in range(before.count(y[end - 1])):
+        period = before.index(y[end - 1], period) + 1
+        yield period
 
 
 def _ends(y: list[int], start: int, period: int, layout: Layout) -> Iterator[int]:

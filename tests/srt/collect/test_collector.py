@@ -2,10 +2,12 @@
 
 import json
 import random
+import tracemalloc
 
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
+from srt.collect.attempts import Attempts
 from srt.collect.collector import Collector, CollectorConfig
 from srt.common.files import read_jsonl
 from srt.contract.layout import Layout, PromptFormat
@@ -283,3 +285,27 @@ def test_counts_are_the_same_after_a_restart(collect):
     assert first.stats.summary()["first_try_accuracy"] == pytest.approx(
         sum(r.r for r in first.attempts.responses.values()) / 24, abs=1e-4
     )
+
+
+def test_memory_holds_places_and_not_texts(collect, layout, tmp_path):
+    """Far less than the log: a million attempts of 10 kB must be restored in under 2 GB."""
+    problems = [Problem(id=f"p{n}", x="x = 1", answer="7") for n in range(300)]
+    run, _ = collect("small", problems, target=None)
+    lines = read_jsonl(tmp_path / "small" / "attempts.jsonl")
+    (tmp_path / "run").mkdir()
+    padded = [
+        {
+            name: text + " " * 5000 if name.startswith("y_") and name.count("_") == 1 else text
+            for name, text in line.items()
+        }
+        for line in lines
+    ]
+    (tmp_path / "run" / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in padded))
+    tracemalloc.start()
+    attempts = Attempts(tmp_path / "run", problems, layout, cleaning=False)
+    remains, highest = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    count = len(attempts.responses) + len(attempts.revisions)
+    assert count == len(lines) > 900 and attempts.stats.kept == run.stats.kept > 100
+    assert highest / count < 1000  # bytes; a line has more than 5000
+    assert attempts.tuples(None)[0]["y_init"].endswith(" " * 5000)
