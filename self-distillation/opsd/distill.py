@@ -13,7 +13,7 @@ from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
 from srt.common.errors import UserError
-from srt.common.models import load_tokenizer
+from srt.common.models import check_gpu, load_tokenizer
 from srt.config import load_config
 from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
 from srt.contract.layout import Layout
@@ -34,6 +34,7 @@ def distill(argv: list[str]) -> None:
 def prepare(config: DistillConfig) -> Run:
     """Everything that can be checked and read before an engine starts. Raises UserError."""
     check(config)
+    check_gpu()
     check_verifier(config)
     engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
     print(f"engine: {engine} ({reason})")

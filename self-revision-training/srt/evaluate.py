@@ -19,6 +19,7 @@ from srt.collect.collector import Collector, CollectorConfig
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
+from srt.common.models import check_gpu
 from srt.config import load_config, option
 from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
@@ -52,6 +53,7 @@ def evaluate(argv: list[str]) -> None:
     config = load_config(EvaluateConfig, "evaluate", argv)
     if config.model_path is None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
+    check_gpu()
     check_verifier(config)
     started = time.monotonic()
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)

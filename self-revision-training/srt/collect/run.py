@@ -10,7 +10,7 @@ from srt.collect.dry_run import show_plan
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
-from srt.common.models import eot_ids, load_tokenizer
+from srt.common.models import check_gpu, eot_ids, load_tokenizer
 from srt.config import load_config
 from srt.contract.checkpoint import begun_prompt
 from srt.contract.layout import Layout, PromptFormat
@@ -51,6 +51,7 @@ def collect(argv: list[str]) -> None:
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
     if DRY_RUN not in argv:
+        check_gpu()
         check_verifier(config)
     started = time.monotonic()
     phrases = load_phrases(config.control_phrases)

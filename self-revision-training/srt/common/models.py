@@ -1,5 +1,6 @@
-"""Loading checkpoints, with one sentence instead of a traceback when that fails."""
+"""Loading checkpoints and checking the machine, with one sentence instead of a traceback when that fails."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,38 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
 
 def load_tokenizer(model_path: str) -> Any:
     return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
+
+
+def check_gpu() -> None:
+    """Make sure that a GPU that is present is used, unless CUDA_VISIBLE_DEVICES hides it (empty, or -1).
+
+    Without this, a driver that is too old for the torch build would leave all work to the CPU without a word. Raises
+    UserError with torch's reason. A torch build for CPUs was chosen on purpose; that only prints a line.
+    """
+    hidden = (
+        os.environ.get("CUDA_VISIBLE_DEVICES", "").strip() in ("", "-1") and "CUDA_VISIBLE_DEVICES" in os.environ
+    )
+    if hidden or torch.cuda.is_available() or not (present := present_gpus()):
+        return
+    if torch.version.cuda is None:
+        print(
+            f"device: CPU ({len(present)} GPU present, but this environment's torch {torch.__version__} is for CPUs)"
+        )
+        return
+    try:
+        torch.cuda.init()
+        reason = "torch.cuda.is_available() is false"
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+    raise UserError(
+        f"a GPU is present ({present[0]}) and torch {torch.__version__} cannot use it: {reason}. Install a driver for "
+        f"CUDA {torch.version.cuda} or a torch build for your driver; CUDA_VISIBLE_DEVICES= (empty) runs on the CPU"
+    )
+
+
+def present_gpus() -> list[str]:
+    """The device files of NVIDIA's GPUs, which exist whether or not torch can use them."""
+    return sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
 
 
 def default_device() -> torch.device:

@@ -22,7 +22,7 @@ from srt.collect.split import metadata_path
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import atomic_write, read_json, write_json, write_jsonl
-from srt.common.models import eot_ids, load_model, load_tokenizer, stored_dtype
+from srt.common.models import check_gpu, eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.config import load_config
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
@@ -116,6 +116,7 @@ def train(argv: list[str]) -> None:
 
 def prepare(config: SftConfig) -> Prepared:
     """Reads the data, checks it against the knobs, and opens the run; what cannot be trained leaves no trace."""
+    check_gpu()
     processes = find_processes(config.num_processes, config.master_port)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
