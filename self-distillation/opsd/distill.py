@@ -13,7 +13,7 @@ from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
 from srt.common.errors import UserError
-from srt.common.models import check_gpu, load_tokenizer
+from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
 from srt.config import load_config
 from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
 from srt.contract.layout import Layout
@@ -35,6 +35,7 @@ def prepare(config: DistillConfig) -> Run:
     """Everything that can be checked and read before an engine starts. Raises UserError."""
     check(config)
     check_gpu()
+    check_reporter(config.report_to)
     check_verifier(config)
     engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
     print(f"engine: {engine} ({reason})")
@@ -44,6 +45,7 @@ def prepare(config: DistillConfig) -> Run:
     resolved = _with_models(config)
     output_dir = Path(distillation_dir(config.output_dir, resolved.student_model))
     layout = layout_of_checkpoint(resolved.student_model, resolved, output_dir)
+    check_saving(resolved.student_model, layout.tokenizer, layout.eot_ids)
     _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split)

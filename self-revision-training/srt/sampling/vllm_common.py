@@ -2,7 +2,8 @@
 
 import logging
 import os
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, cast
 
 from srt.common.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
@@ -61,12 +62,27 @@ def engine_arguments(
     }
 
 
+def error_reason(error: Exception) -> str:
+    """What the error says, in one line: the first line, or every message of a pydantic ValidationError.
+
+    vLLM checks its configuration with pydantic, whose first line is only "1 validation error for ModelConfig".
+    """
+    entries = getattr(error, "errors", None)
+    if not callable(entries):
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    reasons = []
+    for entry in cast(Iterable[dict[str, Any]], entries()):
+        option = ".".join(str(part) for part in entry["loc"])
+        message = " ".join(entry["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
+        reasons.append(f"{option}: {message}" if option else message)
+    return "; ".join(reasons)
+
+
 def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"vLLM did not start on {model_path}: {reason} (a smaller MAX_TOKENS or SAMPLER_BATCH needs less memory; "
-        "SAMPLER=transformers works without vLLM)"
+        f"vLLM did not start on {model_path}: {error_reason(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
+        "less memory; SAMPLER=transformers works without vLLM)"
     )
 
 

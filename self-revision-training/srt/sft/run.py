@@ -22,7 +22,15 @@ from srt.collect.split import metadata_path
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import atomic_write, read_json, write_json, write_jsonl
-from srt.common.models import check_gpu, eot_ids, load_model, load_tokenizer, stored_dtype
+from srt.common.models import (
+    check_gpu,
+    check_reporter,
+    check_saving,
+    eot_ids,
+    load_model,
+    load_tokenizer,
+    stored_dtype,
+)
 from srt.config import load_config
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
@@ -117,6 +125,7 @@ def train(argv: list[str]) -> None:
 def prepare(config: SftConfig) -> Prepared:
     """Reads the data, checks it against the knobs, and opens the run; what cannot be trained leaves no trace."""
     check_gpu()
+    check_reporter(config.report_to)
     processes = find_processes(config.num_processes, config.master_port)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
@@ -126,6 +135,7 @@ def prepare(config: SftConfig) -> Prepared:
     check_mode(config.mode, made_by.get("mode"), str(metadata_path(stage_paths[0])))
     begun = begun_identity(output_dir)
     layout, ids_fit = layout_of_data(config.base_model, config.control_phrases, stage_paths[0], made_by, begun)
+    check_saving(config.base_model, layout.tokenizer, layout.eot_ids)
     revisions = known({config.base_model: model_revision(config.base_model)})
     check_revisions(metadata_path(stage_paths[0]), made_by.get("revisions", {}), revisions)
     fingerprints = [fingerprint(path.read_bytes()) for path in stage_paths]
