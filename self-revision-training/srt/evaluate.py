@@ -57,7 +57,6 @@ def evaluate(argv: list[str]) -> None:
     check_verifier(config)
     started = time.monotonic()
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
-    config = replace(config, dataset=dataset, dataset_split=split)
     loaded = load_problems(dataset, config.mode, config.dataset_subset, split)
     problems = loaded.problems[: config.max_samples]
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
@@ -75,7 +74,7 @@ def evaluate(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(config), revisions)
+    open_run(output_dir, identity, asdict(replace(config, dataset=dataset, dataset_split=split)), revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{config.model_path} on {len(problems)} problems of {dataset}; output: {output_dir}")
 
