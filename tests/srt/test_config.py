@@ -116,7 +116,7 @@ REQUIRED = {
         "max_tokens": 16384,
         "revise_correct": False,
         "sampler": "auto",
-        "control_phrases": "qwen",
+        "control_phrases": None,
         "dataset": None,
         "data_prefix": None,
         "output_dir": None,

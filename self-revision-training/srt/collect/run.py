@@ -10,12 +10,10 @@ from srt.collect.dry_run import show_plan
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
-from srt.common.models import check_gpu, eot_ids, load_tokenizer
+from srt.common.models import check_gpu
 from srt.config import load_config
-from srt.contract.checkpoint import begun_prompt
-from srt.contract.layout import Layout, PromptFormat
+from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
-from srt.contract.phrases import load_phrases
 from srt.contract.provenance import (
     close_run,
     known,
@@ -54,18 +52,21 @@ def collect(argv: list[str]) -> None:
         check_gpu()
         check_verifier(config)
     started = time.monotonic()
-    phrases = load_phrases(config.control_phrases)
-    loaded = selected_problems(config)
-    tokenizer = load_tokenizer(config.model_path)
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     output_dir = collection_dir(config.output_dir, prefix)
-    prompt = PromptFormat.from_config(config).with_date(tokenizer, begun_prompt(output_dir))
-    layout = Layout(tokenizer, phrases, prompt, eot_ids(config.model_path, tokenizer))
+    layout = layout_of_checkpoint(config.model_path, config, output_dir)
+    loaded = selected_problems(config)
     dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
     if DRY_RUN in argv:
-        resolved = {"dataset": dataset, "dataset_subset": subset, "prompt_suffix": prompt.prompt_suffix}
-        paths = {"data_prefix": prefix, "output_dir": str(output_dir)}
-        show_plan(replace(config, **resolved, **paths), loaded, layout, output_dir)
+        resolved = {
+            "dataset": dataset,
+            "dataset_subset": subset,
+            "control_phrases": config.control_phrases or layout.phrases.name,
+            "prompt_suffix": layout.prompt.prompt_suffix,
+            "data_prefix": prefix,
+            "output_dir": str(output_dir),
+        }
+        show_plan(replace(config, **resolved), loaded, layout, output_dir)
         return
 
     # Without TARGET_REVISION_SAMPLES and CLEAN, which only select from the log.
@@ -73,11 +74,11 @@ def collect(argv: list[str]) -> None:
         "mode": config.mode,
         "model": config.model_path,
         "model_fingerprint": model_fingerprint(config.model_path),
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "tokenizer_fingerprint": tokenizer_fingerprint(layout.tokenizer),
         "dataset_fingerprint": loaded.fingerprint,
         "problems": [config.start_index, config.end_index, config.max_samples],
-        "control_phrases": phrases.as_dict(),
-        "prompt": prompt.as_dict(),
+        "control_phrases": layout.phrases.as_dict(),
+        "prompt": layout.prompt.as_dict(),
         "num_responses": config.num_responses,
         "num_revisions": config.num_revisions,
         "revise_correct": config.revise_correct,

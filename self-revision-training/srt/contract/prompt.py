@@ -94,7 +94,7 @@ class PromptFormat:
         """
         if self.date or ASKS_FOR_THE_DATE not in str(tokenizer.chat_template):
             return self
-        date = datetime.date.today().isoformat() if begun is None else begun.get("date")
+        date = _today() if begun is None else begun.get("date")
         if date and begun is None:
             print(f"the chat template writes the current date: fixed to {date} for this run")
         return replace(self, date=date)
@@ -130,6 +130,10 @@ class PromptFormat:
                 f"{model}: its chat template cannot render a problem ({reason}); check CHAT_TEMPLATE_KWARGS="
                 f"{json.dumps(self.chat_template_kwargs)}"
             ) from error
+
+
+def _today() -> str:
+    return datetime.date.today().isoformat()
 
 
 def _strftime_of(date: str) -> Callable[[str], str]:
