@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from srt.common.errors import UserError, disk_full_reason
+from srt.common.errors import UserError, disk_full_reason, reason_of
 
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
@@ -27,7 +27,7 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
-            f"({str(error).splitlines()[0]})"
+            f"({reason_of(error)})"
         ) from error
 
 
@@ -51,7 +51,7 @@ def check_gpu() -> None:
         torch.cuda.init()
         reason = "torch.cuda.is_available() is false"
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
+        reason = reason_of(error)
     raise UserError(
         f"a GPU is present ({present[0]}) and torch {torch.__version__} cannot use it: {reason}. Install a driver "
         f"for CUDA {torch.version.cuda} or a torch build for your driver; CUDA_VISIBLE_DEVICES= (empty) runs on "

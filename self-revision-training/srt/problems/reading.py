@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt.common.errors import UserError
+from srt.common.errors import UserError, reason_of
 
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
@@ -68,8 +68,7 @@ def _from_parquet(path: Path, dataset: str) -> Iterator[tuple[str, Record]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{dataset}: not readable as parquet ({reason})") from error
+        raise UserError(f"{dataset}: not readable as parquet ({reason_of(error)})") from error
     for number, record in enumerate(table.to_pylist(), start=1):
         yield f"{dataset}, row {number}", record
 
@@ -82,7 +81,7 @@ def _from_hub(dataset: str, subset: str | None, split: str, fields: Collection[s
     except Exception as error:  # the hub client raises many types, and they all mean the same to the user
         raise UserError(
             f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
-            f"loaded from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"loaded from the Hugging Face hub ({type(error).__name__}: {reason_of(error)})"
         ) from error
     # The other columns, solutions and model outputs, may be gigabytes.
     used = [name for name in loaded.column_names if name in fields]

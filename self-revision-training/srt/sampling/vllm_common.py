@@ -2,10 +2,9 @@
 
 import logging
 import os
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
-from srt.common.errors import UserError
+from srt.common.errors import UserError, reason_of
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
@@ -62,26 +61,10 @@ def engine_arguments(
     }
 
 
-def error_reason(error: Exception) -> str:
-    """What the error says, in one line: the first line, or every message of a pydantic ValidationError.
-
-    vLLM checks its configuration with pydantic, whose first line is only "1 validation error for ModelConfig".
-    """
-    entries = getattr(error, "errors", None)
-    if not callable(entries):
-        return (str(error).splitlines() or [type(error).__name__])[0]
-    reasons = []
-    for entry in cast(Iterable[dict[str, Any]], entries()):
-        option = ".".join(str(part) for part in entry["loc"])
-        message = " ".join(entry["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
-        reasons.append(f"{option}: {message}" if option else message)
-    return "; ".join(reasons)
-
-
 def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
     return UserError(
-        f"vLLM did not start on {model_path}: {error_reason(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
+        f"vLLM did not start on {model_path}: {reason_of(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
         "less memory; SAMPLER=transformers works without vLLM)"
     )
 

@@ -189,3 +189,14 @@ def test_odd_ids_and_texts_are_set_aside_each_with_its_reason(tmp_path):
     assert [record["reason"][:17] for record in loaded.bad] == ["not valid Unicode"] * 2
     set_aside_bad_records(loaded, tmp_path)
     assert [line["record"]["answer"] for line in read_jsonl(tmp_path / "bad_records.jsonl")] == ["4", "4"]
+
+
+def test_a_hub_that_fails_without_a_word_is_one_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(
+        UserError, match=r"DATASET=some/data: neither a local file .*\(ConnectionError: ConnectionError\)"
+    ):
+        load_problems("some/data")
