@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Phase 2 on several nodes of a Slurm cluster: starts Ray on each, then distill.sh on the first.
+# Phase 2 on several nodes of a Slurm cluster: starts Ray on every node, then distill.sh on the first one.
 #   sbatch --nodes=2 --gpus-per-node=8 --exclusive examples/slurm_distill.sh LR=2e-6 MAX_NUM_STEPS=500
-# Arguments and the environment are distill.sh's knobs. The checkout, its environment (source setup_env.sh once, on a
-# node with a GPU) and the models must be on a file system that all nodes see. A job that is ended and submitted again
-# continues.
+# Arguments and environment variables are the knobs of distill.sh. The checkout, its environment (source setup_env.sh
+# once, on a node with a GPU) and the models must be on a file system shared by all nodes. A job that was interrupted
+# continues when it is submitted again.
 #SBATCH --job-name=sd-zero
 #SBATCH --ntasks-per-node=1
 #SBATCH --time=04:00:00
 #SBATCH --output=sd-zero-%j.log
 set -euo pipefail
-cd "${SLURM_SUBMIT_DIR:?is not set: submit this with sbatch, from the repository}"
+cd "${SLURM_SUBMIT_DIR:?is not set; submit this script with sbatch from the repository root}"
 source self-distillation/setup_env.sh
 
 nodes=$SLURM_JOB_NUM_NODES
@@ -19,7 +19,7 @@ address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | a
 port=$((20000 + SLURM_JOB_ID % 10000))
 common="--num-gpus=$gpus --disable-usage-stats --block"
 
-# --block: each step lives as long as its part of the cluster, and ends with the job.
+# --block: each step runs as long as its part of the cluster, until the job ends.
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
   ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false $common &
 sleep 10
@@ -28,7 +28,7 @@ if [ "$nodes" -gt 1 ]; then
     ray start --address="$address:$port" $common &
 fi
 
-# The driver runs on the first node, in the cluster above; it waits a minute for the others.
+# The driver runs on the first node, inside this cluster, and waits up to a minute for the other nodes.
 sleep 20
 export RAY_ADDRESS="$address:$port" NUM_NODES=$nodes GPUS_PER_NODE=$gpus ENGINE=nemo-rl
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap bash scripts/distill.sh "$@"

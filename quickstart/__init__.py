@@ -1,1 +1,1 @@
-"""The quickstart's small world: problems, a tiny base model that errs on half of them, and its maker."""
+"""The toy world of the quickstart: problems, and a tiny base model that gets half of them wrong."""

@@ -1,10 +1,10 @@
-"""Makes the quickstart's world: three problem files and a trained base model.
+"""Create the world of the quickstart: three problem files and a trained base model.
 
     python -m quickstart.make_world --output-dir DIR [--seed N]
 
-Writes DIR/data/{train,validation,heldout}.jsonl, DIR/base/ (an ordinary Hugging Face checkpoint) and, last,
-DIR/world.json with the settings. Asked again with the same settings it does nothing; with others it refuses.
-Everything is made under DIR/.unfinished and moved when complete, so a stopped run leaves no half of a world.
+Writes DIR/data/{train,validation,heldout}.jsonl, DIR/base/ (a Hugging Face checkpoint) and, last, DIR/world.json
+with the settings. Called again with the same settings, it does nothing; with different ones, it refuses. All
+files are written under DIR/.unfinished and moved when complete, so an interrupted call leaves no partial world.
 """
 
 import argparse
@@ -13,21 +13,21 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from quickstart.base_model import Training, save_checkpoint, train_base
+from quickstart.base_model import BaseTrainingConfig, save_checkpoint, train_base
 from quickstart.phrases import PHRASES
 from quickstart.world import Sizes, World, make_splits, write_jsonl
 from srt.common.console import progress
 from srt.common.errors import UserError, run_entry_point
 
-# Raise it when the same settings begin to mean another world.
+# Increase it when the same settings would create a different world.
 FORMAT = 1
 SETTINGS = "world.json"
 UNFINISHED = ".unfinished"
-PARTS = ("data", "base", SETTINGS)  # in the order in which they are moved: the settings say that all is there
+PARTS = ("data", "base", SETTINGS)  # in the order of moving; the settings come last and mark a complete world
 
 
-def settings_of(world: World, sizes: Sizes, training: Training) -> dict:
-    """Everything that decides what the files hold, as it stands in world.json."""
+def world_settings(world: World, sizes: Sizes, training: BaseTrainingConfig) -> dict:
+    """Everything that determines the content of the files; the content of world.json."""
     return {
         "format": FORMAT,
         "seed": world.seed,
@@ -39,43 +39,44 @@ def settings_of(world: World, sizes: Sizes, training: Training) -> dict:
     }
 
 
-def differing(found: dict, wanted: dict) -> str:
+def describe_differences(actual: dict, expected: dict) -> str:
     """The settings in which two worlds differ, for a message."""
-    keys = sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key))
-    return ", ".join(f"{k} {json.dumps(found.get(k))} instead of {json.dumps(wanted.get(k))}" for k in keys)
+    keys = sorted(key for key in {*actual, *expected} if actual.get(key) != expected.get(key))
+    return ", ".join(f"{k} {json.dumps(actual.get(k))} instead of {json.dumps(expected.get(k))}" for k in keys)
 
 
 def make_world(
     output_dir: Path,
     world: World,
     sizes: Sizes = Sizes(),  # noqa: B008 (frozen)
-    training: Training = Training(),  # noqa: B008 (frozen)
+    training: BaseTrainingConfig = BaseTrainingConfig(),  # noqa: B008 (frozen)
 ) -> bool:
-    """Makes the world in `output_dir`; False when the same one is already there.
+    """Create the world in `output_dir`; False if the same one is already there.
 
-    Raises:
-        UserError: another world, or files that are not ours, are in the way.
+    Raises UserError if the folder holds another world, or files that this script did not create.
     """
-    wanted = settings_of(world, sizes, training)
+    settings = world_settings(world, sizes, training)
     unfinished = output_dir / UNFINISHED
-    if _is(unfinished / SETTINGS, wanted):  # stopped between two moves
+    if _has_settings(unfinished, settings):  # interrupted between two moves
         _move(unfinished, output_dir)
     if (output_dir / SETTINGS).exists():
-        found = json.loads((output_dir / SETTINGS).read_text())
-        if found == wanted:
+        existing = json.loads((output_dir / SETTINGS).read_text())
+        if existing == settings:
             return False
-        difference = differing(found, wanted)
-        raise UserError(f"{output_dir} holds another world ({difference}): choose another folder.")
+        differences = describe_differences(existing, settings)
+        raise UserError(f"{output_dir} holds another world ({differences}); choose another folder")
     for part in PARTS:
         if (output_dir / part).exists():
-            raise UserError(f"{output_dir / part} is in the way and not of our making: choose another folder.")
+            raise UserError(
+                f"{output_dir / part} already exists and was not created by this script; choose another folder"
+            )
 
     shutil.rmtree(unfinished, ignore_errors=True)
     (unfinished / "data").mkdir(parents=True)
     for split, problems in make_splits(world, sizes).items():
         write_jsonl(unfinished / "data" / f"{split}.jsonl", split, problems)
     with progress(training.steps, "step") as bar:
-        bar.set_description("training the base")
+        bar.set_description("training the base model")
 
         def report(step: int, loss: float) -> None:
             bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
@@ -84,14 +85,15 @@ def make_world(
         model, tokenizer = train_base(world, training, report)
     save_checkpoint(model, tokenizer, unfinished / "base")
     pending = unfinished / (SETTINGS + ".new")
-    pending.write_text(json.dumps(wanted, indent=2) + "\n")
+    pending.write_text(json.dumps(settings, indent=2) + "\n")
     pending.rename(unfinished / SETTINGS)
     _move(unfinished, output_dir)
     return True
 
 
-def _is(path: Path, wanted: dict) -> bool:
-    return path.exists() and json.loads(path.read_text()) == wanted
+def _has_settings(folder: Path, settings: dict) -> bool:
+    path = folder / SETTINGS
+    return path.exists() and json.loads(path.read_text()) == settings
 
 
 def _move(unfinished: Path, output_dir: Path) -> None:
@@ -102,19 +104,18 @@ def _move(unfinished: Path, output_dir: Path) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description="Makes the quickstart's problems and its small base model.")
+    parser = argparse.ArgumentParser(description="Create the problems and the small base model of the quickstart.")
     parser.add_argument("--output-dir", type=Path, required=True, help="folder for data/ and base/")
-    parser.add_argument("--seed", type=int, default=0, help="which world (default 0)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the world (default 0)")
     args = parser.parse_args(argv)
     if not make_world(args.output_dir, World(args.seed)):
         print(f"{args.output_dir} already holds this world (seed {args.seed}); nothing to do")
         return
     sizes = Sizes()
     print(
-        f"a world of seed {args.seed}: {sizes.train} train, {sizes.validation} validation and {sizes.heldout} "
-        f"heldout problems in {args.output_dir / 'data'}, a base model that errs on about half of them in "
-        f"{args.output_dir / 'base'}"
+        f"created the world of seed {args.seed}: {sizes.train} training, {sizes.validation} validation and "
+        f"{sizes.heldout} held-out problems in {args.output_dir / 'data'}, and in {args.output_dir / 'base'} "
+        "a base model that gets about half of them wrong"
     )
 
 

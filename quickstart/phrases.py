@@ -1,4 +1,4 @@
-"""The control phrases the base meets in its training text: the pipeline's default set."""
+"""The control phrases in the training text of the base model: the default set of the pipeline."""
 
 from srt.contract.phrases import PHRASE_SETS
 

@@ -1,4 +1,4 @@
-"""One markdown table of several quickstarts, from their summary.json files.
+"""A markdown table of several quickstarts, from their summary.json files.
 
 python -m quickstart.seed_table quickstart_output/seed*/summary.json
 """
@@ -11,11 +11,11 @@ HEADINGS = ("seed", "base", "after stage 1", "SRT", "SD-Zero", "gain", "tokens: 
 
 
 def seed_table(summaries: dict[str, dict]) -> str:
-    """`summaries`: summary.json by the seed's name. avg@8 in per cent, the gain over the base in points."""
+    """`summaries`: seed -> summary.json. avg@8 in percent, gain over the base model in percentage points."""
     lines = [row(HEADINGS), row(["---"] * len(HEADINGS))]
     for seed, stages in summaries.items():
-        accuracy = {stage: 100 * figures["avg_at_8"] for stage, figures in stages.items()}
-        tokens = {stage: figures["mean_response_tokens"] for stage, figures in stages.items()}
+        accuracy = {stage: 100 * metrics["avg_at_8"] for stage, metrics in stages.items()}
+        tokens = {stage: metrics["mean_response_tokens"] for stage, metrics in stages.items()}
         cells = [seed, *(f"{accuracy[stage]:.1f}" for stage in ("base", "stage1", "srt", "sd_zero"))]
         cells.append(f"{accuracy['sd_zero'] - accuracy['base']:+.1f}")
         cells += [f"{tokens[stage]:.0f}" for stage in ("base", "srt", "sd_zero")]

@@ -1,7 +1,7 @@
-"""The base model's tokenizer: byte-level BPE that covers any text and keeps the world's text short.
+"""The tokenizer of the base model: byte-level BPE that covers any text and encodes the world compactly.
 
-A problem takes 18 tokens, a solution 33, a control phrase with its blank lines one. The vocabulary is the same
-for every seed.
+A problem has 18 tokens, a solution 33, and a control phrase with its blank lines a single one. The vocabulary is
+the same for every seed.
 """
 
 import re
@@ -25,16 +25,16 @@ CHAT_TEMPLATE = (
 
 CUES = [f"\n\n{phrase}\n\n" for phrase in PHRASES.values()]
 
-# A cue is one piece: so small a model tells the two apart at a glance, and its sequences stay short.
-# A problem's label (" [A]") and a solution's ("\nA") are different tokens on purpose: a small model looking
-# an operand up by its label must not land in an earlier, perhaps wrong, solution.
+# A cue is a single token, so that such a small model easily tells the two apart and its sequences stay short.
+# The labels of a problem (" [A]") and of a solution ("\nA") are different tokens on purpose: when the model
+# looks up an operand by its label, it must not attend to an earlier, possibly wrong, solution.
 SPLIT = "|".join(map(re.escape, CUES)) + (
     r"| \[[A-E]\]|\n[A-E](?= )|\n\\boxed\{|\n+| ?[A-Za-z]+| ?\d| ?[^\sA-Za-z\d]+|\s+"
 )
 
 
 def _corpus() -> list[str]:
-    """Every piece that should be one token, each in a line of text the way it occurs."""
+    """Text with every piece that should become one token, in its usual context."""
     steps = " ".join(f"[{label}] {op} 0" for label in LABELS for op in OPERATIONS)
     lines = "\n".join(f"{label} 0 {op} 0 = 0" for label in LABELS for op in OPERATIONS)
     digits = " ".join(f"{d} \\boxed{{{d}}}" for d in range(10))
@@ -42,7 +42,7 @@ def _corpus() -> list[str]:
 
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
-    """A fast tokenizer with chat template, end-of-turn and padding token, to be saved beside the model."""
+    """A fast tokenizer with chat template, end-of-turn token and padding token."""
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -52,7 +52,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=1024,  # more than the corpus can fill: merging goes on until every piece is one token
+        vocab_size=1024,  # more than the corpus can fill, so merging continues until every piece is one token
         special_tokens=[PAD, START, END],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),  # all 256 bytes, so that any text round-trips
         show_progress=False,

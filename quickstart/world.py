@@ -1,19 +1,19 @@
-"""A small world of problems in which self-distillation has something to gain.
+"""A toy world of problems that leave room for self-distillation to improve a small model.
 
-A problem is a start digit and five labelled operations, all modulo 10:
+A problem is a start digit and five labeled operations, all modulo 10:
 
     x = 3 [A] + 4 [B] * 2 [C] - 9 [D] * 3 [E] + 1
 
-and a worked solution takes one line a step and boxes the result:
+and a worked solution has one line per step and boxes the result:
 
     A 3 + 4 = 7
     B 7 * 2 = 4
     ...
     \\boxed{6}
 
-A *fact* is one (state, operation, operand) with its result. A third of the 300 facts is *hard*: each
-has one fixed wrong value, and a solution written with slips shows that value with probability 0.40. A base
-model trained on such text knows the right value of every fact, yet errs on about half of the problems.
+A *fact* is one (state, operation, operand) with its result. A third of the 300 facts are *hard*: each has one
+fixed wrong value, which replaces the result with probability 0.40 in a solution written with slips. A base model
+trained on such text knows the correct value of every fact, but still gets about half of the problems wrong.
 """
 
 import json
@@ -26,7 +26,7 @@ from pathlib import Path
 OPERATIONS = "+-*"
 LABELS = "ABCDE"
 
-# Classes of `split_class`: which problems may be used where. No problem is in two classes.
+# The classes of `split_class`, which keep the problems of different uses disjoint.
 BASE_CLASSES = (0, 1)
 TRAIN_CLASS = 2
 HELDOUT_CLASS = 3
@@ -43,25 +43,25 @@ def apply(state: int, operation: str, operand: int) -> int:
         return (state - operand) % 10
     if operation == "*":
         return (state * operand) % 10
-    raise ValueError(f"unknown operation {operation!r}; the world has {', '.join(OPERATIONS)}")
+    raise ValueError(f"unknown operation {operation!r}; expected one of {', '.join(OPERATIONS)}")
 
 
 @dataclass(frozen=True)
 class Problem:
-    """A start digit and `(operation, operand)` for each of the labelled steps."""
+    """A start digit, and `(operation, operand)` for each of the labeled steps."""
 
     start: int
     steps: tuple[tuple[str, int], ...]
 
     @property
     def text(self) -> str:
-        """The problem as the model reads it."""
+        """The problem as the model sees it."""
         steps = (f"[{label}] {op} {operand}" for label, (op, operand) in zip(LABELS, self.steps, strict=True))
         return f"x = {self.start} " + " ".join(steps)
 
     @property
     def answer(self) -> str:
-        """The gold answer: one digit."""
+        """The ground truth: one digit."""
         state = self.start
         for op, operand in self.steps:
             state = apply(state, op, operand)
@@ -75,12 +75,12 @@ def draw_problem(rng: random.Random) -> Problem:
 
 
 def split_class(problem: Problem) -> int:
-    """0 to 3, from a hash of the text alone: the same on every machine and for every seed."""
+    """0 to 3, from a hash of the text only, so it is the same on every machine and for every seed."""
     return zlib.crc32(problem.text.encode()) % 4
 
 
 def problem_stream(rng: random.Random, classes: tuple[int, ...]) -> Iterator[Problem]:
-    """Endless problems of these classes; repeats are possible, other classes are not."""
+    """An endless stream of problems of these classes, possibly with repeats."""
     while True:
         problem = draw_problem(rng)
         if split_class(problem) in classes:
@@ -89,17 +89,17 @@ def problem_stream(rng: random.Random, classes: tuple[int, ...]) -> Iterator[Pro
 
 def distinct_problems(rng: random.Random, classes: tuple[int, ...], count: int) -> list[Problem]:
     """`count` different problems of these classes."""
-    found: dict[Problem, None] = {}  # a dict keeps the order, a set would not
+    problems: dict[Problem, None] = {}  # unlike a set, a dict preserves the order
     for problem in problem_stream(rng, classes):
-        found[problem] = None
-        if len(found) == count:
+        problems[problem] = None
+        if len(problems) == count:
             break
-    return list(found)
+    return list(problems)
 
 
 @dataclass(frozen=True)
 class World:
-    """What differs between seeds: which facts are hard, and the wrong value of each."""
+    """What depends on the seed: which facts are hard, and the wrong value of each."""
 
     seed: int
     hard_share: float = 1 / 3
@@ -114,19 +114,19 @@ class World:
         object.__setattr__(self, "wrong_value", wrong)
 
     def rng(self, purpose: str) -> random.Random:
-        """An independent generator for one named purpose of this seed."""
+        """An independent generator for this seed and a named purpose."""
         return random.Random(f"{purpose} {self.seed}")
 
     def solution(self, problem: Problem) -> str:
-        """The worked solution without a slip."""
+        """The worked solution without slips."""
         return self._write(problem, rng=None)
 
     def attempt(self, problem: Problem, rng: random.Random) -> str:
-        """A solution in which hard facts slip with `slip_probability`; later steps carry on from there."""
+        """A solution in which hard facts slip with `slip_probability`; later steps continue from the slip."""
         return self._write(problem, rng=rng)
 
     def failed_attempt(self, problem: Problem, rng: random.Random) -> str | None:
-        """An attempt with a wrong answer, or None when a few draws gave none (no hard fact, perhaps)."""
+        """An attempt with a wrong answer, or None if a few draws gave none (there may be no hard fact)."""
         for _ in range(8):
             text = self.attempt(problem, rng)
             if not is_correct(text, problem):
@@ -142,10 +142,10 @@ class World:
         repair_probability: float,
         keep_probability: float,
     ) -> str:
-        """What the base's training text answers to a control phrase.
+        """The response to a control phrase in the training text of the base model.
 
-        Told that it is wrong (`reward` 0): clean with `repair_probability`, otherwise a fresh attempt.
-        Asked to rephrase (`reward` 1): a copy with `keep_probability`, otherwise a fresh attempt.
+        For `reward` 0: a correct solution with `repair_probability`, otherwise a fresh attempt.
+        For `reward` 1: a copy of the attempt with `keep_probability`, otherwise a fresh attempt.
         """
         if reward == 1:
             return attempt if rng.random() < keep_probability else self.attempt(problem, rng)
@@ -164,13 +164,13 @@ class World:
 
 
 def is_correct(text: str, problem: Problem) -> bool:
-    """Whether a solution *written by this module* boxes the gold answer (a verifier reads the model's)."""
+    """Whether a solution *written by this module* boxes the ground truth (for model outputs, use a verifier)."""
     return text.endswith(f"\\boxed{{{problem.answer}}}")
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """How many problems each file holds."""
+    """The number of problems in each file."""
 
     train: int = 6000
     validation: int = 100
@@ -178,18 +178,18 @@ class Sizes:
 
 
 def make_splits(world: World, sizes: Sizes = Sizes()) -> dict[str, list[Problem]]:  # noqa: B008 (frozen)
-    """Disjoint problem lists `train`, `validation` (both of class 2) and `heldout` (class 3)."""
-    phases = distinct_problems(world.rng("train problems"), (TRAIN_CLASS,), sizes.train + sizes.validation)
+    """Disjoint lists of problems: `train` and `validation` (class 2), `heldout` (class 3)."""
+    problems = distinct_problems(world.rng("train problems"), (TRAIN_CLASS,), sizes.train + sizes.validation)
     return {
-        "train": phases[: sizes.train],
-        "validation": phases[sizes.train :],
+        "train": problems[: sizes.train],
+        "validation": problems[sizes.train :],
         "heldout": distinct_problems(world.rng("heldout problems"), (HELDOUT_CLASS,), sizes.heldout),
     }
 
 
 def write_jsonl(path: Path, split: str, problems: list[Problem]) -> None:
-    """One line a problem: `{"id", "problem", "answer"}`."""
+    """One line per problem: `{"id", "problem", "answer"}`."""
     with path.open("w", encoding="utf-8") as out:
         for index, problem in enumerate(problems):
-            row = {"id": f"{split}-{index:05d}", "problem": problem.text, "answer": problem.answer}
-            out.write(json.dumps(row) + "\n")
+            record = {"id": f"{split}-{index:05d}", "problem": problem.text, "answer": problem.answer}
+            out.write(json.dumps(record) + "\n")

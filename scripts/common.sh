@@ -1,9 +1,9 @@
-# Sourced by every script: finds the repository and a Python environment. Knobs and defaults live in configs/.
+# Sourced by every script: locates the repository and a Python environment. Knobs and defaults are in configs/.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CPU_ENVIRONMENT="$REPOSITORY/.venv-cpu"
 
-# An active environment wins, then the phase's own ($1), then the small one.
+# Prefers an active environment, then the one of the phase ($1), then the small one.
 choose_python() {
   local candidate
   for candidate in "${VIRTUAL_ENV:-}" "$1" "$CPU_ENVIRONMENT"; do
@@ -13,7 +13,7 @@ choose_python() {
     fi
   done
   if [ -z "${PYTHON:-}" ]; then
-    echo "error: no Python environment: activate one, or make one as the README says ($1), or run scripts/quickstart.sh" >&2
+    echo "error: no Python environment: activate one, create $1 as described in the README, or run scripts/quickstart.sh" >&2
     exit 2
   fi
   export PYTHONPATH="$REPOSITORY/self-revision-training:$REPOSITORY/self-distillation${PYTHONPATH:+:$PYTHONPATH}"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Phase 2: on-policy self-distillation. Knobs: --help. ENGINE=nemo-rl makes its environment by itself, once.
+# Phase 2: on-policy self-distillation. Knobs: --help. ENGINE=nemo-rl creates its environment on first use.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 PHASE2="$REPOSITORY/self-distillation"
 wants_nemo_rl() {
@@ -7,12 +7,12 @@ wants_nemo_rl() {
   case " ENGINE=${ENGINE:-} $* " in *[Ee][Nn][Gg][Ii][Nn][Ee]=nemo-rl*) return 0 ;; esac
   [ -d "$PHASE2/.venv" ]
 }
-# Without one the environment's 10 GB are no use: the run says so.
+# Without a GPU, the 10 GB of the environment would be useless; the run itself reports that a GPU is missing.
 may_have_gpu() { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null || [ "${NUM_NODES:-1}" != 1 ]; }
 case " $* " in *" --help "*|*" -h "*) ;; *)
   if [ -z "${VIRTUAL_ENV:-}" ] && wants_nemo_rl "$@" && may_have_gpu; then
     # shellcheck disable=SC1091
-    source "$PHASE2/setup_env.sh" || echo "note: not everything that ENGINE=nemo-rl needs is there (above)" >&2
+    source "$PHASE2/setup_env.sh" || echo "note: ENGINE=nemo-rl is missing some of its requirements (see above)" >&2
   fi ;;
 esac
 choose_python "$PHASE2/.venv"

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# SD-Zero end to end on a machine without a GPU, in a small world of its own:
+# SD-Zero end to end without a GPU, in a toy world of arithmetic problems:
 # base model -> D_revision -> SFT stage 1 -> stage 2 -> self-distillation -> evaluation -> report.
-#   bash scripts/quickstart.sh               SEED=0, into quickstart_output/seed0
+#   bash scripts/quickstart.sh               SEED=0, output in quickstart_output/seed0
 #   SEED=3 OUTPUT=elsewhere bash scripts/quickstart.sh
-# A second call continues where the first one stopped. It calls the same entry points as a real run, with knobs.
+# It runs the same entry points as a real run. Called again, it continues where it stopped.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 source "$REPOSITORY/scripts/environment.sh"
 case " $* " in *" --help "*|*" -h "*) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
@@ -14,9 +14,9 @@ choose_python "$CPU_ENVIRONMENT"
 SEED=${SEED:-0}
 OUT=${OUTPUT:-$REPOSITORY/quickstart_output/seed$SEED}
 export SEED
-# So small a model is not faster with several threads; the cores are used by several processes.
+# Such a small model gains nothing from several threads; several processes use the cores instead.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
-# The world's own answers are short, and its prompts need no suffix.
+# Responses are short in this world, and its prompts need no suffix.
 export SAMPLER=transformers SAMPLER_BATCH=256 PROMPT_SUFFIX="" MAX_TOKENS=80 TOP_P=1.0 GRADING_WORKERS=1
 export DATA_PREFIX=quickstart TRAIN_DATA_DIR="$OUT/train_data" REPORT_TO=tensorboard
 
@@ -33,22 +33,22 @@ evaluate() { # name, checkpoint
   MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
 }
 
-# Training keeps one core busy: finished stages are evaluated beside it, each with its output in a file.
-declare -A BESIDE=() # name -> process
-trap 'for process in "${BESIDE[@]}"; do kill -- "-$process" 2>/dev/null || true; done' EXIT
-evaluate_beside() { # name, checkpoint
+# Training keeps one core busy; finished stages are evaluated in the background, each with its own log file.
+declare -A BACKGROUND=() # name -> process
+trap 'for process in "${BACKGROUND[@]}"; do kill -- "-$process" 2>/dev/null || true; done' EXIT
+evaluate_in_background() { # name, checkpoint
   mkdir -p "$OUT/evaluation"
-  echo "beside it: evaluation of $1, see $OUT/evaluation/$1.log"
-  set -m # a process group of its own, so that it can be ended as a whole
+  echo "in the background: evaluation of $1, log in $OUT/evaluation/$1.log"
+  set -m # in its own process group, so that the whole group can be killed
   evaluate "$1" "$2" >"$OUT/evaluation/$1.log" 2>&1 &
-  BESIDE[$1]=$!
+  BACKGROUND[$1]=$!
   set +m
 }
 wait_for_evaluations() {
   local name
-  for name in "${!BESIDE[@]}"; do
-    wait "${BESIDE[$name]}" || { tail -n 20 "$OUT/evaluation/$name.log" >&2; exit 1; }
-    unset "BESIDE[$name]"
+  for name in "${!BACKGROUND[@]}"; do
+    wait "${BACKGROUND[$name]}" || { tail -n 20 "$OUT/evaluation/$name.log" >&2; exit 1; }
+    unset "BACKGROUND[$name]"
   done
 }
 
@@ -56,23 +56,23 @@ make_world() {
   PYTHONPATH="$REPOSITORY:$PYTHONPATH" "$PYTHON" -m quickstart.make_world --output-dir "$OUT" --seed "$SEED"
 }
 collect() {
-  # More problems in flight than a batch holds: it is full while the others are graded.
+  # More problems in flight than fit into a batch keep the batch full while others are graded.
   MODEL_PATH="$OUT/base" DATASET="$OUT/data/train.jsonl" BATCH_SIZE=768 OUTPUT_DIR="$OUT/collection" scripts run_srt_data
 }
 train_srt() {
-  evaluate_beside base "$OUT/base"
+  evaluate_in_background base "$OUT/base"
   BASE_MODEL="$OUT/base" EPOCHS_STAGE1=4 EPOCHS_STAGE2=1 LR_STAGE1=3e-4 LR_STAGE2=3e-4 LR_SCHEDULE=linear \
     BATCH_SIZE_PER_DEVICE=32 GRADIENT_ACCUMULATION=1 GRADIENT_CHECKPOINTING=0 OUTPUT_DIR="$OUT/srt" scripts sft
 }
 self_distill() {
-  evaluate_beside stage1 "$OUT/srt/stage1"
-  evaluate_beside srt "$OUT/srt/stage2"
+  evaluate_in_background stage1 "$OUT/srt/stage1"
+  evaluate_in_background srt "$OUT/srt/stage2"
   ENGINE=local STUDENT_MODEL="$OUT/srt/stage2" TRAIN_DATASET="$OUT/data/train.jsonl" \
     VAL_DATASET="$OUT/data/validation.jsonl" VAL_PERIOD=20 VAL_NUM_SAMPLES=1 MAX_TOTAL_SEQUENCE_LENGTH=128 \
     NUM_PROMPTS_PER_STEP=64 TRAIN_GLOBAL_BATCH_SIZE=64 MAX_NUM_STEPS=80 LR=2e-4 GRADIENT_CHECKPOINTING=0 \
     SAMPLER_BATCH=128 OUTPUT_DIR="$OUT/self_distillation" scripts distill
 }
-evaluate_the_rest() {
+evaluate_sd_zero() {
   evaluate sd_zero "$OUT/self_distillation/student"
   wait_for_evaluations
 }
@@ -85,6 +85,6 @@ step "base model" make_world
 step "D_revision" collect
 step "SFT, two stages" train_srt
 step "self-distillation" self_distill
-step "evaluation" evaluate_the_rest
+step "evaluation" evaluate_sd_zero
 step "report" report
 printf '\nquickstart, seed %s: %d s\n' "$SEED" $((SECONDS - STARTED))

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The quickstart with several seeds, one after another, and one markdown table of them all:
+# The quickstart for several seeds, one after the other, then a markdown table of all of them:
 #   bash scripts/quickstart_seeds.sh 0 1 2 3 4
-# A seed that is complete is not run again.
+# Seeds that are complete are not run again.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 if [ $# -eq 0 ]; then sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; fi
 OUT=${OUTPUT:-$REPOSITORY/quickstart_output}

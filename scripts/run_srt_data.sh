@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Phase 1, data: collect D_revision, then split it into the two SFT stages. Knobs: --help. Without an engine: --dry-run.
+# Phase 1, data: collect D_revision, then split it into the two SFT stages. Knobs: --help. --dry-run only shows the plan.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 choose_python "$REPOSITORY/.venv"
 collect() { "$PYTHON" "$REPOSITORY/self-revision-training/self_critique_pipeline.py" "$@"; }

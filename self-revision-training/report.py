@@ -6,7 +6,7 @@ from srt.config import print_help_if_asked
 
 def main(argv: list[str]) -> None:
     print_help_if_asked("report", argv)
-    from srt.report.run import report  # takes seconds: --help does not wait for it, and Ctrl-C may end it
+    from srt.report.run import report  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     report(argv)
 

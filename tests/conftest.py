@@ -1,4 +1,4 @@
-"""Fixtures that several test files share."""
+"""Fixtures shared by several test files."""
 
 import functools
 import importlib
@@ -9,31 +9,24 @@ import pytest
 from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
 from srt.common.errors import UserError
-from srt.config import CONFIGS, KnobLine, read_knob_table
 from srt.verifiers.code.languages import find_toolchain
 from srt.verifiers.code.sandbox import Sandbox
-
-KNOB_VARIABLES = {
-    line.env
-    for path in CONFIGS.glob("*.yaml")
-    for line in read_knob_table(path)
-    if isinstance(line, KnobLine) and line.env
-}
+from tests.end_to_end.commands import KNOB_VARIABLES
 
 
 @functools.cache
 def why_no_vllm() -> str | None:
-    """None, or why vLLM cannot be used: a package that is installed may still not load here."""
+    """None, or why vLLM cannot be used: even where it is installed, its import may fail."""
     try:
         importlib.import_module("vllm")
-    except Exception as error:  # a broken build fails in many ways; all mean that these tests cannot run
+    except Exception as error:  # a broken build fails in many ways, and its tests can run in none of them
         return f"vLLM does not import ({type(error).__name__}: {error})"
     return None
 
 
 @functools.cache
 def why_no_bwrap() -> str | None:
-    """None, or why programs cannot be shut in here."""
+    """None, or why bubblewrap cannot isolate programs here."""
     try:
         Sandbox("bwrap")
     except UserError as error:
@@ -49,15 +42,15 @@ def pytest_runtest_setup(item):
 
 
 @pytest.fixture(autouse=True)
-def no_knob_from_outside(monkeypatch):
-    """A knob that happens to be set in the shell of whoever runs the tests must not reach them."""
+def no_knobs_from_the_shell(monkeypatch):
+    """Knobs set in the shell that runs the tests must not reach them."""
     for variable in KNOB_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
 
 
 @pytest.fixture
 def set_path(monkeypatch):
-    """Sets PATH for one test; the compilers that it hides are found again after it."""
+    """Sets PATH for one test; compilers that it hides are looked up again afterwards."""
 
     def set_path(path: str) -> None:
         monkeypatch.setenv("PATH", path)
@@ -71,7 +64,7 @@ def set_path(monkeypatch):
 def tiny_checkpoint(tmp_path_factory) -> Path:
     """An untrained Qwen3 of 0.6 M parameters with a chat template, saved as an ordinary checkpoint folder.
 
-    It is shared by all tests: read it, never write to it (copy it first, with shutil.copytree).
+    Shared by all tests, so never write to it; copy it first with shutil.copytree.
     """
     folder = tmp_path_factory.mktemp("checkpoints") / "tiny-qwen3"
     tokenizer = build_tokenizer()

@@ -1,4 +1,4 @@
-"""The pinned GPU stack of Phase 1 follows from the short list of what is asked for."""
+"""Phase 1's pinned GPU stack (requirements.txt) follows from its short list of requirements (requirements.in)."""
 
 import re
 import shutil
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 PHASE1 = Path(__file__).resolve().parents[1] / "self-revision-training"
-ASKED, PINNED = PHASE1 / "requirements.in", PHASE1 / "requirements.txt"
+REQUESTED, PINNED = PHASE1 / "requirements.in", PHASE1 / "requirements.txt"
 
 
 def lines_of(path: Path) -> list[str]:
@@ -20,13 +20,13 @@ def name_of(requirement: str) -> str:
     return re.split(r"[\[=<>!~; ]", requirement)[0].lower().replace("_", "-").replace(".", "-")
 
 
-def test_everything_that_is_asked_for_is_pinned_at_the_version_asked_for():
+def test_every_requirement_is_pinned_at_the_requested_version():
     pinned = {name_of(line): line for line in lines_of(PINNED)}
-    for line in lines_of(ASKED):
+    for line in lines_of(REQUESTED):
         assert name_of(line) in pinned, line
         if "==" in line:
             assert pinned[name_of(line)].split(";")[0].strip() == line
-    assert len(pinned) == len(lines_of(PINNED))  # none twice
+    assert len(pinned) == len(lines_of(PINNED))  # no duplicates
 
 
 def test_every_line_is_a_pin():
@@ -34,17 +34,17 @@ def test_every_line_is_a_pin():
 
 
 @pytest.mark.network
-def test_the_pins_resolve_and_follow_from_what_is_asked_for(tmp_path):
+def test_the_pins_resolve_and_follow_from_the_requirements(tmp_path):
     uv = shutil.which("uv") or shutil.which("uv", path=Path(sys.executable).parent)
     if uv is None:
-        pytest.skip("uv is not installed: that the pins of Phase 1 still resolve was NOT checked")
-    for path in (ASKED, PINNED):
+        pytest.skip("NOT checked that Phase 1's pins resolve: uv is not installed")
+    for path in (REQUESTED, PINNED):
         shutil.copy(path, tmp_path)
-    # As at the head of requirements.in; versions that requirements.txt has are kept where they fit.
+    # The command at the top of requirements.in; it keeps the versions in requirements.txt where possible.
     command = [uv, "pip", "compile", "requirements.in", "-o", "requirements.txt", "--python-version", "3.11"]
     command += ["--python-platform", "x86_64-manylinux_2_28", "--no-annotate", "--no-header", "--quiet"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     if re.search("error sending request|Failed to fetch|dns error", done.stderr):
-        pytest.skip(f"no package index: that Phase 1's pins still resolve was NOT checked ({done.stderr:.200})")
+        pytest.skip(f"NOT checked that Phase 1's pins resolve: no package index ({done.stderr:.200})")
     assert done.returncode == 0, done.stderr
     assert lines_of(tmp_path / "requirements.txt") == lines_of(PINNED)

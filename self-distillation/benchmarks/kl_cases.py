@@ -1,4 +1,4 @@
-"""Hidden states and heads to measure the exact KL on: random ones, near-equal ones, and a model's own."""
+"""Hidden states and lm_heads for the KL's benchmark: random ones, near-equal ones, and a model's own."""
 
 import math
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from opsd.hidden_states import head, predicting_hidden
+from opsd.hidden_states import lm_head, predicting_hidden
 from opsd.pairs import Rollout, build_pair, micro_batches
 from srt.common.models import load_model
 from srt.config_groups import PromptConfig
@@ -28,7 +28,7 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Case:
-    """Inputs of exact_kl: T rows, width H, V tokens."""
+    """Inputs of exact_kl: T tokens, width H, V vocab entries."""
 
     name: str
     student_hidden: Tensor
@@ -52,23 +52,23 @@ class Case:
         )
 
     def widened(self, width: int) -> "Case":
-        """The same logits at another width, from hidden states and heads turned into `width` dimensions.
+        """The same logits at another width, from hidden states and lm_heads rotated into `width` dimensions.
 
-        Rotated rather than padded: products with zeros take less power and run faster than real ones.
+        Rotated rather than padded, because products with zeros draw less power and run faster than real ones.
         """
         generator = torch.Generator(self.student_hidden.device).manual_seed(0)
 
-        def turned(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        def rotated(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
             shape = (width, hidden.shape[1])
             noise = torch.randn(shape, generator=generator, device=hidden.device)
-            turn = torch.linalg.qr(noise).Q.T  # (H, width), orthonormal rows
-            return tuple((x.detach().float() @ turn).to(x.dtype) for x in (hidden, weight))
+            rotation = torch.linalg.qr(noise).Q.T  # (H, width), orthonormal rows
+            return tuple((x.detach().float() @ rotation).to(x.dtype) for x in (hidden, weight))
 
         student, teacher = (self.student_hidden, self.student_head), (self.teacher_hidden, self.teacher_head)
         if width < self.student_hidden.shape[1]:
             raise ValueError(f"width {width} is below the model's {self.student_hidden.shape[1]}")
-        new_student = turned(*student)
-        new_teacher = turned(*teacher)
+        new_student = rotated(*student)
+        new_teacher = rotated(*teacher)
         return Case(self.name, *new_student, *new_teacher)
 
 
@@ -86,7 +86,7 @@ def random_case(tokens: int, width: int, vocab: int, device: str, dtype: torch.d
 
 
 def near_equal_case(tokens: int, width: int, vocab: int, device: str, dtype: torch.dtype) -> Case:
-    """The teacher is the student but for 1% of noise: early in Phase 2."""
+    """The teacher is the student with 1% of noise, as early in Phase 2."""
     case = random_case(tokens, width, vocab, device, dtype, scale=4.0)
     generator = torch.Generator(device).manual_seed(1)
     noise = torch.randn(case.student_hidden.shape, generator=generator, device=device)
@@ -100,17 +100,17 @@ def near_equal_case(tokens: int, width: int, vocab: int, device: str, dtype: tor
 
 @torch.no_grad()
 def model_case(path: str, tokens: int, response_tokens: int = 256) -> Case:
-    """A checkpoint's hidden states on what it wrote: student row chat + y, teacher row chat + y + cue + y."""
+    """A checkpoint's hidden states on its own responses: student chat + y, teacher chat + y + cue + y."""
     layout = layout_of_checkpoint(path, PromptConfig("math", None, None, None, None))
     model = load_model(path)
     model.eval()
     pad_id = layout.tokenizer.pad_token_id
     pad_id = layout.eot_ids[0] if pad_id is None else pad_id
     sampler = TransformersSampler(model, pad_id, SamplingConfig(1.0, 1.0, tuple(layout.eot_ids)), max_batch=192)
-    pairs, found, seed = [], 0, 0
-    while found < tokens:
+    pairs, generated, seed = [], 0, 0
+    while generated < tokens:
         chats, requests = [], []
-        for _ in range(min(192, math.ceil((tokens - found) / response_tokens * 1.25))):
+        for _ in range(min(192, math.ceil((tokens - generated) / response_tokens * 1.25))):
             question = QUESTIONS[seed % len(QUESTIONS)].format(a=seed % 37 + 11, b=seed % 53 + 29)
             chats.append(layout.chat(question))
             requests.append(SampleRequest(chats[-1], seed, response_tokens))
@@ -121,12 +121,12 @@ def model_case(path: str, tokens: int, response_tokens: int = 256) -> Case:
                 problem, chats[index], sample.token_ids, sample.logprobs, sample.finish_reason, index % 2
             )
             pairs.append(build_pair(rollout, layout, max_teacher_tokens=2**20))
-            found += len(sample.token_ids)
+            generated += len(sample.token_ids)
     student, teacher = [], []
     for batch in micro_batches(pairs, 16384):
         student.append(predicting_hidden(model, [pair.student for pair in batch], pad_id))
         teacher.append(predicting_hidden(model, [pair.teacher for pair in batch], pad_id))
-    weight = head(model)[0].detach().clone()
-    mixed = torch.randperm(found, generator=torch.Generator().manual_seed(0))[:tokens].to(weight.device)
-    hidden = [torch.cat(parts)[mixed].to(weight.dtype) for parts in (student, teacher)]
+    weight = lm_head(model).weight.detach().clone()
+    shuffled = torch.randperm(generated, generator=torch.Generator().manual_seed(0))[:tokens].to(weight.device)
+    hidden = [torch.cat(parts)[shuffled].to(weight.dtype) for parts in (student, teacher)]
     return Case("model", hidden[0], weight, hidden[1], weight)

@@ -1,10 +1,9 @@
-"""What the exact KL is measured against: each contender turns a case into loss and both gradients."""
+"""What the exact KL is compared with: each contender computes the loss and both gradients of a case."""
 
 import contextlib
 import importlib.util
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 from unittest import mock
 
 import torch
@@ -12,15 +11,16 @@ from kl_cases import Case
 from torch import Tensor
 
 from opsd.kl import exact_kl
-from opsd.kl import lm_head as kl_head
+from opsd.kl.chunks import Tokens
+from opsd.kl.lm_head import LMHead
 
 Result = tuple[Tensor, Tensor, Tensor]  # loss, dX, dW
-PRODUCT_ROWS = 2048
+PRODUCT_TOKENS = 2048
 
 
 @dataclass(frozen=True)
 class Contender:
-    """run(case) -> (loss, dX, dW), or None where only the time counts. memory(case): bytes it needs at least."""
+    """run(case) -> (loss, dX, dW), or None where only the time matters. memory(case): bytes needed at least."""
 
     name: str
     run: Callable[[Case], Result | None]
@@ -33,20 +33,20 @@ def gradients(loss: Tensor, case: Case) -> Result:
 
 
 def four_products(case: Case) -> None:
-    """The products alone, in bf16, over chunks whose buffers are there already: two forward, dX, dW."""
+    """The products alone, in bf16, over chunks with preallocated buffers: two forward, dX, dW."""
     hidden, head = case.student_hidden.detach(), case.student_head.detach()
     hidden_gradient, head_gradient = torch.empty_like(hidden), torch.empty_like(head)
-    logits = hidden.new_empty(min(PRODUCT_ROWS, len(hidden)), len(head))
-    for start in range(0, len(hidden), PRODUCT_ROWS):
-        rows = slice(start, start + PRODUCT_ROWS)
-        part = logits[: len(hidden[rows])]
-        torch.mm(case.teacher_hidden[rows], case.teacher_head.T, out=part)
-        torch.mm(hidden[rows], head.T, out=part)
-        torch.mm(part, head, out=hidden_gradient[rows])
+    logits = hidden.new_empty(min(PRODUCT_TOKENS, len(hidden)), len(head))
+    for start in range(0, len(hidden), PRODUCT_TOKENS):
+        tokens = slice(start, start + PRODUCT_TOKENS)
+        part = logits[: len(hidden[tokens])]
+        torch.mm(case.teacher_hidden[tokens], case.teacher_head.T, out=part)
+        torch.mm(hidden[tokens], head.T, out=part)
+        torch.mm(part, head, out=hidden_gradient[tokens])
         if start:
-            torch.addmm(head_gradient, part.T, hidden[rows], out=head_gradient)
+            torch.addmm(head_gradient, part.T, hidden[tokens], out=head_gradient)
         else:
-            torch.mm(part.T, hidden[rows], out=head_gradient)
+            torch.mm(part.T, hidden[tokens], out=head_gradient)
 
 
 def dense(case: Case, dtype: torch.dtype) -> Result:
@@ -80,12 +80,12 @@ def ours(case: Case, grad_eps: float, chunk_tokens: int | None = None) -> Result
 
 @contextlib.contextmanager
 def bf16_logits() -> Iterator[None]:
-    """Logits rounded to bf16, as most implementations have them."""
+    """Logits rounded to bf16, as in most implementations."""
 
-    def logits(self: Any, rows: Tensor) -> Tensor:
-        return self.hidden[rows] @ self.weight[: self.vocab_size].T
+    def logits(self: LMHead, tokens: Tokens) -> Tensor:
+        return self.hidden[tokens] @ self.weight[: self.vocab_size].T
 
-    with mock.patch.object(kl_head.Head, "logits", logits):
+    with mock.patch.object(LMHead, "logits", logits):
         yield
 
 
@@ -119,23 +119,23 @@ def trl(case: Case) -> Result:
 
 
 def contenders(grad_eps: float, liger_compiled: bool) -> list[Contender]:
-    found = [
+    others = [
         Contender("four matrix products alone", four_products, accuracy=False),
         Contender("dense torch, fp32 softmax", lambda case: dense(case, torch.float32), dense_bytes),
         Contender("dense torch, bf16", lambda case: dense(case, torch.bfloat16), dense_bytes),
     ]
     if importlib.util.find_spec("liger_kernel"):
         for size in (1024, 2048):
-            found.append(
+            others.append(
                 Contender(
                     f"Liger chunked JSD, chunk {size}", lambda case, size=size: liger(case, size, liger_compiled)
                 )
             )
     if importlib.util.find_spec("trl"):
-        found.append(Contender("TRL chunked divergence", trl))
+        others.append(Contender("TRL chunked divergence", trl))
     return [
-        *found,
-        Contender("ours, bf16 logits, flagged columns", lambda case: ours_from_bf16_logits(case, grad_eps)),
-        Contender("ours, all columns", lambda case: ours(case, 0.0)),
-        Contender("ours, flagged columns", lambda case: ours(case, grad_eps)),
+        *others,
+        Contender("ours, bf16 logits, flagged entries", lambda case: ours_from_bf16_logits(case, grad_eps)),
+        Contender("ours, all entries", lambda case: ours(case, 0.0)),
+        Contender("ours, flagged entries", lambda case: ours(case, grad_eps)),
     ]

@@ -33,7 +33,7 @@ def pair_kl(
         teacher_hidden.to(teacher_head.weight.dtype),
         teacher_head.weight,
         student_hidden.new_full((len(targets),), token_weight, dtype=torch.float32),
-        options=kl_config,
+        config=kl_config,
         targets=targets.to(student_hidden.device),
         student_bias=student_head.bias,
         teacher_bias=teacher_head.bias,

@@ -1,4 +1,4 @@
-"""Starts the real commands: scripts as processes of their own, entry points also inside of the test's process."""
+"""Runs the shell scripts as subprocesses, as users do, and reads what they printed."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ Knobs = dict[str, object]
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a command ended, and what it said."""
+    """A command's exit code and output."""
 
     code: int
     out: str
@@ -39,7 +39,7 @@ class Outcome:
 
 
 def environment(config: Knobs) -> dict[str, str]:
-    """This environment with these knobs and no others. One thread: the same sums in every process."""
+    """The current environment with these knobs only, and one thread, so that sums round alike in every process."""
     kept = {name: value for name, value in os.environ.items() if name not in KNOB_VARIABLES}
     fixed = {
         "VIRTUAL_ENV": sys.prefix,
@@ -52,7 +52,7 @@ def environment(config: Knobs) -> dict[str, str]:
 
 
 def run_script(name: str, config: Knobs, *arguments: str, prefix: str = "") -> Outcome:
-    """`bash scripts/<name>.sh`, to its end. `prefix`: shell commands before it, such as a limit."""
+    """Runs `bash scripts/<name>.sh` to the end. `prefix`: shell commands to run first, such as `ulimit`."""
     script = REPOSITORY / "scripts" / f"{name}.sh"
     done = subprocess.run(
         ["bash", "-c", f'{prefix} exec bash "$0" "$@"', script, *arguments],
@@ -65,9 +65,9 @@ def run_script(name: str, config: Knobs, *arguments: str, prefix: str = "") -> O
 
 
 def interrupt_script(name: str, config: Knobs, signal_number: int, when: Callable[[], bool]) -> Outcome:
-    """Starts a script and, as soon as `when` holds, sends a signal to it and all processes it started.
+    """Starts a script and, as soon as `when()` is true, sends a signal to it and to every process it started.
 
-    Fails when the script ends before that.
+    Fails if the script exits first.
     """
     script = REPOSITORY / "scripts" / f"{name}.sh"
     process = subprocess.Popen(
@@ -76,8 +76,8 @@ def interrupt_script(name: str, config: Knobs, signal_number: int, when: Callabl
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # its process group is its own
-        # Tests that a shell runs in the background ignore Ctrl-C, and so would what they start.
+        start_new_session=True,  # puts it in a new process group
+        # In a shell's background job SIGINT is ignored, and subprocesses inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     try:
@@ -93,12 +93,12 @@ def interrupt_script(name: str, config: Knobs, signal_number: int, when: Callabl
     return Outcome(process.returncode, out, err)
 
 
-def lines_in(path: Path) -> int:
+def count_lines(path: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
 def the_error(outcome: Outcome) -> str:
-    """The one sentence that a refused command ends with."""
+    """The single `error: ` line with which a failed command must end."""
     assert outcome.code == 2, outcome
     assert "Traceback" not in outcome.err, outcome.err
     lines = [line for line in outcome.err.replace("\r", "\n").splitlines() if line.strip()]

@@ -1,4 +1,4 @@
-"""What the end-to-end tests share: the little world, and one whole run in it that nothing disturbed."""
+"""Shared by the end-to-end tests: the toy task, and one uninterrupted run of the full pipeline on it."""
 
 import os
 import runpy
@@ -13,12 +13,12 @@ from filelock import FileLock
 from safetensors.torch import load_file
 
 from tests.end_to_end.commands import ENTRY_POINTS, REPOSITORY, Knobs, Outcome, run_script
-from tests.end_to_end.little_world import MAX_TOKENS, save_answering_model, write_problems
+from tests.end_to_end.toy_task import MAX_TOKENS, save_answering_model, write_problems
 
 
 @pytest.fixture(scope="session")
 def built_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
-    """built_once(name, make) -> the folder that make(folder) filled, one for all workers of pytest -n."""
+    """built_once(name, make) -> the folder that make(folder) filled, shared by all workers of pytest -n."""
     root = tmp_path_factory.getbasetemp()
     if "PYTEST_XDIST_WORKER" in os.environ:
         root = root.parent
@@ -37,13 +37,13 @@ def built_once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path
 
 @pytest.fixture(scope="session")
 def answering_model(built_once) -> Path:
-    """A tiny checkpoint that gets about half of the little world's problems right; read it only."""
-    return built_once("little-base", save_answering_model)
+    """A tiny checkpoint that gets about half of the toy problems right; read-only."""
+    return built_once("toy-base", save_answering_model)
 
 
 @dataclass(frozen=True)
 class Run:
-    """Knobs and folders of the whole run. The knobs of a step with another OUTPUT_DIR make a second such run."""
+    """Knobs and folders of the full run; a step's knobs with another OUTPUT_DIR repeat it elsewhere."""
 
     folder: Path
     base: Path
@@ -157,9 +157,9 @@ class Run:
         return (self.folder / f"{step}.out").read_text()
 
 
-def same_weights(one: Path, other: Path) -> bool:
+def same_weights(folder: Path, other: Path) -> bool:
     """Bit for bit."""
-    first, second = (load_file(folder / "model.safetensors") for folder in (one, other))
+    first, second = (load_file(path / "model.safetensors") for path in (folder, other))
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
@@ -167,8 +167,8 @@ BROKEN_LINE = '{"id": "broken", "problem": "x = '
 
 
 @pytest.fixture(scope="session")
-def whole_run(built_once, answering_model) -> Run:
-    """The whole method through the scripts, from data to report; read it only, and copy what you change."""
+def full_run(built_once, answering_model) -> Run:
+    """The full pipeline through the scripts, from data to report; read-only: copy what you change."""
 
     def make(folder: Path) -> None:
         run = Run(folder, answering_model)
@@ -180,12 +180,12 @@ def whole_run(built_once, answering_model) -> Run:
             assert outcome.code == 0, (step, outcome)
             (folder / f"{step}.out").write_text(outcome.out)
 
-    return Run(built_once("whole-run", make), answering_model)
+    return Run(built_once("full-run", make), answering_model)
 
 
 @pytest.fixture
 def call(monkeypatch, capfd) -> Callable[..., Outcome]:
-    """call(entry_point, knobs, *arguments): the entry point's file, run as a program in this process."""
+    """call(entry_point, knobs, *arguments) runs the entry point's file as a program in this process."""
 
     def call(entry_point: str, config: Knobs, *arguments: str) -> Outcome:
         path = REPOSITORY / ENTRY_POINTS[entry_point]

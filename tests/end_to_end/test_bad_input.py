@@ -9,7 +9,7 @@ import pytest
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import write_metadata
 from tests.end_to_end.commands import Knobs, the_error
-from tests.end_to_end.little_world import write_problems
+from tests.end_to_end.toy_task import write_problems
 
 RECORD = {"x": "x = 1", "y_init": "a", "p_r": PHRASE_SETS["qwen"].wrong, "y_revised": "b"}
 
@@ -21,7 +21,7 @@ def problems(tmp_path) -> Path:
 
 @pytest.fixture
 def good(tiny_checkpoint, problems, tmp_path) -> dict[str, Knobs]:
-    """For each entry point, knobs with which it would run (never to its end: each test spoils one)."""
+    """Valid knobs for each entry point; each test spoils one of them, so nothing runs to the end."""
     for stage in (1, 2):
         (tmp_path / f"d_stage{stage}.json").write_text(json.dumps([RECORD]))
     output = {"OUTPUT_DIR": tmp_path / "output"}
@@ -58,7 +58,7 @@ def test_a_data_file_that_is_missing(call, good, tmp_path, entry_point):
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "said"),
+    ("name", "content", "message"),
     [
         ("empty.jsonl", "", ": contains no records"),
         ("empty.json", "", ", line 1: not JSON"),
@@ -75,11 +75,11 @@ def test_a_data_file_that_is_missing(call, good, tmp_path, entry_point):
     ],
 )
 @pytest.mark.parametrize("entry_point", DATA_KNOB)
-def test_a_data_file_that_cannot_be_used(call, good, tmp_path, entry_point, name, content, said):
+def test_a_data_file_that_cannot_be_used(call, good, tmp_path, entry_point, name, content, message):
     path = tmp_path / name
     path.write_text(content)
     error = the_error(call(entry_point, good[entry_point] | {DATA_KNOB[entry_point]: path}))
-    assert str(path) in error and said in error
+    assert str(path) in error and message in error
 
 
 def test_a_data_file_whose_lines_are_mostly_broken_names_the_first_one(call, good, problems):
@@ -89,7 +89,7 @@ def test_a_data_file_whose_lines_are_mostly_broken_names_the_first_one(call, goo
     assert f"{problems}: 5 of 9 records cannot be used; the first is {problems}, line 5: not JSON" in error
 
 
-def test_no_problem_left_between_start_and_end(call, good):
+def test_an_empty_range_of_problems(call, good):
     error = the_error(call("collect", good["collect"] | {"START_INDEX": 4}))
     assert "no problem is left between START_INDEX=4 and END_INDEX=None; it has 4" in error
 
@@ -111,12 +111,12 @@ def test_a_model_without_a_chat_template(call, good, tiny_checkpoint, tmp_path, 
     assert f"{base}: its tokenizer has no chat template; use an instruct model" in error
 
 
-def test_a_checkpoint_whose_weights_are_cut_off(call, good, tiny_checkpoint, tmp_path):
-    torn = shutil.copytree(tiny_checkpoint, tmp_path / "torn")
-    weights = torn / "model.safetensors"
+def test_a_checkpoint_with_truncated_weights(call, good, tiny_checkpoint, tmp_path):
+    truncated = shutil.copytree(tiny_checkpoint, tmp_path / "truncated")
+    weights = truncated / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    error = the_error(call("collect", good["collect"] | {"MODEL_PATH": torn}))
-    assert f"{torn}: its model could not be loaded" in error
+    error = the_error(call("collect", good["collect"] | {"MODEL_PATH": truncated}))
+    assert f"{truncated}: its model could not be loaded" in error
 
 
 @pytest.mark.parametrize("entry_point", ["evaluate", "distill"])
@@ -155,7 +155,7 @@ WRONG_TYPES = {
     "evaluate": ("REVISE", "perhaps", "expected 0 or 1 (1: also sample one revision of every response)"),
     "report": ("EXAMPLES", "some", "expected a whole number"),
 }
-MISSPELT = {
+MISSPELLED = {
     "collect": ("bach_size", "batch_size"),
     "prepare": ("stage1_sise", "stage1_size"),
     "sft": ("epochs_stage_1", "epochs_stage1"),
@@ -167,13 +167,13 @@ MISSPELT = {
 
 @pytest.mark.parametrize("entry_point", WRONG_TYPES)
 def test_a_knob_of_the_wrong_type(call, good, entry_point):
-    name, value, said = WRONG_TYPES[entry_point]
-    assert f"error: {name}={value}: {said}" in the_error(call(entry_point, good[entry_point] | {name: value}))
+    name, value, message = WRONG_TYPES[entry_point]
+    assert f"error: {name}={value}: {message}" in the_error(call(entry_point, good[entry_point] | {name: value}))
 
 
-@pytest.mark.parametrize("entry_point", MISSPELT)
-def test_an_unknown_knob_is_answered_with_the_nearest(call, good, entry_point):
-    wrong, right = MISSPELT[entry_point]
+@pytest.mark.parametrize("entry_point", MISSPELLED)
+def test_an_unknown_knob_gets_a_suggestion(call, good, entry_point):
+    wrong, right = MISSPELLED[entry_point]
     error = the_error(call(entry_point, good[entry_point], f"{wrong}=3"))
     assert f"unknown knob '{wrong}=3'; did you mean {right}?" in error
 
@@ -191,7 +191,7 @@ def test_nemo_rl_without_a_gpu_or_its_environment_names_the_local_engine(call, g
     assert error.startswith("error: ENGINE=nemo-rl: ") and "ENGINE=local" in error
 
 
-def test_an_update_size_that_does_not_divide_the_step(call, good):
+def test_a_global_batch_size_that_does_not_divide_the_step(call, good):
     config = good["distill"] | {"NUM_PROMPTS_PER_STEP": 8, "TRAIN_GLOBAL_BATCH_SIZE": 3}
     assert "TRAIN_GLOBAL_BATCH_SIZE=3 does not divide NUM_PROMPTS_PER_STEP=8" in the_error(call("distill", config))
 
@@ -206,20 +206,20 @@ def test_an_unknown_set_of_control_phrases(call, good):
 
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
-        ("[]", "a list with at least one tuple is expected; run run_srt_data.sh again"),
-        ('{"x": 1}', "a list with at least one tuple is expected"),
+        ("[]", "expected a list with at least one tuple; run run_srt_data.sh again"),
+        ('{"x": 1}', "expected a list with at least one tuple"),
         ("[{]", "not readable as JSON"),
-        ('[{"x": "x", "y_init": "a", "p_r": "p"}]', "record 1: it lacks y_revised"),
-        (None, "there is no such stage file; run run_srt_data.sh first, or set DATA_PREFIX"),
+        ('[{"x": "x", "y_init": "a", "p_r": "p"}]', "record 1: missing y_revised"),
+        (None, "no such stage file; run run_srt_data.sh first, or set DATA_PREFIX"),
     ],
 )
-def test_a_stage_file_that_cannot_be_used(call, good, tmp_path, stage, content, said):
+def test_a_stage_file_that_cannot_be_used(call, good, tmp_path, stage, content, message):
     path = tmp_path / f"d_stage{stage}.json"
     path.unlink() if content is None else path.write_text(content)
     error = the_error(call("sft", good["sft"]))
-    assert str(path) in error and said in error
+    assert str(path) in error and message in error
 
 
 def test_stage_files_whose_control_phrases_differ_from_the_knob(call, good, tmp_path):
@@ -232,16 +232,16 @@ def test_stage_files_whose_control_phrases_differ_from_the_knob(call, good, tmp_
 def test_tuples_that_are_all_too_long(call, good):
     error = the_error(call("sft", good["sft"] | {"MAX_LENGTH": 5}))
     assert "stage 1: all 1 tuples are longer than MAX_LENGTH=5" in error
-    assert not good["sft"]["OUTPUT_DIR"].exists()  # MAX_LENGTH can still be raised in the same place
+    assert not good["sft"]["OUTPUT_DIR"].exists()  # so a rerun with a larger MAX_LENGTH may use it
 
 
-def test_splitting_before_anything_was_collected(call, good, tmp_path):
+def test_splitting_before_collecting(call, good, tmp_path):
     error = the_error(call("prepare", good["prepare"]))
     assert f"{tmp_path}/output/d_revision.json: no such file" in error
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_fewer_than_two_tuples_say_what_to_change(call, good, tmp_path, count):
+def test_with_fewer_than_two_tuples_the_error_says_what_to_change(call, good, tmp_path, count):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "d_revision.json").write_text(json.dumps([RECORD] * count))
     (tmp_path / "output" / "run.json").write_text("{}")
@@ -250,7 +250,7 @@ def test_fewer_than_two_tuples_say_what_to_change(call, good, tmp_path, count):
     assert "use more problems, NUM_RESPONSES or NUM_REVISIONS, or REVISE_CORRECT=1" in error
 
 
-def test_a_report_of_nothing(call, good, tmp_path):
+def test_a_report_without_any_input(call, good, tmp_path):
     error = the_error(call("report", {"OUTPUT_DIR": tmp_path / "output"}))
     assert "nothing to report" in error
 

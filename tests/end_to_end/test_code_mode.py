@@ -1,4 +1,4 @@
-"""MODE=code from problems to training data and evaluation, with a model that says what it is told to."""
+"""MODE=code from problems to training data, evaluation and distillation, with scripted responses."""
 
 import json
 import random
@@ -25,7 +25,7 @@ PROBLEMS = [
         "test": "def check(candidate):\n    assert candidate(1, 2) == 3",
     },
 ]
-SAYINGS = [
+RESPONSES = [
     "```python\nprint(2 * int(input()))\n```",
     "```python\ndef add(a, b):\n    return a + b\n```",
     "```python\nprint(7)\n```",
@@ -34,8 +34,8 @@ SAYINGS = [
 ]
 
 
-class TalkingSampler:
-    """Says one of SAYINGS, drawn by the request's seed."""
+class ScriptedSampler:
+    """Answers with one of RESPONSES, drawn with the request's seed."""
 
     def __init__(self, tokenizer):
         self.tokenizer, self.waiting = tokenizer, []
@@ -43,8 +43,8 @@ class TalkingSampler:
     pending = property(lambda self: len(self.waiting))
 
     def submit(self, key, request):
-        saying = random.Random(request.seed).choice(SAYINGS)
-        ids = [*self.tokenizer.encode(saying, add_special_tokens=False), self.tokenizer.eos_token_id]
+        response = random.Random(request.seed).choice(RESPONSES)
+        ids = [*self.tokenizer.encode(response, add_special_tokens=False), self.tokenizer.eos_token_id]
         self.waiting.append((key, Sample(ids, "stop", None)))
 
     def poll(self):
@@ -57,12 +57,12 @@ class TalkingSampler:
 
 @pytest.fixture
 def config(tmp_path, tiny_checkpoint, monkeypatch):
-    sampler = TalkingSampler(load_tokenizer(str(tiny_checkpoint)))
+    sampler = ScriptedSampler(load_tokenizer(str(tiny_checkpoint)))
     monkeypatch.setattr("srt.sampling.from_config.open_sampler", lambda *args, **kwargs: sampler)
     (tmp_path / "problems.jsonl").write_text("".join(json.dumps(problem) + "\n" for problem in PROBLEMS))
-    places = [f"dataset={tmp_path / 'problems.jsonl'}", f"output_dir={tmp_path / 'out'}"]
+    paths = [f"dataset={tmp_path / 'problems.jsonl'}", f"output_dir={tmp_path / 'out'}"]
     sampling = ["sampler=transformers", "max_tokens=100", "grading_workers=2"]
-    return ["mode=code", f"model_path={tiny_checkpoint}", *places, *sampling]
+    return ["mode=code", f"model_path={tiny_checkpoint}", *paths, *sampling]
 
 
 def test_collection_and_training_data(config, tmp_path, tiny_checkpoint):
@@ -76,7 +76,7 @@ def test_collection_and_training_data(config, tmp_path, tiny_checkpoint):
     assert len(tuples) == 6
     for kept in tuples:
         assert kept["y_init_correct"] is False and kept["y_revised_correct"] is True
-        assert kept["y_revised"] == SAYINGS[0 if kept["id"] == "double" else 1]
+        assert kept["y_revised"] == RESPONSES[0 if kept["id"] == "double" else 1]
     if find_toolchain(BY_FENCE["go"]) is None:
         kinds = {line["kind"] for line in read_jsonl(tmp_path / "out" / "set_aside.jsonl")}
         assert kinds == {"no compiler for Go"}
@@ -93,7 +93,7 @@ def test_evaluation(config, tmp_path):
 
 
 def test_distillation(config, tmp_path, tiny_checkpoint):
-    """An untrained model writes no program, so every reward is 0; that is enough to see the judge at work."""
+    """An untrained model writes no programs, so every reward is 0, which is enough to show that the judge runs."""
     sizes = ["num_prompts_per_step=2", "train_global_batch_size=2", "max_num_steps=1", "val_period=0"]
     distill(
         [

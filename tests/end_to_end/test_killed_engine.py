@@ -1,4 +1,4 @@
-"""A collection with vLLM whose engine process is killed, and the same command again."""
+"""A collection whose vLLM engine process is killed, then rerun with the same command."""
 
 import json
 import os
@@ -10,21 +10,21 @@ from pathlib import Path
 import pytest
 
 from srt.common.files import read_jsonl
-from tests.end_to_end.commands import REPOSITORY, Outcome, environment, lines_in, run_script
-from tests.end_to_end.little_world import MAX_TOKENS, write_problems
+from tests.end_to_end.commands import REPOSITORY, Outcome, count_lines, environment, run_script
+from tests.end_to_end.toy_task import MAX_TOKENS, write_problems
 
 pytestmark = pytest.mark.vllm
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids of the children, their children, and so on."""
+    """Process ids of all descendants."""
     children = []
     for tasks in Path(f"/proc/{pid}/task").glob("*/children"):
         try:
             children += map(int, tasks.read_text().split())
-        except (FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+        except (FileNotFoundError, ProcessLookupError):  # it has exited
             continue
-    return [found for child in children for found in (child, *descendants(child))]
+    return [pid for child in children for pid in (child, *descendants(child))]
 
 
 def title(pid: int) -> str:
@@ -48,13 +48,13 @@ def collect_and_kill_the_engine(config: dict, when) -> Outcome:
             time.sleep(0.005)
         (engine,) = [pid for pid in descendants(process.pid) if "VLLM::EngineCore" in title(pid)]
         os.kill(engine, signal.SIGKILL)
-        out, err = process.communicate(timeout=120)  # nobody is left who holds the pipes
+        out, err = process.communicate(timeout=120)  # returns once no process holds the pipes open
     finally:
         process.kill()
     return Outcome(process.returncode, out, err)
 
 
-def test_a_killed_engine_ends_in_one_sentence_and_the_same_command_continues(answering_model, tmp_path):
+def test_a_killed_engine_gives_a_one_line_error_and_a_rerun_continues(answering_model, tmp_path):
     output = tmp_path / "output"
     config = {
         "MODEL_PATH": answering_model,
@@ -64,15 +64,15 @@ def test_a_killed_engine_ends_in_one_sentence_and_the_same_command_continues(ans
         "TARGET_REVISION_SAMPLES": 10,
         "STAGE1_SIZE": 6,
         "STAGE2_SIZE": 3,
-        "BATCH_SIZE": 2,  # so slow that the kill comes before the end
+        "BATCH_SIZE": 2,  # slow enough for the kill to come before the end
         "SAMPLER": "vllm",
         "GRADING_WORKERS": 1,
         "OUTPUT_DIR": output,
         "TRAIN_DATA_DIR": tmp_path,
     }
     log = output / "attempts.jsonl"
-    in_a_process_of_its_own = {"DATA_PARALLEL_SIZE": 1}  # as on GPUs
-    killed = collect_and_kill_the_engine(config | in_a_process_of_its_own, lambda: lines_in(log) >= 10)
+    separate_process = {"DATA_PARALLEL_SIZE": 1}  # as on GPUs
+    killed = collect_and_kill_the_engine(config | separate_process, lambda: count_lines(log) >= 10)
     assert killed.code == 2 and "Traceback" not in killed.err and "leaked" not in killed.err, killed
     (error,) = [line for line in killed.err.splitlines() if line.startswith("error: ")]
     assert "a vLLM engine died" in error and "the same command continues" in error

@@ -1,4 +1,4 @@
-"""SFT that is stopped in every way, and then started again with the same command."""
+"""SFT interrupted in several ways, then rerun with the same command."""
 
 import os
 import shutil
@@ -19,8 +19,8 @@ def losses(stage_folder: Path) -> list[tuple[int, float]]:
 
 
 @dataclass(frozen=True)
-class Stopped:
-    """A training that was stopped four times: full disk, kill -9 in stage 1, Ctrl-C, kill -9 in stage 2."""
+class Interrupted:
+    """A run interrupted four times: full disk, kill -9 in stage 1, Ctrl-C, and kill -9 in stage 2."""
 
     output: Path
     disk_full: Outcome
@@ -30,11 +30,11 @@ class Stopped:
 
 
 @pytest.fixture(scope="module")
-def stopped(whole_run, tmp_path_factory) -> Stopped:
-    output = tmp_path_factory.mktemp("stopped") / "srt"
-    config = whole_run.sft | {"OUTPUT_DIR": output}
+def interrupted(full_run, tmp_path_factory) -> Interrupted:
+    output = tmp_path_factory.mktemp("interrupted") / "srt"
+    config = full_run.sft | {"OUTPUT_DIR": output}
 
-    # The weights of a checkpoint (400 KiB) do not fit.
+    # A checkpoint's weights (400 KiB) exceed this limit.
     disk_full = run_script("sft", config, prefix="ulimit -f 200;")
 
     def after_checkpoint(stage: int, step: int):
@@ -42,81 +42,81 @@ def stopped(whole_run, tmp_path_factory) -> Stopped:
 
     interrupt_script("sft", config, signal.SIGKILL, after_checkpoint(1, 8))
     stage1_after_kill = (output / "stage1").exists()
-    # A checkpoint that was cut off while it was written has no mark of completeness.
-    torn = output / "stage1.work" / "checkpoint-400"
-    shutil.copytree(output / "stage1.work" / "checkpoint-8", torn)
-    (torn / "complete").unlink()
-    (torn / "weights.safetensors").write_bytes(b"half")
+    # A partially written checkpoint has no completeness marker.
+    partial = output / "stage1.work" / "checkpoint-400"
+    shutil.copytree(output / "stage1.work" / "checkpoint-8", partial)
+    (partial / "complete").unlink()
+    (partial / "weights.safetensors").write_bytes(b"half")
     ctrl_c = interrupt_script("sft", config, signal.SIGINT, after_checkpoint(1, 16))
     interrupt_script("sft", config, signal.SIGKILL, after_checkpoint(2, 4))
     assert (output / "stage1").exists() and not (output / "stage2").exists()
-    return Stopped(output, disk_full, ctrl_c, stage1_after_kill, run_script("sft", config))
+    return Interrupted(output, disk_full, ctrl_c, stage1_after_kill, run_script("sft", config))
 
 
-def test_a_full_disk_ends_in_one_sentence(stopped):
-    error = the_error(stopped.disk_full)
+def test_a_full_disk_gives_a_one_line_error(interrupted):
+    error = the_error(interrupted.disk_full)
     assert "a file could not be written (File too large); free space or change OUTPUT_DIR" in error
 
 
-def test_a_killed_stage_has_no_folder_under_its_name(stopped):
-    assert not stopped.stage1_after_kill
+def test_a_killed_stage_has_no_folder_under_its_final_name(interrupted):
+    assert not interrupted.stage1_after_kill
 
 
-def test_ctrl_c_ends_with_130_and_a_sentence(stopped):
-    assert stopped.ctrl_c.code == 130
-    assert "stopped; the same command continues from here" in stopped.ctrl_c.err
-    assert "Traceback" not in stopped.ctrl_c.err
+def test_ctrl_c_exits_with_130_and_a_message(interrupted):
+    assert interrupted.ctrl_c.code == 130
+    assert "stopped; the same command continues from here" in interrupted.ctrl_c.err
+    assert "Traceback" not in interrupted.ctrl_c.err
 
 
-def test_a_restart_takes_the_newest_whole_checkpoint_and_deletes_a_torn_one(stopped):
-    assert "checkpoint-400 was cut off while it was written; deleted" in stopped.ctrl_c.out
-    assert "continuing from" in stopped.ctrl_c.out and "checkpoint-400\n" not in stopped.ctrl_c.out
+def test_a_restart_uses_the_newest_complete_checkpoint_and_deletes_a_partial_one(interrupted):
+    assert "checkpoint-400 was cut off while it was written; deleted" in interrupted.ctrl_c.out
+    assert "continuing from" in interrupted.ctrl_c.out and "checkpoint-400\n" not in interrupted.ctrl_c.out
 
 
-def test_a_kill_in_stage_2_repeats_neither_stage_1_nor_what_stage_2_had_done(stopped):
-    assert stopped.last.code == 0, stopped.last
-    assert f"stage 1 is complete: {stopped.output / 'stage1'}" in stopped.last.out
-    assert f"continuing from {stopped.output / 'stage2.work' / 'checkpoint-'}" in stopped.last.out
-
-
-@pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_the_weights_equal_those_of_a_training_that_was_never_stopped(stopped, whole_run, stage):
-    assert same_weights(stopped.output / stage, whole_run.folder / "srt" / stage)
+def test_after_a_kill_in_stage_2_neither_stage_starts_over(interrupted):
+    assert interrupted.last.code == 0, interrupted.last
+    assert f"stage 1 is complete: {interrupted.output / 'stage1'}" in interrupted.last.out
+    assert f"continuing from {interrupted.output / 'stage2.work' / 'checkpoint-'}" in interrupted.last.out
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2"])
-def test_every_update_is_in_the_log_once_with_the_same_loss(stopped, whole_run, stage):
-    assert losses(stopped.output / stage) == losses(whole_run.folder / "srt" / stage)
+def test_the_weights_equal_those_of_a_run_that_was_never_interrupted(interrupted, full_run, stage):
+    assert same_weights(interrupted.output / stage, full_run.folder / "srt" / stage)
 
 
-def test_no_working_folder_is_left(stopped):
-    assert sorted(path.name for path in stopped.output.iterdir()) == ["run.json", "stage1", "stage2"]
+@pytest.mark.parametrize("stage", ["stage1", "stage2"])
+def test_every_update_is_logged_once_with_the_same_loss(interrupted, full_run, stage):
+    assert losses(interrupted.output / stage) == losses(full_run.folder / "srt" / stage)
 
 
-# Kills around the last rename, in this process ---------------------------------------------------------------
+def test_no_working_folder_is_left(interrupted):
+    assert sorted(path.name for path in interrupted.output.iterdir()) == ["run.json", "stage1", "stage2"]
+
+
+# Kills around the final rename, in this process --------------------------------------------------------------
 
 
 class Killed(BaseException):
-    """Nothing in the program catches it, as nothing catches SIGKILL."""
+    """Stands for SIGKILL: nothing in the program catches it."""
 
 
 BRIEF = {"EPOCHS_STAGE1": 0.4, "EPOCHS_STAGE2": 0.4, "REPORT_TO": "none", "SAVE_STEPS": 1}
 
 
 @pytest.fixture(scope="module")
-def undisturbed(whole_run, tmp_path_factory) -> Path:
-    output = tmp_path_factory.mktemp("undisturbed") / "srt"
-    outcome = run_script("sft", whole_run.sft | BRIEF | {"OUTPUT_DIR": output})
+def uninterrupted(full_run, tmp_path_factory) -> Path:
+    output = tmp_path_factory.mktemp("uninterrupted") / "srt"
+    outcome = run_script("sft", full_run.sft | BRIEF | {"OUTPUT_DIR": output})
     assert outcome.code == 0, outcome
     return output
 
 
 @pytest.mark.parametrize("last_call", ["os.replace", "shutil.rmtree"])
 def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_changes_nothing(
-    whole_run, undisturbed, call, tmp_path, monkeypatch, last_call
+    full_run, uninterrupted, call, tmp_path, monkeypatch, last_call
 ):
     output = tmp_path / "srt"
-    config = whole_run.sft | BRIEF | {"OUTPUT_DIR": output}
+    config = full_run.sft | BRIEF | {"OUTPUT_DIR": output}
     module, name = last_call.split(".")
     real = getattr({"os": os, "shutil": shutil}[module], name)
 
@@ -130,7 +130,7 @@ def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_changes_noth
         call("sft", config)
     monkeypatch.undo()
     assert (output / "stage1").exists() == (last_call == "shutil.rmtree")
-    last_update = losses(undisturbed / "stage1")[-1][0]
+    last_update = losses(uninterrupted / "stage1")[-1][0]
     kept = {path.name for path in (output / "stage1.work").glob("checkpoint-*")}
     assert f"checkpoint-{last_update - 1}" in kept and f"checkpoint-{last_update}" not in kept
 
@@ -138,5 +138,5 @@ def test_a_kill_just_before_or_after_the_rename_of_a_finished_stage_changes_noth
     assert again.code == 0, again
     assert ("continuing from" in again.out) == (last_call == "os.replace")
     for stage in ("stage1", "stage2"):
-        assert same_weights(output / stage, undisturbed / stage)
+        assert same_weights(output / stage, uninterrupted / stage)
     assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]

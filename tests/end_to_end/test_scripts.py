@@ -1,4 +1,4 @@
-"""The shell scripts themselves: help, the choice of an environment, exit codes."""
+"""The shell scripts themselves: help, choice of environment, exit codes."""
 
 import os
 import shutil
@@ -9,7 +9,7 @@ import pytest
 
 from srt.config import CONFIGS, KnobLine, read_knob_table
 from tests.end_to_end.commands import ENTRY_POINTS, REPOSITORY, environment, run_script, the_error
-from tests.end_to_end.little_world import write_problems
+from tests.end_to_end.toy_task import write_problems
 
 CONFIG_OF = {
     "run_srt_data": "srt_data",
@@ -32,7 +32,7 @@ def test_help_prints_every_knob_with_its_meaning(script):
         assert f"  {knob.env}=" in outcome.out and knob.help in outcome.out
 
 
-def test_the_quickstarts_help_says_how_to_choose_seed_and_folder_and_makes_nothing():
+def test_quickstart_help_explains_seed_and_folder_and_installs_nothing():
     outcome = run_script("quickstart", {}, "--help")
     assert outcome.code == 0, outcome
     assert "SEED=" in outcome.out and "OUTPUT=" in outcome.out
@@ -40,7 +40,7 @@ def test_the_quickstarts_help_says_how_to_choose_seed_and_folder_and_makes_nothi
 
 
 @pytest.mark.parametrize("script", CONFIG_OF)
-def test_without_any_environment_the_script_says_what_to_do(script, tmp_path):
+def test_without_an_environment_the_error_says_what_to_do(script, tmp_path):
     shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
     without = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
     command = ["bash", tmp_path / "scripts" / f"{script}.sh"]
@@ -50,7 +50,7 @@ def test_without_any_environment_the_script_says_what_to_do(script, tmp_path):
 
 
 def test_the_active_environment_wins(tmp_path):
-    """VIRTUAL_ENV's python is started, not the one of an environment that lies in the repository."""
+    """VIRTUAL_ENV's python is used, not that of an environment in the repository."""
     python = tmp_path / "env" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text('#!/bin/sh\necho "mine: $1"\n')
@@ -59,8 +59,8 @@ def test_the_active_environment_wins(tmp_path):
     assert outcome.out == f"mine: {REPOSITORY}/self-revision-training/sft.py\n"
 
 
-def test_a_refused_command_line_ends_the_script_with_2_and_one_sentence():
-    """Also in run_srt_data.sh, which would go on to a second program."""
+def test_an_invalid_knob_ends_the_script_with_exit_code_2_and_one_error_line():
+    """Also in run_srt_data.sh, which would otherwise go on to a second program."""
     outcome = run_script("run_srt_data", {"BATCH_SIZE": "many"})
     error = the_error(outcome)
     assert error.startswith("error: BATCH_SIZE=many: expected a whole number (problems in flight")
@@ -68,7 +68,7 @@ def test_a_refused_command_line_ends_the_script_with_2_and_one_sentence():
 
 
 def run_entry_point_file(entry_point: str, before: str, *arguments: str) -> subprocess.CompletedProcess:
-    """The file as a program, after the statements `before` and with what is imported in the end on stdout."""
+    """Runs the file as a program after the statements `before`; prints at exit whether torch was imported."""
     path = str(REPOSITORY / ENTRY_POINTS[entry_point])
     program = f"""
 import runpy, sys, atexit
@@ -83,7 +83,7 @@ runpy.run_path({path!r}, run_name="__main__")
 
 
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS)
-def test_help_does_not_wait_for_torch(entry_point):
+def test_help_does_not_import_torch(entry_point):
     done = run_entry_point_file(entry_point, "", "--help")
     assert done.returncode == 0 and "Knobs of" in done.stdout, done
     assert done.stdout.endswith("False\n")
@@ -92,32 +92,30 @@ def test_help_does_not_wait_for_torch(entry_point):
 INTERRUPTING_IMPORT = """
 class Interrupt:
     def find_spec(self, name, path=None, target=None):
-        if name in ("torch", "srt.collect.split", "srt.report.run"):  # two entry points do without torch
+        if name in ("torch", "srt.collect.split", "srt.report.run"):  # two entry points do not import torch
             raise KeyboardInterrupt
 sys.meta_path.insert(0, Interrupt())
 """
 
 
 @pytest.mark.parametrize("entry_point", ENTRY_POINTS)
-def test_ctrl_c_in_the_first_seconds_ends_without_a_traceback(entry_point):
-    """While the libraries are imported, which takes longest."""
+def test_ctrl_c_during_imports_gives_no_traceback(entry_point):
+    """Imports take most of the first seconds."""
     done = run_entry_point_file(entry_point, INTERRUPTING_IMPORT)
     assert done.returncode == 130, done
     assert done.stderr == "\nstopped; the same command continues from here\n"
 
 
-def test_a_dry_run_of_the_script_starts_nothing_writes_nothing_and_does_not_go_on_to_splitting(
-    tiny_checkpoint, tmp_path
-):
+def test_a_dry_run_of_the_script_starts_writes_and_splits_nothing(tiny_checkpoint, tmp_path):
     problems = write_problems(tmp_path / "problems.jsonl", 4)
     config = {"MODEL_PATH": tiny_checkpoint, "DATASET": problems}
-    places = {"OUTPUT_DIR": tmp_path / "output", "TRAIN_DATA_DIR": tmp_path / "train_data"}
-    outcome = run_script("run_srt_data", config | places, "--dry-run")
+    folders = {"OUTPUT_DIR": tmp_path / "output", "TRAIN_DATA_DIR": tmp_path / "train_data"}
+    outcome = run_script("run_srt_data", config | folders, "--dry-run")
     assert outcome.code == 0, outcome
     assert outcome.out.endswith("dry run: no engine was started, nothing was written\n")
     assert "MODEL_PATH=" in outcome.out and "<|im_start|>" in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == ["problems.jsonl"]
 
 
-def test_help_says_that_there_is_a_dry_run():
+def test_help_mentions_the_dry_run():
     assert "With --dry-run it prints" in run_script("run_srt_data", {}, "--help").out

@@ -1,4 +1,4 @@
-"""Two training processes (FSDP2 over gloo) against one: the same losses and weights, whoever began."""
+"""Two training processes (FSDP2 over gloo) against one: same losses and weights, also after switching."""
 
 import shutil
 import subprocess
@@ -17,12 +17,12 @@ TWO = {"NUM_PROCESSES": 2, "PACKING": 1, "MAX_TOKENS_PER_PASS": 60}
 
 
 @pytest.fixture(scope="module")
-def config(whole_run):
-    return whole_run.sft | UPDATE
+def config(full_run):
+    return full_run.sft | UPDATE
 
 
 @pytest.fixture(scope="module")
-def by_one(config, tmp_path_factory) -> Path:
+def one_process(config, tmp_path_factory) -> Path:
     output = tmp_path_factory.mktemp("one") / "srt"
     outcome = run_script("sft", config | {"OUTPUT_DIR": output})
     assert outcome.code == 0, outcome
@@ -39,26 +39,26 @@ def steps(folder: Path) -> list[tuple[int, float, float]]:
 
 def assert_same_training(output: Path, other: Path) -> None:
     for stage in ("stage1", "stage2"):
-        for ours, theirs in zip(steps(output / stage), steps(other / stage), strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-4)
-        one, two = (load_file(folder / stage / "model.safetensors") for folder in (output, other))
-        assert one.keys() == two.keys()
-        for name in one:
-            torch.testing.assert_close(one[name], two[name], rtol=1e-3, atol=1e-5)
+        for actual, expected in zip(steps(output / stage), steps(other / stage), strict=True):
+            assert actual == pytest.approx(expected, rel=1e-4)
+        actual, expected = (load_file(folder / stage / "model.safetensors") for folder in (output, other))
+        assert actual.keys() == expected.keys()
+        for name in actual:
+            torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=1e-5)
 
 
-def test_two_packed_processes_train_as_one_padded_process(config, by_one, tmp_path):
+def test_two_packed_processes_train_as_one_padded_process(config, one_process, tmp_path):
     output = tmp_path / "srt"
     outcome = run_script("sft", config | TWO | {"OUTPUT_DIR": output})
     assert outcome.code == 0, outcome
     assert "packed passes on 2 processes (FSDP2)" in outcome.out
     assert outcome.out.count("the SRT model:") == 1 and outcome.out.count("\nStage 1\n") == 1
-    assert_same_training(output, by_one)
+    assert_same_training(output, one_process)
     assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]
 
 
 def start_and_kill(config, checkpoint: Path) -> None:
-    """kill -9, as soon as the checkpoint is whole, of the command alone: what it started must end by itself."""
+    """kill -9 of the command alone, once the checkpoint is complete; its subprocesses must end by themselves."""
     script = subprocess.Popen(
         ["bash", REPOSITORY / "scripts" / "sft.sh"],
         env=environment(config),
@@ -74,7 +74,7 @@ def start_and_kill(config, checkpoint: Path) -> None:
         script.wait()
 
 
-def test_a_killed_training_continues_with_another_number_of_processes(config, by_one, tmp_path):
+def test_a_killed_training_continues_with_another_number_of_processes(config, one_process, tmp_path):
     """From two to one in stage 1, from one to two in stage 2."""
     output = tmp_path / "srt"
     start_and_kill(config | TWO | {"OUTPUT_DIR": output}, output / "stage1.work" / "checkpoint-2")
@@ -82,11 +82,11 @@ def test_a_killed_training_continues_with_another_number_of_processes(config, by
     last = run_script("sft", config | TWO | {"OUTPUT_DIR": output})
     assert last.code == 0, last
     assert f"continuing from {output / 'stage2.work' / 'checkpoint-2'}" in last.out
-    assert_same_training(output, by_one)
+    assert_same_training(output, one_process)
     assert sorted(path.name for path in output.iterdir()) == ["run.json", "stage1", "stage2"]
 
 
-def test_what_a_process_refuses_is_said_once_and_nothing_is_left(config, tmp_path):
+def test_an_error_in_one_process_is_printed_once_and_leaves_nothing_behind(config, tmp_path):
     diverging = {"LR_STAGE1": 1e30, "WARMUP_RATIO": 0, "NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "srt"}
     outcome = run_script("sft", config | diverging)
     assert outcome.code == 2
@@ -95,16 +95,16 @@ def test_what_a_process_refuses_is_said_once_and_nothing_is_left(config, tmp_pat
     assert sorted(path.name for path in (tmp_path / "srt").iterdir()) == ["run.json", "stage1.work"]
 
 
-def test_a_full_disk_ends_several_processes_in_one_sentence(config, tmp_path):
-    # The weights of a checkpoint (400 KiB) do not fit.
+def test_a_full_disk_stops_all_processes_with_one_error_line(config, tmp_path):
+    # A checkpoint's weights (400 KiB) exceed this limit.
     outcome = run_script("sft", config | TWO | {"OUTPUT_DIR": tmp_path / "srt"}, prefix="ulimit -f 200;")
     assert outcome.code == 2
     last = outcome.err.strip().splitlines()[-1]
     assert last.startswith("error: a file could not be written (File too large); free space or change OUTPUT_DIR")
 
 
-def test_bad_input_is_refused_before_any_process_is_started(config, tmp_path):
+def test_bad_input_is_rejected_before_any_process_starts(config, tmp_path):
     data = shutil.copytree(config["TRAIN_DATA_DIR"], tmp_path / "data")
     (data / "little_stage2.json").write_text("[]")
     outcome = run_script("sft", config | TWO | {"TRAIN_DATA_DIR": data, "OUTPUT_DIR": tmp_path / "srt"})
-    assert "a list with at least one tuple is expected" in the_error(outcome)
+    assert "expected a list with at least one tuple" in the_error(outcome)

@@ -1,4 +1,4 @@
-"""An update on the GPU, in bf16 and without a mask over padded rows, beside the CPU's; vLLM with an adapter."""
+"""A bf16 update on the GPU, without an attention mask over padding, against the CPU's; vLLM with LoRA weights."""
 
 from pathlib import Path
 
@@ -41,7 +41,7 @@ def other_checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-def knobs_of(student, teacher=None, **settings) -> RunConfig:
+def make_config(student, teacher=None, **settings) -> RunConfig:
     settings = {
         "student_model": student,
         "teacher_model": teacher or student,
@@ -53,7 +53,7 @@ def knobs_of(student, teacher=None, **settings) -> RunConfig:
 
 
 @pytest.mark.parametrize("gradient_checkpointing", [0, 1])
-def test_an_update_on_the_gpu_is_that_of_the_cpu_in_bf16(
+def test_a_bf16_update_on_the_gpu_matches_the_cpu(
     tiny_checkpoint, other_checkpoint, layout, monkeypatch, gradient_checkpointing
 ):
     text = "A 1 + 1 = 2\nB 2 * 3 = 6\n" * 6
@@ -62,21 +62,23 @@ def test_an_update_on_the_gpu_is_that_of_the_cpu_in_bf16(
         y = layout.tokenizer.encode(text)[:length]
         rollout = Rollout(Problem("p", X, "7"), layout.chat(X), y, [-1.0] * length, "length", 0)
         pairs.append(build_pair(rollout, layout, 500))
-    figures = {}
+    results = {}
     for device in ("cuda", "cpu"):
         monkeypatch.setattr("srt.common.models.default_device", lambda device=device: torch.device(device))
-        config = knobs_of(tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing)
+        config = make_config(
+            tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing
+        )
         student = Student(config, None)
         teacher = open_teacher(config, student, None)
-        teacher.model.to(torch.bfloat16 if device == "cuda" else torch.float32)  # the weights are bf16's in both
+        teacher.model.to(torch.bfloat16 if device == "cuda" else torch.float32)  # both hold bf16 values
         result = OptimizerStep(config, student, teacher, 0, 10, None).run(pairs)
-        figures[device] = (TokenMetrics(result.scored).means()["kl"], result.grad_norm)
-    assert figures["cuda"] == pytest.approx(figures["cpu"], rel=0.05)
+        results[device] = (TokenMetrics(result.scored).means()["kl"], result.grad_norm)
+    assert results["cuda"] == pytest.approx(results["cpu"], rel=0.05)
 
 
 @pytest.mark.vllm
-def test_vllm_samples_from_a_student_with_its_adapter(tiny_checkpoint, layout):
-    student = Student(knobs_of(tiny_checkpoint, lora_rank=4), None)
+def test_vllm_samples_from_a_student_with_lora_weights(tiny_checkpoint, layout):
+    student = Student(make_config(tiny_checkpoint, lora_rank=4), None)
     with torch.no_grad():
         for name, weight in student.model.named_parameters():
             if ".lora_" in name:
@@ -99,8 +101,8 @@ def test_vllm_samples_from_a_student_with_its_adapter(tiny_checkpoint, layout):
             ids = torch.tensor([prompt + sample.token_ids], device="cuda")
             with torch.autocast("cuda", torch.bfloat16):
                 logits = student.model(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
-            own = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
-            gaps.append((own - torch.tensor(sample.logprobs)).abs())
+            expected = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
+            gaps.append((expected - torch.tensor(sample.logprobs)).abs())
         return float(torch.cat(gaps).mean())
 
     with_adapter = gap()

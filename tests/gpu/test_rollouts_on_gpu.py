@@ -1,4 +1,4 @@
-"""vLLM beside the student on one GPU: fresh weights every time it wakes, memory given back while it sleeps."""
+"""vLLM next to the student on one GPU: current weights after each wake-up, memory released during sleep."""
 
 import copy
 
@@ -20,17 +20,17 @@ pytestmark = [
 
 @torch.no_grad()
 def mean_gap(student, prompt, samples):
-    """Mean distance of the samples' log-probs from the student's own in fp32, in nats per token."""
+    """Mean absolute difference between the samples' log-probs and the student's fp32 ones, in nats per token."""
     gaps = []
     for sample in samples:
         ids = torch.tensor([prompt + sample.token_ids], device="cuda")
         logits = student(input_ids=ids).logits[0, len(prompt) - 1 : -1].float()
-        own = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
-        gaps.append((own - torch.tensor(sample.logprobs)).abs())
+        expected = logits.log_softmax(-1).gather(-1, ids[0, len(prompt) :, None])[:, 0].cpu()
+        gaps.append((expected - torch.tensor(sample.logprobs)).abs())
     return float(torch.cat(gaps).mean())
 
 
-def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_checkpoint):
+def test_vllm_wakes_with_the_students_weights_and_releases_memory_during_sleep(tiny_checkpoint):
     layout = layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None))
     student = load_model(str(tiny_checkpoint), "float32")
     settings = SamplingConfig(1.0, 1.0, tuple(layout.eot_ids))
@@ -58,7 +58,7 @@ def test_vllm_wakes_with_the_students_weights_and_sleeps_without_memory(tiny_che
             asleep, total = torch.cuda.mem_get_info()
             assert asleep - awake > 0.1 * total
             gap = mean_gap(student, prompt, samples)
-            assert gap < 0.05  # nats; bf16 against fp32
-            assert gap < 0.2 * mean_gap(before, prompt, samples)  # what stale weights would give
+            assert gap < 0.05  # nats; bf16 vs. fp32
+            assert gap < 0.2 * mean_gap(before, prompt, samples)  # far below the gap of stale weights
     finally:
         sampler.close()

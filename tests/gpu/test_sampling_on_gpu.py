@@ -1,4 +1,4 @@
-"""vLLM's engines on a GPU draw from the model's own distribution, and a seed fixes a sample."""
+"""vLLM's engines on a GPU sample from the model's distribution, and a seed determines a sample."""
 
 import math
 
@@ -39,14 +39,14 @@ def sampler(tiny_checkpoint):
 
 @pytest.fixture(scope="module")
 def samples(sampler, chat):
-    """The ids of SAMPLES samples of two tokens, by seed."""
+    """Token ids of SAMPLES two-token samples, indexed by seed."""
     requests = [SampleRequest(chat, seed, max_tokens=2) for seed in range(SAMPLES)]
     return torch.tensor([sample.token_ids for sample in sample_all(sampler, requests)])
 
 
 @torch.no_grad()
 def nucleus(model, ids):
-    """The next token's distribution, cut to the smallest set of tokens that holds TOP_P."""
+    """The next token's distribution, restricted to the smallest set of tokens with probability TOP_P."""
     probs, order = (
         model(input_ids=torch.tensor([ids], device="cuda")).logits[0, -1].float().softmax(-1).sort(descending=True)
     )
@@ -54,10 +54,10 @@ def nucleus(model, ids):
     return torch.zeros_like(probs).scatter_(0, order, probs / probs.sum()).cpu()
 
 
-def excess(drawn, expected):
-    """Total variation between the frequencies of drawn tokens and a distribution, less what chance alone gives."""
-    distance = (torch.bincount(drawn, minlength=len(expected)) / len(drawn) - expected).abs().sum() / 2
-    return float(distance) - math.sqrt(int((expected > 0).sum()) / (2 * math.pi * len(drawn)))
+def excess(sampled, expected):
+    """Total variation distance between token frequencies and a distribution, minus that expected by chance."""
+    distance = (torch.bincount(sampled, minlength=len(expected)) / len(sampled) - expected).abs().sum() / 2
+    return float(distance) - math.sqrt(int((expected > 0).sum()) / (2 * math.pi * len(sampled)))
 
 
 def test_first_tokens_follow_the_models_nucleus(tiny_checkpoint, chat, samples):
@@ -65,7 +65,7 @@ def test_first_tokens_follow_the_models_nucleus(tiny_checkpoint, chat, samples):
     assert excess(samples[:, 0], expected) < 0.02
 
 
-def test_second_tokens_follow_it_whatever_noise_drew_the_first(tiny_checkpoint, chat, samples):
+def test_second_tokens_follow_it_independently_of_the_first_tokens_noise(tiny_checkpoint, chat, samples):
     model = load_model(str(tiny_checkpoint), "bfloat16")
     firsts, counts = samples[:, 0].unique(return_counts=True)
     expected = sum(
@@ -79,7 +79,7 @@ def test_second_tokens_follow_it_whatever_noise_drew_the_first(tiny_checkpoint, 
     assert abs(float(repeats - by_chance / SAMPLES)) < 0.01
 
 
-def test_a_seed_fixes_a_sample_whatever_is_sampled_beside_it(sampler, chat, samples):
+def test_a_seed_determines_a_sample_regardless_of_the_batch(sampler, chat, samples):
     few = sample_all(sampler, [SampleRequest(chat, seed, max_tokens=2) for seed in range(5, 500, 7)])
     same = [sample.token_ids == samples[seed].tolist() for sample, seed in zip(few, range(5, 500, 7), strict=True)]
     assert sum(same) / len(same) > 0.9  # bf16 products differ a little between batch sizes

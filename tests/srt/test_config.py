@@ -14,7 +14,7 @@ from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.contract.paths import DEFAULT_DATASETS, data_prefix
 from srt.evaluate import EvaluateConfig
 from srt.report.run import ReportConfig
-from srt.sft.run import SftConfig
+from srt.sft.config import SftConfig
 
 SCHEMAS = {
     "srt_data": CollectConfig,

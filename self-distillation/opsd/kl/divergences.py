@@ -1,17 +1,17 @@
-"""Divergences between two next-token distributions, with their gradient, for one chunk of rows.
+"""Divergences between two next-token distributions, with their gradients, for one chunk of tokens.
 
-Everything here is a pure function of a chunk of logits: no matrix product, no autograd graph, no state.
-`compare_chunk` is what `opsd.kl` calls per chunk where no fused kernel serves it. Whatever
-reduces over the vocabulary goes through a `Vocabulary`, so that the same formulas hold where each process has
-only some of the columns (`opsd.kl.vocab_parallel`).
+Everything here is a pure function of a chunk's logits: no matrix product, no autograd graph, no state.
+`compare_chunk` compares the chunks that the fused kernels do not support. All reductions over the vocabulary go
+through a `Vocabulary`, so that the same formulas hold where each process has only some of the vocab entries
+(`opsd.kl.vocab_parallel`).
 
-Precision. On near-equal distributions KL(a || b) is a small difference of large sums, and summing
-`a * (log a - log b)` in fp32 gives the rounding of the two normalisers rather than the answer. Two habits
+Precision. For nearly equal distributions KL(a || b) is a small difference of large sums, and summing
+`a * (log a - log b)` in fp32 yields the rounding error of the two normalizers instead of the answer. Two habits
 keep fp32 accurate there (compare Liger-Kernel #1432, ms-swift #10156):
 
-- values sum `a * (log a - log b) + (b - a)`. The added term sums to zero over the vocabulary, so
-  the value is the same, but no summand is negative and a normaliser's error cancels to first order;
-- gradients are centred with the very sum they are made of, which cancels the same error.
+- values sum `a * (log a - log b) + (b - a)`. The added term sums to zero over the vocabulary, so the value is the
+  same, but no summand is negative and a normalizer's error cancels to first order;
+- gradients are centered with the very sum they consist of, which cancels the same error.
 """
 
 import math
@@ -25,18 +25,18 @@ from torch import Tensor
 Kind = Literal["reverse", "forward", "mixed", "jsd"]
 Support = Literal["teacher", "student"]
 
-# From here on |log a - log b| is large enough for the plain formula, below it expm1 avoids the cancellation.
+# From this |log a - log b| on, the plain formula is accurate; below it expm1 avoids the cancellation.
 _NEAR = 1.0
-# exp(-80) is below the rounding of fp32 and fp64 beside 1 and exp(80) still fits fp32.
+# exp(-80) is below the rounding error of 1 in fp32 and fp64, and exp(80) is still finite in fp32.
 _MAX_LOG_RATIO = 80.0
 
 
 @dataclass(frozen=True)
 class KLConfig:
-    """Which divergence between student p and teacher q is taken at each token.
+    """The divergence between student p and teacher q that is computed for each token.
 
     kind: "reverse" is KL(p || q), the paper's (section 2.2 of arXiv:2604.12002); "forward" is KL(q || p);
-        "mixed" is mixed_weight * forward + (1 - mixed_weight) * reverse; "jsd" is the generalised
+        "mixed" is mixed_weight * forward + (1 - mixed_weight) * reverse; "jsd" is the generalized
         Jensen-Shannon divergence of GKD (arXiv:2306.13649), beta * KL(q || m) + (1 - beta) * KL(p || m) with
         m = beta * q + (1 - beta) * p.
     mixed_weight: in [0, 1]; 0 is reverse, 1 is forward.
@@ -44,11 +44,11 @@ class KLConfig:
         vanishes at both ends: jsd / beta -> forward as beta -> 0, jsd / (1 - beta) -> reverse as beta -> 1.
     temperature: both models' logits are divided by it before the softmax. The loss is not multiplied by
         temperature squared, so gradients shrink as it grows.
-    topk: 0 compares the whole vocabulary. k > 0 compares only the k likeliest tokens of `topk_support`, a set
-        taken as a constant by the gradient; k >= the vocabulary is the whole vocabulary again.
-    topk_tail: True lumps all other tokens into one more bucket per model; False renormalises both models over
-        the support.
-    Raises ValueError when an option is out of range, or when together they make a loss that is always zero.
+    topk: 0 compares the whole vocabulary. k > 0 compares only the k most likely vocab entries of the model named
+        by `topk_support`, a set that the gradient treats as constant; k >= V is the whole vocabulary again.
+    topk_tail: True lumps all other vocab entries into one more bucket per model; False renormalizes both models
+        over the support.
+    Raises ValueError when an option is out of range, or when the combination makes the loss always zero.
     """
 
     kind: Kind = "reverse"
@@ -85,7 +85,7 @@ class KLConfig:
 
 
 class Vocabulary:
-    """What is reduced over the vocabulary, where all of it lies in the last dimension."""
+    """Operations over the vocabulary, all of which is in the last dimension of x. Token ids index it."""
 
     def sum(self, x: Float[Tensor, "T V"]) -> Float[Tensor, " T"]:
         return x.sum(-1)
@@ -94,35 +94,40 @@ class Vocabulary:
         return x.logsumexp(-1, keepdim=True)
 
     def topk(self, x: Float[Tensor, "T V"], k: int) -> Int[Tensor, "T k"]:
-        """The token ids of the k largest entries."""
+        """The token ids of the k largest values."""
         return x.topk(k, dim=-1).indices
 
-    def likeliest(self, x: Float[Tensor, "T V"]) -> Int[Tensor, "T 1"]:
+    def argmax(self, x: Float[Tensor, "T V"]) -> Int[Tensor, "T 1"]:
         return x.argmax(-1, keepdim=True)
 
-    def at(self, x: Float[Tensor, "T V"], tokens: Int[Tensor, "T k"]) -> Float[Tensor, "T k"]:
-        return x.gather(-1, tokens)
+    def gather(self, x: Float[Tensor, "T V"], ids: Int[Tensor, "T k"]) -> Float[Tensor, "T k"]:
+        return x.gather(-1, ids)
 
-    def put_(
-        self, x: Float[Tensor, "T V"], tokens: Int[Tensor, "T k"], values: Float[Tensor, "T k"] | float
+    def scatter_(
+        self, x: Float[Tensor, "T V"], ids: Int[Tensor, "T k"], values: Float[Tensor, "T k"]
     ) -> Float[Tensor, "T V"]:
-        """x, with `values` written to the tokens' entries in place."""
-        return x.scatter_(-1, tokens, values)
+        """x, with `values` written to the given token ids in place."""
+        return x.scatter_(-1, ids, values)
 
-    def total(self, x: Tensor) -> Tensor:
-        """The sum of x, which each process has for its own columns."""
+    def masked_fill_(self, x: Float[Tensor, "T V"], ids: Int[Tensor, "T k"], value: float) -> Float[Tensor, "T V"]:
+        """x, with one value written to the given token ids in place."""
+        return x.scatter_(-1, ids, value)
+
+    def all_reduce_sum(self, x: Tensor) -> Tensor:
+        """The sum over processes of x, which each process computed from its own vocab entries."""
         return x
 
-    def size(self, x: Float[Tensor, "T V"]) -> int:
-        return x.shape[-1]
+    def size(self, local: int) -> int:
+        """All vocab entries, of which this process has `local`."""
+        return local
 
 
-WHOLE = Vocabulary()
+FULL_VOCAB = Vocabulary()
 
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What one chunk yields. `gradient` is d(sum_t weights[t] * token_kl[t]) / d(student_logits)."""
+    """A chunk's values, and `gradient` = d(sum_t weights[t] * token_kl[t]) / d(student_logits)."""
 
     token_kl: Float[Tensor, " T"]
     gradient: Float[Tensor, "T V"] | None
@@ -138,76 +143,76 @@ def compare_chunk(
     teacher_logits: Float[Tensor, "T V"],
     weights: Float[Tensor, " T"],
     targets: Int[Tensor, " T"] | None,
-    options: KLConfig,
+    config: KLConfig,
     *,
     with_gradient: bool,
-    with_extras: bool,
-    vocabulary: Vocabulary = WHOLE,
+    with_stats: bool,
+    vocabulary: Vocabulary = FULL_VOCAB,
 ) -> ChunkResult:
-    """Divergence per row in nats, the weighted gradient of the student's logits, and the extras.
+    """The divergence of each token in nats, the weighted gradient of the student's logits, and the statistics.
 
-    Both logits have one dtype, fp32 or fp64, and everything is computed in it. The logits are used as
-    scratch space and must not be read afterwards. Extras are taken at temperature 1 over the whole
-    vocabulary, in nats.
+    Both logits have the same dtype, fp32 or fp64, and everything is computed in it. The logits are used as scratch
+    space and must not be read afterwards. The statistics (entropies, log-probabilities of `targets`, top-1
+    agreement) are at temperature 1 over the whole vocabulary, in nats.
     """
-    extras: dict[str, Tensor] = {}
-    if with_extras:
-        likeliest = [vocabulary.likeliest(logits)[:, 0] for logits in (student_logits, teacher_logits)]
-        extras["top1_agreement"] = likeliest[0] == likeliest[1]
+    stats: dict[str, Tensor] = {}
+    if with_stats:
+        student_top1, teacher_top1 = (vocabulary.argmax(x)[:, 0] for x in (student_logits, teacher_logits))
+        stats["top1_agreement"] = student_top1 == teacher_top1
         for name, logits in (("student", student_logits), ("teacher", teacher_logits)):
             log_probs = logits - vocabulary.logsumexp(logits)
-            extras[f"{name}_entropy"] = -vocabulary.sum(log_probs.exp() * log_probs)
+            stats[f"{name}_entropy"] = -vocabulary.sum(log_probs.exp() * log_probs)
             if targets is not None:
-                extras[f"{name}_logprob"] = vocabulary.at(log_probs, targets[:, None])[:, 0]
+                stats[f"{name}_logprob"] = vocabulary.gather(log_probs, targets[:, None])[:, 0]
             del log_probs
 
-    if options.temperature != 1.0:
-        student_logits.div_(options.temperature)
-        teacher_logits.div_(options.temperature)
+    if config.temperature != 1.0:
+        student_logits.div_(config.temperature)
+        teacher_logits.div_(config.temperature)
     log_p = _log_softmax_(student_logits, vocabulary)
     log_q = _log_softmax_(teacher_logits, vocabulary)
-    if 0 < options.topk < vocabulary.size(log_p):
-        token_kl, gradient = _divergence_on_support(log_p, log_q, options, with_gradient, vocabulary)
+    if 0 < config.topk < vocabulary.size(log_p.shape[-1]):
+        token_kl, gradient = _divergence_on_support(log_p, log_q, config, with_gradient, vocabulary)
     else:
-        token_kl, gradient = divergence(log_p, log_q, options, with_gradient, vocabulary)
+        token_kl, gradient = divergence(log_p, log_q, config, with_gradient, vocabulary)
     if gradient is not None:
-        gradient.mul_(weights[:, None] / options.temperature)
-    return ChunkResult(token_kl, gradient, **extras)
+        gradient.mul_(weights[:, None] / config.temperature)
+    return ChunkResult(token_kl, gradient, **stats)
 
 
 def divergence(
     log_p: Float[Tensor, "T N"],
     log_q: Float[Tensor, "T N"],
-    options: KLConfig,
+    config: KLConfig,
     with_gradient: bool,
-    vocabulary: Vocabulary = WHOLE,
+    vocabulary: Vocabulary = FULL_VOCAB,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, "T N"] | None]:
-    """`options.kind` per row, between normalised log-probabilities of student p and teacher q.
+    """`config.kind` per token, between normalised log-probabilities of student p and teacher q.
 
-    The gradient is with respect to logits z, log_p = log_softmax(z). Temperature and top-k play no part here.
+    The gradient is with respect to logits z, log_p = log_softmax(z). Temperature and top-k are ignored here.
     """
     p, q = log_p.exp(), log_q.exp()
     log_ratio = log_p - log_q
-    if options.kind == "reverse":
+    if config.kind == "reverse":
         return _reverse(p, q, log_ratio, with_gradient, vocabulary)
-    if options.kind == "forward":
+    if config.kind == "forward":
         return _forward(p, q, log_ratio, with_gradient, vocabulary)
-    if options.kind == "jsd":
-        return _jsd(p, q, log_ratio, options.jsd_beta, with_gradient, vocabulary)
-    share = options.mixed_weight
+    if config.kind == "jsd":
+        return _jsd(p, q, log_ratio, config.jsd_beta, with_gradient, vocabulary)
+    weight = config.mixed_weight
     forward, forward_gradient = _forward(p, q, log_ratio, with_gradient, vocabulary)
     reverse, reverse_gradient = _reverse(p, q, log_ratio, with_gradient, vocabulary)
-    gradient = None
-    if with_gradient:
-        gradient = forward_gradient.mul_(share).add_(reverse_gradient, alpha=1.0 - share)
-    return share * forward + (1.0 - share) * reverse, gradient
+    value = weight * forward + (1.0 - weight) * reverse
+    if forward_gradient is None or reverse_gradient is None:
+        return value, None
+    return value, forward_gradient.mul_(weight).add_(reverse_gradient, alpha=1.0 - weight)
 
 
 def _reverse(
     p: Tensor, q: Tensor, log_ratio: Tensor, with_gradient: bool, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor | None]:
     value = _kl_sum(p, q, log_ratio, vocabulary)
-    return value, _centred(p, log_ratio, vocabulary) if with_gradient else None
+    return value, _centered(p, log_ratio, vocabulary) if with_gradient else None
 
 
 def _forward(
@@ -220,8 +225,8 @@ def _forward(
 def _jsd(
     p: Tensor, q: Tensor, log_ratio: Tensor, beta: float, with_gradient: bool, vocabulary: Vocabulary
 ) -> tuple[Tensor, Tensor | None]:
-    # log(p/m) straight from log(p/q): log p - log m would lose a near-equal pair's difference to the rounding
-    # of log m. Where the clamp bites, the ratio it alters is multiplied by a probability below exp(-80).
+    # log(p/m) directly from log(p/q): log p - log m would lose the difference of a nearly equal pair to the
+    # rounding of log m. Where the clamp acts, the ratio it changes is multiplied by a probability below exp(-80).
     log_ratio = log_ratio.clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO)
     log_p_over_m = -torch.log1p(beta * torch.expm1(-log_ratio))
     log_q_over_m = log_p_over_m - log_ratio
@@ -229,57 +234,56 @@ def _jsd(
     value = beta * _kl_sum(q, m, log_q_over_m, vocabulary)
     value += (1.0 - beta) * _kl_sum(p, m, log_p_over_m, vocabulary)
     # d value / d p is (1 - beta) log(p/m): the terms from m's dependence on p cancel.
-    return value, _centred(p, log_p_over_m, vocabulary).mul_(1.0 - beta) if with_gradient else None
+    return value, _centered(p, log_p_over_m, vocabulary).mul_(1.0 - beta) if with_gradient else None
 
 
 def _kl_sum(a: Tensor, b: Tensor, log_ratio: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """KL(a || b) per row, log_ratio = log a - log b; see the module's note on precision."""
-    near = a * (torch.expm1(-log_ratio) + log_ratio)  # b = a * exp(-log_ratio), free of b - a's cancellation
+    """KL(a || b) per token, log_ratio = log a - log b; see the module's note on precision."""
+    near = a * (torch.expm1(-log_ratio) + log_ratio)  # b = a * exp(-log_ratio) avoids the cancellation in b - a
     far = (a * log_ratio).add_(b - a)
     return vocabulary.sum(torch.where(log_ratio.abs() < _NEAR, near, far))
 
 
-def _centred(p: Tensor, score: Tensor, vocabulary: Vocabulary) -> Tensor:
-    """Gradient of sum_v p_v score_v with respect to p's logits, the score taken as a constant."""
-    # Only differences of scores matter. Taking them from the likeliest token's keeps the gradient of a nearly
-    # certain row, which would otherwise be the rounding of that token's own score.
-    score = score - vocabulary.at(score, vocabulary.likeliest(p))
+def _centered(p: Tensor, score: Tensor, vocabulary: Vocabulary) -> Tensor:
+    """Gradient of sum_v p_v score_v with respect to p's logits, for constant scores."""
+    # Only differences of scores matter. Subtracting the argmax's score preserves the gradient of a nearly certain
+    # token, which would otherwise be the rounding error of that score.
+    score = score - vocabulary.gather(score, vocabulary.argmax(p))
     return p * (score - vocabulary.sum(p * score)[:, None])
 
 
 def _divergence_on_support(
     log_p: Float[Tensor, "T V"],
     log_q: Float[Tensor, "T V"],
-    options: KLConfig,
+    config: KLConfig,
     with_gradient: bool,
     vocabulary: Vocabulary,
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, "T V"] | None]:
-    """The divergence over the `options.topk` likeliest tokens of one model, its gradient over all V."""
-    support = vocabulary.topk(log_q if options.topk_support == "teacher" else log_p, options.topk)
-    # From here on the support is small and, where the vocabulary is sharded, known to every process.
-    log_p_support, log_q_support = vocabulary.at(log_p, support), vocabulary.at(log_q, support)
-    if not options.topk_tail:
-        value, part = divergence(
-            _log_softmax_(log_p_support, WHOLE), _log_softmax_(log_q_support, WHOLE), options, with_gradient
-        )
-        return value, vocabulary.put_(torch.zeros_like(log_p), support, part) if with_gradient else None
+    """The divergence over the `config.topk` most likely vocab entries of one model; its gradient is over all V."""
+    support = vocabulary.topk(log_q if config.topk_support == "teacher" else log_p, config.topk)
+    # The support is small and, where the vocabulary is sharded, known to every process.
+    log_p_support, log_q_support = vocabulary.gather(log_p, support), vocabulary.gather(log_q, support)
+    if not config.topk_tail:
+        log_p_support, log_q_support = (_log_softmax_(x, FULL_VOCAB) for x in (log_p_support, log_q_support))
+        value, part = divergence(log_p_support, log_q_support, config, with_gradient)
+        return value, None if part is None else vocabulary.scatter_(torch.zeros_like(log_p), support, part)
 
-    # Summed over the tail's own tokens: 1 - sum(support) keeps no correct digit once the support holds
-    # almost everything.
-    log_p_rest = vocabulary.put_(log_p.clone(), support, -math.inf)
+    # Summed over the tail's own entries: 1 - sum(support) keeps no correct digit once the support holds almost
+    # all probability.
+    log_p_rest = vocabulary.masked_fill_(log_p.clone(), support, -math.inf)
     log_p_tail = vocabulary.logsumexp(log_p_rest)
-    log_q_tail = vocabulary.logsumexp(vocabulary.put_(log_q.clone(), support, -math.inf))
+    log_q_tail = vocabulary.logsumexp(vocabulary.masked_fill_(log_q.clone(), support, -math.inf))
     value, part = divergence(
         torch.cat([log_p_support, log_p_tail], dim=-1),
         torch.cat([log_q_support, log_q_tail], dim=-1),
-        options,
+        config,
         with_gradient,
     )
-    if not with_gradient:
+    if part is None:
         return value, None
-    # A tail token's logit moves the bucket in proportion to the token's share of it.
+    # A tail entry's logit moves the bucket in proportion to the entry's share of it.
     gradient = log_p_rest.sub_(log_p_tail).exp_().mul_(part[:, -1:])
-    return value, vocabulary.put_(gradient, support, part[:, :-1])
+    return value, vocabulary.scatter_(gradient, support, part[:, :-1])
 
 
 def _log_softmax_(logits: Tensor, vocabulary: Vocabulary) -> Tensor:

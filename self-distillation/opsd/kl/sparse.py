@@ -1,64 +1,36 @@
-"""The way back from a chunk's logits: gradients of the hidden states, the head and the bias, over few columns.
+"""The two products of the backward pass over the few vocab entries that carry gradient.
 
-The gradient of a logit is p (log p/q - KL): nearly all columns of a chunk carry nothing. The two products of the
-backward pass then run over the columns that were flagged, and the head's gradient is summed, in fp32, for the
-rows of the head that any chunk has flagged. The whole [V, H] appears only where autograd wants it.
+The gradient of a logit is p (log p/q - KL): nearly all vocab entries of a chunk carry next to none. The products
+therefore run over the flagged entries only, and the lm_head's gradient is summed, in fp32, for the rows that any
+chunk has flagged. The full [V, H] exists only once autograd asks for it.
 
-What is dropped is small in every column but points one way: the rows of a head have a common direction. As a
-row's gradient sums to zero over the vocabulary, sum_v g_v W_v = sum_v g_v (W_v - m) for any m, and with m the
-mean of the head's rows the columns that are left out take that direction with them exactly (on 192 hidden states
-of Qwen2.5-Coder-0.5B at grad_eps = 1e-4 the error of the hidden states' gradient falls from 0.6% to 0.3%).
+What is dropped is small in every vocab entry but has a common direction, because the rows of an lm_head do. As a
+token's gradient sums to zero over the vocabulary, sum_v g_v W_v = sum_v g_v (W_v - m) for any m; with m the mean
+row, the dropped entries contribute nothing along that direction (on 192 hidden states of Qwen2.5-Coder-0.5B at
+grad_eps = 1e-4 the error of the hidden states' gradient falls from 0.6% to 0.3%).
 """
 
-from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from opsd.kl.divergences import Vocabulary
+from opsd.kl.chunk_gradient import ChunkGradient, DenseGradient
+from opsd.kl.chunks import Tokens
+from opsd.kl.dense import DenseAccumulator, Reservation
+from opsd.kl.gradients import StudentGradients
+from opsd.kl.matmul import mm_fp32
+from opsd.kl.sparse_rows import MAX_ACTIVE_FRACTION
 
-# Beyond this share of flagged columns the products over all of them are cheaper than gathering.
-MAX_SHARE = 0.4
-# The part of a chunk's gradient (norm of its logits' gradient) that may be dropped, at most.
+# The largest part of a chunk's gradient (of the norm of its logits' gradient) that may be dropped.
 MAX_DROPPED = 2e-3
-# After a chunk of which no column could be dropped, so many chunks take all columns without looking.
-PATIENCE = 7
-# Rows of the head whose mean stands for that of all.
-MEAN_ROWS = 4096
+# After a chunk of which nothing could be dropped, this many chunks use all vocab entries without being flagged.
+DENSE_COOLDOWN = 7
 
 
-def flag_columns(
-    gradient: Float[Tensor, "N V"], eps: float, max_dropped: float, total: Callable[[Tensor], Tensor]
-) -> Bool[Tensor, " V"]:
-    """True for each column in which |gradient| exceeds eps times the root mean square of the rows' norms; all
-    when the entries below hold more than `max_dropped` of the norm. total: sums over a sharded vocabulary."""
-    square = gradient.square()
-    norm2 = total(square.sum())
-    below = square <= eps**2 * norm2 / len(gradient)  # what is not finite is not below
-    dropped = square.mul_(below).sum()
-    return (~below).any(0) | ~(dropped <= max_dropped**2 * norm2)
-
-
-def mean_row(head: Float[Tensor, "V H"], compute: torch.dtype, vocabulary: Vocabulary) -> Float[Tensor, " H"]:
-    """About the mean of the whole head's rows: that of some thousands of them (any vector would be right)."""
-    some = head[:: max(1, len(head) // MEAN_ROWS)].to(compute)
-    total = vocabulary.total(some.sum(0))
-    return total / vocabulary.total(torch.tensor(float(len(some)), dtype=compute, device=head.device))
-
-
-def scaled(x: Tensor, factor: Float[Tensor, ""], dtype: torch.dtype, fused: bool = False) -> Tensor:
-    """x times a factor, rounded once. fused: by `opsd.kl.kernels.scatter_rows`, for x of two dimensions."""
-    if fused:
-        from opsd.kl.kernels import scatter_rows as kl_table_triton
-
-        return kl_table_triton.spread(x, None, factor, dtype)
-    return torch.mul(x, factor, out=torch.empty_like(x, dtype=dtype))
-
-
-class NumbersOnTheirWay:
-    """A few integers of the GPU's that the host needs; what is launched between making and reading is not waited
-    for."""
+class AsyncHostCopy:
+    """A few integers copied from the GPU to the host; `read` does not wait for work launched after the copy."""
 
     def __init__(self, numbers: Int[Tensor, " n"]) -> None:
         self.numbers = numbers.to("cpu", non_blocking=True)  # into pinned memory
@@ -70,78 +42,123 @@ class NumbersOnTheirWay:
         return self.numbers.tolist()
 
 
-class ColumnSums:
-    """sum over chunks of chunk.T @ hidden, one row for each column of the logits that occurred: [V, H] in
-    `compute`, as long as few rows occur in a table of those alone."""
+@dataclass(frozen=True)
+class _FlaggedChunk:
+    """A chunk's gradient at its flagged vocab entries, or at the first E of them."""
 
-    def __init__(self, shape: torch.Size, compute: torch.dtype, device: torch.device, fused: bool = False) -> None:
-        """fused: by `opsd.kl.kernels.scatter_rows`."""
-        self.shape, self.compute, self.device, self.fused = shape, compute, device, fused
-        # Each column's row in the table, -1 for none. None: the table is the whole sum.
-        self.place: Int[Tensor, " V"] | None = torch.full((shape[0],), -1, dtype=torch.long, device=device)
-        self.used = torch.zeros((), dtype=torch.long, device=device)  # rows of the table that have a column
-        self.table = torch.empty(0, shape[1], dtype=compute, device=device)
+    tokens: Tokens
+    entries: Int[Tensor, " V"]  # the flagged entries, then V
+    part: Float[Tensor, "N E"]
+    # Entries flagged in all processes; processes that flagged more than E; entries flagged in this process; and,
+    # if the lm_head is trained, rows of its table in use before.
+    counts: AsyncHostCopy
 
-    def make_room(self, rows: int) -> None:
-        """For so many rows in use, which `add` does not look at: it never waits for the GPU."""
-        if self.place is None or rows <= len(self.table):
+
+class SparseAccumulator:
+    """Adds chunks' gradients at their flagged vocab entries to the student's gradients. Methods as in
+    `DenseAccumulator`, to which chunks with too many flagged entries go.
+
+    Only the GPU knows how many entries a chunk has flagged, and the host does not wait for that number. The
+    gradient is gathered immediately, for as many entries as earlier chunks had (plus a quarter); the products are
+    launched when the next chunk is added, behind that chunk's logits, by when the number has arrived. A chunk that
+    turns out to have flagged more is computed again at the end.
+    """
+
+    def __init__(self, gradients: StudentGradients, dense: DenseAccumulator, grad_eps: float) -> None:
+        self.gradients, self.dense, self.grad_eps = gradients, dense, grad_eps
+        self.lm_head, self.vocabulary = gradients.lm_head, gradients.vocabulary
+        self.cooldown = 0  # chunks that go to `dense` without being flagged
+        # Entries that are gathered; at first an estimate, a sixteenth of the vocabulary.
+        self.capacity, self.capacity_is_estimate = _aligned(self.lm_head.vocab_size // 16), True
+        self.in_flight: _FlaggedChunk | None = None
+        self.retry: list[Tokens] = []
+        self.entry_ranks = torch.arange(1, self.lm_head.vocab_size + 1, device=self.lm_head.hidden.device)
+
+    def reserve(self, tokens: Tokens) -> Reservation | None:
+        return self.dense.reserve(tokens) if self.cooldown else None
+
+    def add(
+        self,
+        tokens: Tokens,
+        gradient: ChunkGradient,
+        reservation: Reservation | None = None,
+        blocking: bool = False,
+    ) -> None:
+        """blocking: fold the gradient in before returning, even if that means waiting for the GPU."""
+        self._flush()
+        if self.cooldown:
+            self.cooldown -= 1
+            self.dense.add(tokens, gradient, reservation)
             return
-        if rows > MAX_SHARE * self.shape[0]:
-            self.everything()
+        if not gradient.can_flag:
+            gradient = DenseGradient(gradient.dense(), self.vocabulary)
+        self.in_flight = self._flag(tokens, gradient)
+        if blocking or self.capacity_is_estimate:
+            self._flush(gradient)
+
+    def take_retries(self) -> list[Tokens]:
+        self._flush()
+        retry, self.retry = self.retry, []
+        return retry
+
+    def finish(self) -> None:
+        self.dense.finish()
+
+    def _flag(self, tokens: Tokens, gradient: ChunkGradient) -> _FlaggedChunk:
+        ranks = gradient.flag(self.grad_eps, MAX_DROPPED).cumsum(0)
+        count = ranks[-1]
+        # Reduced over the group, so that its processes decide alike.
+        shared = self.vocabulary.all_reduce_sum(torch.stack([count, (count > self.capacity).long()]))
+        weight = self.gradients.weight
+        local = [count] if weight is None else [count, weight.used]
+        counts = AsyncHostCopy(torch.cat([shared, torch.stack(local)]))
+        entries = torch.searchsorted(ranks, self.entry_ranks)
+        part = gradient.gather(entries[: self.capacity], self.lm_head.gradient_dtype())
+        return _FlaggedChunk(tokens, entries, part, counts)
+
+    def _flush(self, gradient: ChunkGradient | None = None) -> None:
+        """Fold in the chunk in flight. gradient: the chunk's, where it still exists."""
+        if self.in_flight is None:
             return
-        grown = self.table.new_zeros(int(1.3 * rows) + 64, self.shape[1])
-        grown[: len(self.table)] = self.table
-        self.table = grown
-
-    def add(self, columns: Int[Tensor, " F"], part: Float[Tensor, "F H"]) -> None:
-        """There must be room for the `used` rows and all of `columns`, which are different."""
-        if self.fused and self.place is not None:
-            from opsd.kl.kernels import (
-                scatter_rows as kl_table_triton,  # needs Triton, which comes with torch's CUDA builds only
-            )
-
-            kl_table_triton.add(self.table, self.place, self.used, columns, part)
+        flagged, self.in_flight = self.in_flight, None
+        total, overflows, count, *used = flagged.counts.read()
+        if total > MAX_ACTIVE_FRACTION * self.vocabulary.size(self.lm_head.vocab_size):
+            self.cooldown, self.capacity_is_estimate = DENSE_COOLDOWN, True
+            if gradient is None:
+                self.retry.append(flagged.tokens)
+            else:
+                self.dense.add(flagged.tokens, gradient)
             return
-        if self.place is not None and len(columns):
-            places = self.place[columns]
-            is_new = places < 0
-            arrivals = is_new.cumsum(0)
-            places = torch.where(is_new, arrivals + (self.used - 1), places)
-            self.place[columns] = places
-            self.used = self.used + arrivals[-1]
-            columns = places
-        self.table.index_add_(0, columns, part)
+        part, gathered = flagged.part, flagged.part.shape[1]
+        needed = _aligned(count + count // 4)
+        self.capacity = needed if self.capacity_is_estimate else max(self.capacity, needed)
+        self.capacity_is_estimate = False
+        if overflows and gradient is None:
+            self.retry.append(flagged.tokens)
+            return
+        entries = flagged.entries[: _aligned(count)]
+        if count > gathered and gradient is not None:
+            part = gradient.gather(entries, self.lm_head.gradient_dtype())
+        if self.gradients.weight is not None:
+            self.gradients.weight.reserve(used[0] + count)
+        self._add_products(flagged.tokens, entries, count, part[:, : len(entries)])
 
-    def is_empty(self) -> bool:
-        return self.place is not None and not len(self.table)
+    def _add_products(
+        self, tokens: Tokens, entries: Int[Tensor, " F"], count: int, part: Float[Tensor, "N F"]
+    ) -> None:
+        """The first `count` entries are vocab entries; the rest, V, are padding without gradient."""
+        gradients, lm_head = self.gradients, self.lm_head
+        compute, hidden = lm_head.compute, lm_head.hidden[tokens]
+        gradients.count(len(hidden), count)
+        if gradients.hidden is not None:
+            rows = lm_head.weight[entries.clamp(max=lm_head.vocab_size - 1)]
+            gradients.set_hidden(tokens, part, mm_fp32(part, rows, compute))
+        if gradients.weight is not None:
+            gradients.weight.add(entries[:count], mm_fp32(part.T, hidden, compute)[:count])
+        if gradients.bias is not None:
+            gradients.bias[entries[:count]] += part.sum(0, dtype=compute)[:count]
 
-    def start(self, whole: Float[Tensor, "V H"]) -> None:
-        """The first sum, which is kept; in `compute`, unless nothing will be added."""
-        self.table, self.place = whole, None
 
-    def everything(self) -> Float[Tensor, "V H"]:
-        """The whole sum, to be added to in place."""
-        if self.place is not None:
-            whole = torch.zeros(self.shape, dtype=self.compute, device=self.device)
-            columns = self._columns()
-            whole[columns] = self.table[: len(columns)]
-            self.table, self.place = whole, None
-        return self.table
-
-    def scaled(self, factor: Tensor, dtype: torch.dtype) -> Float[Tensor, "V H"]:
-        """The sum times `factor`, rounded once."""
-        if self.place is None:
-            return scaled(self.table, factor, dtype, self.fused)
-        if self.fused:
-            from opsd.kl.kernels import scatter_rows as kl_table_triton
-
-            return kl_table_triton.spread(self.table, self.place, factor, dtype)
-        result = torch.zeros(self.shape, dtype=dtype, device=self.device)
-        columns = self._columns()
-        result[columns] = (self.table[: len(columns)] * factor).to(dtype)
-        return result
-
-    def _columns(self) -> Int[Tensor, " U"]:
-        """Those of the table's rows in use."""
-        columns = (self.place >= 0).nonzero()[:, 0]
-        return torch.empty_like(columns).scatter_(0, self.place[columns], columns)
+def _aligned(entries: int) -> int:
+    """`entries`, rounded up to a multiple of 128, at least one: other sizes are multiplied slowly."""
+    return -(-max(1, entries) // 128) * 128

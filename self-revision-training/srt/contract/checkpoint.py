@@ -9,7 +9,7 @@ from srt.config_groups import PromptConfig
 from srt.contract.layout import Layout
 from srt.contract.phrases import PhraseSet, reconcile_phrases
 from srt.contract.prompt import PromptFormat
-from srt.contract.provenance import begun_identity, read_metadata
+from srt.contract.provenance import read_metadata, started_identity
 
 PROMPT_KNOBS = ("system_prompt", "prompt_suffix", "chat_template_kwargs")
 
@@ -29,13 +29,13 @@ def layout_of_checkpoint(model_path: str, config: PromptConfig, output_dir: Path
         stored = PromptFormat(**metadata["prompt"])
         _refuse_contradictions(model_path, config, prompt, stored)
         prompt = stored
-    prompt = prompt.with_date(tokenizer, begun_prompt(output_dir))
+    prompt = prompt.with_date(tokenizer, started_prompt(output_dir))
     return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
 
 
-def begun_prompt(output_dir: Path | None) -> dict[str, Any] | None:
+def started_prompt(output_dir: Path | None) -> dict[str, Any] | None:
     """The prompt format of the run that `output_dir` holds; None for a new run."""
-    identity = begun_identity(output_dir) if output_dir else None
+    identity = started_identity(output_dir) if output_dir else None
     return None if identity is None else identity.get("prompt", {})
 
 

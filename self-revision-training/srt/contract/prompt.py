@@ -63,8 +63,8 @@ class PromptFormat:
         kwargs: Any = {}
         if config.chat_template_kwargs:
             try:
-                kwargs = json.loads(config.chat_template_kwargs)
-            except json.JSONDecodeError:
+                kwargs = json.loads(config.chat_template_kwargs, parse_constant=_no_constant)
+            except ValueError:
                 kwargs = None
         if not isinstance(kwargs, dict):
             raise UserError(
@@ -76,8 +76,9 @@ class PromptFormat:
                 f"CHAT_TEMPLATE_KWARGS={config.chat_template_kwargs}: {', '.join(reserved)} is set by this "
                 "program and is no variable of the chat template; leave it out"
             )
-        for knob in ("system_prompt", "prompt_suffix", "chat_template_kwargs"):
+        for knob in ("system_prompt", "prompt_suffix"):
             _check_unicode(knob.upper(), getattr(config, knob))
+        _check_unicode("CHAT_TEMPLATE_KWARGS", json.dumps(kwargs, ensure_ascii=False))  # escapes included
         suffix = MODE_SUFFIXES[config.mode] if config.prompt_suffix is None else config.prompt_suffix
         return cls(config.system_prompt or None, suffix, kwargs)
 
@@ -139,6 +140,10 @@ def _today() -> str:
 def _strftime_of(date: str) -> Callable[[str], str]:
     midnight = datetime.datetime.fromisoformat(date)
     return lambda format: midnight.strftime(format)
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")  # NaN differs from itself: no run with it could be continued
 
 
 def _check_unicode(knob: str, text: str | None) -> None:

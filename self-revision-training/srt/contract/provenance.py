@@ -82,7 +82,7 @@ def known(revisions: dict[str, str | None]) -> dict[str, str]:
     return {name: revision for name, revision in revisions.items() if revision}
 
 
-def begun_identity(output_dir: Path) -> dict[str, Any] | None:
+def started_identity(output_dir: Path) -> dict[str, Any] | None:
     """The identity of the run that `output_dir` holds; None for a new folder."""
     path = output_dir / "run.json"
     return read_json(path).get("identity") if path.is_file() else None

@@ -1,12 +1,12 @@
-"""What a run left behind, read for its report. No file is changed: the run may still be going on."""
+"""The output files of a run, read for its report. Nothing is written: the run may still be in progress."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.files import parse_jsonl, read_json
-from srt.contract.metrics import with_current_names
+from srt.contract.metrics import AVG_AT_K, with_current_names
 
 STAGE_NAMES = {
     "base": "base",
@@ -17,11 +17,11 @@ STAGE_NAMES = {
 
 
 @dataclass(frozen=True)
-class Stage:
-    """An evaluated model. `figures`: evaluation.json; `run`: the run.json beside it, {} when there is none."""
+class EvaluatedStage:
+    """One evaluated model. `metrics`: its evaluation.json; `run`: the run.json beside it, {} if there is none."""
 
     key: str
-    figures: dict[str, Any]
+    metrics: dict[str, Any]
     run: dict[str, Any]
 
     @property
@@ -29,23 +29,23 @@ class Stage:
         return STAGE_NAMES.get(self.key, self.key)
 
 
-@dataclass
+@dataclass(frozen=True)
 class RunData:
-    """`collection`, `srt` and `distillation` are the run.json of each part; what was not found is empty.
+    """All parts of a run; those that are missing are empty.
 
-    `losses`: (update, loss) of each SFT stage. `steps`: the lines of metrics.jsonl.
-    `missing`: what was looked for in vain, each as a few words with its path or knob.
+    `collection`, `srt` and `distillation`: the run.json of each part. `losses`: SFT stage -> (update, loss) pairs.
+    `steps`: the lines of metrics.jsonl. `missing`: one phrase per missing input, with its path or knob.
     """
 
-    stages: list[Stage] = field(default_factory=list)
-    collection: dict[str, Any] = field(default_factory=dict)
-    tuples: list[dict[str, Any]] = field(default_factory=list)
-    srt: dict[str, Any] = field(default_factory=dict)
-    losses: dict[int, list[tuple[int, float]]] = field(default_factory=dict)
-    distillation: dict[str, Any] = field(default_factory=dict)
-    steps: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
+    stages: list[EvaluatedStage]
+    collection: dict[str, Any]
+    tuples: list[dict[str, Any]]
+    srt: dict[str, Any]
+    losses: dict[int, list[tuple[int, float]]]
+    distillation: dict[str, Any]
+    steps: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    missing: list[str]
 
     @property
     def is_empty(self) -> bool:
@@ -53,70 +53,86 @@ class RunData:
 
 
 def read_run(evaluation: str | None, collection: str | None, srt: str | None, distillation: str | None) -> RunData:
-    """Read what there is; the arguments are the folders of the four knobs with these names, None where unset.
+    """Read whatever exists. The arguments are the folders of the four knobs of these names, None if unset.
 
-    Raises UserError for a file that is there but broken.
+    Raises UserError for a broken file.
     """
-    run = RunData()
-    if folder := _folder("EVALUATION", evaluation, run):
-        _read_evaluations(folder, run)
-    if folder := _folder("COLLECTION", collection, run):
-        run.collection = _json(folder / "run.json", run) or {}
-        if run.collection and "results" not in run.collection:
-            run.missing.append(f"{folder} is not finished: no figures of the collection")
-        run.tuples = _json(folder / "d_revision.json", run) or []
-    if folder := _folder("SRT", srt, run):
-        run.srt = _json(folder / "run.json", run) or {}
+    reader = _Reader()
+    stages: list[EvaluatedStage] = []
+    if folder := reader.folder("EVALUATION", evaluation):
+        stages = reader.evaluations(folder)
+
+    collection_run, tuples = {}, []
+    if folder := reader.folder("COLLECTION", collection):
+        collection_run = reader.json(folder / "run.json") or {}
+        if collection_run and "results" not in collection_run:
+            reader.missing.append(f"{folder} is not finished: no metrics of the collection")
+        tuples = reader.json(folder / "d_revision.json") or []
+
+    srt_run, losses = {}, {}
+    if folder := reader.folder("SRT", srt):
+        srt_run = reader.json(folder / "run.json") or {}
         for stage in (1, 2):
-            if log := _json(folder / f"stage{stage}" / "training_log.json", run):
-                run.losses[stage] = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
-    if folder := _folder("DISTILLATION", distillation, run):
-        run.distillation = _json(folder / "run.json", run) or {}
-        run.steps = [with_current_names(line) for line in _log(folder / "metrics.jsonl", run)]
-        run.samples = _log(folder / "samples.jsonl", run)
-    return run
+            if log := reader.json(folder / f"stage{stage}" / "training_log.json"):
+                losses[stage] = [(entry["step"], entry["loss"]) for entry in log if "loss" in entry]
+
+    distillation_run, steps, samples = {}, [], []
+    if folder := reader.folder("DISTILLATION", distillation):
+        distillation_run = reader.json(folder / "run.json") or {}
+        steps = [with_current_names(line) for line in reader.log(folder / "metrics.jsonl")]
+        samples = reader.log(folder / "samples.jsonl")
+    return RunData(
+        stages, collection_run, tuples, srt_run, losses, distillation_run, steps, samples, reader.missing
+    )
 
 
-def _folder(knob: str, value: str | None, run: RunData) -> Path | None:
-    if value is None:
-        run.missing.append(f"{knob} is not set")
-    elif not Path(value).is_dir():
-        run.missing.append(f"{knob}={value} is no folder")
-    else:
-        return Path(value)
-    return None
+class _Reader:
+    """Reads files and folders, and notes in `missing` those that do not exist."""
 
+    def __init__(self) -> None:
+        self.missing: list[str] = []
 
-def _read_evaluations(folder: Path, run: RunData) -> None:
-    """The four stages in their order, then others by name; `folder` may also be a single evaluation."""
-    if (folder / "evaluation.json").is_file():
-        folders = [folder]
-    else:
-        # A run.json without evaluation.json beside it: an evaluation that is not finished.
-        others = {path.parent for name in ("run.json", "evaluation.json") for path in folder.glob(f"*/{name}")}
-        named = [folder / key for key in STAGE_NAMES]
-        folders = named + sorted(others - set(named))
-    for stage_folder in folders:
-        path = stage_folder / "evaluation.json"
-        if figures := _json(path, run):
-            if "avg_at_k" not in figures:
-                raise UserError(f"{path}: it has no avg_at_k, so it was not written by evaluate.sh")
-            run_path = stage_folder / "run.json"
-            stage_run = read_json(run_path) if run_path.is_file() else {}
-            run.stages.append(Stage(stage_folder.absolute().name, figures, stage_run))
+    def folder(self, knob: str, value: str | None) -> Path | None:
+        if value is None:
+            self.missing.append(f"{knob} is not set")
+        elif not Path(value).is_dir():
+            self.missing.append(f"{knob}={value} is not a folder")
+        else:
+            return Path(value)
+        return None
 
+    def json(self, path: Path) -> Any | None:
+        if path.is_file():
+            return read_json(path)
+        self.missing.append(f"{path} is missing")
+        return None
 
-def _json(path: Path, run: RunData) -> Any | None:
-    if path.is_file():
-        return read_json(path)
-    run.missing.append(f"{path} is missing")
-    return None
+    def log(self, path: Path) -> list[dict[str, Any]]:
+        """The complete lines of a log, without a last line that is being written or was torn by a crash."""
+        data = path.read_bytes() if path.is_file() else b""
+        complete = data[: data.rfind(b"\n") + 1]
+        if not complete:
+            self.missing.append(f"{path} is {'empty' if path.is_file() else 'missing'}")
+        return list(parse_jsonl(complete.decode("utf-8"), path))
 
-
-def _log(path: Path, run: RunData) -> list[dict[str, Any]]:
-    """The whole lines of a log; a last line that is being written, or was torn by a crash, is not one of them."""
-    data = path.read_bytes() if path.is_file() else b""
-    whole = data[: data.rfind(b"\n") + 1]
-    if not whole:
-        run.missing.append(f"{path} is {'empty' if path.is_file() else 'missing'}")
-    return list(parse_jsonl(whole.decode("utf-8"), path))
+    def evaluations(self, folder: Path) -> list[EvaluatedStage]:
+        """The four stages in their order, then others by name; `folder` may also be a single evaluation."""
+        if (folder / "evaluation.json").is_file():
+            folders = [folder]
+        else:
+            # A folder with run.json alone is an evaluation that is not finished.
+            existing = {
+                path.parent for name in ("run.json", "evaluation.json") for path in folder.glob(f"*/{name}")
+            }
+            expected = [folder / key for key in STAGE_NAMES]
+            folders = expected + sorted(existing - set(expected))
+        stages = []
+        for stage_folder in folders:
+            path = stage_folder / "evaluation.json"
+            if metrics := self.json(path):
+                if AVG_AT_K not in metrics:
+                    raise UserError(f"{path}: no {AVG_AT_K}, so it was not written by evaluate.sh")
+                run_path = stage_folder / "run.json"
+                run = read_json(run_path) if run_path.is_file() else {}
+                stages.append(EvaluatedStage(stage_folder.absolute().name, metrics, run))
+        return stages

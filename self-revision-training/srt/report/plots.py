@@ -1,8 +1,8 @@
-"""The report's figures, drawn by matplotlib, as SVG that stands inline in the page."""
+"""The plots of the report: drawn by matplotlib, returned as inline SVG."""
 
 import io
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,18 +12,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from srt.report.data import Stage
+from srt.contract.metrics import AVG_AT_K, REVISE, by_reward
+from srt.report.data import EvaluatedStage
 from srt.report.html import Html
 
-ALL, SECOND, RIGHT, WRONG, VALIDATION = "#333b44", "#8a94a0", "#1f6f8b", "#c8551b", "#7d5aa6"
-WIDTH, HEIGHT = 3.5, 2.2  # inches; the page scales them to 300 pixels and more
-SMOOTHED_FROM = 20  # points; shorter curves are drawn as they are
-MARKED_UP_TO = 50  # points that are marked one by one on an exact curve
+DEFAULT_COLOR, SECOND_COLOR, VALIDATION_COLOR = "#333b44", "#8a94a0", "#7d5aa6"
+REWARD_COLORS = ("#c8551b", "#1f6f8b")  # r = 0, r = 1
+WIDTH, HEIGHT = 3.5, 2.2  # inches; scaled by the page to at least 300 pixels
+MIN_POINTS_TO_SMOOTH = 20
+MAX_MARKERS = 50  # per curve; longer ones have no markers
 SHORT_NAMES = {"base": "base", "stage1": "stage 1", "srt": "SRT", "sd_zero": "SD-Zero"}
 
 STYLE = {
-    "svg.fonttype": "none",  # text stays text, in the page's own font
-    "text.parse_math": False,  # names of folders are no formulas
+    "svg.fonttype": "none",  # keep text as text, in the font of the page
+    "text.parse_math": False,  # folder names are not formulas
     "font.size": 9,
     "axes.edgecolor": "#b9c0c7",
     "axes.labelcolor": "#5d656e",
@@ -44,18 +46,19 @@ STYLE = {
 
 @dataclass(frozen=True)
 class Series:
-    """One curve. `exact`: drawn through its points, without a running mean."""
+    """One curve. `exact`: drawn through its points, without smoothing."""
 
     label: str
-    points: list[tuple[float, float]]
-    color: str = ALL
+    points: Sequence[tuple[float, float]]
+    color: str = DEFAULT_COLOR
     exact: bool = False
 
 
 def _svg(name: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> Html:
-    """What `draw` draws. `name`, one for each figure of a page, is what a screen reader says."""
-    # The salt keeps the ids of a page's figures apart, and a figure the same in every run.
-    with rc_context(STYLE | {"svg.hashsalt": name}):
+    """Render what `draw` draws. `name` is the label for screen readers, unique within the page."""
+    # The salt makes element ids unique within the page and reproducible.
+    style: Any = STYLE | {"svg.hashsalt": name}  # matplotlib types its keys as literals
+    with rc_context(style):
         figure = Figure(figsize=(WIDTH, height))
         draw(figure.subplots())
         buffer = io.StringIO()
@@ -65,41 +68,44 @@ def _svg(name: str, draw: Callable[[Axes], None], height: float = HEIGHT) -> Htm
 
 
 def _inline(svg: str, name: str) -> Html:
-    """The element alone: no XML header, no style or sizes for the page around it, no names that would clash."""
+    """Only the <svg> element, without XML header, global style, fixed size, or ids that would clash."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<style.*?</style>|<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r' id="[^"]*_[0-9]+"', "", svg)  # numbered names; what is referred to has a hash as its id
-    view_box = re.search(r'viewBox="[^"]*"', svg)[0]
-    return Html(f'<svg {view_box} role="img" aria-label="{name}">' + svg[svg.index(">") + 1 :].strip())
+    svg = re.sub(r' id="[^"]*_[0-9]+"', "", svg)  # numbered ids; those that are referenced are hashes
+    view_box = re.search(r'viewBox="[^"]*"', svg)
+    assert view_box, "matplotlib writes a viewBox"
+    return Html(f'<svg {view_box[0]} role="img" aria-label="{name}">' + svg[svg.index(">") + 1 :].strip())
 
 
 def smooth(values: np.ndarray, window: int) -> np.ndarray:
-    """The mean over the `window` points around each; fewer at the ends, so that nothing is shifted."""
+    """Centered moving average over `window` points, with a shorter window at both ends, so nothing is shifted."""
     ones = np.ones(window)
     return np.convolve(values, ones, mode="same") / np.convolve(np.ones(len(values)), ones, mode="same")
 
 
 def smoothing_window(points: int) -> int:
-    return 1 if points < SMOOTHED_FROM else 2 * (points // 24) + 3
+    return 1 if points < MIN_POINTS_TO_SMOOTH else 2 * (points // 24) + 3
 
 
-def curves(
-    name: str, series: list[Series], *, share: bool = False, from_zero: bool = True, x: str = "step"
+def line_plot(
+    name: str, series: Sequence[Series], *, share: bool = False, from_zero: bool = True, x: str = "step"
 ) -> Html:
-    """Values over steps: thin as they are, bold their running mean. `share`: values from 0 to 1, in percent."""
+    """Values over steps, thin, and their moving average, bold. `share`: values in [0, 1], shown in percent."""
 
     def draw(axes: Axes) -> None:
-        drawn = [one for one in series if one.points]
-        for one in drawn:
-            xs, ys = np.array(one.points, dtype=float).T
-            if one.exact or len(xs) < SMOOTHED_FROM:
-                marker = "o" if len(xs) <= MARKED_UP_TO else ""
-                axes.plot(xs, ys, color=one.color, marker=marker, markersize=3.5, linewidth=1.3, label=one.label)
+        drawn = [curve for curve in series if curve.points]
+        for curve in drawn:
+            xs, ys = np.array(curve.points, dtype=float).T
+            if curve.exact or len(xs) < MIN_POINTS_TO_SMOOTH:
+                marker = "o" if len(xs) <= MAX_MARKERS else ""
+                axes.plot(
+                    xs, ys, color=curve.color, marker=marker, markersize=3.5, linewidth=1.3, label=curve.label
+                )
                 continue
             window = smoothing_window(len(xs))
-            faint = 0.35 if len(xs) < 300 else 0.18  # many steps overlap to a solid block
-            axes.plot(xs, ys, color=one.color, linewidth=0.7, alpha=faint)
-            axes.plot(xs, smooth(ys, window), color=one.color, linewidth=1.6, label=one.label)
+            alpha = 0.35 if len(xs) < 300 else 0.18  # many steps would overlap into a solid block
+            axes.plot(xs, ys, color=curve.color, linewidth=0.7, alpha=alpha)
+            axes.plot(xs, smooth(ys, window), color=curve.color, linewidth=1.6, label=curve.label)
         axes.set_xlabel(x)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
         axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -128,8 +134,8 @@ def _legend(axes: Axes, columns: int) -> None:
     )
 
 
-def _by_stage(name: str, stages: list[Stage], draw: Callable[[Axes], None], legend: int) -> Html:
-    """A row for each stage, the first on top."""
+def _by_stage(name: str, stages: list[EvaluatedStage], draw: Callable[[Axes], None], legend: int) -> Html:
+    """One row per stage, the first on top."""
 
     def draw_all(axes: Axes) -> None:
         draw(axes)
@@ -143,51 +149,51 @@ def _by_stage(name: str, stages: list[Stage], draw: Callable[[Axes], None], lege
     return _svg(name, draw_all, height=1.0 + 0.3 * len(stages))
 
 
-def stage_accuracy(stages: list[Stage], k: str) -> Html:
+def accuracy_plot(stages: list[EvaluatedStage], k: str) -> Html:
     """avg@k with its interval, and pass@k."""
 
     def draw(axes: Axes) -> None:
         rows = np.arange(len(stages))
-        averages = np.array([stage.figures["avg_at_k"] for stage in stages])
-        bounds = np.array([stage.figures["avg_at_k_interval"] for stage in stages])  # (stages, 2)
+        averages = np.array([stage.metrics[AVG_AT_K] for stage in stages])
+        bounds = np.array([stage.metrics["avg_at_k_interval"] for stage in stages])  # (stages, 2)
         errors = np.abs(bounds - averages[:, None]).T
-        axes.errorbar(averages, rows, xerr=errors, fmt="none", ecolor=RIGHT, capsize=3)
-        axes.plot(averages, rows, "o", color=RIGHT, markersize=6, label=f"avg@{k}")
-        passes = [stage.figures["pass_at_k"] for stage in stages]
-        axes.plot(passes, rows, "D", color=SECOND, markersize=5, markerfacecolor="white", label=f"pass@{k}")
+        axes.errorbar(averages, rows, xerr=errors, fmt="none", ecolor=REWARD_COLORS[1], capsize=3)
+        axes.plot(averages, rows, "o", color=REWARD_COLORS[1], markersize=6, label=f"avg@{k}")
+        passes = [stage.metrics["pass_at_k"] for stage in stages]
+        axes.plot(passes, rows, "D", color=SECOND_COLOR, markersize=5, markerfacecolor="white", label=f"pass@{k}")
         axes.set_xlim(-0.02, 1.02)
         axes.xaxis.set_major_formatter(_PERCENT)
 
     return _by_stage("accuracy of each stage", stages, draw, legend=2)
 
 
-def stage_tokens(stages: list[Stage]) -> Html:
+def response_length_plot(stages: list[EvaluatedStage]) -> Html:
     def draw(axes: Axes) -> None:
-        tokens = [stage.figures["mean_response_tokens"] for stage in stages]
-        bars = axes.barh(range(len(stages)), tokens, height=0.55, color=SECOND)
+        tokens = [stage.metrics["mean_response_tokens"] for stage in stages]
+        bars = axes.barh(range(len(stages)), tokens, height=0.55, color=SECOND_COLOR)
         axes.bar_label(bars, [f"{value:,.0f}" for value in tokens], padding=3, fontsize=9, color="#1d2126")
         axes.set_xlim(0, 1.15 * max(tokens))
 
     return _by_stage("mean response length of each stage", stages, draw, legend=0)
 
 
-def stage_revisions(stages: list[Stage]) -> Html:
-    """Accuracy when asked to revise wrong and right responses; a stage that revised none of a kind has no mark."""
+def revision_plot(stages: list[EvaluatedStage]) -> Html:
+    """Accuracy of revisions by reward of the response; a stage without revisions for a reward has no marker."""
 
     def draw(axes: Axes) -> None:
-        for r, color, marker in ((0, WRONG, "s"), (1, RIGHT, "o")):
-            points = [(stage.figures[f"revise_r{r}"], row) for row, stage in enumerate(stages)]
+        for r, label, marker in ((0, "wrong", "s"), (1, "correct", "o")):
+            points = [(stage.metrics[by_reward(REVISE, r)], row) for row, stage in enumerate(stages)]
             xs, rows = zip(*[point for point in points if point[0] is not None] or [(np.nan, 0)], strict=True)
-            axes.plot(xs, rows, marker, color=color, markersize=6, label=f"{'right' if r else 'wrong'} (r = {r})")
+            axes.plot(xs, rows, marker, color=REWARD_COLORS[r], markersize=6, label=f"{label} (r = {r})")
         axes.set_xlim(-0.02, 1.02)
         axes.xaxis.set_major_formatter(_PERCENT)
 
     return _by_stage("accuracy of revisions of each stage", stages, draw, legend=2)
 
 
-def metric(steps: list[dict[str, Any]], name: str, shift: int = 0) -> list[tuple[float, float]]:
-    """(step + shift, value) of the steps that have the figure.
+def metric_points(steps: list[dict[str, Any]], name: str, shift: int = 0) -> list[tuple[float, float]]:
+    """(step + shift, value) for the steps that have the metric.
 
-    A step without wrong responses has no kl_r0, and a figure that is not finite was logged as null.
+    A step without wrong responses has no kl_r0, and a value that is not finite is logged as null.
     """
     return [(line["step"] + shift, line[name]) for line in steps if line.get(name) is not None]

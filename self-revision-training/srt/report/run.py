@@ -1,4 +1,4 @@
-"""Report: knobs -> what a run left behind -> summary.json, report.html and a table on the screen."""
+"""Configuration -> the files of a run -> summary.json, report.html and a table in the terminal."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +13,7 @@ from srt.report.table import differing_settings, print_stage_table, summary
 
 @dataclass(frozen=True)
 class ReportConfig:
-    """The knobs of configs/report.yaml, where their meanings and defaults stand."""
+    """The configuration of the report. configs/report.yaml documents every knob and holds the defaults."""
 
     evaluation: str | None = option()
     collection: str | None = option()
@@ -24,16 +24,16 @@ class ReportConfig:
 
 
 def report(argv: list[str]) -> None:
-    """Write summary.json and report.html; what a run does not have (yet) is left out and named.
+    """Write summary.json and report.html; parts that the run does not have (yet) are left out and named.
 
-    Raises UserError when there is nothing to report.
+    Raises UserError if there is nothing to report.
     """
     config = load_config(ReportConfig, "report", argv)
     run = read_run(config.evaluation, config.collection, config.srt, config.distillation)
     if run.is_empty:
         raise UserError(
             f"nothing to report ({'; '.join(run.missing)}): set EVALUATION, COLLECTION, SRT or DISTILLATION to "
-            "the OUTPUT_DIR of the step that made it"
+            "the OUTPUT_DIR of that step"
         )
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / "report")
     summary_path, page_path = output_dir / "summary.json", output_dir / "report.html"
@@ -50,8 +50,8 @@ def report(argv: list[str]) -> None:
 
 
 def _write_page(run: RunData, examples: int, path: Path) -> None:
-    from srt.report.page import page  # matplotlib: `--help` must not wait for it
+    from srt.report.page import render_page  # imports matplotlib, which --help must not wait for
 
     with atomic_write(path) as temporary:
-        # Surrogates (invalid Unicode in what a model wrote) become references, which browsers show as U+FFFD.
-        temporary.write_text(page(run, examples), encoding="utf-8", errors="xmlcharrefreplace")
+        # Surrogates (invalid Unicode in model outputs) become references, which browsers show as U+FFFD.
+        temporary.write_text(render_page(run, examples), encoding="utf-8", errors="xmlcharrefreplace")

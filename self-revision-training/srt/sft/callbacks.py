@@ -1,4 +1,4 @@
-"""What people see of a training, and the mark of a checkpoint that is whole."""
+"""Progress bar, and the completeness marker of checkpoints."""
 
 import json
 import math
@@ -6,52 +6,55 @@ import time
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 from transformers import TrainerCallback
 
 from srt.common.console import progress
 from srt.common.errors import UserError
-from srt.sft.batching import Plan
+from srt.sft.batching import BatchPlan
 
-COMPLETE = "complete"  # marks a checkpoint whose last file was written
+COMPLETE = "complete"  # a file in each checkpoint, written last
 
 
-class Checkpoints(TrainerCallback):
-    """None at the last update, and a mark in each that is whole.
+class CheckpointMarker(TrainerCallback):
+    """Marks complete checkpoints and skips the one at the last update.
 
-    The Trainer writes checkpoints in place, so a killed one looks whole; on_save comes after its last file.
+    The Trainer writes checkpoints in place, so one that was interrupted by a kill looks complete; on_save runs
+    after its last file was written.
     """
 
     def on_step_end(self, args, state, control, **kwargs):
-        # The Trainer would save here, too; but the export comes next and needs nothing of it. A run that does not
-        # get through the export (killed, disk full) repeats the updates since its newest checkpoint.
+        # The Trainer would also save at the last update, but the export follows and does not need it. A run that
+        # fails to export (killed, disk full) repeats the updates since its newest checkpoint.
         if state.global_step >= state.max_steps:
             control.should_save = False
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            (Path(args.output_dir) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
+            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
                 json.dumps({"step": state.global_step})
             )
 
 
-class Progress(TrainerCallback):
-    """One bar a stage, with the loss and the rate in tokens that are no padding; an evaluation at the end.
+class ProgressBar(TrainerCallback):
+    """One bar per stage, with the loss and the rate in non-padding tokens; also requests the final validation.
 
-    The rate is that of the updates alone, without what comes between them: checkpoints and evaluations. The run's
-    first update, in which kernels are compiled, counts only where it is the only one.
+    The rate covers the updates alone, not the checkpoints and validations between them. The first update of a run,
+    in which kernels are compiled, counts only if it is the only one.
     """
 
-    def __init__(self, title: str, plan: Plan, lengths: list[int]):
+    def __init__(self, title: str, plan: BatchPlan, lengths: list[int]):
         self.title = title
-        self.bar = None
-        tokens = [sum(lengths[index] for index in update) for update in plan.updates]
-        self.tokens_after = [0]  # updates -> tokens
-        for count in tokens:
-            self.tokens_after.append(self.tokens_after[-1] + count)
+        self.bar: tqdm | None = None
+        self.first_update = 0  # > 0 when resumed
+        self.update_started = 0.0
+        self.update_seconds: list[float] = []
+        self.cumulative_tokens = [0]  # number of updates -> tokens
+        for update in plan.updates:
+            self.cumulative_tokens.append(self.cumulative_tokens[-1] + sum(lengths[index] for index in update))
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.first = state.global_step
-        self.seconds: list[float] = []  # of each update
+        self.first_update = state.global_step
         if state.is_world_process_zero:
             self.bar = progress(state.max_steps, "update", initial=state.global_step)
             self.bar.set_description(self.title)
@@ -59,12 +62,12 @@ class Progress(TrainerCallback):
             torch.cuda.reset_peak_memory_stats()
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.began = time.monotonic()
+        self.update_started = time.monotonic()
 
     def on_step_end(self, args, state, control, **kwargs):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        self.seconds.append(time.monotonic() - self.began)
+        self.update_seconds.append(time.monotonic() - self.update_started)
         if self.bar is not None:
             self.bar.update(state.global_step - self.bar.n)
         if state.global_step == state.max_steps and args.eval_strategy != "no":
@@ -74,24 +77,26 @@ class Progress(TrainerCallback):
         if logs and "loss" in logs:
             if not (math.isfinite(logs["loss"]) and math.isfinite(logs.get("grad_norm", 0.0))):
                 raise UserError(
-                    f"{self.title}, update {state.global_step}: the loss is {logs['loss']} and the gradient's "
-                    f"norm {logs.get('grad_norm')}; the newest checkpoint is from before. A lower learning rate "
-                    "in a new OUTPUT_DIR is the usual remedy"
+                    f"{self.title}, update {state.global_step}: the loss is {logs['loss']} and the gradient norm "
+                    f"is {logs.get('grad_norm')}; the newest checkpoint is from an earlier update. Start again "
+                    "with a lower learning rate and a new OUTPUT_DIR"
                 )
             if self.bar is not None:
                 self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {self.rate():.0f} tok/s", refresh=False)
 
     def tokens(self, update: int) -> int:
-        """Tokens that this process's run has trained on, from its first update to `update`."""
-        return self.tokens_after[update] - self.tokens_after[self.first]
+        """Tokens trained on in this run (not before it was resumed), up to `update`."""
+        return self.cumulative_tokens[update] - self.cumulative_tokens[self.first_update]
 
     def rate(self) -> float | None:
-        """Tokens a second, of all processes together; None before the first update."""
-        if not self.seconds:
+        """Tokens per second, summed over all processes; None before the first update."""
+        if not self.update_seconds:
             return None
-        skipped = min(1, len(self.seconds) - 1)
-        done = self.first + len(self.seconds)
-        return (self.tokens_after[done] - self.tokens_after[self.first + skipped]) / sum(self.seconds[skipped:])
+        skipped = min(1, len(self.update_seconds) - 1)
+        tokens = self.tokens(self.first_update + len(self.update_seconds)) - self.tokens(
+            self.first_update + skipped
+        )
+        return tokens / sum(self.update_seconds[skipped:])
 
     def close(self) -> None:
         if self.bar is not None:

@@ -1,4 +1,4 @@
-"""The knobs of configs/sft.yaml, where their meanings and defaults stand."""
+"""The configuration of SFT. configs/sft.yaml documents every knob and holds the defaults."""
 
 from dataclasses import dataclass
 
@@ -8,7 +8,7 @@ from srt.config_groups import AdamConfig, LoraConfig
 
 @dataclass(frozen=True)
 class SftConfig(AdamConfig, LoraConfig):
-    """Typed and checked by srt/config.py."""
+    """One field per knob; loaded and validated by srt/config.py."""
 
     base_model: str = option()
     mode: str = option(choices=("math", "code"))
@@ -40,7 +40,7 @@ class SftConfig(AdamConfig, LoraConfig):
     report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
 
 
-# What decides neither which weights come out nor what is in the logs of a finished stage.
+# Knobs that change neither the trained weights nor the logs of a finished stage.
 NOT_IDENTITY = (
     "mode",
     "output_dir",

@@ -1,38 +1,50 @@
-"""Attention within each sequence of a packed row, with the fastest kernel that this machine has.
+"""Causal attention within each sequence of a packed one, with the fastest kernel available on this machine.
 
-transformers would build a block-diagonal mask for packed rows under its own "sdpa": a dense [T, T] tensor, which
-torch's flash kernels do not take. Ours hands the sequences' borders to torch's variable-length flash kernel, and
-without it calls causal attention once a sequence. Neither needs a mask.
+Under its own "sdpa", transformers would build a dense [T, T] block-diagonal mask for packed sequences, which
+torch's flash kernels do not accept. This module needs no mask: it passes the sequence boundaries to torch's
+variable-length flash kernel, or, where that is missing, runs causal attention one sequence at a time.
 """
 
 import inspect
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
-from transformers.utils import is_flash_attn_2_available
+from transformers.utils.import_utils import is_flash_attn_2_available
 
 from srt.common.errors import UserError
 
-try:  # from torch 2.10 on
-    from torch.nn.attention.varlen import varlen_attn
+varlen_attn: Callable[..., Any] | None
+try:
+    from torch.nn.attention.varlen import varlen_attn  # torch >= 2.10
 except ImportError:
     varlen_attn = None
 
-PACKED = "packed_varlen"  # as the model's attn_implementation
+PACKED = "packed_varlen"  # name under which transformers knows packed_attention
 
 
-def choose_attention(packing: str) -> tuple[str, bool, str]:
-    """(attn_implementation, whether to pack, words for the log) for PACKING=auto, 0 or 1."""
+class AttentionChoice(NamedTuple):
+    """`implementation`: transformers' attn_implementation; `packed`: whether to pack; `description`: for logs."""
+
+    implementation: str
+    packed: bool
+    description: str
+
+
+def choose_attention(packing: str) -> AttentionChoice:
+    """The attention for PACKING=auto, 0 or 1 on this machine."""
     on_gpu = torch.cuda.is_available()
     if on_gpu and is_flash_attn_2_available():
-        return "flash_attention_2", packing != "0", "FlashAttention 2"
+        return AttentionChoice("flash_attention_2", packing != "0", "FlashAttention 2")
     if packing == "0" or (packing == "auto" and not (on_gpu and varlen_attn)):
-        return "sdpa", False, "SDPA (FlashAttention is not installed)" if on_gpu else "SDPA"
+        description = "SDPA (FlashAttention is not installed)" if on_gpu else "SDPA"
+        return AttentionChoice("sdpa", False, description)
     if on_gpu and varlen_attn:
-        return PACKED, True, "torch's variable-length flash kernel (FlashAttention is not installed)"
-    return PACKED, True, "SDPA, one sequence at a time"
+        description = "torch's variable-length flash kernel (FlashAttention is not installed)"
+        return AttentionChoice(PACKED, True, description)
+    return AttentionChoice(PACKED, True, "SDPA, one sequence at a time")
 
 
 def packed_attention(
@@ -48,63 +60,65 @@ def packed_attention(
     max_length_q: int | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Causal attention within each sequence, in the form of a transformers attention function.
+    """Causal attention within each sequence, with the signature of a transformers attention function.
 
-    query (1, H, T, D), key and value (1, H_kv, T, D); `cu_seq_lens_q` (N + 1,) int32: where the N sequences
-    begin, and T. Returns (1, T, H, D).
-    Raises UserError for models whose attention is more than softmax(q k^T) v.
+    query (1, H, T, D), key and value (1, H_kv, T, D); `cu_seq_lens_q` (N + 1,) int32: the start of each of the N
+    sequences, then T. Returns (1, T, H, D).
+    Raises UserError for models whose attention is not plain softmax(q k^T) v.
     """
     if dropout or kwargs.get("softcap") or kwargs.get("s_aux") is not None:
         raise UserError("this model's attention has dropout, a softcap or sinks; set PACKING=0")
-    if torch.is_autocast_enabled(query.device.type):  # the rotary embedding made them fp32
+    assert cu_seq_lens_q is not None and max_length_q is not None, "the collator packs without padding"
+    if torch.is_autocast_enabled(query.device.type):  # rotary embeddings return fp32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     if query.is_cuda and varlen_attn is not None and query.dtype in (torch.bfloat16, torch.float16):
-        output = _varlen(query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
+        output = _varlen(varlen_attn, query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:
-        output = _one_by_one(query, key, value, cu_seq_lens_q.tolist(), scaling, sliding_window)
+        output = _per_sequence(query, key, value, cu_seq_lens_q.tolist(), scaling, sliding_window)
     return output, None
 
 
 def _varlen(
+    kernel: Callable[..., Any],
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    borders: torch.Tensor,
-    longest: int,
+    boundaries: torch.Tensor,
+    max_length: int,
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
     # (1, heads, T, D) -> (T, heads, D)
     query, key, value = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
-    known = inspect.signature(varlen_attn).parameters  # they differ between torch 2.10 and 2.13
-    options: dict[str, Any] = {"scale": scaling} if "scale" in known else {}
-    if "scale" not in known and scaling not in (None, query.shape[-1] ** -0.5):
-        raise UserError("this torch's variable-length attention has no scale; set PACKING=0")
-    if "window_size" in known:
+    supported = inspect.signature(kernel).parameters  # torch 2.10 and 2.13 have different ones
+    options: dict[str, Any] = {"scale": scaling} if "scale" in supported else {}
+    if "scale" not in supported and scaling not in (None, query.shape[-1] ** -0.5):
+        raise UserError("this torch's variable-length attention does not support a scale; set PACKING=0")
+    if "window_size" in supported:
         options["window_size"] = (sliding_window - 1 if sliding_window else -1, 0)
     elif sliding_window is None:
         options["is_causal"] = True
     else:
-        raise UserError("this torch's variable-length attention has no sliding window; set PACKING=0")
-    if "enable_gqa" in known:
+        raise UserError("this torch's variable-length attention does not support sliding windows; set PACKING=0")
+    if "enable_gqa" in supported:
         options["enable_gqa"] = True
     else:
         groups = query.shape[1] // key.shape[1]
         key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
-    return varlen_attn(query, key, value, borders, borders, longest, longest, **options)[None]
+    return kernel(query, key, value, boundaries, boundaries, max_length, max_length, **options)[None]
 
 
-def _one_by_one(
+def _per_sequence(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
-    borders: list[int],
+    boundaries: list[int],
     scaling: float | None,
     sliding_window: int | None,
 ) -> torch.Tensor:
     outputs = []
-    for start, end in zip(borders, borders[1:], strict=False):
+    for start, end in zip(boundaries, boundaries[1:], strict=False):
         mask = None
         if sliding_window and end - start > sliding_window:
             ones = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device)

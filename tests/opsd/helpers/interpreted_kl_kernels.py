@@ -1,6 +1,6 @@
-"""The fused kernels in Triton's interpreter, against the float64 reference of test_kl.
+"""The fused kernels in Triton's interpreter, against the float64 reference of kl_cases.
 
-test_kl_triton runs this file in a process of its own: TRITON_INTERPRET must be set before Triton is imported.
+kl/test_kernels.py runs this file in a separate process: TRITON_INTERPRET must be set before Triton is imported.
 """
 
 import math
@@ -9,12 +9,11 @@ from unittest import mock
 import pytest
 import torch
 
-from opsd.kl import KLConfig, exact_kl
-from opsd.kl import exact as kl
-from opsd.kl import sparse as kl_columns
-from opsd.kl.kernels import fused as kl_triton
-from opsd.kl.kernels import single_pass as kl_once_triton
-from tests.opsd.kl.test_exact_kl import (
+from opsd.kl import KLConfig, chunks, exact, exact_kl
+from opsd.kl.kernels import fused, single_pass
+from opsd.kl.sparse import MAX_DROPPED
+from opsd.kl.sparse_rows import SparseRowAccumulator
+from tests.opsd.helpers.kl_cases import (
     KINDS,
     NAMES,
     assert_matches,
@@ -26,33 +25,33 @@ from tests.opsd.kl.test_exact_kl import (
     run,
 )
 
-FUSED_KINDS = tuple(kl_triton.KINDS)
+FUSED_KINDS = tuple(fused.KINDS)
 
 
 @pytest.fixture(autouse=True)
 def fused_on_cpu(monkeypatch):
-    monkeypatch.setattr(kl, "_fused_kernels_serve", lambda device, *rest: kl_triton.serves(*rest))
-    monkeypatch.setattr(kl, "_free_memory", lambda device, enough: 2**30)
-    monkeypatch.setattr(kl_triton, "BLOCK", 32)
-    monkeypatch.setattr(kl_triton, "DENSE_BLOCK", 32)
-    monkeypatch.setattr(kl_once_triton, "BLOCK", 32)
+    monkeypatch.setattr(exact, "fused_kernels_support", lambda device, *rest: fused.supports(*rest))
+    monkeypatch.setattr(chunks, "free_memory", lambda device, enough: 2**30)
+    monkeypatch.setattr(fused, "BLOCK", 32)
+    monkeypatch.setattr(fused, "DENSE_BLOCK", 32)
+    monkeypatch.setattr(single_pass, "BLOCK", 32)
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
 @pytest.mark.parametrize("kind", FUSED_KINDS)
-def test_every_kind_with_extras_biases_and_chunks(kind, temperature):
-    options = KLConfig(kind, mixed_weight=0.3, temperature=temperature)
+def test_every_kind_with_statistics_biases_and_chunks(kind, temperature):
+    config = KLConfig(kind, mixed_weight=0.3, temperature=temperature)
     case = make_case(5, 120, scale=3.0, dtype=torch.float32)
     case |= {f"{role}_bias": torch.linspace(-1, 1, 120) for role in ("student", "teacher")}
     targets = torch.arange(5) * 23
-    out, _ = assert_matches(case, options, 2e-5, vocab_size=110, chunk_tokens=3, targets=targets)
-    student, teacher = naive(case, options, 110)[3]
+    out, _ = assert_matches(case, config, 2e-5, vocab_size=110, chunk_tokens=3, targets=targets)
+    student, teacher = naive(case, config, 110)[3]
     for name, logits in (("student", student), ("teacher", teacher)):
         log_probs = logits.log_softmax(-1)
         entropy = -(log_probs.exp() * log_probs).sum(-1)
         torch.testing.assert_close(getattr(out, f"{name}_entropy"), entropy.float())
-        wanted = log_probs.gather(-1, targets[:, None])[:, 0].float()
-        torch.testing.assert_close(getattr(out, f"{name}_logprob"), wanted)
+        expected = log_probs.gather(-1, targets[:, None])[:, 0].float()
+        torch.testing.assert_close(getattr(out, f"{name}_logprob"), expected)
     assert torch.equal(out.top1_agreement, student.argmax(-1) == teacher.argmax(-1))
 
 
@@ -66,7 +65,7 @@ def test_near_equal_distributions(kind, relative):
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 def test_almost_identical_models_are_never_negative_beyond_rounding(kind):
-    out, _ = run(near_equal_case(1e-6, torch.float32, tokens=3, vocab=150), options=KLConfig(kind))
+    out, _ = run(near_equal_case(1e-6, torch.float32, tokens=3, vocab=150), config=KLConfig(kind))
     assert out.token_kl.min() >= -1e-11
     assert out.token_kl.max() <= 1e-9
 
@@ -77,8 +76,8 @@ def test_far_apart_distributions(kind, scale):
     assert_matches(make_case(3, 150, 32, 32, scale, torch.float32), KLConfig(kind), tolerance=1e-4)
 
 
-def test_a_teacher_that_gives_the_students_choice_no_chance():
-    # exp of the log-ratio leaves fp32 here: the difference of the normalisers has to serve.
+def test_a_teacher_that_gives_the_students_argmax_no_probability():
+    # exp of the log-ratio overflows fp32 here: the difference of the normalizers is used.
     case = make_case(3, 120, 8, 8, 1.0, torch.float32)
     case["student_bias"] = torch.zeros(120).index_fill_(0, torch.tensor([5]), 8.0)
     case["teacher_bias"] = torch.zeros(120).index_fill_(0, torch.tensor([100]), 300.0)
@@ -90,7 +89,7 @@ def test_a_teacher_that_gives_the_students_choice_no_chance():
 def test_gradient_in_bf16_is_the_gradient_rounded(kind):
     generator = torch.Generator().manual_seed(0)
     student, teacher = (torch.randn(3, 100, generator=generator) * 3 for _ in range(2))
-    chunk = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLConfig(kind))
+    chunk = fused.compare(student, teacher, torch.rand(3, generator=generator), KLConfig(kind))
     rounded = chunk.dense(torch.empty(3, 100, dtype=torch.bfloat16))
     # The interpreter truncates.
     torch.testing.assert_close(rounded.float(), chunk.dense(), rtol=2**-7, atol=0)
@@ -102,85 +101,85 @@ def test_one_launch_gives_the_gradient_of_two(vocab, scale):
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(3, vocab, generator=generator) * 5
     teacher = student + torch.randn(3, vocab, generator=generator) * scale
-    two = kl_triton.compare(student, teacher, torch.rand(3, generator=generator), KLConfig())
-    wanted = two.dense(torch.empty_like(student))
-    blocks, real_zeros = kl_triton.block_count(vocab), torch.zeros
+    two = fused.compare(student, teacher, torch.rand(3, generator=generator), KLConfig())
+    expected = two.dense(torch.empty_like(student))
+    blocks, real_zeros = fused.block_count(vocab), torch.zeros
 
     def all_arrived(size, **arguments):
-        # Programs run one after another here, and a row's would wait for those to come: their sums are there.
+        # Programs run one after another here, and would wait for later ones, whose sums are already written.
         return torch.cat([torch.full((size - 1,), blocks, **arguments), real_zeros(1, **arguments)])
 
-    got = torch.empty_like(student)
+    actual = torch.empty_like(student)
     with mock.patch.object(torch, "zeros", all_arrived):
-        kl_once_triton.sums_and_gradient(student, teacher, two.scale, 1.0, two.blocks, got)
-    assert relative_error(got, wanted) <= 1e-5
+        single_pass.sums_and_gradient(student, teacher, two.scale, 1.0, two.sums, actual)
+    assert relative_error(actual, expected) <= 1e-5
 
 
 def peaked_case(dtype=torch.float32):
-    """Rows that are nearly certain about a few low columns, as a language model's are; most columns are empty."""
+    """Tokens that are nearly certain of a few vocab entries, as a language model's are; most entries are empty."""
     case = make_case(4, 300, 16, 16, 1.0, dtype)
     bias = torch.full((300,), -12.0, dtype=dtype).index_fill_(0, torch.tensor([3, 70, 71, 250]), 3.0)
     return case | {"student_bias": bias, "teacher_bias": bias + 0.1 * torch.arange(300).cos().to(dtype)}
 
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)
-def test_columns_without_gradient_are_dropped_and_the_value_is_exact(kind):
-    case, options = peaked_case(), KLConfig(kind)
-    out, gradients = run(case, options=options, grad_eps=1e-3, chunk_tokens=2)
-    whole, _ = run(case, options=options, chunk_tokens=2)
+def test_entries_without_gradient_are_dropped_and_the_value_is_exact(kind):
+    case, config = peaked_case(), KLConfig(kind)
+    out, gradients = run(case, config=config, grad_eps=1e-3, chunk_tokens=2)
+    whole, _ = run(case, config=config, chunk_tokens=2)
     assert 0.9 < out.dropped_vocab_fraction < 1.0
     assert whole.dropped_vocab_fraction == 0.0
     assert torch.equal(out.token_kl, whole.token_kl)
-    for got, want in zip(gradients, naive(case, options)[2], strict=True):
-        assert relative_error(got, want) <= 2 * kl_columns.MAX_DROPPED
+    for actual, reference in zip(gradients, naive(case, config)[2], strict=True):
+        assert relative_error(actual, reference) <= 2 * MAX_DROPPED
 
 
-def test_same_columns_as_the_torch_path():
+def test_same_entries_as_the_torch_path():
     case = peaked_case()
-    fused = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2)
-    options = KLConfig("mixed", mixed_weight=0.0)  # the reverse KL by another name, which torch flags
+    by_kernels = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2)
+    config = KLConfig("mixed", mixed_weight=0.0)  # the reverse KL by another name, for which torch flags
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(kl, "_fused_kernels_serve", lambda *_: False)
-        by_torch = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2, options=options)
-    assert fused.dropped_vocab_fraction == pytest.approx(by_torch.dropped_vocab_fraction, abs=1e-6)
+        patch.setattr(exact, "fused_kernels_support", lambda *_: False)
+        by_torch = exact_kl(**require_grad(case, NAMES[:3]), grad_eps=1e-3, chunk_tokens=2, config=config)
+    assert by_kernels.dropped_vocab_fraction == pytest.approx(by_torch.dropped_vocab_fraction, abs=1e-6)
 
 
-def test_table_of_flagged_columns():
+def test_table_of_flagged_rows():
     generator = torch.Generator().manual_seed(0)
-    fused, by_torch = (
-        kl_columns.ColumnSums(torch.Size((50, 70)), torch.float32, torch.device("cpu"), fused)
-        for fused in (True, False)
+    by_kernels, by_torch = (
+        SparseRowAccumulator(torch.Size((50, 70)), torch.float32, torch.device("cpu"), use_kernels)
+        for use_kernels in (True, False)
     )
     for count in (0, 3, 10, 4):
-        columns = torch.randperm(50, generator=generator)[:count]
+        entries = torch.randperm(50, generator=generator)[:count]
         part = torch.randn(count, 70, generator=generator)
-        for sums in (fused, by_torch):
-            sums.make_room(int(sums.used) + count)
-            sums.add(columns, part)
-        assert fused.used == by_torch.used
+        for sums in (by_kernels, by_torch):
+            sums.reserve(int(sums.used) + count)
+            sums.add(entries, part)
+        assert by_kernels.used == by_torch.used
         factor = torch.tensor(0.3)
         for dtype in (torch.float32, torch.bfloat16):
-            wanted = by_torch.scaled(factor, dtype)
-            torch.testing.assert_close(fused.scaled(factor, dtype), wanted, rtol=2**-7, atol=0)
-    torch.testing.assert_close(fused.everything(), by_torch.everything())
+            expected = by_torch.scaled(factor, dtype)
+            torch.testing.assert_close(by_kernels.scaled(factor, dtype), expected, rtol=2**-7, atol=0)
+    torch.testing.assert_close(by_kernels.to_dense(), by_torch.to_dense())
 
 
 def test_filter_switches_itself_off_where_nothing_can_be_dropped():
     case = make_case(4, 300, 16, 16, 0.1, torch.float32)
     out, gradients = run(case, grad_eps=1e-3)
     assert out.dropped_vocab_fraction == 0.0
-    for got, want in zip(gradients, naive(case)[2], strict=True):
-        assert relative_error(got, want) <= 1e-5
+    for actual, reference in zip(gradients, naive(case)[2], strict=True):
+        assert relative_error(actual, reference) <= 1e-5
 
 
-def test_a_row_that_is_not_finite_reaches_the_gradient():
+def test_a_token_that_is_not_finite_reaches_the_gradient():
     case = peaked_case()
     case["student_hidden"][1] = math.nan
     out, gradients = run(case, grad_eps=1e-3)
     assert out.loss.isnan() and gradients[1].isnan().any()
 
 
-def test_kinds_without_a_kernel_take_the_torch_path():
-    assert [kind for kind in KINDS if not kl_triton.serves(KLConfig(kind), 100)] == ["jsd"]
-    assert not kl_triton.serves(KLConfig(topk=5), 100)
-    assert kl_triton.serves(KLConfig(topk=100), 100)
+def test_kinds_without_a_kernel_use_the_torch_path():
+    assert [kind for kind in KINDS if not fused.supports(KLConfig(kind), 100)] == ["jsd"]
+    assert not fused.supports(KLConfig(topk=5), 100)
+    assert fused.supports(KLConfig(topk=100), 100)

@@ -1,4 +1,4 @@
-"""A vocabulary cut over the processes of a group: the same results as in one process, on gloo."""
+"""A vocabulary sharded over the processes of a group gives the results of one process, on gloo."""
 
 import os
 import subprocess
@@ -11,12 +11,12 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from opsd.kl import KLConfig, exact_kl
-from tests.opsd.kl.test_exact_kl import make_case, relative_error, require_grad
+from tests.opsd.helpers.kl_cases import make_case, relative_error, require_grad
 
 # Uneven shards of a vocabulary of 37; the last process of each also holds padding.
 SHARDS = {2: (23, 17), 4: (5, 19, 1, 15)}
-EXTRAS = ("token_kl", "student_entropy", "teacher_entropy", "student_logprob", "teacher_logprob")
-OPTIONS = [
+VALUES = ("token_kl", "student_entropy", "teacher_entropy", "student_logprob", "teacher_logprob")
+CONFIGS = [
     KLConfig(),
     KLConfig("forward", temperature=0.7),
     KLConfig("mixed", mixed_weight=0.3),
@@ -47,17 +47,19 @@ def outputs(case, **arguments):
     return out, [case[name].grad for name in names]
 
 
-def compare_with_one_process(rank, group, options, grad_eps=0.0, tolerance=1e-10):
+def compare_with_one_process(rank, group, config, grad_eps=0.0, tolerance=1e-10):
     sizes = SHARDS[dist.get_world_size(group)]
     case = whole_case()
-    wanted, (hidden, head, bias) = outputs(case, options=options, chunk_tokens=13)
-    out, got = outputs(sharded(case, sizes, rank), options=options, chunk_tokens=5, group=group, grad_eps=grad_eps)
-    assert relative_error(out.loss, wanted.loss) <= tolerance
-    for name in EXTRAS:
-        torch.testing.assert_close(getattr(out, name), getattr(wanted, name))
-    assert torch.equal(out.top1_agreement, wanted.top1_agreement)
+    expected, (hidden, head, bias) = outputs(case, config=config, chunk_tokens=13)
+    out, actual = outputs(
+        sharded(case, sizes, rank), config=config, chunk_tokens=5, group=group, grad_eps=grad_eps
+    )
+    assert relative_error(out.loss, expected.loss) <= tolerance
+    for name in VALUES:
+        torch.testing.assert_close(getattr(out, name), getattr(expected, name))
+    assert torch.equal(out.top1_agreement, expected.top1_agreement)
     mine = sharded({"student_head": head, "student_bias": bias}, sizes, rank)
-    pairs = zip(got, (hidden, mine["student_head"], mine["student_bias"]), strict=True)
+    pairs = zip(actual, (hidden, mine["student_head"], mine["student_bias"]), strict=True)
     scales = [hidden.norm(), head.norm(), bias.norm()]
     for (x, y), scale in zip(pairs, scales, strict=True):
         assert (x - y).norm() <= tolerance * scale
@@ -80,8 +82,8 @@ def process(rank, processes, store):
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
     group = dist.group.WORLD
-    for options in OPTIONS:
-        compare_with_one_process(rank, group, options)
+    for config in CONFIGS:
+        compare_with_one_process(rank, group, config)
     compare_with_one_process(rank, group, KLConfig(), grad_eps=3e-3, tolerance=5e-3)
     bad_shards_are_refused_everywhere(rank, group)
     dist.destroy_process_group()
@@ -92,24 +94,24 @@ def test_sharded_vocabulary_gives_what_one_process_gives(processes, tmp_path):
     mp.spawn(process, args=(processes, tmp_path / "store"), nprocs=processes)
 
 
-# By the fused kernels, in Triton's interpreter. Run as a program: TRITON_INTERPRET must be set from the start.
+# With the fused kernels in Triton's interpreter. Run as a program: TRITON_INTERPRET must be set from the start.
 
 
 def interpreted_process(rank, processes, store):
-    from opsd.kl import exact as kl
-    from opsd.kl.kernels import fused as kl_triton
+    from opsd.kl import exact
+    from opsd.kl.kernels import fused
 
-    kl._fused_kernels_serve = lambda device, *rest: kl_triton.serves(*rest)
-    kl_triton.BLOCK = 8
+    exact.fused_kernels_support = lambda device, *rest: fused.supports(*rest)
+    fused.BLOCK = 8
     dist.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=processes)
     case = {name: x.float() for name, x in whole_case().items()}
-    arguments = {"options": KLConfig("mixed", temperature=0.7), "chunk_tokens": 13}
-    wanted, (hidden, head, bias) = outputs(case, **arguments)
-    out, got = outputs(sharded(case, SHARDS[processes], rank), group=dist.group.WORLD, **arguments)
-    for name in ("loss", *EXTRAS, "top1_agreement"):
-        torch.testing.assert_close(getattr(out, name), getattr(wanted, name))
+    arguments = {"config": KLConfig("mixed", temperature=0.7), "chunk_tokens": 13}
+    expected, (hidden, head, bias) = outputs(case, **arguments)
+    out, actual = outputs(sharded(case, SHARDS[processes], rank), group=dist.group.WORLD, **arguments)
+    for name in ("loss", *VALUES, "top1_agreement"):
+        torch.testing.assert_close(getattr(out, name), getattr(expected, name))
     mine = sharded({"student_head": head, "student_bias": bias}, SHARDS[processes], rank)
-    torch.testing.assert_close(got, [hidden, mine["student_head"], mine["student_bias"]])
+    torch.testing.assert_close(actual, [hidden, mine["student_head"], mine["student_bias"]])
     dist.destroy_process_group()
 
 

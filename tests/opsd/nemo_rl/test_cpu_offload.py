@@ -1,4 +1,4 @@
-"""Tensors that leave their memory and come back, on the CPU; tests/gpu/test_nemo_rl.py has them leave a GPU."""
+"""Tensors that leave their memory and return, on the CPU; tests/gpu/test_nemo_rl_on_gpu.py covers GPUs."""
 
 import pytest
 import torch

@@ -42,7 +42,7 @@ def environment():
     config = SimpleNamespace(mode="math", grading_workers=1, grading_time_limit=10.0)
     environment = VerifierEnvironmentImpl({"grading": config})
     yield environment
-    environment.grader.__exit__()
+    environment.grader.__exit__(None, None, None)
 
 
 @pytest.fixture

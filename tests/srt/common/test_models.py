@@ -112,7 +112,7 @@ def test_loggers_that_are_installed_or_not_asked_for_are_fine(monkeypatch):
 def test_sft_says_it_before_anything_is_loaded(monkeypatch, report_to):
     from srt.sft.run import train
 
-    monkeypatch.setattr("srt.sft.run.check_gpu", lambda: None)
+    monkeypatch.setattr("srt.sft.plan.check_gpu", lambda: None)
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == report_to else found(name))
     with pytest.raises(UserError, match=f"REPORT_TO={report_to}"):

@@ -272,7 +272,7 @@ def test_prompt_format_from_config():
     assert PromptFormat(**given.as_dict()) == given
 
 
-@pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null"])
+@pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null", '{"a": NaN}'])
 def test_chat_template_kwargs_that_are_not_an_object(kwargs):
     with pytest.raises(UserError, match="CHAT_TEMPLATE_KWARGS=.*expected a JSON object"):
         PromptFormat.from_config(PromptConfig("math", None, None, None, kwargs))
@@ -293,8 +293,8 @@ def test_chat_template_kwargs_that_are_no_variable_of_a_template_are_refused(nam
 def test_a_knob_that_is_not_unicode_is_one_sentence(knob):
     """Bytes that are not UTF-8 in an environment variable arrive as lone surrogates."""
     values: dict[str, str | None] = dict.fromkeys(("SYSTEM_PROMPT", "PROMPT_SUFFIX", "CHAT_TEMPLATE_KWARGS"))
-    values[knob] = '{"a": "\udcff"}' if knob == "CHAT_TEMPLATE_KWARGS" else "Be\udcff"
-    with pytest.raises(UserError, match=rf"{knob}: its character \d is not valid Unicode"):
+    values[knob] = r'{"a": "\ud83d"}' if knob == "CHAT_TEMPLATE_KWARGS" else "Be\udcff"
+    with pytest.raises(UserError, match=rf"{knob}: its character \d+ is not valid Unicode"):
         PromptFormat.from_config(PromptConfig("math", None, *values.values()))
 
 

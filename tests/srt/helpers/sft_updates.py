@@ -1,4 +1,4 @@
-"""One update of the trainer, and what it should be: a naive sum over tuples."""
+"""One update of the trainer, and its reference: a naive sum over tuples."""
 
 from pathlib import Path
 
@@ -15,8 +15,8 @@ from srt.sft.trainer import PassCollator, make_trainer, new_model, training_argu
 Gradients = dict[str, torch.Tensor]
 
 
-class _Keep(TrainerCallback):
-    """Keeps the gradients as they are just before the optimizer takes them."""
+class _GradientRecorder(TrainerCallback):
+    """Copies the gradients just before the optimizer step."""
 
     def __init__(self) -> None:
         self.gradients: Gradients = {}
@@ -27,48 +27,48 @@ class _Keep(TrainerCallback):
 
 def one_update(
     checkpoint: Path,
-    rows: list[TokenSequence],
-    work: Path,
+    sequences: list[TokenSequence],
+    work_dir: Path,
     config: SftConfig,
     packed: bool,
     revision_starts: list[int] | None = None,
 ) -> tuple[float, Gradients]:
-    """Loss and gradients of an update on all rows, with as many passes as the knobs ask for."""
-    attention, packs, _ = choose_attention("1" if packed else "0")
-    assert packs == packed
-    lengths, updates = [len(row.ids) for row in rows], [list(range(len(rows)))]
+    """Loss and gradients of one update on all sequences, in as many passes as the configuration requires."""
+    attention = choose_attention("1" if packed else "0")
+    assert attention.packed == packed
+    lengths, updates = [len(sequence.ids) for sequence in sequences], [list(range(len(sequences)))]
     if packed:
         plan = plan_packed(updates, lengths, config.max_tokens_per_pass, 1)
     else:
         plan = plan_padded(updates, lengths, config.batch_size_per_device, 1)
-    assert plan.passes_per_update > 1, "an update in one pass shows nothing about denominators"
-    kept = _Keep()
+    assert plan.passes_per_update > 1, "an update in a single pass says nothing about denominators"
+    recorder = _GradientRecorder()
     trainer = make_trainer(
-        new_model(str(checkpoint), config, attention),
-        training_arguments(config, work, plan, 1e-6, False),
-        PassCollator(rows, 0, packed, revision_starts),
+        new_model(str(checkpoint), config, attention.implementation),
+        training_arguments(config, work_dir, plan, 1e-6, False),
+        PassCollator(sequences, 0, packed, revision_starts),
         plan,
         None,
         load_tokenizer(str(checkpoint)),
-        [kept],
+        [recorder],
     )
     trainer.train()
     (loss,) = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    return loss, kept.gradients
+    return loss, recorder.gradients
 
 
 def naive_update(
-    checkpoint: Path, rows: list[TokenSequence], revision_starts: list[int] | None = None
+    checkpoint: Path, sequences: list[TokenSequence], revision_starts: list[int] | None = None
 ) -> tuple[float, Gradients]:
-    """One tuple after the other, in float64 where there is no GPU: sum of weighted losses / supervised tokens."""
+    """One tuple at a time, on the CPU in float64: sum of weighted losses / number of supervised tokens."""
     model = load_model(str(checkpoint), "float64", "cpu")
-    supervised = sum(len(row.ids) - row.start for row in rows)
+    supervised = sum(len(sequence.ids) - sequence.start for sequence in sequences)
     total = torch.zeros((), dtype=torch.float64)
-    for number, row in enumerate(rows):
-        ids = torch.tensor([row.ids])
+    for number, sequence in enumerate(sequences):
+        ids = torch.tensor([sequence.ids])
         log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1).gather(-1, ids[0, 1:, None])[:, 0]
-        weights = torch.ones(len(row.ids), dtype=torch.float64)
-        weights[: row.start] = 0
+        weights = torch.ones(len(sequence.ids), dtype=torch.float64)
+        weights[: sequence.start] = 0
         if revision_starts:
             weights[revision_starts[number] :] += 1
         total = total - (weights[1:] * log_probs).sum()
@@ -77,7 +77,7 @@ def naive_update(
     return float(loss.detach()), {name: p.grad.float() for name, p in model.named_parameters()}
 
 
-def largest_difference(one: Gradients, other: Gradients) -> float:
-    """Relative to the norm of each tensor."""
-    assert one.keys() == other.keys()
-    return max(float((one[name] - other[name]).norm() / other[name].norm()) for name in one)
+def largest_difference(actual: Gradients, expected: Gradients) -> float:
+    """Relative to the norm of each expected tensor."""
+    assert actual.keys() == expected.keys()
+    return max(float((actual[name] - expected[name]).norm() / expected[name].norm()) for name in actual)

@@ -1,4 +1,4 @@
-"""Which tuples an update holds and how its passes are made, for any number of processes."""
+"""Which tuples each update holds, and how they are split into passes, for any number of processes."""
 
 import random
 
@@ -14,25 +14,25 @@ def passes_of(plan, update: int) -> list[list[int]]:
     return plan.passes[update * size : (update + 1) * size]
 
 
-def test_every_epoch_holds_each_tuple_once_in_an_order_of_its_own():
+def test_every_epoch_holds_each_tuple_once_in_a_new_order():
     updates = plan_updates(50, 2, 8, seed=0)
     assert [len(update) for update in updates] == ([8] * 6 + [2]) * 2
     first, second = (sum(updates[part : part + 7], []) for part in (0, 7))
     assert sorted(first) == sorted(second) == list(range(50)) and first != second != list(range(50))
 
 
-def test_the_order_depends_on_the_seed_alone():
+def test_the_order_depends_only_on_the_seed():
     assert plan_updates(50, 1, 8, seed=1) == plan_updates(50, 1, 8, seed=1) != plan_updates(50, 1, 8, seed=2)
 
 
 @pytest.mark.parametrize("epochs, updates", [(0.001, 1), (0.5, 4), (1, 7), (1.5, 11), (0.1 + 0.2, 3)])
-def test_a_fraction_of_an_epoch_is_that_share_of_its_updates_rounded_up(epochs, updates):
+def test_a_fraction_of_an_epoch_is_that_fraction_of_its_updates_rounded_up(epochs, updates):
     assert len(plan_updates(50, epochs, 8, seed=0)) == updates
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 @pytest.mark.parametrize("packed", [True, False])
-def test_an_update_trains_on_its_tuples_whatever_the_number_of_processes(processes, packed):
+def test_an_update_trains_on_its_tuples_regardless_of_the_number_of_processes(processes, packed):
     updates = plan_updates(50, 1, 16, seed=0)
     plan = (plan_packed if packed else plan_padded)(updates, LENGTHS, 1200 if packed else 3, processes)
     assert len(plan.passes) == len(updates) * plan.passes_per_update * processes
@@ -41,7 +41,7 @@ def test_an_update_trains_on_its_tuples_whatever_the_number_of_processes(process
 
 
 @pytest.mark.parametrize("processes", [1, 3])
-def test_a_packed_pass_holds_no_more_tokens_than_it_may_and_a_padded_one_no_more_tuples(processes):
+def test_packed_passes_are_limited_in_tokens_and_padded_ones_in_tuples(processes):
     updates = plan_updates(50, 1, 16, seed=0)
     packed = plan_packed(updates, LENGTHS, 1200, processes)
     assert max(sum(LENGTHS[index] for index in part) for part in packed.passes) <= 1200
@@ -49,15 +49,15 @@ def test_a_packed_pass_holds_no_more_tokens_than_it_may_and_a_padded_one_no_more
     assert max(map(len, padded.passes)) <= 3
 
 
-def test_a_tuple_above_the_limit_is_a_pass_by_itself():
+def test_a_tuple_above_the_limit_gets_a_pass_to_itself():
     plan = plan_packed([[0, 1, 2]], [5000, 40, 50], 100, 1)
     assert plan.passes == [[0], [2, 1]]
 
 
-def test_the_processes_have_about_equally_much_to_do_in_each_pass():
+def test_the_processes_have_similar_loads_in_each_pass():
     plan = plan_packed(plan_updates(50, 1, 25, seed=0), LENGTHS, 3000, 2)
     loads = [sum(LENGTHS[index] for index in part) for part in plan.passes]
-    assert all(abs(one - other) < 0.2 * one for one, other in zip(loads[::2], loads[1::2], strict=True)), loads
+    assert all(abs(a - b) < 0.2 * a for a, b in zip(loads[::2], loads[1::2], strict=True)), loads
 
 
 def test_fewer_tuples_than_processes_leave_empty_passes_at_the_end():

@@ -1,4 +1,4 @@
-"""Stage files -> the ids and the supervised positions that SFT trains on."""
+"""Stage files -> the token ids and supervised positions that SFT trains on."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from srt.common.files import write_json
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import pack_ids, unpack_ids
-from srt.sft.dataset import build_rows, load_stage
+from srt.sft.dataset import build_sequences, load_stage
 
 PHRASES = PHRASE_SETS["qwen"]
 LONG = 10_000
@@ -22,7 +22,7 @@ def layout():
 
 @pytest.fixture
 def record(layout):
-    """Its ids are not those that its text gives: a digit was sampled apart from the space before it."""
+    """Its ids differ from those of its tokenized text: a digit was sampled separately from the space before it."""
     record = {"x": "x = 1", "y_init": "A 3 = 4", "p_r": PHRASES.wrong, "y_revised": "A 3 = 2"}
     tokenizer = layout.tokenizer
     for name, digit in (("y_init", "4"), ("y_revised", "2")):
@@ -32,52 +32,54 @@ def record(layout):
     return record
 
 
-def test_rows_are_the_layouts_of_the_sampled_ids(layout, record):
+def test_sequences_have_the_layout_of_the_sampled_ids(layout, record):
     for stage in (1, 2):
-        built = build_rows([record], layout, stage, LONG, ids_fit=True)
-        assert (built.too_long, built.retokenized) == (0, 0)
-        (row,) = built.rows
+        built = build_sequences([record], layout, stage, LONG, use_stored_ids=True)
+        assert (built.too_long, built.num_tokenized) == ({}, 0)
+        (sequence,) = built.sequences
         y_init, y_revised = unpack_ids(record["y_init_ids"]), unpack_ids(record["y_revised_ids"])
         prompt = layout.chat("x = 1") + y_init[:-1] + layout.cue(0)
-        assert row.ids == prompt + y_revised
+        assert sequence.ids == prompt + y_revised
         supervised = {1: y_init[:-1] + layout.cue(0) + y_revised, 2: y_revised}[stage]
-        assert row.ids[row.start :] == supervised
+        assert sequence.ids[sequence.start :] == supervised
 
 
 def test_the_phrase_decides_the_cue(layout, record):
-    (row,) = build_rows([record | {"p_r": PHRASES.right}], layout, 2, LONG, ids_fit=True).rows
-    assert row.ids[row.start - len(layout.cue(1)) : row.start] == layout.cue(1)
+    (sequence,) = build_sequences(
+        [record | {"p_r": PHRASES.right}], layout, 2, LONG, use_stored_ids=True
+    ).sequences
+    assert sequence.ids[sequence.start - len(layout.cue(1)) : sequence.start] == layout.cue(1)
 
 
-def test_text_is_tokenised_part_by_part_where_ids_do_not_fit_and_that_is_counted(layout, record):
+def test_text_is_tokenized_part_by_part_without_usable_ids_and_that_is_counted(layout, record):
     without_ids = {name: value for name, value in record.items() if not name.endswith("_ids")}
     encode = layout.tokenizer.encode
     expected = layout.chat("x = 1") + encode(record["y_init"]) + layout.cue(0) + encode(record["y_revised"]) + [2]
-    for given, ids_fit in ((record, False), (without_ids, True)):
-        built = build_rows([given], layout, 1, LONG, ids_fit)
-        assert built.rows[0].ids == expected
-        assert built.retokenized == 1
+    for given, use_stored_ids in ((record, False), (without_ids, True)):
+        built = build_sequences([given], layout, 1, LONG, use_stored_ids)
+        assert built.sequences[0].ids == expected
+        assert built.num_tokenized == 1
 
 
-def test_tuples_beyond_the_limit_are_set_aside_and_counted(layout, record):
+def test_tuples_above_the_length_limit_are_set_aside_and_counted(layout, record):
     longer = record | {"y_revised_ids": pack_ids(unpack_ids(record["y_revised_ids"])[:-1] * 2 + [2])}
-    length = len(build_rows([record], layout, 1, LONG, ids_fit=True).rows[0].ids)
-    built = build_rows([longer, record, longer], layout, 1, length, ids_fit=True)
-    assert len(built.rows) == 1 and len(built.rows[0].ids) == length
-    assert built.too_long == 2
-    assert build_rows([record], layout, 1, length - 1, ids_fit=True).rows == []
+    length = len(build_sequences([record], layout, 1, LONG, use_stored_ids=True).sequences[0].ids)
+    built = build_sequences([longer, record, longer], layout, 1, length, use_stored_ids=True)
+    assert len(built.sequences) == 1 and len(built.sequences[0].ids) == length
+    assert len(built.too_long) == 2
+    assert build_sequences([record], layout, 1, length - 1, use_stored_ids=True).sequences == []
 
 
-def test_rows_keep_the_records_order(layout, record):
+def test_sequences_keep_the_order_of_the_records(layout, record):
     records = [record | {"x": f"x = {n}"} for n in range(5)]
-    rows = build_rows(records, layout, 1, LONG, ids_fit=True).rows
-    assert [row.ids[: row.start] for row in rows] == [layout.chat(f"x = {n}") for n in range(5)]
+    sequences = build_sequences(records, layout, 1, LONG, use_stored_ids=True).sequences
+    assert [s.ids[: s.start] for s in sequences] == [layout.chat(f"x = {n}") for n in range(5)]
 
 
-def test_a_phrase_of_another_set_is_refused_with_its_record(layout, record):
+def test_a_phrase_from_another_set_is_refused_naming_the_record(layout, record):
     records = [record, record | {"p_r": PHRASE_SETS["olmo"].wrong}]
     with pytest.raises(UserError) as caught:
-        build_rows(records, layout, 1, LONG, ids_fit=True)
+        build_sequences(records, layout, 1, LONG, use_stored_ids=True)
     for part in ("record 2", "Wrong. I need to redo all.", "'qwen'", "CONTROL_PHRASES"):
         assert part in str(caught.value)
 
@@ -91,18 +93,18 @@ def test_load_stage(tmp_path, record):
 
 
 def test_a_missing_stage_file(tmp_path):
-    with pytest.raises(UserError, match=r"stage\.json: there is no such stage file; run run_srt_data\.sh first"):
+    with pytest.raises(UserError, match=r"stage\.json: no such stage file; run run_srt_data\.sh first"):
         load_stage(tmp_path / "stage.json")
 
 
 @pytest.mark.parametrize("content", [[], {}, {"prompt": "x"}, None])
-def test_a_stage_file_of_zero_rows(tmp_path, content):
+def test_a_stage_file_without_tuples(tmp_path, content):
     write_json(tmp_path / "stage.json", content)
-    with pytest.raises(UserError, match=r"stage\.json: a list with at least one tuple is expected"):
+    with pytest.raises(UserError, match=r"stage\.json: expected a list with at least one tuple"):
         load_stage(tmp_path / "stage.json")
 
 
-def test_a_stage_file_that_is_no_json(tmp_path):
+def test_a_stage_file_that_is_not_json(tmp_path):
     (tmp_path / "stage.json").write_text("[{")
     with pytest.raises(UserError, match=r"stage\.json: not readable as JSON"):
         load_stage(tmp_path / "stage.json")
@@ -110,13 +112,13 @@ def test_a_stage_file_that_is_no_json(tmp_path):
 
 @pytest.mark.parametrize("name", ["x", "y_init", "p_r", "y_revised"])
 def test_a_record_that_lacks_a_part(tmp_path, record, name):
-    lacking = {key: value for key, value in record.items() if key != name}
-    write_json(tmp_path / "stage.json", [record, lacking])
-    with pytest.raises(UserError, match=rf"stage\.json, record 2: it lacks {name}$"):
+    incomplete = {key: value for key, value in record.items() if key != name}
+    write_json(tmp_path / "stage.json", [record, incomplete])
+    with pytest.raises(UserError, match=rf"stage\.json, record 2: missing {name}$"):
         load_stage(tmp_path / "stage.json")
 
 
-def test_a_record_that_is_no_object(tmp_path):
+def test_a_record_that_is_not_an_object(tmp_path):
     write_json(tmp_path / "stage.json", ["text"])
-    with pytest.raises(UserError, match=r"record 1: it lacks x, y_init, p_r, y_revised"):
+    with pytest.raises(UserError, match=r"record 1: missing x, y_init, p_r, y_revised"):
         load_stage(tmp_path / "stage.json")

@@ -1,4 +1,4 @@
-"""How many processes train, on one machine and on several."""
+"""How many processes train, on one machine or several."""
 
 import pytest
 
@@ -14,11 +14,11 @@ def gpus(request, monkeypatch) -> int:
     return request.param
 
 
-def test_there_is_a_process_for_each_visible_gpu_and_one_without(gpus):
+def test_there_is_one_process_per_visible_gpu_and_one_without_gpus(gpus):
     assert find_processes(None, None, {}).total == max(gpus, 1)
 
 
-def test_num_processes_wins_but_never_shares_a_gpu(gpus):
+def test_num_processes_takes_precedence_but_processes_never_share_a_gpu(gpus):
     if gpus == 1:
         with pytest.raises(UserError, match="NUM_PROCESSES=2: only 1 GPU is visible"):
             find_processes(2, None, {})
@@ -26,18 +26,18 @@ def test_num_processes_wins_but_never_shares_a_gpu(gpus):
         assert find_processes(2, None, {}).total == 2
 
 
-def test_a_free_port_is_found_unless_one_is_asked_for():
+def test_a_free_port_is_found_unless_one_is_requested():
     assert find_processes(1, 29501, {}).port == 29501
     assert find_processes(1, None, {}).port > 0
 
 
-def test_a_slurm_step_with_a_task_on_each_machine_is_one_training():
-    found = find_processes(8, None, STEP | {"MASTER_ADDR": "node-a", "SLURM_NNODES": "4"})
-    assert (found.total, found.machines, found.machine, found.address) == (32, 4, 2, "node-a")
-    assert found.port == find_processes(8, None, STEP | {"MASTER_ADDR": "node-a", "SLURM_NODEID": "0"}).port
+def test_a_slurm_step_with_one_task_per_machine_is_one_training_run():
+    processes = find_processes(8, None, STEP | {"MASTER_ADDR": "node-a", "SLURM_NNODES": "4"})
+    assert (processes.total, processes.machines, processes.machine_rank, processes.address) == (32, 4, 2, "node-a")
+    assert processes.port == find_processes(8, None, STEP | {"MASTER_ADDR": "node-a", "SLURM_NODEID": "0"}).port
 
 
-def test_the_first_machine_is_asked_of_slurm_or_must_be_given(tmp_path, monkeypatch):
+def test_the_first_machine_comes_from_slurm_or_must_be_set(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(UserError, match="set MASTER_ADDR"):
         find_processes(8, None, STEP)
@@ -46,18 +46,18 @@ def test_the_first_machine_is_asked_of_slurm_or_must_be_given(tmp_path, monkeypa
     assert find_processes(8, None, STEP).address == "node-a"
 
 
-def test_a_batch_script_that_started_nothing_elsewhere_trains_on_its_own_machine():
+def test_a_batch_script_without_srun_trains_on_its_own_machine():
     assert find_processes(8, None, {"SLURM_NNODES": "4", "SLURM_NODEID": "0"}).machines == 1
 
 
-def test_several_tasks_on_a_machine_are_refused():
+def test_several_tasks_on_one_machine_are_refused():
     with pytest.raises(UserError, match="8 tasks on 1 machine.*--ntasks-per-node=1"):
         find_processes(None, None, {"SLURM_STEP_NUM_NODES": "1", "SLURM_STEP_NUM_TASKS": "8"})
 
 
-def test_accelerate_starts_gpu_processes():
-    command = launch_command(Processes(8, 4, 2, "node-a", 29501), ["prepared"], on_gpu=True)
+def test_accelerate_launches_gpu_processes():
+    command = launch_command(Processes(8, 4, 2, "node-a", 29501), ["plan.pickle"], on_gpu=True)
     assert command[1:3] == ["-m", "accelerate.commands.launch"]
-    wanted = {"--num_processes=32", "--num_machines=4", "--machine_rank=2", "--main_process_ip=node-a"}
-    assert wanted | {"--main_process_port=29501"} <= set(command)
-    assert command[-3:] == ["--module", "srt.sft.worker", "prepared"]
+    expected = {"--num_processes=32", "--num_machines=4", "--machine_rank=2", "--main_process_ip=node-a"}
+    assert expected | {"--main_process_port=29501"} <= set(command)
+    assert command[-3:] == ["--module", "srt.sft.worker", "plan.pickle"]

@@ -1,4 +1,4 @@
-"""What SFT refuses before and while it trains, and what a checkpoint says of the end of a turn."""
+"""What SFT refuses before and during training, and the end-of-turn tokens of a checkpoint."""
 
 import shutil
 
@@ -16,7 +16,7 @@ PHRASES = PHRASE_SETS["qwen"]
 
 @pytest.fixture
 def run_train(tiny_checkpoint, tmp_path):
-    """Writes two stage files of three records and runs SFT on them."""
+    """Writes two stage files of three records each and runs SFT on them."""
     record = {"x": "x = 1", "y_init": "A 1", "p_r": PHRASES.wrong, "y_revised": "A 2"}
     for stage in (1, 2):
         path = tmp_path / "data" / f"p_stage{stage}.json"
@@ -54,36 +54,36 @@ def test_data_of_the_other_mode_is_refused(run_train, tmp_path):
 def test_data_of_another_revision_of_the_base_is_refused(run_train, tiny_checkpoint, tmp_path, monkeypatch):
     path = metadata_path(tmp_path / "data" / "p_stage1.json")
     write_json(path, read_json(path) | {"revisions": {str(tiny_checkpoint): "a" * 40}})
-    monkeypatch.setattr("srt.sft.run.model_revision", lambda model: "b" * 40)
+    monkeypatch.setattr("srt.sft.plan.model_revision", lambda model: "b" * 40)
     with pytest.raises(UserError, match=f"p_stage1.run.json: made with revision {'a' * 40} of .* now {'b' * 40}"):
         run_train()
     assert not (tmp_path / "out").exists()
-    monkeypatch.setattr("srt.sft.run.model_revision", lambda model: "a" * 40)
+    monkeypatch.setattr("srt.sft.plan.model_revision", lambda model: "a" * 40)
     run_train("epochs_stage1=0.1", "epochs_stage2=0.1")
     expected = {str(tiny_checkpoint): "a" * 40}
     assert read_json(tmp_path / "out" / "run.json")["revisions"] == expected
     assert read_json(tmp_path / "out" / "stage2" / "sd_zero.json")["revisions"] == expected
 
 
-def test_a_limit_that_no_tuple_fits_is_refused_and_can_then_be_raised(run_train, tmp_path):
-    """MAX_LENGTH belongs to the identity of a run: one that never began must not pin it."""
+def test_a_limit_below_all_tuples_is_refused_and_can_then_be_raised(run_train, tmp_path):
+    """MAX_LENGTH is part of the identity of a run: a run that never started must not fix it."""
     with pytest.raises(UserError, match="stage 1: all 3 tuples are longer than MAX_LENGTH=10"):
         run_train("max_length=10")
     assert not (tmp_path / "out").exists()
 
 
-def test_a_stage_of_zero_rows_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
+def test_a_stage_without_tuples_is_refused_before_the_other_one_is_trained(run_train, tmp_path):
     write_json(tmp_path / "data" / "p_stage2.json", [])
-    with pytest.raises(UserError, match=r"p_stage2\.json: a list with at least one tuple is expected"):
+    with pytest.raises(UserError, match=r"p_stage2\.json: expected a list with at least one tuple"):
         run_train()
     assert not (tmp_path / "out").exists()
 
 
-def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monkeypatch):
+def test_different_data_in_the_same_folder_is_another_run(run_train, tmp_path, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("srt.sft.run._train_stage", stop)
+    monkeypatch.setattr("srt.sft.stages._train_stage", stop)
     with pytest.raises(KeyboardInterrupt):
         run_train()
     records = read_json(tmp_path / "data" / "p_stage1.json")
@@ -92,7 +92,7 @@ def test_other_data_in_the_same_folder_is_another_run(run_train, tmp_path, monke
         run_train()
 
 
-def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
+def test_a_base_model_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train, tiny_checkpoint, tmp_path):
     with pytest.raises(UserError, match="/no/such/model: no such checkpoint folder"):
         run_train("base_model=/no/such/model")
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
@@ -102,8 +102,8 @@ def test_a_base_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_train,
     assert not (tmp_path / "out").exists()
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_shown_as_zero(run_train, tmp_path):
-    with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient's norm nan"):
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_logged_as_zero(run_train, tmp_path):
+    with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient norm is nan"):
         run_train("lr_stage1=1e30", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
     assert not (tmp_path / "out" / "stage1").exists()
 

@@ -1,13 +1,17 @@
 """Sums and gradient of reverse KL in one launch that reads every logit once.
 
-A program holds its block of a row's logits in registers. It leaves the block's sums, waits until those of the
-whole row are there, merges the four that the gradient needs, and forms the gradient of what it still holds. Two
-launches (`kl_triton`) read the logits twice.
+A program holds its block of a token's logits in registers. It writes the block's sums, waits until those of all
+the token's blocks are written, merges the four that the gradient needs, and forms the gradient of the logits it
+still holds. Two launches (`fused`) read the logits twice.
 
-Nobody waits forever: the programs take their blocks in the order in which they started, so the blocks of the first
-row that is not complete are all taken by running programs, or will be by the next to start; whoever waits has left
-its own sums before. That needs room on the GPU for the programs of one row side by side (`serves`).
+No program waits forever: programs take their blocks in the order in which they started, so that the blocks of the
+first incomplete token are all taken by running programs, or will be by the next ones to start; a program that
+waits has already written its own sums. This requires that the programs of one token can run on the GPU at the same
+time (`supports`).
 """
+
+# pyright: basic, reportArgumentType=false, reportCallIssue=false
+# (Kernel bodies are Triton's language, not Python's, and launches have parameters that Triton's types omit.)
 
 import functools
 
@@ -18,22 +22,22 @@ from jaxtyping import Float
 from torch import Tensor
 
 from opsd.kl.divergences import KLConfig
-from opsd.kl.kernels.block_sums import E_H, E, X, Y, at_block, exp, load, sum_block
+from opsd.kl.kernels.block_sums import E_H, E, X, Y, block_field, exp, load, sum_block
 
-# Columns per program, its warps, and their registers. Large blocks: the fewer programs wait for each other, the
-# better; with these registers what a program holds while it waits does not spill.
+# Vocab entries per program, its warps, and their registers. Blocks are large because the fewer programs wait for
+# each other, the better; with this many registers, what a program holds while it waits does not spill.
 BLOCK, WARPS, REGISTERS = 8192, 8, 128
 
 
-def serves(options: KLConfig, vocab_size: int, device: torch.device) -> bool:
-    """Whether the divergence is the one known here and a row's programs run side by side on half of the GPU."""
-    if options.kind != "reverse" or device.type != "cuda" or torch.version.hip:  # ROCm: nothing limits registers
+def supports(config: KLConfig, vocab_size: int, device: torch.device) -> bool:
+    """Whether the divergence is the reverse KL and a token's programs fit on half of the GPU at the same time."""
+    if config.kind != "reverse" or device.type != "cuda" or torch.version.hip:  # no register limit on ROCm
         return False
-    return triton.cdiv(vocab_size, BLOCK) <= _programs_side_by_side(device) // 2
+    return triton.cdiv(vocab_size, BLOCK) <= _concurrent_programs(device) // 2
 
 
 @functools.cache
-def _programs_side_by_side(device: torch.device) -> int:
+def _concurrent_programs(device: torch.device) -> int:
     properties = torch.cuda.get_device_properties(device)
     return properties.multi_processor_count * (properties.regs_per_multiprocessor // (REGISTERS * WARPS * 32))
 
@@ -46,20 +50,35 @@ def sums_and_gradient(
     sums: Float[Tensor, "N blocks fields"],
     out: Float[Tensor, "N V"],
 ) -> None:
-    """Writes the sums of the blocks of BLOCK columns (see `kl_sums_triton`) and, in `out`, the gradient of the
-    student's logits times `scale`."""
-    count, blocks = sums.shape[:2]
-    arrived = torch.zeros(count + 1, dtype=torch.int32, device=student.device)
-    _sums_and_gradient[(count * blocks,)](
-        student, teacher, student.stride(0), teacher.stride(0), sums, arrived, out, out.stride(0), scale, count,
-        blocks, student.shape[1], 1.0 / temperature, TEMPERED=temperature != 1.0, BLOCK=BLOCK,
-        BLOCKS=triton.next_power_of_2(blocks), num_warps=WARPS, maxnreg=REGISTERS,
-    )  # fmt: skip
+    """Writes the sums of the blocks of BLOCK vocab entries (see `block_sums`) to `sums`, and the gradient of the
+    student's logits times `scale` to `out`."""
+    tokens, blocks = sums.shape[:2]
+    arrived = torch.zeros(tokens + 1, dtype=torch.int32, device=student.device)
+    _sums_and_gradient[(tokens * blocks,)](
+        student,
+        teacher,
+        student.stride(0),
+        teacher.stride(0),
+        sums,
+        arrived,
+        out,
+        out.stride(0),
+        scale,
+        tokens,
+        blocks,
+        student.shape[1],
+        1.0 / temperature,
+        TEMPERED=temperature != 1.0,
+        BLOCK=BLOCK,
+        BLOCKS=triton.next_power_of_2(blocks),
+        num_warps=WARPS,
+        maxnreg=REGISTERS,
+    )
 
 
 @triton.jit
 def _join(x0, y0, e0, e_h0, x1, y1, e1, e_h1):
-    """Sums of two parts of a row as if taken from the same X and Y, those of the part with the larger X."""
+    """Sums of two parts of a token's logits, relative to the X and Y of the part with the larger X."""
     first = x0 >= x1
     x = tl.where(first, x0, x1)
     y = tl.where(first, y0, y1)
@@ -72,48 +91,61 @@ def _join(x0, y0, e0, e_h0, x1, y1, e1, e_h1):
 
 
 @triton.jit
-def _of_row(sums, field, row, blocks, peer, there, other):
+def _load_peers(sums, field, token, blocks, peer, known, other):
     # .cg: from the L2 cache, where the other programs' stores are.
-    return tl.load(at_block(sums, row, peer, blocks) + field, mask=there, other=other, cache_modifier=".cg")
+    return tl.load(block_field(sums, field, token, peer, blocks), mask=known, other=other, cache_modifier=".cg")
 
 
-@triton.jit(do_not_specialize=["count", "blocks"])
+@triton.jit(do_not_specialize=["tokens", "blocks"])
 def _sums_and_gradient(
-    student, teacher, student_stride, teacher_stride, sums, arrived, gradient, gradient_stride, scale, count,
-    blocks, vocab, inverse_temperature,
-    TEMPERED: tl.constexpr, BLOCK: tl.constexpr, BLOCKS: tl.constexpr,
-):  # fmt: skip
-    # arrived: the blocks of each row whose sums are there; behind them the number of programs that have started.
-    number = tl.atomic_add(arrived + count, 1, sem="relaxed")
-    row = (number // blocks).to(tl.int64)
+    student,
+    teacher,
+    student_stride,
+    teacher_stride,
+    sums,
+    arrived,
+    gradient,
+    gradient_stride,
+    scale,
+    tokens,
+    blocks,
+    vocab,
+    inverse_temperature,
+    TEMPERED: tl.constexpr,
+    BLOCK: tl.constexpr,
+    BLOCKS: tl.constexpr,
+):
+    # arrived: for each token, the blocks whose sums are written; then, the number of programs started so far.
+    number = tl.atomic_add(arrived + tokens, 1, sem="relaxed")
+    token = (number // blocks).to(tl.int64)
     block = number % blocks
-    column = block * BLOCK + tl.arange(0, BLOCK)
-    inside = column < vocab
-    x = load(student + row * student_stride + column, inside, inverse_temperature, TEMPERED)
-    y = load(teacher + row * teacher_stride + column, inside, inverse_temperature, TEMPERED)
-    row_scale = tl.load(scale + row)
-    sum_block(x, y, sums, row, block, blocks, False)
+    entry = block * BLOCK + tl.arange(0, BLOCK)
+    inside = entry < vocab
+    x = load(student + token * student_stride + entry, inside, inverse_temperature, TEMPERED)
+    y = load(teacher + token * teacher_stride + entry, inside, inverse_temperature, TEMPERED)
+    token_scale = tl.load(scale + token)
+    sum_block(x, y, sums, token, block, blocks, False)
 
-    tl.debug_barrier()  # all of the program's stores come before its arrival
-    tl.atomic_add(arrived + row, 1, sem="release")
-    # An acquiring look empties the caches around it: only the last one is.
-    while tl.atomic_add(arrived + row, 0, sem="relaxed") < blocks:
+    tl.debug_barrier()  # all of the program's stores precede its arrival
+    tl.atomic_add(arrived + token, 1, sem="release")
+    # An acquiring read invalidates caches: only the last read acquires.
+    while tl.atomic_add(arrived + token, 0, sem="relaxed") < blocks:
         pass
-    tl.atomic_add(arrived + row, 0, sem="acquire")
+    tl.atomic_add(arrived + token, 0, sem="acquire")
     tl.debug_barrier()
 
     peer = tl.arange(0, BLOCKS)
     known = peer < blocks
     x_max, y_shift, e_sum, e_h = tl.reduce(
         (
-            _of_row(sums, X, row, blocks, peer, known, -1e30),
-            _of_row(sums, Y, row, blocks, peer, known, 0.0),
-            _of_row(sums, E, row, blocks, peer, known, 0.0),
-            _of_row(sums, E_H, row, blocks, peer, known, 0.0),
+            _load_peers(sums, X, token, blocks, peer, known, -1e30),
+            _load_peers(sums, Y, token, blocks, peer, known, 0.0),
+            _load_peers(sums, E, token, blocks, peer, known, 0.0),
+            _load_peers(sums, E_H, token, blocks, peer, known, 0.0),
         ),
         axis=0,
         combine_fn=_join,
     )
     dx = x - x_max
-    value = exp(dx) * (row_scale / e_sum) * (dx - (y - y_shift) - e_h / e_sum)
-    tl.store(gradient + row * gradient_stride + column, value.to(gradient.dtype.element_ty), mask=inside)
+    value = exp(dx) * (token_scale / e_sum) * (dx - (y - y_shift) - e_h / e_sum)
+    tl.store(gradient + token * gradient_stride + entry, value.to(gradient.dtype.element_ty), mask=inside)

@@ -32,7 +32,7 @@ PHRASES = PHRASE_SETS["qwen"]
 
 @pytest.fixture(scope="module")
 def qwen2(tmp_path_factory, request) -> Path:
-    """Two layers with the head width and grouped heads of Qwen2.5, with the little tokenizer."""
+    """Two layers with Qwen2.5's head width and grouped heads, and the tiny checkpoint's tokenizer."""
     tiny = request.getfixturevalue("tiny_checkpoint")
     folder = tmp_path_factory.mktemp("qwen2")
     tokenizer = load_tokenizer(str(tiny))
@@ -54,7 +54,7 @@ def qwen2(tmp_path_factory, request) -> Path:
     return folder
 
 
-def rows_of(lengths: list[int]) -> list[TokenSequence]:
+def random_sequences(lengths: list[int]) -> list[TokenSequence]:
     draw = random.Random(0)
     return [TokenSequence([draw.randrange(3, 300) for _ in range(n)], start=draw.randrange(1, n)) for n in lengths]
 
@@ -67,8 +67,8 @@ LENGTHS = {
 
 
 @pytest.fixture(scope="module")
-def alone() -> Iterator[ProcessPoolExecutor]:
-    """A process that sees the first GPU alone, and nothing of what other tests leave behind in this one."""
+def one_gpu_process() -> Iterator[ProcessPoolExecutor]:
+    """A process that sees only the first GPU, free of what other tests leave behind in this process."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("CUDA_VISIBLE_DEVICES", os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0])
@@ -77,18 +77,18 @@ def alone() -> Iterator[ProcessPoolExecutor]:
 
 
 def update_and_differences(*update) -> tuple[float, bool, float, float]:
-    """One update's loss, whether its gradients are finite, the naive loss, and how far the gradients are apart."""
-    checkpoint, rows, *_ = update
+    """One update's loss, whether its gradients are finite, the naive loss, and the largest gradient difference."""
+    checkpoint, sequences, *_ = update
     loss, gradients = one_update(*update)
-    expected_loss, expected = naive_update(checkpoint, rows)
+    expected_loss, expected = naive_update(checkpoint, sequences)
     finite = all(bool(gradient.isfinite().all()) for gradient in gradients.values())
     return loss, finite, expected_loss, largest_difference(gradients, expected)
 
 
 @pytest.mark.parametrize("packed", [True, False], ids=["packed", "padded"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-def test_an_updates_loss_and_gradients_are_finite_and_right(qwen2, alone, tmp_path, lengths, packed):
-    rows = rows_of([max(n, 2) for n in lengths])
+def test_an_updates_loss_and_gradients_are_finite_and_correct(qwen2, one_gpu_process, tmp_path, lengths, packed):
+    sequences = random_sequences([max(n, 2) for n in lengths])
     config = load_config(
         SftConfig,
         "sft",
@@ -100,23 +100,23 @@ def test_an_updates_loss_and_gradients_are_finite_and_right(qwen2, alone, tmp_pa
             f"max_tokens_per_pass={max(sum(lengths) // 2 + 64, max(lengths))}",
         ],
     )
-    update = (qwen2, rows, tmp_path, config, packed)
-    loss, finite, expected_loss, difference = alone.submit(update_and_differences, *update).result()
+    update = (qwen2, sequences, tmp_path, config, packed)
+    loss, finite, expected_loss, difference = one_gpu_process.submit(update_and_differences, *update).result()
     assert math.isfinite(loss) and finite
     assert loss == pytest.approx(expected_loss, rel=2e-3)
     assert difference < 0.05
 
 
 @two_gpus
-def test_one_process_that_sees_two_gpus_trains_on_one_of_them(qwen2, tmp_path):
-    """The Trainer would split its batches over both."""
-    rows = rows_of([40, 50, 60, 70])
+def test_one_process_that_sees_two_gpus_uses_only_one(qwen2, tmp_path):
+    """By default, the Trainer would split batches over both."""
+    sequences = random_sequences([40, 50, 60, 70])
     settings = [f"base_model={qwen2}", "report_to=none", "max_grad_norm=0", "max_tokens_per_pass=120"]
     torch.cuda.init()
     torch.cuda.reset_peak_memory_stats(1)
     before = torch.cuda.memory_allocated(1)
     loss, finite, expected_loss, difference = update_and_differences(
-        qwen2, rows, tmp_path, load_config(SftConfig, "sft", settings), True
+        qwen2, sequences, tmp_path, load_config(SftConfig, "sft", settings), True
     )
     assert finite and loss == pytest.approx(expected_loss, rel=2e-3) and difference < 0.05
     assert torch.cuda.max_memory_allocated(1) == before
@@ -124,7 +124,7 @@ def test_one_process_that_sees_two_gpus_trains_on_one_of_them(qwen2, tmp_path):
 
 @pytest.fixture
 def sft(qwen2, tmp_path):
-    """Knobs of a short training of both stages, apart from OUTPUT_DIR."""
+    """Knobs for a short training of both stages, without OUTPUT_DIR."""
     draw = random.Random(0)
     for stage in (1, 2):
         path = tmp_path / "data" / f"p_stage{stage}.json"
@@ -161,23 +161,23 @@ def losses(output: Path) -> list[float]:
 
 
 def test_one_gpu_trains_both_stages_and_continues_after_a_kill(sft, tmp_path):
-    whole = run_script("sft", sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": tmp_path / "whole"})
-    assert whole.code == 0, whole
-    output = tmp_path / "stopped"
+    uninterrupted = run_script("sft", sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": tmp_path / "uninterrupted"})
+    assert uninterrupted.code == 0, uninterrupted
+    output = tmp_path / "interrupted"
     config = sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": output}
     interrupt_script("sft", config, 9, lambda: (output / "stage1.work" / "checkpoint-2" / "complete").exists())
     again = run_script("sft", config)
     assert again.code == 0 and "continuing from" in again.out, again
-    assert losses(output) == pytest.approx(losses(tmp_path / "whole"), rel=1e-2)
+    assert losses(output) == pytest.approx(losses(tmp_path / "uninterrupted"), rel=1e-2)
 
 
 @two_gpus
-def test_two_gpus_train_as_one_and_each_continues_what_the_other_began(sft, tmp_path):
+def test_two_gpus_train_like_one_and_each_continues_the_others_run(sft, tmp_path):
     one = run_script("sft", sft | {"NUM_PROCESSES": 1, "OUTPUT_DIR": tmp_path / "one"})
     two = run_script("sft", sft | {"NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "two"})
     assert one.code == 0 and two.code == 0, (one, two)
-    assert "on 2 processes (FSDP2)" in two.out and "of 2 visible GPUs" not in two.out
-    assert "on 1 process\n" in one.out and "visible GPUs it uses GPU" in one.out
+    assert "on 2 processes (FSDP2)" in two.out and "one of 2 visible GPUs" not in two.out
+    assert "on 1 process\n" in one.out and "training with one process on GPU" in one.out
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-2)
     for begins, continues in ((2, 1), (1, 2)):
         output = tmp_path / f"{begins}{continues}"

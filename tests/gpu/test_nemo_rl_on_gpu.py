@@ -1,7 +1,7 @@
-"""ENGINE=nemo-rl on one GPU and on two: whole runs, killed and continued, whose first step is the local engine's.
+"""ENGINE=nemo-rl on one and two GPUs: complete runs, killed and continued; step 1 matches the local engine.
 
-About four minutes a run, since NeMo-RL's workers take one to start, and nothing else of NeMo-RL's may run on these
-GPUs meanwhile: its workers find each other by a socket that is named after the GPU.
+A run takes about four minutes, one of them to start NeMo-RL's workers. No other NeMo-RL job may use these GPUs
+meanwhile: its workers find each other through a socket named after the GPU.
 """
 
 import json
@@ -56,7 +56,7 @@ LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def start(tiny_checkpoint, tmp_path_factory):
-    """Starts a run of an engine; its output folder and process."""
+    """start(engine, name, **settings) starts a run and returns its output folder and process."""
     folder = tmp_path_factory.mktemp("runs")
     problems = [{"id": f"p{n}", "problem": f"x = {n} [A] + 1", "answer": "7"} for n in range(9)]
     write_jsonl(folder / "problems.jsonl", problems)
@@ -72,15 +72,15 @@ def start(tiny_checkpoint, tmp_path_factory):
     )
 
     def start(engine, name, **settings):
-        own = environment | {"ENGINE": engine, "OUTPUT_DIR": str(folder / name)} | settings
-        return folder / name, subprocess.Popen([sys.executable, RUN], env=own)
+        env = environment | {"ENGINE": engine, "OUTPUT_DIR": str(folder / name)} | settings
+        return folder / name, subprocess.Popen([sys.executable, RUN], env=env)
 
     return start
 
 
 @pytest.fixture(scope="module")
 def first_step(start):
-    """The local engine's figures."""
+    """The local engine's metrics."""
     folder, process = start("local", "local", MAX_NUM_STEPS="1", VAL_PERIOD="0")
     assert process.wait(300) == 0
     return read_jsonl(folder / "metrics.jsonl")[0]
@@ -88,7 +88,7 @@ def first_step(start):
 
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_a_killed_and_continued_run_starts_as_the_local_engines_does(start, first_step, layout):
+def test_a_killed_and_continued_run_starts_like_the_local_engine(start, first_step, layout):
     settings = LAYOUTS[layout]
     if torch.cuda.device_count() < int(settings["GPUS_PER_NODE"]):
         pytest.skip("needs two GPUs")
@@ -104,7 +104,7 @@ def test_a_killed_and_continued_run_starts_as_the_local_engines_does(start, firs
     assert [line["step"] for line in lines] == list(range(STEPS))
     for name in ("kl", "entropy", "teacher_entropy", "grad_norm"):
         assert lines[0][name] == pytest.approx(first_step[name], rel=0.05), name
-    assert all(line["logprob_gap"] < 0.05 for line in lines)  # nats: vLLM has the trainer's weights at every step
+    assert all(line["logprob_gap"] < 0.05 for line in lines)  # nats: vLLM has the trainer's weights in every step
     assert "val_avg_at_k" in lines[1]
     config = json.loads((folder / "student" / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]

@@ -1,4 +1,4 @@
-"""The whole method on a tiny model, through the scripts: what every artifact must hold."""
+"""The full pipeline on a tiny model, through the scripts: what every artifact must contain."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from srt.common.files import read_jsonl
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import unpack_ids
 from tests.end_to_end.conftest import Run
-from tests.end_to_end.little_world import MAX_TOKENS
+from tests.end_to_end.toy_task import MAX_TOKENS
 
 QWEN = PHRASE_SETS["qwen"]
 
@@ -25,13 +25,13 @@ def read(path: Path):
 
 
 @pytest.fixture(scope="module")
-def tuples(whole_run) -> list[dict]:
-    return read(whole_run.folder / "collection" / "d_revision.json")
+def tuples(full_run) -> list[dict]:
+    return read(full_run.folder / "collection" / "d_revision.json")
 
 
 @pytest.fixture(scope="module")
-def stages(whole_run) -> list[list[dict]]:
-    return [read(whole_run.folder / "train_data" / f"little_stage{stage}.json") for stage in (1, 2)]
+def stages(full_run) -> list[list[dict]]:
+    return [read(full_run.folder / "train_data" / f"little_stage{stage}.json") for stage in (1, 2)]
 
 
 def checkpoints(run: Run) -> dict[str, Path]:
@@ -42,7 +42,7 @@ def checkpoints(run: Run) -> dict[str, Path]:
 # Collection -----------------------------------------------------------------------------------------------
 
 
-def test_d_revision_has_the_target_number_of_tuples_with_every_field_of_the_contract(tuples):
+def test_d_revision_has_the_target_number_of_tuples_with_every_field(tuples):
     contract = {
         "id",
         "x",
@@ -62,7 +62,7 @@ def test_d_revision_has_the_target_number_of_tuples_with_every_field_of_the_cont
     assert all(contract <= set(kept) for kept in tuples)
 
 
-def test_every_kept_revision_boxes_the_gold_answer_and_none_is_kept_twice(tuples):
+def test_every_kept_revision_boxes_the_gold_answer_and_is_kept_once(tuples):
     assert all(kept["y_revised_correct"] is True for kept in tuples)
     assert all(f"\\boxed{{{kept['ground_truth']}}}" in kept["y_revised"] for kept in tuples)
     assert len({(kept["id"], kept["response_idx"], kept["revision_idx"]) for kept in tuples}) == len(tuples)
@@ -76,37 +76,37 @@ def test_the_phrase_follows_from_whether_y_init_boxes_the_gold_answer(tuples):
     assert {kept["y_init_correct"] for kept in tuples} == {True, False}
 
 
-def test_responses_cut_off_by_the_limit_count_as_wrong_and_have_no_end_of_turn(whole_run):
-    attempts = read_jsonl(whole_run.folder / "collection" / "attempts.jsonl")
+def test_truncated_responses_count_as_wrong_and_have_no_end_of_turn(full_run):
+    attempts = read_jsonl(full_run.folder / "collection" / "attempts.jsonl")
     responses = [line for line in attempts if line["kind"] == "response"]
-    eot = AutoTokenizer.from_pretrained(whole_run.base).eos_token_id
-    cut = [line for line in responses if line["y_init_finish_reason"] == "length"]
-    assert 0 < len(cut) < len(responses)
+    eot = AutoTokenizer.from_pretrained(full_run.base).eos_token_id
+    truncated = [line for line in responses if line["y_init_finish_reason"] == "length"]
+    assert 0 < len(truncated) < len(responses)
     for line in responses:
         assert (unpack_ids(line["y_init_ids"])[-1] == eot) == (line["y_init_finish_reason"] == "stop")
     assert all(line["y_init_tokens"] == len(unpack_ids(line["y_init_ids"])) for line in responses)
-    assert all(line["y_init_tokens"] == MAX_TOKENS and line["y_init_correct"] is False for line in cut)
+    assert all(line["y_init_tokens"] == MAX_TOKENS and line["y_init_correct"] is False for line in truncated)
 
 
-def test_the_text_of_a_tuple_is_its_ids_decoded(whole_run, tuples):
-    tokenizer = AutoTokenizer.from_pretrained(whole_run.base)
+def test_a_tuples_text_is_its_decoded_ids(full_run, tuples):
+    tokenizer = AutoTokenizer.from_pretrained(full_run.base)
     for kept in tuples:
         for name in ("y_init", "y_revised"):
             assert tokenizer.decode(unpack_ids(kept[f"{name}_ids"]), skip_special_tokens=True) == kept[name]
 
 
-def test_a_broken_line_of_the_data_set_is_set_aside_with_its_place_and_the_run_goes_on(whole_run):
+def test_a_broken_dataset_line_is_set_aside_with_its_location(full_run):
     for step, folder in (("run_srt_data", "collection"), ("distill", "sd_zero")):
-        bad = read_jsonl(whole_run.folder / folder / "bad_records.jsonl")
-        assert len(bad) == 1 and bad[0]["place"] == f"{whole_run.problems}, line 61"
+        bad = read_jsonl(full_run.folder / folder / "bad_records.jsonl")
+        assert len(bad) == 1 and bad[0]["place"] == f"{full_run.problems}, line 61"
         assert "not JSON" in bad[0]["reason"]
-        assert "1 unreadable records are set aside" in whole_run.output(step)
+        assert "1 unreadable records are set aside" in full_run.output(step)
 
 
 # Stage files ----------------------------------------------------------------------------------------------
 
 
-def test_the_stages_have_the_asked_sizes_and_share_no_tuple(tuples, stages):
+def test_the_stages_have_the_requested_sizes_and_share_no_tuple(tuples, stages):
     def keys(records: list[dict]) -> set:
         return {(record["id"], record["response_idx"], record["revision_idx"]) for record in records}
 
@@ -115,7 +115,7 @@ def test_the_stages_have_the_asked_sizes_and_share_no_tuple(tuples, stages):
     assert keys(stages[0]) | keys(stages[1]) <= keys(tuples)
 
 
-def test_prompt_and_completion_are_split_where_each_stage_begins_to_learn(stages):
+def test_each_stages_completion_is_what_it_is_trained_on(stages):
     generation, revision = stages
     for record in generation:
         assert record["prompt"] == record["x"]
@@ -126,9 +126,9 @@ def test_prompt_and_completion_are_split_where_each_stage_begins_to_learn(stages
         assert record["completion"] == record["y_revised"]
 
 
-def test_the_stage_files_say_what_they_were_made_with(whole_run):
+def test_stage_files_record_their_provenance(full_run):
     for stage, count in ((1, 20), (2, 10)):
-        path = whole_run.folder / "train_data" / f"little_stage{stage}.json"
+        path = full_run.folder / "train_data" / f"little_stage{stage}.json"
         metadata = read(metadata_path(path))
         assert (metadata["stage"], metadata["tuples"]) == (stage, count)
         assert metadata["identity"]["control_phrases"] == QWEN.as_dict()
@@ -138,8 +138,8 @@ def test_the_stage_files_say_what_they_were_made_with(whole_run):
 
 
 @pytest.mark.parametrize("stage", ["stage1", "stage2", "sd_zero"])
-def test_each_checkpoint_is_an_ordinary_folder_in_the_bases_precision(whole_run, stage):
-    folder, base = checkpoints(whole_run)[stage], whole_run.base
+def test_each_checkpoint_loads_and_has_the_base_models_dtype(full_run, stage):
+    folder, base = checkpoints(full_run)[stage], full_run.base
     assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {torch.bfloat16}
     assert read(folder / "config.json")["dtype"] == "bfloat16"
     model = AutoModelForCausalLM.from_pretrained(folder)
@@ -153,27 +153,27 @@ def test_each_checkpoint_is_an_ordinary_folder_in_the_bases_precision(whole_run,
     assert generation.do_sample == base_generation.do_sample
 
 
-def test_every_step_changed_the_weights(whole_run):
-    paths = [whole_run.base, *checkpoints(whole_run).values()]
+def test_every_step_changed_the_weights(full_run):
+    paths = [full_run.base, *checkpoints(full_run).values()]
     weights = [load_file(path / "model.safetensors") for path in paths]
     for before, after in zip(weights, weights[1:], strict=False):
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
-def test_checkpoints_say_their_stage_phrases_and_prompt(whole_run):
-    said = {stage: read(path / "sd_zero.json") for stage, path in checkpoints(whole_run).items()}
-    assert [said[stage]["stage"] for stage in ("stage1", "stage2", "sd_zero")] == [1, 2, "sd_zero"]
-    for metadata in said.values():
-        assert metadata["base_model"] == str(whole_run.base)
+def test_checkpoints_record_stage_phrases_and_prompt(full_run):
+    recorded = {stage: read(path / "sd_zero.json") for stage, path in checkpoints(full_run).items()}
+    assert [recorded[stage]["stage"] for stage in ("stage1", "stage2", "sd_zero")] == [1, 2, "sd_zero"]
+    for metadata in recorded.values():
+        assert metadata["base_model"] == str(full_run.base)
         assert metadata["mode"] == "math"
         assert metadata["control_phrases"] == QWEN.as_dict()
         assert metadata["prompt"] == {"system_prompt": None, "prompt_suffix": "", "chat_template_kwargs": {}}
-    assert said["sd_zero"]["srt_model"] == str(checkpoints(whole_run)["stage2"])
+    assert recorded["sd_zero"]["srt_model"] == str(checkpoints(full_run)["stage2"])
 
 
-def test_nothing_temporary_is_left(whole_run):
-    left = [path for pattern in ("**/*.tmp", "**/.*", "**/*.work") for path in whole_run.folder.glob(pattern)]
+def test_no_temporary_files_are_left(full_run):
+    left = [path for pattern in ("**/*.tmp", "**/.*", "**/*.work") for path in full_run.folder.glob(pattern)]
     assert left == []
 
 
@@ -181,13 +181,13 @@ def test_nothing_temporary_is_left(whole_run):
 
 
 @pytest.fixture(scope="module")
-def metrics(whole_run) -> list[dict]:
-    return read_jsonl(whole_run.folder / "sd_zero" / "metrics.jsonl")
+def metrics(full_run) -> list[dict]:
+    return read_jsonl(full_run.folder / "sd_zero" / "metrics.jsonl")
 
 
-def test_metrics_have_a_line_for_every_step_with_the_figures_that_matter(metrics):
+def test_metrics_have_one_complete_line_per_step(metrics):
     assert [line["step"] for line in metrics] == list(range(10))
-    figures = {
+    expected = {
         "reward",
         "response_tokens",
         "truncated",
@@ -200,11 +200,11 @@ def test_metrics_have_a_line_for_every_step_with_the_figures_that_matter(metrics
         "lr",
         "trained_tokens",
     }
-    assert all(figures <= set(line) for line in metrics)
+    assert all(expected <= set(line) for line in metrics)
     assert [line["step"] for line in metrics if "val_avg_at_k" in line] == [3, 7, 9]
 
 
-def test_kl_is_reported_apart_for_right_and_wrong_responses_and_adds_up(metrics):
+def test_kl_is_also_reported_by_reward_and_adds_up(metrics):
     assert any("kl_r0" in line and "kl_r1" in line for line in metrics)
     for line in metrics:
         parts = [line[name] for name in ("kl_r0", "kl_r1") if name in line]
@@ -213,54 +213,54 @@ def test_kl_is_reported_apart_for_right_and_wrong_responses_and_adds_up(metrics)
         assert line["kl"] >= 0
 
 
-def test_sampler_and_trainer_agree_on_the_sampled_tokens_of_the_first_update(whole_run, call, tmp_path):
-    """With one update a step, the weights that sampled are the weights that are trained."""
-    config = whole_run.distillation | {"OUTPUT_DIR": tmp_path / "one", "MAX_NUM_STEPS": 1, "VAL_PERIOD": 0}
+def test_sampler_and_trainer_agree_on_the_sampled_tokens_of_the_first_update(full_run, call, tmp_path):
+    """With one update per step, the weights that sampled are those being trained."""
+    config = full_run.distillation | {"OUTPUT_DIR": tmp_path / "one", "MAX_NUM_STEPS": 1, "VAL_PERIOD": 0}
     assert call("distill", config | {"TRAIN_GLOBAL_BATCH_SIZE": 8}).code == 0
     assert read_jsonl(tmp_path / "one" / "metrics.jsonl")[0]["logprob_gap"] < 1e-5
 
 
-def test_tensorboard_events_are_written(whole_run):
-    assert list((whole_run.folder / "sd_zero" / "tensorboard").glob("events.out.tfevents.*"))
+def test_tensorboard_events_are_written(full_run):
+    assert list((full_run.folder / "sd_zero" / "tensorboard").glob("events.out.tfevents.*"))
 
 
 # Evaluation and provenance --------------------------------------------------------------------------------
 
 
-def test_evaluation_figures_follow_from_the_logged_responses(whole_run):
-    folder = whole_run.folder / "evaluation" / "sd_zero"
-    figures, attempts = read(folder / "evaluation.json"), read_jsonl(folder / "attempts.jsonl")
+def test_evaluation_metrics_follow_from_the_logged_responses(full_run):
+    folder = full_run.folder / "evaluation" / "sd_zero"
+    metrics, attempts = read(folder / "evaluation.json"), read_jsonl(folder / "attempts.jsonl")
     responses = [line for line in attempts if line["kind"] == "response"]
     right = Counter(line["problem_idx"] for line in responses if line["y_init_correct"])
-    assert len(responses) == 12 * 2 and figures["problems"] == 12 and figures["k"] == 2
-    assert figures["avg_at_k"] == pytest.approx(sum(right.values()) / 24)
-    assert figures["pass_at_k"] == pytest.approx(len(right) / 12)
-    assert figures["mean_response_tokens"] == pytest.approx(sum(r["y_init_tokens"] for r in responses) / 24)
-    assert figures["revisions_r0"] + figures["revisions_r1"] == 24
-    low, high = figures["avg_at_k_interval"]
-    assert 0 <= low <= figures["avg_at_k"] <= high <= 1
+    assert len(responses) == 12 * 2 and metrics["problems"] == 12 and metrics["k"] == 2
+    assert metrics["avg_at_k"] == pytest.approx(sum(right.values()) / 24)
+    assert metrics["pass_at_k"] == pytest.approx(len(right) / 12)
+    assert metrics["mean_response_tokens"] == pytest.approx(sum(r["y_init_tokens"] for r in responses) / 24)
+    assert metrics["revisions_r0"] + metrics["revisions_r1"] == 24
+    low, high = metrics["avg_at_k_interval"]
+    assert 0 <= low <= metrics["avg_at_k"] <= high <= 1
 
 
-@pytest.mark.parametrize("place", ["collection", "srt", "sd_zero", "evaluation/sd_zero"])
-def test_run_json_says_what_made_the_output(whole_run, place):
-    run = read(whole_run.folder / place / "run.json")
+@pytest.mark.parametrize("folder", ["collection", "srt", "sd_zero", "evaluation/sd_zero"])
+def test_run_json_records_what_produced_the_output(full_run, folder):
+    run = read(full_run.folder / folder / "run.json")
     assert set(run) >= {"identity", "config", "git_commit", "packages"}
     assert {"torch", "transformers", "math-verify"} <= set(run["packages"])
-    assert run["config"]["output_dir"] == str(whole_run.folder / place)
+    assert run["config"]["output_dir"] == str(full_run.folder / folder)
     assert run["identity"]["seed"] == 0
 
 
-def test_each_step_names_the_files_it_wrote(whole_run):
-    assert str(whole_run.folder / "collection" / "d_revision.json") in whole_run.output("run_srt_data")
-    assert re.search(rf"the SRT model: {whole_run.folder}/srt/stage2\n", whole_run.output("sft"))
-    assert str(whole_run.folder / "sd_zero" / "student") in whole_run.output("distill")
+def test_each_step_prints_the_paths_it_wrote(full_run):
+    assert str(full_run.folder / "collection" / "d_revision.json") in full_run.output("run_srt_data")
+    assert re.search(rf"the SRT model: {full_run.folder}/srt/stage2\n", full_run.output("sft"))
+    assert str(full_run.folder / "sd_zero" / "student") in full_run.output("distill")
 
 
-def test_the_report_gives_the_evaluations_figures(whole_run):
-    figures = read(whole_run.folder / "evaluation" / "sd_zero" / "evaluation.json")
-    stage = read(whole_run.folder / "report" / "summary.json")["sd_zero"]
-    assert stage["avg_at_2"] == pytest.approx(figures["avg_at_k"])
-    assert stage["mean_response_tokens"] == pytest.approx(figures["mean_response_tokens"])
-    page = (whole_run.folder / "report" / "report.html").read_text()
+def test_the_report_shows_the_evaluation_metrics(full_run):
+    metrics = read(full_run.folder / "evaluation" / "sd_zero" / "evaluation.json")
+    stage = read(full_run.folder / "report" / "summary.json")["sd_zero"]
+    assert stage["avg_at_2"] == pytest.approx(metrics["avg_at_k"])
+    assert stage["mean_response_tokens"] == pytest.approx(metrics["mean_response_tokens"])
+    page = (full_run.folder / "report" / "report.html").read_text()
     assert QWEN.wrong in page
     assert "http://" not in page.replace("http://www.w3.org", "") and "https://" not in page  # self-contained

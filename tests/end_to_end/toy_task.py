@@ -1,8 +1,8 @@
-"""A world in which the whole method runs in seconds: a tiny model that answers with one of two digits.
+"""A toy task on which the full pipeline runs in seconds: a tiny model that answers with one of two digits.
 
-The model is trained for a moment on templates: a few lines of working with random digits, then a box that
-holds 3 or 7, the problem notwithstanding. Every gold answer is 3 or 7, so about half of the responses and
-half of the revisions are right, of every problem.
+The model is briefly trained on templates: a few lines of working with random digits, then a box with 3 or 7,
+whatever the problem. Every gold answer is 3 or 7, so for each problem about half of the responses and half of
+the revisions are correct.
 """
 
 import json
@@ -18,7 +18,7 @@ from quickstart.tokenizer import build_tokenizer
 ANSWERS = (3, 7)
 STEPS = 60
 BATCH = 24
-MAX_TOKENS = 20  # a y of one, two or three lines has 10, 16 or 22 tokens: a third is cut off
+MAX_TOKENS = 20  # y has one, two or three lines: 10, 16 or 22 tokens, so a third is truncated
 
 
 def problem_text(index: int) -> str:
@@ -26,17 +26,17 @@ def problem_text(index: int) -> str:
 
 
 def write_problems(path: Path, count: int) -> Path:
-    """`count` problems of alternating gold answers, in the format that users bring."""
-    rows = [
+    """Writes `count` problems with alternating gold answers, in the format of users' data files."""
+    records = [
         {"id": f"p{index:03d}", "problem": problem_text(index), "answer": str(ANSWERS[index % 2])}
         for index in range(count)
     ]
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 
 
 def save_answering_model(path: Path) -> None:
-    """Trains the model and saves it as an ordinary checkpoint, in bfloat16 as published models are."""
+    """Trains the model and saves it as an ordinary checkpoint in bfloat16, like published models."""
     tokenizer = build_tokenizer()
     layout, rng = Layout(tokenizer), random.Random(0)
     torch.manual_seed(0)
@@ -69,7 +69,7 @@ def save_answering_model(path: Path) -> None:
 
 
 def _document(layout: Layout, rng: random.Random) -> Document:
-    """chat(x) + y + cue + y', both y supervised; the target after the first is the end of turn."""
+    """chat(x) + y + cue + y', both supervised; the label after y is the end of turn."""
     user = [{"role": "user", "content": problem_text(rng.randrange(100))}]
     prompt = layout.ids(layout.tokenizer.apply_chat_template(user, add_generation_prompt=True, tokenize=False))
     (y, labels), (revised, revised_labels) = layout.part(_answer(rng)), layout.part(_answer(rng))

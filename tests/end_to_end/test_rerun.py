@@ -1,4 +1,4 @@
-"""After a complete run: the same command redoes nothing, a changed setting is refused, and so is a bad place."""
+"""After a complete run: a rerun repeats nothing; changed settings and unwritable folders are refused."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from tests.end_to_end.conftest import Run
 OUTPUTS = {"collect": "collection", "sft": "srt", "distill": "sd_zero", "evaluate": "evaluation/sd_zero"}
 
 
-def knobs_of(run: Run, entry_point: str) -> Knobs:
+def config_of(run: Run, entry_point: str) -> Knobs:
     by_name = {
         "collect": run.collection,
         "sft": run.sft,
@@ -22,19 +22,19 @@ def knobs_of(run: Run, entry_point: str) -> Knobs:
 
 
 @pytest.fixture
-def complete(whole_run, tmp_path):
-    """complete(entry_point) -> knobs and folder of a complete run of its own."""
+def complete(full_run, tmp_path):
+    """complete(entry_point) -> knobs and folder of a copy of a complete run."""
 
     def copy(entry_point: str) -> tuple[Knobs, Path]:
         output = tmp_path / "complete"
-        shutil.copytree(whole_run.folder / OUTPUTS[entry_point], output)  # with the files' times
-        return knobs_of(whole_run, entry_point) | {"OUTPUT_DIR": output}, output
+        shutil.copytree(full_run.folder / OUTPUTS[entry_point], output)  # keeps modification times
+        return config_of(full_run, entry_point) | {"OUTPUT_DIR": output}, output
 
     return copy
 
 
 def stamps(folder: Path) -> dict[str, tuple[int, int]]:
-    """Size and time of every file but run.json, which may get new seconds."""
+    """Size and modification time of every file except run.json, whose timings may be updated."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.name != "run.json"]
     return {str(p.relative_to(folder)): (p.stat().st_size, p.stat().st_mtime_ns) for p in files}
 
@@ -50,7 +50,9 @@ def no_engine(monkeypatch):
 @pytest.mark.parametrize(
     ("entry_point", "result"), [("collect", "d_revision.json"), ("evaluate", "evaluation.json")]
 )
-def test_a_complete_collection_or_evaluation_samples_nothing_again(complete, call, no_engine, entry_point, result):
+def test_rerunning_a_complete_collection_or_evaluation_samples_nothing(
+    complete, call, no_engine, entry_point, result
+):
     config, output = complete(entry_point)
     log, before = (output / "attempts.jsonl").read_bytes(), (output / result).read_bytes()
     again = call(entry_point, config)
@@ -60,7 +62,7 @@ def test_a_complete_collection_or_evaluation_samples_nothing_again(complete, cal
     assert (output / result).read_bytes() == before
 
 
-def test_a_complete_sft_says_so_and_touches_nothing(complete, call):
+def test_rerunning_a_complete_sft_says_so_and_changes_nothing(complete, call):
     config, output = complete("sft")
     before = stamps(output)
     again = call("sft", config)
@@ -69,8 +71,8 @@ def test_a_complete_sft_says_so_and_touches_nothing(complete, call):
     assert stamps(output) == before
 
 
-def test_a_complete_distillation_says_so_and_touches_nothing(complete, call):
-    """A student that was written anew would be another model to the evaluation that was begun with it."""
+def test_rerunning_a_complete_distillation_says_so_and_changes_nothing(complete, call):
+    """An evaluation in progress would take a rewritten student for another model."""
     config, output = complete("distill")
     before = stamps(output)
     again = call("distill", config)
@@ -79,16 +81,16 @@ def test_a_complete_distillation_says_so_and_touches_nothing(complete, call):
     assert stamps(output) == before
 
 
-def test_splitting_again_gives_the_same_stage_files(whole_run, call, tmp_path):
+def test_splitting_twice_gives_the_same_stage_files(full_run, call, tmp_path):
     for attempt in range(2):
-        assert call("prepare", whole_run.collection | {"TRAIN_DATA_DIR": tmp_path}).code == 0, attempt
+        assert call("prepare", full_run.collection | {"TRAIN_DATA_DIR": tmp_path}).code == 0, attempt
         for stage in (1, 2):
             name = f"little_stage{stage}.json"
-            assert (tmp_path / name).read_bytes() == (whole_run.folder / "train_data" / name).read_bytes()
+            assert (tmp_path / name).read_bytes() == (full_run.folder / "train_data" / name).read_bytes()
 
 
 @pytest.mark.parametrize(
-    ("entry_point", "knob", "value", "said"),
+    ("entry_point", "knob", "value", "message"),
     [
         ("collect", "TEMPERATURE", 0.5, "temperature was 1.0 and is now 0.5"),
         ("collect", "NUM_REVISIONS", 1, "num_revisions was 2 and is now 1"),
@@ -101,26 +103,26 @@ def test_splitting_again_gives_the_same_stage_files(whole_run, call, tmp_path):
         ("evaluate", "SEED", 3, "seed was 0 and is now 3"),
     ],
 )
-def test_a_changed_setting_is_refused_with_its_name(complete, call, entry_point, knob, value, said):
+def test_a_changed_setting_is_refused_by_name(complete, call, entry_point, knob, value, message):
     config, output = complete(entry_point)
     before = stamps(output)
     error = the_error(call(entry_point, config | {knob: value}))
-    assert f"{output} holds a run with other settings: {said}" in error
+    assert f"{output} holds a run with other settings: {message}" in error
     assert "Use another OUTPUT_DIR, or delete this one to start over" in error
     assert stamps(output) == before
 
 
-def test_changed_problems_are_refused(complete, call, whole_run, tmp_path):
+def test_changed_problems_are_refused(complete, call, full_run, tmp_path):
     config, _ = complete("collect")
     other = tmp_path / "problems.jsonl"
-    other.write_text(whole_run.problems.read_text().replace('"answer": "7"', '"answer": "8"'))
+    other.write_text(full_run.problems.read_text().replace('"answer": "7"', '"answer": "8"'))
     assert "dataset_fingerprint was" in the_error(call("collect", config | {"DATASET": other}))
 
 
-def test_changed_training_data_is_refused(complete, call, whole_run, tmp_path):
+def test_changed_training_data_is_refused(complete, call, full_run, tmp_path):
     config, _ = complete("sft")
     data = tmp_path / "train_data"
-    shutil.copytree(whole_run.folder / "train_data", data)
+    shutil.copytree(full_run.folder / "train_data", data)
     stage = data / "little_stage2.json"
     stage.write_text(stage.read_text().replace("boxed{3}", "boxed{7}"))
     assert "data_fingerprints was" in the_error(call("sft", config | {"TRAIN_DATA_DIR": data}))
@@ -132,14 +134,14 @@ def test_settings_that_do_not_change_the_result_may_change(complete, call, knob)
     assert call("distill", config | dict([knob])).code == 0
 
 
-def test_a_report_below_a_file(call, whole_run, tmp_path):
+def test_a_report_folder_below_a_file(call, full_run, tmp_path):
     (tmp_path / "file").write_text("")
-    config = whole_run.report | {"OUTPUT_DIR": tmp_path / "file" / "output"}
+    config = full_run.report | {"OUTPUT_DIR": tmp_path / "file" / "output"}
     assert f"{tmp_path}/file/output/summary.json: cannot be written (" in the_error(call("report", config))
 
 
-def test_stage_files_below_a_file(call, whole_run, tmp_path):
+def test_stage_files_below_a_file(call, full_run, tmp_path):
     (tmp_path / "file").write_text("")
-    config = whole_run.collection | {"TRAIN_DATA_DIR": tmp_path / "file" / "train_data"}
+    config = full_run.collection | {"TRAIN_DATA_DIR": tmp_path / "file" / "train_data"}
     error = the_error(call("prepare", config))
     assert f"{tmp_path}/file/train_data/little_stage" in error and "change TRAIN_DATA_DIR" in error

@@ -1,0 +1,167 @@
+"""SFT through its entry point: validation, length limit, adapters, the joint objective, resuming."""
+
+import random
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, Qwen3Config
+
+import srt.sft.stages
+from srt.collect.split import metadata_path
+from srt.common.errors import UserError
+from srt.common.files import read_json, read_jsonl, write_json
+from srt.common.models import load_model, load_tokenizer
+from srt.contract.layout import TokenSequence
+from srt.contract.phrases import PHRASE_SETS
+from srt.sft.batching import BatchPlan
+from srt.sft.run import train
+from tests.srt.helpers.sft_updates import naive_update
+
+PHRASES = PHRASE_SETS["qwen"]
+
+
+@pytest.fixture
+def run_train(tiny_checkpoint, tmp_path):
+    """Writes two stage files of 12 tuples each and runs SFT on them; returns the output folder."""
+    draw = random.Random(0)
+    for stage in (1, 2):
+        path = tmp_path / "data" / f"p_stage{stage}.json"
+        records = [
+            {
+                "id": f"problem {number}",
+                "x": f"x = {number}",
+                "y_init": "A 1",
+                "p_r": PHRASES.wrong,
+                "y_revised": "A " + "2 " * (1 + (number + draw.randrange(3)) % 9),
+            }
+            for number in range(12)
+        ]
+        write_json(path, records)
+        write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
+
+    def run(*config: str, base: Path = tiny_checkpoint) -> Path:
+        train(
+            [
+                f"base_model={base}",
+                f"train_data_dir={tmp_path / 'data'}",
+                "data_prefix=p",
+                "report_to=none",
+                "num_processes=1",
+                f"output_dir={tmp_path / 'out'}",
+                "gradient_accumulation=4",
+                "lr_stage1=1e-3",
+                "lr_stage2=1e-3",
+                "epochs_stage1=1",
+                "epochs_stage2=1",
+                *config,
+            ]
+        )
+        return tmp_path / "out"
+
+    return run
+
+
+@pytest.fixture
+def seen(monkeypatch):
+    """The sequences that each stage trains on and validates on."""
+    seen: list[tuple[list[TokenSequence], list[TokenSequence]]] = []
+    real = srt.sft.stages.make_trainer
+
+    def make_trainer(model, arguments, collator, plan: BatchPlan, validation: BatchPlan | None, *others):
+        trained = [collator.sequences[index] for update in plan.updates for index in update]
+        held_out = [collator.sequences[index] for index in validation.updates[0]] if validation else []
+        seen.append((trained, held_out))
+        return real(model, arguments, collator, plan, validation, *others)
+
+    monkeypatch.setattr("srt.sft.stages.make_trainer", make_trainer)
+    return seen
+
+
+def test_the_validation_loss_is_the_mean_over_all_tokens_of_the_held_out_tuples(run_train, seen, tiny_checkpoint):
+    out = run_train("val_fraction=0.4", "lr_stage1=0", "batch_size_per_device=2")
+    log = [entry["eval_loss"] for entry in read_json(out / "stage1" / "training_log.json") if "eval_loss" in entry]
+    _, held_out = seen[0]
+    expected, _ = naive_update(tiny_checkpoint, held_out)
+    assert log == pytest.approx([expected] * len(log), rel=1e-5) and len(log) == 2  # before and after
+
+
+def test_a_held_out_problem_is_trained_on_in_neither_stage(run_train, seen, tiny_checkpoint):
+    run_train("val_fraction=0.4")
+    tokenizer = load_tokenizer(str(tiny_checkpoint))
+
+    def problems(sequences):
+        return {re.search(r"x=(\d+)", tokenizer.decode(s.ids).replace(" ", ""))[1] for s in sequences}
+
+    (trained1, held1), (trained2, held2) = [[problems(sequences) for sequences in pair] for pair in seen]
+    assert trained1 == trained2 and held1 == held2 and held1
+    assert not trained1 & held1 and len(trained1 | held1) == 12
+
+
+def test_a_fraction_that_leaves_nothing_to_validate_is_refused(run_train, tmp_path):
+    with pytest.raises(UserError, match="VAL_FRACTION=1e-06 splits the 12 tuples of stage 1 into 12 for training"):
+        run_train("val_fraction=1e-6")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tuples_that_are_too_long_are_set_aside_into_a_file(run_train, seen):
+    limit = 78
+    out = run_train(f"max_length={limit}", "epochs_stage2=0.1")
+    set_aside = read_jsonl(out / "set_aside_stage1.jsonl")
+    assert 0 < len(set_aside) < 12 and len(set_aside) + len(seen[0][0]) == 12
+    assert all(entry["tokens"] > limit and entry["id"].startswith("problem") for entry in set_aside)
+
+
+def test_only_adapters_are_trained_and_then_merged_into_an_ordinary_checkpoint(run_train, tiny_checkpoint):
+    out = run_train("lora_rank=4", "lora_alpha=8", "epochs_stage2=0.1")
+    merged = AutoModelForCausalLM.from_pretrained(out / "stage1").state_dict()
+    base = AutoModelForCausalLM.from_pretrained(tiny_checkpoint).state_dict()
+    assert merged.keys() == base.keys()
+    changed = {name for name in base if not torch.equal(merged[name], base[name])}
+    assert changed and all("proj" in name for name in changed)
+    differences = [merged[name] - base[name] for name in sorted(changed)]
+    assert all(torch.linalg.matrix_rank(d, rtol=1e-3) <= 4 for d in differences)
+
+
+def test_the_joint_objective_trains_all_tuples_once_and_ends_in_stage2(run_train, seen):
+    out = run_train("srt_objective=joint")
+    assert sorted(path.name for path in out.iterdir()) == ["run.json", "stage2"]
+    ((trained, _),) = seen
+    assert len(trained) == 24
+    assert read_json(out / "stage2" / "sd_zero.json")["objective"] == "joint"
+
+
+def test_a_resumed_run_keeps_its_tuples_per_update(run_train, monkeypatch, capsys):
+    """On two processes the default would be twice as many."""
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("srt.sft.stages._train_stage", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_train()
+    monkeypatch.setattr("srt.sft.run.launch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run_train("num_processes=2")
+    assert "started with 4 tuples per update and continues with that number" in capsys.readouterr().out
+    with pytest.raises(UserError, match="tuples_per_update was 4 and is now 8"):
+        run_train("tuples_per_update=8")
+
+
+def test_a_model_with_sliding_windows_trains_the_same_packed_and_padded(run_train, tiny_checkpoint, tmp_path):
+    config = Qwen3Config.from_pretrained(tiny_checkpoint)
+    config.use_sliding_window, config.sliding_window = True, 16
+    config.layer_types = ["sliding_attention", "full_attention", "sliding_attention"]
+    model = load_model(str(tiny_checkpoint), "float32")
+    base = tmp_path / "base"
+    model.config = config
+    model.save_pretrained(base)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (base / name).write_bytes((tiny_checkpoint / name).read_bytes())
+    losses = []
+    for packing in ("0", "1"):
+        out = run_train(f"packing={packing}", f"output_dir={tmp_path / packing}", "epochs_stage2=0.1", base=base)
+        out = tmp_path / packing
+        losses.append([e["loss"] for e in read_json(out / "stage1" / "training_log.json") if "loss" in e])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
