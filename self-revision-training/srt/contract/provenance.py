@@ -152,9 +152,28 @@ def close_run(output_dir: Path, results: dict[str, Any]) -> None:
 
 
 def read_metadata(model_path: str) -> dict[str, Any] | None:
-    """What SFT or Phase 2 stored in a checkpoint; None for a model that comes from neither."""
+    """What SFT or Phase 2 stored in a checkpoint (a folder or on the hub); None for a model of neither."""
     path = Path(model_path) / CHECKPOINT_METADATA
-    return read_json(path) if path.is_file() else None
+    if not Path(model_path).is_dir():
+        path = _from_hub(model_path, CHECKPOINT_METADATA)
+    return read_json(path) if path and path.is_file() else None
+
+
+def _from_hub(model_id: str, name: str) -> Path | None:
+    """A file of a hub model, as transformers finds and caches its own; None if the model has none."""
+    from transformers.utils import cached_file  # heavy
+
+    try:
+        found = cached_file(
+            model_id,
+            name,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # no such model: loading it will say so
+        return None
+    return Path(found) if found else None
 
 
 def write_metadata(model_path: Path, metadata: dict[str, Any]) -> None:

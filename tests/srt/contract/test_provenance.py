@@ -20,6 +20,7 @@ from srt.contract.provenance import (
     model_revision,
     open_run,
     package_versions,
+    read_metadata,
     tokenizer_fingerprint,
 )
 
@@ -171,12 +172,12 @@ def hub_cache(tmp_path, monkeypatch):
     """hub_cache(repo, commit): what huggingface_hub leaves after it has resolved and loaded `repo`."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
-    def cache(repo, commit=COMMIT, name="config.json"):
+    def cache(repo, commit=COMMIT, name="config.json", content="{}"):
         folder = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
         (folder / "refs").mkdir(parents=True, exist_ok=True)
         (folder / "refs" / "main").write_text(commit)
         (folder / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
-        (folder / "snapshots" / commit / name).write_text("{}")
+        (folder / "snapshots" / commit / name).write_text(content)
 
     return cache
 
@@ -207,3 +208,12 @@ def test_a_run_continues_only_with_the_revisions_it_began_with(tmp_path):
 def test_a_run_from_before_revisions_were_stored_continues(tmp_path):
     write_json(tmp_path / "run.json", {"identity": IDENTITY, "config": {}})
     assert open_run(tmp_path, IDENTITY, {}, {"some/model": COMMIT})
+
+
+def test_a_checkpoint_on_the_hub_brings_its_metadata(hub_cache, tmp_path):
+    hub_cache("some/model")
+    assert read_metadata("some/model") is None
+    hub_cache("some/srt", name="sd_zero.json", content='{"mode": "code"}')
+    assert read_metadata("some/srt") == {"mode": "code"}
+    for model in ("some/other", "/no/such/folder", "a/b/c", "not a name", ""):
+        assert read_metadata(model) is None
