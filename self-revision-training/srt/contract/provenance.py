@@ -161,7 +161,7 @@ def read_metadata(model_path: str) -> dict[str, Any] | None:
 
 def _from_hub(model_id: str, name: str) -> Path | None:
     """A file of a hub model, as transformers finds and caches its own; None if the model has none."""
-    from transformers.utils import cached_file  # heavy
+    from transformers.utils.hub import cached_file  # heavy
 
     try:
         found = cached_file(
