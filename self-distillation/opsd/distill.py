@@ -13,10 +13,11 @@ from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
 from srt.common.errors import UserError
-from srt.common.models import load_tokenizer
+from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
 from srt.config import load_config
-from srt.contract.checkpoint import layout_of_checkpoint
-from srt.contract.paths import dataset_or_default, distillation_dir, newest_stage2
+from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
+from srt.contract.layout import Layout
+from srt.contract.paths import dataset_or_default, distillation_dir, evaluation_or_default, newest_stage2
 from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import ProblemSet, load_problems
 from srt.verifiers.factory import check_verifier
@@ -33,18 +34,24 @@ def distill(argv: list[str]) -> None:
 def prepare(config: DistillConfig) -> Run:
     """Everything that can be checked and read before an engine starts. Raises UserError."""
     check(config)
+    check_gpu()
+    check_reporter(config.report_to)
     check_verifier(config)
     engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
     print(f"engine: {engine} ({reason})")
     check_engine(config, engine)
-    resolved = _with_models(replace(config, engine=engine))
-    layout = layout_of_checkpoint(resolved.student_model, resolved)
-    _check_teacher(resolved, layout.tokenizer)
+    val_dataset, val_split = evaluation_or_default(config.mode, config.val_dataset, config.val_split)
+    config = replace(config, engine=engine, val_dataset=val_dataset, val_split=val_split)
+    resolved = _with_models(config)
+    output_dir = Path(distillation_dir(config.output_dir, resolved.student_model))
+    layout = layout_of_checkpoint(resolved.student_model, resolved, output_dir)
+    check_saving(resolved.student_model, layout.tokenizer, layout.eot_ids)
+    _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split)
-    output_dir = distillation_dir(config.output_dir, resolved.student_model)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
-    return Run(resolved, layout, train_set, _validation_set(config), Path(output_dir))
+    validation_set = _validation_set(config, val_dataset, val_split)
+    return Run(resolved, layout, train_set, validation_set, output_dir)
 
 
 def open_engine(run: Run) -> Engine:
@@ -61,10 +68,10 @@ def open_engine(run: Run) -> Engine:
     return LocalEngine(run)
 
 
-def _validation_set(config: DistillConfig) -> ProblemSet | None:
+def _validation_set(config: DistillConfig, dataset: str, split: str) -> ProblemSet | None:
     if not config.val_period:
         return None
-    problems = load_problems(config.val_dataset, config.mode, None, config.val_split)
+    problems = load_problems(dataset, config.mode, None, split)
     if problems.bad:
         first = problems.bad[0]
         print(
@@ -87,11 +94,12 @@ def _with_models(config: DistillConfig) -> RunConfig:
     return RunConfig(**(vars(config) | models))
 
 
-def _check_teacher(config: RunConfig, student_tokenizer: Any) -> None:
+def _check_teacher(config: RunConfig, layout: Layout) -> None:
     if config.teacher_model != config.student_model:
         teacher_tokenizer = load_tokenizer(config.teacher_model)
-        if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(student_tokenizer):
+        if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(layout.tokenizer):
             raise UserError(
                 f"TEACHER_MODEL={config.teacher_model}: its tokenizer differs from the student's, so their "
                 "distributions cannot be compared token by token"
             )
+        check_same_contract(config.teacher_model, config.mode, layout)

@@ -29,11 +29,13 @@ def export_student(
     engine.export(temporary, best.folder if best else None)
     run.layout.tokenizer.save_pretrained(temporary)
     srt_model = run.config.student_model
+    metadata = read_metadata(srt_model) or {}
     write_metadata(
         temporary,
         {
-            "base_model": (read_metadata(srt_model) or {}).get("base_model", srt_model),
+            "base_model": metadata.get("base_model", srt_model),
             "srt_model": srt_model,
+            "revisions": metadata.get("revisions", {}) | run.revisions(),
             "mode": run.config.mode,
             "stage": "sd_zero",
             "control_phrases": run.layout.phrases.as_dict(),

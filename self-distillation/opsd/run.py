@@ -12,7 +12,8 @@ from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.common.models import context_limit
 from srt.contract.layout import Layout
-from srt.contract.provenance import CHECKPOINT_METADATA, model_fingerprint, open_run
+from srt.contract.paths import dataset_or_default
+from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, set_aside_bad_records
 
@@ -70,12 +71,18 @@ class Run:
             "control_phrases": self.layout.phrases.as_dict(),
             "prompt": self.layout.prompt.as_dict(),
         }
-        open_run(self.output_dir, run_identity, asdict(self.config))
+        open_run(self.output_dir, run_identity, asdict(self.config), self.revisions())
         if (self.student_folder / CHECKPOINT_METADATA).is_file():
             print(f"self-distillation is complete: {self.student_folder}")
             return False
         set_aside_bad_records(self.train_set, self.output_dir)
         return True
+
+    def revisions(self) -> dict[str, str]:
+        """The commits of the hub models and data sets, as far as they are known."""
+        dataset, _ = dataset_or_default(self.config.mode, self.config.train_dataset, self.config.train_subset)
+        models = (self.config.student_model, self.config.teacher_model)
+        return known({model: model_revision(model) for model in models} | {dataset: self.train_set.revision})
 
     # A step ---------------------------------------------------------------------------------------------
 

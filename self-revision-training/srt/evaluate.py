@@ -6,24 +6,26 @@ resumes with the same code.
 
 import time
 from collections import defaultdict
+from collections.abc import Collection
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from srt.collect.attempts import GradedSample
 from srt.collect.collector import Collector, CollectorConfig
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
+from srt.common.models import check_gpu
 from srt.config import load_config, option
 from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS, SET_ASIDE, TRUNCATED, by_reward
-from srt.contract.paths import PHASE1, model_name
-from srt.contract.provenance import close_run, model_fingerprint, open_run
-from srt.contract.records import Response, Revision
+from srt.contract.paths import PHASE1, evaluation_or_default, model_name
+from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
 from srt.problems import load_problems, set_aside_bad_records
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
@@ -36,9 +38,9 @@ class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
     model_path: str | None = option()
-    dataset: str = option()
+    dataset: str | None = option()
     dataset_subset: str | None = option()
-    dataset_split: str = option()
+    dataset_split: str | None = option()
     max_samples: int | None = option(ge=1)
     num_samples: int = option(ge=1)
     revise: bool = option()
@@ -51,12 +53,14 @@ def evaluate(argv: list[str]) -> None:
     config = load_config(EvaluateConfig, "evaluate", argv)
     if config.model_path is None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
+    check_gpu()
     check_verifier(config)
     started = time.monotonic()
-    loaded = load_problems(config.dataset, config.mode, config.dataset_subset, config.dataset_split)
+    dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
+    loaded = load_problems(dataset, config.mode, config.dataset_subset, split)
     problems = loaded.problems[: config.max_samples]
-    layout = layout_of_checkpoint(config.model_path, config)
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
+    layout = layout_of_checkpoint(config.model_path, config, output_dir)
     identity = {
         "model": config.model_path,
         "model_fingerprint": model_fingerprint(config.model_path),
@@ -69,9 +73,10 @@ def evaluate(argv: list[str]) -> None:
     }
     if config.mode == "code":
         identity |= judge_config(config).identity()
-    open_run(output_dir, identity, asdict(config))
+    revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
+    open_run(output_dir, identity, asdict(replace(config, dataset=dataset, dataset_split=split)), revisions)
     set_aside_bad_records(loaded, output_dir)
-    print(f"{config.model_path} on {len(problems)} problems of {config.dataset}; output: {output_dir}")
+    print(f"{config.model_path} on {len(problems)} problems of {dataset}; output: {output_dir}")
 
     sampler, max_model_len = sampler_from_config(config, config.model_path, layout, problems)
     with closing(sampler), open_grader(config) as grader:
@@ -97,36 +102,38 @@ def evaluate(argv: list[str]) -> None:
             f"{attempts.set_aside_path}, each with its reason"
         )
     metrics = evaluation_metrics(
-        list(attempts.responses.values()), list(attempts.revisions.values()), config.num_samples, config.seed
+        attempts.responses.values(), attempts.revisions.values(), config.num_samples, config.seed
     )
-    result = {"model": config.model_path, "dataset": config.dataset} | metrics | {SET_ASIDE: set_aside}
+    result = {"model": config.model_path, "dataset": dataset} | metrics | {SET_ASIDE: set_aside}
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})
 
 
-def evaluation_metrics(responses: list[Response], revisions: list[Revision], k: int, seed: int) -> dict[str, Any]:
+def evaluation_metrics(
+    responses: Collection[GradedSample], revisions: Collection[GradedSample], k: int, seed: int
+) -> dict[str, Any]:
     """avg@k and pass@k (0 to 1), tokens per response, and accuracy of revisions by the reward of the response.
 
     The interval covers 95% of bootstrap samples over problems, since responses to one problem are not independent.
     """
     rewards: dict[int, list[int]] = defaultdict(list)
     for response in responses:
-        rewards[response.problem_idx].append(response.r)
+        rewards[response.key.problem].append(response.r)
     averages = np.array([np.mean(r) for r in rewards.values()])
     low, high = bootstrap_interval(averages, seed)
     reward_of = {response.key: response.r for response in responses}
     revised: dict[int, list[bool]] = {0: [], 1: []}  # reward of the response -> verdicts on its revisions
     for revision in revisions:
-        revised[reward_of[revision.key.response_key]].append(revision.y_revised_correct)
+        revised[reward_of[revision.key.response_key]].append(revision.correct)
     return {
         "problems": len(rewards),
         "k": k,
         AVG_AT_K: float(averages.mean()),
         "avg_at_k_interval": [low, high],
         "pass_at_k": float(np.mean([max(r) for r in rewards.values()])),
-        "mean_response_tokens": float(np.mean([response.y_init_tokens for response in responses])),
-        TRUNCATED: float(np.mean([response.y_init_finish_reason == "length" for response in responses])),
+        "mean_response_tokens": float(np.mean([response.tokens for response in responses])),
+        TRUNCATED: float(np.mean([response.truncated for response in responses])),
         **{by_reward(REVISE, r): float(np.mean(revised[r])) if revised[r] else None for r in (0, 1)},
         **{by_reward(REVISIONS, r): len(revised[r]) for r in (0, 1)},
     }

@@ -3,52 +3,27 @@
 import numpy as np
 import pytest
 
+from srt.collect.attempts import GradedSample
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_jsonl
-from srt.contract.records import Response, Revision
+from srt.contract.records import SampleKey
 from srt.evaluate import bootstrap_interval, evaluate, evaluation_metrics
+from tests.srt.helpers.hub import serve
 
 
 def new_response(problem, index, right, tokens=3, finish_reason="stop"):
-    return Response(
-        problem_idx=problem,
-        response_idx=index,
-        id=f"p{problem}",
-        source="",
-        x="x",
-        ground_truth="1",
-        y_init="",
-        y_init_ids="",
-        y_init_tokens=tokens,
-        y_init_correct=bool(right),
-        y_init_extracted="",
-        y_init_reason="",
-        y_init_finish_reason=finish_reason,
-        y_init_seed=0,
-    )
+    return GradedSample(SampleKey(problem, index), 0, tokens, bool(right), finish_reason == "length")
 
 
 def new_revision(problem, index, right):
-    return Revision(
-        problem_idx=problem,
-        response_idx=index,
-        revision_idx=0,
-        p_r="",
-        y_revised="",
-        y_revised_ids="",
-        y_revised_tokens=2,
-        y_revised_correct=bool(right),
-        y_revised_extracted="",
-        y_revised_reason="",
-        y_revised_finish_reason="stop",
-        y_revised_seed=0,
-    )
+    return GradedSample(SampleKey(problem, index, 0), 0, 2, bool(right), False)
 
 
 def responses_of(rewards):
     return [new_response(p, i, right) for p, row in enumerate(rewards) for i, right in enumerate(row)]
 
 
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 REWARDS = [[1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 0]]
 
 
@@ -182,3 +157,26 @@ def test_code_problems_without_tests_are_refused(run_evaluate, monkeypatch):
     monkeypatch.setattr("srt.evaluate.check_verifier", lambda config: None)
     with pytest.raises(UserError, match="1 of 1 records cannot be used.*no tests"):
         run_evaluate([{"problem": "x", "answer": "7"}], "mode=code")
+
+
+@pytest.mark.parametrize(
+    ("mode", "asked_for"),
+    [("math", ("HuggingFaceH4/aime_2024", None, "train")), ("code", ("openai/openai_humaneval", None, "test"))],
+)
+def test_the_default_data_set_follows_the_mode(mode, asked_for, tiny_checkpoint, tmp_path, monkeypatch):
+    class Started(Exception):
+        pass
+
+    def start(config, model_path, layout, problems):
+        raise Started
+
+    asked = serve(monkeypatch, tmp_path / "hub", commit=COMMIT)
+    monkeypatch.setattr("srt.evaluate.check_verifier", lambda config: None)
+    monkeypatch.setattr("srt.evaluate.sampler_from_config", start)
+    with pytest.raises(Started):
+        evaluate([f"model_path={tiny_checkpoint}", f"mode={mode}", f"output_dir={tmp_path / 'out'}"])
+    assert asked == [asked_for]
+    run = read_json(tmp_path / "out" / "run.json")
+    config = run["config"]
+    assert run["revisions"] == {asked_for[0]: COMMIT}
+    assert (config["dataset"], config["dataset_split"]) == (asked_for[0], asked_for[2])

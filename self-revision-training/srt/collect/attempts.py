@@ -1,12 +1,14 @@
 """The graded samples of a run: logged, restored after a crash, and reduced to the tuples that are kept.
 
 attempts.jsonl has a line for every graded sample, set_aside.jsonl one for every sample without a verdict. Both
-are append-only, and everything in memory is rebuilt from them.
+are append-only, and everything in memory is rebuilt from them. Texts and ids stay in the file: memory holds the
+key, verdict and place of each sample, a few hundred bytes, so that millions of attempts can be restored.
 """
 
 from collections import Counter
+from collections.abc import Hashable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from srt.collect.cleaning import ANSWERS, clean
 from srt.collect.stats import CollectionStats
@@ -18,8 +20,32 @@ from srt.contract.records import Problem, Response, Revision, SampleKey, as_line
 SHOWN_CHARACTERS = 10_000  # of a sample in set_aside.jsonl
 
 
+class GradedSample(NamedTuple):
+    """What memory holds of a response or revision. `offset`: its place in the log; `tokens`: its length."""
+
+    key: SampleKey
+    offset: int
+    tokens: int
+    correct: bool
+    truncated: bool
+
+    @classmethod
+    def of(cls, record: Response | Revision, offset: int) -> "GradedSample":
+        if isinstance(record, Response):
+            verdict = (record.y_init_tokens, record.y_init_correct, record.y_init_finish_reason)
+        else:
+            verdict = (record.y_revised_tokens, record.y_revised_correct, record.y_revised_finish_reason)
+        tokens, correct, finish_reason = verdict
+        return cls(record.key, offset, tokens, correct, finish_reason == "length")
+
+    @property
+    def r(self) -> int:
+        """The binary reward."""
+        return int(self.correct)
+
+
 class KeptTuples:
-    """The tuples that verified, cleaned and deduplicated; the order in which they arrive does not matter.
+    """The keys of the tuples that verified, after cleaning and without duplicates; they may arrive in any order.
 
     The log of a killed run may hold tuples of problems that are not admitted again yet, while earlier problems
     are unfinished. So there are two counts: `stats.kept` is of all tuples, `of_admitted` of the problems that
@@ -33,26 +59,31 @@ class KeptTuples:
         self._stats = stats
         self._admitted = 0  # problems before this index are admitted
         self._per_problem: Counter[int] = Counter()
-        self._by_dedup_key: dict[str, tuple[SampleKey, dict[str, Any]]] = {}
+        self._by_dedup_key: dict[Hashable, SampleKey] = {}
 
     def add(self, key: SampleKey, tuple_: dict[str, Any], mode: str) -> None:
-        """Clean a tuple and keep it, unless it is dropped or an equal one comes earlier in problem order."""
-        dedup_key = fingerprint(*map(str, key))
+        """Keep a tuple, unless cleaning drops it or an equal one comes earlier in problem order."""
+        dedup_key: Hashable = key
         if self._cleaning:
             cleaned = clean(tuple_, self._layout, ANSWERS[mode])
             self._stats.cleaned.update(change["change"] for change in cleaned.changes)
             if cleaned.tuple is None:
                 return
-            tuple_ = cleaned.tuple
-            dedup_key = fingerprint(tuple_["x"], tuple_["y_init"], tuple_["y_revised"])
+            dedup_key = fingerprint(*(cleaned.tuple[name] for name in ("x", "y_init", "y_revised")))
         if dedup_key in self._by_dedup_key:
             self._stats.cleaned["duplicate"] += 1
-            first, _ = self._by_dedup_key[dedup_key]
+            first = self._by_dedup_key[dedup_key]
             if first < key:
                 return
             self._count(first.problem, -1)
-        self._by_dedup_key[dedup_key] = (key, tuple_)
+        self._by_dedup_key[dedup_key] = key
         self._count(key.problem, 1)
+
+    def as_written(self, tuple_: dict[str, Any], mode: str) -> dict[str, Any]:
+        """A kept tuple as it goes into d_revision.json: cleaned, as when it was added."""
+        cleaned = clean(tuple_, self._layout, ANSWERS[mode]).tuple if self._cleaning else tuple_
+        assert cleaned is not None  # add did not keep those
+        return cleaned
 
     def admit(self, problem: int) -> None:
         """Include a problem, the next in order, in `of_admitted`."""
@@ -63,9 +94,9 @@ class KeptTuples:
         """The number of tuples of all problems before this index."""
         return sum(count for index, count in self._per_problem.items() if index < problem)
 
-    def in_order(self) -> list[dict[str, Any]]:
-        """All tuples, in the order of problem, response and revision."""
-        return [tuple_ for _, tuple_ in sorted(self._by_dedup_key.values(), key=lambda entry: entry[0])]
+    def in_order(self) -> list[SampleKey]:
+        """The keys of all tuples, in the order of problem, response and revision."""
+        return sorted(self._by_dedup_key.values())
 
     def _count(self, problem: int, change: int) -> None:
         self._stats.kept += change
@@ -77,14 +108,16 @@ class KeptTuples:
 class Attempts:
     """All samples of a run that are done, by key: graded (`responses`, `revisions`) or set aside.
 
+    `response` and `revision` read the whole record of one from the log.
+
     Opening it restores what an earlier run logged in `output_dir`. Raises UserError when a log cannot be read or
     written.
     """
 
     def __init__(self, output_dir: Path, problems: list[Problem], layout: Layout, cleaning: bool):
         self.stats = CollectionStats()
-        self.responses: dict[SampleKey, Response] = {}
-        self.revisions: dict[SampleKey, Revision] = {}
+        self.responses: dict[SampleKey, GradedSample] = {}
+        self.revisions: dict[SampleKey, GradedSample] = {}
         self.kept = KeptTuples(layout, cleaning, self.stats)
         self._problems = problems
         self._set_aside: set[SampleKey] = set()
@@ -101,8 +134,26 @@ class Attempts:
         return key in self.responses or key in self.revisions or key in self._set_aside
 
     def add(self, record: Response | Revision) -> None:
-        self._log.append(as_line(record))
-        self._index(record)
+        self._index(record, self._log.append(as_line(record)))
+
+    def response(self, key: SampleKey) -> Response:
+        record = from_line(self._log.read(self.responses[key].offset))
+        assert isinstance(record, Response)
+        return record
+
+    def revision(self, key: SampleKey) -> Revision:
+        record = from_line(self._log.read(self.revisions[key].offset))
+        assert isinstance(record, Revision)
+        return record
+
+    def tuples(self, limit: int | None) -> list[dict[str, Any]]:
+        """The first `limit` kept tuples in problem order, as records of d_revision.json."""
+        return [
+            self.kept.as_written(
+                as_tuple(self.response(key.response_key), self.revision(key)), self._problems[key.problem].mode
+            )
+            for key in self.kept.in_order()[:limit]
+        ]
 
     def set_aside(self, key: SampleKey, kind: str, reason: str, text: str = "") -> None:
         """Log a sample that has no verdict. `kind`: a short reason, the same for all alike, to count by."""
@@ -118,25 +169,25 @@ class Attempts:
         self._set_aside_log.close()
 
     def _restore(self) -> None:
-        for line in self._log.entries:
-            self._index(from_line(line))
-        for line in self._set_aside_log.entries:
+        for offset, line in self._log.lines():
+            self._index(from_line(line), offset)
+        for _, line in self._set_aside_log.lines():
             self._set_aside.add(SampleKey(*line["key"]))
             self.stats.set_aside[line["kind"]] += 1
-        if self._log.entries:
+        if self.responses:
             print(
                 f"continuing: {self.stats.responses} responses and {len(self.revisions)} revisions restored from "
                 f"{self._log.path}, {self.stats.kept} tuples kept"
             )
 
-    def _index(self, record: Response | Revision) -> None:
+    def _index(self, record: Response | Revision, offset: int) -> None:
+        sample = GradedSample.of(record, offset)
         if isinstance(record, Response):
-            self.responses[record.key] = record
+            self.responses[sample.key] = sample
             self.stats.add_response(record)
             return
-        response = self.responses[record.key.response_key]
-        self.revisions[record.key] = record
-        self.stats.add_revision(record, response.r)
+        self.stats.add_revision(record, self.responses[sample.key.response_key].r)
+        self.revisions[sample.key] = sample
         if record.y_revised_correct:
             mode = self._problems[record.problem_idx].mode
-            self.kept.add(record.key, as_tuple(response, record), mode)
+            self.kept.add(sample.key, as_tuple(self.response(sample.key.response_key), record), mode)

@@ -1,7 +1,8 @@
 r"""Cleaning of kept tuples before they are written: what SFT would otherwise learn to imitate.
 
 - A y that ends in a loop, repeating the same text over and over, is cut after the first round.
-- A y_revised that opens by addressing a person ("You're absolutely right, I apologize.") loses that opening.
+- A y_revised that opens with nothing but an apology or a greeting ("You're absolutely right, I apologize.") loses
+  those sentences (openings.py).
 - A tuple with the same text as an earlier one is left out (see KeptTuples in attempts.py).
 
 attempts.jsonl keeps what was sampled; a changed tuple lists its changes in `cleaned`. Token ids are cut and never
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from srt.collect.openings import opening_end
 from srt.contract.layout import Layout
 from srt.contract.records import pack_ids, unpack_ids
 from srt.verifiers.code.extract import extract_program
@@ -31,22 +33,6 @@ MAX_PERIOD = 1000  # tokens
 MAX_TAIL = 8  # tokens after the last repetition, such as a line break
 
 _SENTENCE_END = re.compile(r"[.!?\n]\s*$")
-_CHAT = re.compile(
-    r"\s*(?:(?:oh|ah|hmm|wow|yes|okay|ok|well|hi|hello)\b[,.! ]+)*"
-    r"(?:you(?:['’]re| are) (?:absolutely |completely |totally |quite )?(?:right|correct)\b"
-    r"|(?:good|great|nice|excellent) (?:catch|question|point|observation)\b"
-    r"|thank(?:s| you)\b"
-    r"|(?:i (?:sincerely |deeply |do )?apologi[sz]e|(?:my |sincere )*apologies)\b"
-    r"|(?:i(?:['’]m| am) (?:so |very )?)?sorry\b"
-    r"|my (?:mistake|bad)\b"
-    r"|(?:sure|certainly|absolutely|of course|no problem)\b[,.!])",
-    re.IGNORECASE,
-)
-_PARAGRAPH = re.compile(r"\s*[^\n]*\n\s*")
-_SENTENCE = re.compile(r"\s*[^\n]*?[.!](?:\s+|$)")
-_WORK = re.compile(r"[\d\\$=]|```")  # an opening with any of these is part of the solution
-MAX_OPENING = 400  # characters
-
 SHOWN_CHARACTERS = 200  # of what was cut, in `cleaned`
 
 
@@ -104,13 +90,23 @@ def find_loop(y: list[int]) -> tuple[int, int] | None:
     The smallest period p wins: y[i] == y[i - p] from the end of the loop back to its start, over enough tokens.
     """
     for end in range(len(y), max(len(y) - MAX_TAIL, MIN_LOOP_TOKENS) - 1, -1):
-        for period in range(1, min(MAX_PERIOD, end // MIN_REPETITIONS) + 1):
+        for period in _possible_periods(y, end):
             start = end - period
             while start > 0 and y[start - 1] == y[start - 1 + period]:
                 start -= 1
             if end - start >= max(MIN_REPETITIONS * period, MIN_LOOP_TOKENS):
                 return start, period
     return None
+
+
+def _possible_periods(y: list[int], end: int) -> Iterator[int]:
+    """The periods p, in order, with y[end - 1] == y[end - 1 - p]; searched in C, since most texts have no loop."""
+    longest = min(MAX_PERIOD, end // MIN_REPETITIONS)
+    before = y[end - 1 - longest : end - 1][::-1]  # y[end - 1 - p] is at p - 1
+    period = 0
+    for _ in range(before.count(y[end - 1])):
+        period = before.index(y[end - 1], period) + 1
+        yield period
 
 
 def _ends(y: list[int], start: int, period: int, layout: Layout) -> Iterator[int]:
@@ -133,16 +129,3 @@ def strip_opening(ids: list[int], text: str, layout: Layout, answer_of: AnswerOf
     if answer_of(rest) != answer_of(text):
         return None
     return Change("opening stripped", ids[count:], count, opening)
-
-
-def opening_end(text: str) -> int:
-    """Where a chat-like opening and the white space after it end; 0 if there is none, or nothing follows it.
-
-    The opening is the whole first paragraph if that is only talk, else its first sentence.
-    """
-    if not _CHAT.match(text):
-        return 0
-    for match in (_PARAGRAPH.match(text), _SENTENCE.match(text)):
-        if match and match.end() <= MAX_OPENING and not _WORK.search(match.group()):
-            return match.end() if match.end() < len(text) else 0
-    return 0

@@ -86,7 +86,7 @@ class Collector:
 
     def tuples(self) -> list[dict[str, Any]]:
         """The kept tuples: the first `target` in problem order."""
-        return self.attempts.kept.in_order()[: self.config.target]
+        return self.attempts.tuples(self.config.target)
 
     def close(self) -> None:
         self.attempts.close()
@@ -118,7 +118,7 @@ class Collector:
         for response_idx in range(self.config.num_responses):
             key = SampleKey(problem, response_idx)
             if key in self.attempts.responses:
-                self._revise(self.attempts.responses[key])
+                self._revise(key)
             elif not self.attempts.is_done(key):
                 self._sample(key, self.layout.chat(self.problems[problem].x))
         self._retire_if_done(problem)
@@ -146,23 +146,29 @@ class Collector:
         elif key.revision is None:
             response = self._response(key, sample, text, outcome)
             self.attempts.add(response)
-            self._revise(response)
+            self._revise(key, response)
         else:
             self.attempts.add(self._revision(key, key.revision, sample, text, outcome))
         self._in_flight[key.problem].discard(key)
         self._retire_if_done(key.problem)
 
-    def _revise(self, response: Response) -> None:
-        """Sample the revisions of a response that the config asks for and that are not done yet."""
-        truncated = response.y_init_finish_reason == "length"
-        if response.r not in self.config.revise or (truncated and not self.config.revise_truncated):
+    def _revise(self, key: SampleKey, response: Response | None = None) -> None:
+        """Sample the revisions of a response that the config asks for and that are not done yet.
+
+        `response`: read from the log if it is not at hand.
+        """
+        graded = self.attempts.responses[key]
+        if graded.r not in self.config.revise or (graded.truncated and not self.config.revise_truncated):
             return
+        keys = [key._replace(revision=revision) for revision in range(self.config.num_revisions)]
+        missing = [key for key in keys if not self.attempts.is_done(key)]
+        if not missing:
+            return
+        response = response or self.attempts.response(key)
         chat = self.layout.chat(response.x)
         prompt = self.layout.revision_prompt(chat, unpack_ids(response.y_init_ids), response.r)
-        for revision_idx in range(self.config.num_revisions):
-            key = SampleKey(response.problem_idx, response.response_idx, revision_idx)
-            if not self.attempts.is_done(key):
-                self._sample(key, prompt)
+        for revision_key in missing:
+            self._sample(revision_key, prompt)
 
     def _retire_if_done(self, problem: int) -> None:
         if not self._in_flight[problem]:
@@ -206,12 +212,12 @@ class Collector:
     def _revision(
         self, key: SampleKey, revision_idx: int, sample: Sample, text: str, verdict: Verdict
     ) -> Revision:
-        response = self.attempts.responses[key.response_key]
+        r = self.attempts.responses[key.response_key].r
         return Revision(
             problem_idx=key.problem,
             response_idx=key.response,
             revision_idx=revision_idx,
-            p_r=self.layout.phrases.text(response.r),
+            p_r=self.layout.phrases.text(r),
             y_revised=text,
             y_revised_ids=pack_ids(sample.token_ids),
             y_revised_tokens=len(sample.token_ids),

@@ -23,7 +23,6 @@ class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
     revise_correct: bool = option()
     revise_truncated: bool = option()
     clean: bool = option()
-    control_phrases: str = option()
     seed: int = option()
     stage1_size: int = option(ge=1)
     stage2_size: int = option(ge=1)

@@ -10,12 +10,18 @@ from srt.collect.dry_run import show_plan
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
-from srt.common.models import eot_ids, load_tokenizer
+from srt.common.models import check_gpu
 from srt.config import load_config
-from srt.contract.layout import Layout, PromptFormat
+from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
-from srt.contract.phrases import load_phrases
-from srt.contract.provenance import close_run, model_fingerprint, open_run, tokenizer_fingerprint
+from srt.contract.provenance import (
+    close_run,
+    known,
+    model_fingerprint,
+    model_revision,
+    open_run,
+    tokenizer_fingerprint,
+)
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
@@ -43,20 +49,24 @@ def collect(argv: list[str]) -> None:
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
     if DRY_RUN not in argv:
+        check_gpu()
         check_verifier(config)
     started = time.monotonic()
-    phrases = load_phrases(config.control_phrases)
-    prompt = PromptFormat.from_config(config)
-    loaded = selected_problems(config)
-    tokenizer = load_tokenizer(config.model_path)
-    layout = Layout(tokenizer, phrases, prompt, eot_ids(config.model_path, tokenizer))
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     output_dir = collection_dir(config.output_dir, prefix)
+    layout = layout_of_checkpoint(config.model_path, config, output_dir)
+    loaded = selected_problems(config)
+    dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
     if DRY_RUN in argv:
-        dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
-        resolved = {"dataset": dataset, "dataset_subset": subset, "prompt_suffix": prompt.prompt_suffix}
-        paths = {"data_prefix": prefix, "output_dir": str(output_dir)}
-        show_plan(replace(config, **resolved, **paths), loaded, layout, output_dir)
+        resolved = {
+            "dataset": dataset,
+            "dataset_subset": subset,
+            "control_phrases": config.control_phrases or layout.phrases.name,
+            "prompt_suffix": layout.prompt.prompt_suffix,
+            "data_prefix": prefix,
+            "output_dir": str(output_dir),
+        }
+        show_plan(replace(config, **resolved), loaded, layout, output_dir)
         return
 
     # Without TARGET_REVISION_SAMPLES and CLEAN, which only select from the log.
@@ -64,11 +74,11 @@ def collect(argv: list[str]) -> None:
         "mode": config.mode,
         "model": config.model_path,
         "model_fingerprint": model_fingerprint(config.model_path),
-        "tokenizer_fingerprint": tokenizer_fingerprint(tokenizer),
+        "tokenizer_fingerprint": tokenizer_fingerprint(layout.tokenizer),
         "dataset_fingerprint": loaded.fingerprint,
         "problems": [config.start_index, config.end_index, config.max_samples],
-        "control_phrases": phrases.as_dict(),
-        "prompt": prompt.as_dict(),
+        "control_phrases": layout.phrases.as_dict(),
+        "prompt": layout.prompt.as_dict(),
         "num_responses": config.num_responses,
         "num_revisions": config.num_revisions,
         "revise_correct": config.revise_correct,
@@ -80,7 +90,8 @@ def collect(argv: list[str]) -> None:
     }
     if config.mode == "code":
         identity |= judge_config(config).identity()
-    open_run(output_dir, identity, asdict(config))
+    revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
+    open_run(output_dir, identity, asdict(config), revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 

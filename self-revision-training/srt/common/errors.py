@@ -4,7 +4,8 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, cast
 
 # Python's semaphore tracker warns about vLLM's engines, which are killed at the end, and then cleans up anyway.
 SILENCED_WARNINGS = "ignore::UserWarning:multiprocessing.resource_tracker"
@@ -47,6 +48,22 @@ def user_message(error: Exception) -> str | None:
             "again"
         )
     return None
+
+
+def reason_of(error: BaseException) -> str:
+    """What a library's error says, in one line: its first line, or every message of a pydantic ValidationError.
+
+    vLLM checks its configuration with pydantic, whose first line is only "1 validation error for ModelConfig".
+    """
+    entries = getattr(error, "errors", None)
+    if not callable(entries):
+        return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    reasons = []
+    for entry in cast(Iterable[dict[str, Any]], entries()):
+        option = ".".join(str(part) for part in entry["loc"])
+        message = " ".join(entry["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").split())
+        reasons.append(f"{option}: {message}" if option else message)
+    return "; ".join(reasons)
 
 
 def disk_full_reason(error: Exception) -> str | None:

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from srt.common.errors import UserError
 
@@ -104,51 +104,105 @@ def read_json(path: Path) -> Any:
 
 
 class JsonlLog:
-    """An append-only log, one JSON object per line, flushed after each.
+    """An append-only log, one JSON object per line, flushed after each. It holds none of them in memory.
 
     Opening it drops a last line that a crash cut off. Raises UserError when it cannot be written.
     """
 
     def __init__(self, path: Path):
         self.path = path
+        self._reader: BinaryIO | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self.entries = self._repair()
-            self._file = open(path, "a", encoding="utf-8", errors="backslashreplace")
+            self._opened_at = self._repair()  # bytes that it held then
+            self._file = open(path, "ab")
         except OSError as error:
             raise cannot_write(path, error) from error
+        self._end = self._opened_at
 
-    def _repair(self) -> list[dict]:
+    def _repair(self) -> int:
+        """The size of the file in bytes, without a torn last line."""
         if not self.path.exists():
-            return []
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        if len(whole) < len(data):
-            print(f"{self.path}: the last line was cut off by a crash ({len(data) - len(whole)} bytes); dropped")
+            return 0
+        with open(self.path, "rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            whole = _end_of_last_line(file, size)
+        if whole < size:
+            print(f"{self.path}: the last line was cut off by a crash ({size - whole} bytes); dropped")
             with open(self.path, "r+b") as file:
-                file.truncate(len(whole))
-        return list(parse_jsonl(whole.decode("utf-8"), self.path))
+                file.truncate(whole)
+        return whole
 
-    def append(self, entry: dict) -> None:
+    @property
+    def entries(self) -> list[dict]:
+        """All that it held when it was opened. Raises UserError for a line that is not JSON."""
+        return [entry for _, entry in self.lines()]
+
+    def lines(self) -> Iterator[tuple[int, dict]]:
+        """(offset, entry) of each line that it held when it was opened; the offset is for `read`."""
+        if not self._opened_at:
+            return
+        offset = 0
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, start=1):
+                if offset >= self._opened_at:
+                    return
+                if line.strip():
+                    yield offset, _parse_line(line, self.path, number)
+                offset += len(line)
+
+    def read(self, offset: int) -> dict:
+        """The entry at an offset that `append` or `lines` gave."""
+        if self._reader is None:
+            self._reader = open(self.path, "rb")
+        self._reader.seek(offset)
+        return json.loads(self._reader.readline().decode("utf-8"))
+
+    def append(self, entry: dict) -> int:
+        """Write an entry; returns its offset in the file."""
+        line = (_dumps(entry, separators=(",", ":")) + "\n").encode("utf-8", errors="backslashreplace")
         try:
-            self._file.write(_dumps(entry, separators=(",", ":")) + "\n")
+            self._file.write(line)
             self._file.flush()
         except OSError as error:
             raise cannot_write(self.path, error) from error
+        offset, self._end = self._end, self._end + len(line)
+        return offset
 
     def close(self) -> None:
+        """End writing; `read` remains possible."""
         self._file.close()
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+
+
+def _end_of_last_line(file: BinaryIO, size: int, block: int = 2**16) -> int:
+    """The offset after the last line break in the first `size` bytes, searched from the end."""
+    end = size
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        if (index := file.read(end - start).rfind(b"\n")) >= 0:
+            return start + index + 1
+        end = start
+    return 0
 
 
 def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
     """The objects in a JSONL text. Raises UserError with file and line for a line that is not JSON."""
     for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            yield json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+        if line.strip():
+            yield _parse_line(line, path, number)
+
+
+def _parse_line(line: str | bytes, path: Path, number: int) -> dict:
+    try:
+        return json.loads(line.decode("utf-8") if isinstance(line, bytes) else line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from None
 
 
 def read_jsonl(path: Path) -> list[dict]:

@@ -1,5 +1,8 @@
-"""Loading checkpoints, with one sentence instead of a traceback when that fails."""
+"""Loading checkpoints and checking the machine, with one sentence instead of a traceback when that fails."""
 
+import importlib.util
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +11,9 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
-from srt.common.errors import UserError
+from srt.common.errors import UserError, disk_full_reason, reason_of
+
+HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
 logging.disable_progress_bar()  # "Loading weights" only clutters our own bars
 
@@ -22,12 +27,76 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     except (OSError, ValueError, SafetensorError) as error:
         raise UserError(
             f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
-            f"({str(error).splitlines()[0]})"
+            f"({reason_of(error)})"
         ) from error
 
 
 def load_tokenizer(model_path: str) -> Any:
     return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
+
+
+def check_gpu() -> None:
+    """Make sure that a GPU that is present is used, unless CUDA_VISIBLE_DEVICES hides it (empty, for example).
+
+    Without this, a driver that is too old for the torch build would leave all work to the CPU without a word.
+    Raises UserError with torch's reason. A torch build for CPUs was chosen on purpose; that only prints a line.
+    """
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in HIDES_ALL_GPUS
+    if hidden or torch.cuda.is_available() or not (present := present_gpus()):
+        return
+    if torch.version.cuda is None:
+        print(f"device: CPU; torch {torch.__version__} is a build for CPUs and leaves {', '.join(present)} alone")
+        return
+    try:
+        torch.cuda.init()
+        reason = "torch.cuda.is_available() is false"
+    except (RuntimeError, AssertionError) as error:
+        reason = reason_of(error)
+    raise UserError(
+        f"a GPU is present ({present[0]}) and torch {torch.__version__} cannot use it: {reason}. Install a driver "
+        f"for CUDA {torch.version.cuda} or a torch build for your driver; CUDA_VISIBLE_DEVICES= (empty) runs on "
+        "the CPU"
+    )
+
+
+def present_gpus() -> list[str]:
+    """The device files of NVIDIA's GPUs, which exist whether or not torch can use them."""
+    return sorted(str(path) for path in Path("/dev").glob("nvidia[0-9]*"))
+
+
+def check_reporter(report_to: str) -> None:
+    """Raises UserError when the package that REPORT_TO names is not installed."""
+    if report_to != "none" and importlib.util.find_spec(report_to) is None:
+        raise UserError(
+            f"REPORT_TO={report_to}: the package {report_to} is not installed in this environment; install it, or "
+            "set REPORT_TO=none"
+        )
+
+
+def check_saving(model_path: str, tokenizer: Any, eot_ids: list[int]) -> None:
+    """Save everything of a checkpoint but its weights into a temporary folder, as the end of a training does.
+
+    Raises UserError, naming the part, where transformers refuses: after the training would be too late.
+    """
+    config = _load("config", model_path, AutoConfig.from_pretrained)
+    try:
+        generation = GenerationConfig.from_pretrained(model_path)
+    except OSError:  # it has none
+        generation = GenerationConfig.from_model_config(config)
+    generation.eos_token_id = eot_ids
+    parts = {"config": config, "generation config": generation, "tokenizer with its chat template": tokenizer}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, part in parts.items():
+            try:
+                part.save_pretrained(folder)
+            except Exception as error:  # whatever it is, it would end the training at its first checkpoint
+                if disk_full_reason(error):
+                    raise
+                reason = " ".join(str(error).split())
+                raise UserError(
+                    f"{model_path}: its {name} could be loaded and cannot be saved, so no checkpoint could be "
+                    f"written ({reason}); correct it in a local copy of the model"
+                ) from error
 
 
 def default_device() -> torch.device:

@@ -16,47 +16,16 @@ Everything is concatenated from ids; decoded text is never tokenized again. The 
 suffix, so a training sequence is its ids and the position where supervision starts.
 """
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.config_groups import PromptConfig
 from srt.contract.phrases import PhraseSet
+from srt.contract.prompt import MODE_SUFFIXES, PromptFormat
 
-MODE_SUFFIXES = {
-    "math": "Please reason step by step, and put your final answer within \\boxed{}.",
-    "code": "Please reason step by step, and put your final program in one fenced code block.",
-}
+__all__ = ["MODE_SUFFIXES", "Layout", "PromptFormat", "TokenSequence", "predicting_positions"]
 
-
-@dataclass(frozen=True)
-class PromptFormat:
-    """How a problem becomes a prompt; the same in sampling, SFT, Phase 2 and evaluation."""
-
-    system_prompt: str | None = None
-    prompt_suffix: str = MODE_SUFFIXES["math"]
-    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def from_config(cls, config: PromptConfig) -> "PromptFormat":
-        """Unset options (None) get the mode's defaults. Raises UserError for kwargs that are not a JSON object."""
-        kwargs: Any = {}
-        if config.chat_template_kwargs:
-            try:
-                kwargs = json.loads(config.chat_template_kwargs)
-            except json.JSONDecodeError:
-                kwargs = None
-        if not isinstance(kwargs, dict):
-            raise UserError(
-                f"CHAT_TEMPLATE_KWARGS={config.chat_template_kwargs}: expected a JSON object, such as "
-                '{"enable_thinking": false}'
-            )
-        suffix = MODE_SUFFIXES[config.mode] if config.prompt_suffix is None else config.prompt_suffix
-        return cls(config.system_prompt or None, suffix, kwargs)
-
-    def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+QUESTION, ANSWER = "zqxquestion", "zqxanswer"  # messages that no template contains
 
 
 @dataclass(frozen=True)
@@ -75,8 +44,9 @@ def predicting_positions(sequence: TokenSequence) -> range:
 class Layout:
     """Builds the sequences in the table above for one tokenizer, phrase set and prompt format.
 
-    `eot_ids`: the model's end-of-turn tokens, from its generation config.
-    Raises UserError when the tokenizer has no chat template.
+    `eot_ids`: the model's end-of-turn tokens, from its generation config. A response ends at any of them, and at
+    the token with which the chat template itself ends a turn (`eot`), which is the one that is trained on.
+    Raises UserError when the tokenizer has no chat template, or its template refuses the prompt format.
     """
 
     def __init__(self, tokenizer: Any, phrases: PhraseSet, prompt: PromptFormat, eot_ids: list[int]):
@@ -88,25 +58,42 @@ class Layout:
         self.tokenizer = tokenizer
         self.phrases = phrases
         self.prompt = prompt
-        self.eot_ids = list(eot_ids)
+        template_eot = self._template_eot()
+        self.eot = eot_ids[0] if template_eot is None else template_eot
+        self.eot_ids = list(dict.fromkeys([*eot_ids, self.eot]))
+        if len(self.eot_ids) > len(eot_ids):
+            named = [f"{tokenizer.convert_ids_to_tokens(eot)} ({eot})" for eot in self.eot_ids]
+            print(
+                f"end of turn: the chat template of {tokenizer.name_or_path} ends a turn with {named[-1]}, which "
+                f"is not among the model's eos tokens ({', '.join(named[:-1])}); responses end at either"
+            )
         self._cues = tuple(
             tokenizer.encode(f"\n\n{phrases.text(r)}\n\n", add_special_tokens=False) for r in (0, 1)
         )
 
     def chat(self, x: str) -> list[int]:
         """chat(x), which ends with the opening of the assistant's turn."""
-        content = f"{x}\n\n{self.prompt.prompt_suffix}" if self.prompt.prompt_suffix else x
-        messages = [{"role": "user", "content": content}]
-        if self.prompt.system_prompt:
-            messages.insert(0, {"role": "system", "content": self.prompt.system_prompt})
-        ids = self.tokenizer.apply_chat_template(
-            messages,
+        ids = self.prompt.render(
+            self.tokenizer,
+            self.prompt.messages(x),
             add_generation_prompt=True,
             tokenize=True,
             return_dict=False,
-            **self.prompt.chat_template_kwargs,
         )
         return list(ids)
+
+    def _template_eot(self) -> int | None:
+        """The first special token that the template writes after an assistant's message; None if there is none."""
+        self.chat(QUESTION)  # a system prompt or kwargs that the template refuses are refused here
+        try:
+            text = self.prompt.render(self.tokenizer, self.prompt.messages(QUESTION, ANSWER), tokenize=False)
+        except UserError:  # a template for prompts only
+            return None
+        _, _, after = text.partition(ANSWER)
+        added = getattr(self.tokenizer, "added_tokens_decoder", {})
+        special = {*self.tokenizer.all_special_ids, *(index for index, token in added.items() if token.special)}
+        ids = self.tokenizer.encode(after, add_special_tokens=False)
+        return next((index for index in ids if index in special), None)
 
     def cue(self, r: int) -> list[int]:
         return list(self._cues[r])
@@ -119,7 +106,7 @@ class Layout:
         return y[:-1] if y and y[-1] in self.eot_ids else y
 
     def with_eot(self, y: list[int]) -> list[int]:
-        return y if y and y[-1] in self.eot_ids else [*y, self.eot_ids[0]]
+        return y if y and y[-1] in self.eot_ids else [*y, self.eot]
 
     def revision_prompt(self, chat: list[int], y_init: list[int], r: int) -> list[int]:
         """The prompt that y_revised is sampled from: chat(x) + y_init + cue(r)."""

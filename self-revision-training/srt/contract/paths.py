@@ -1,4 +1,4 @@
-"""Default paths of all outputs; each can be changed with a knob."""
+"""Defaults that follow from the mode and the model: data sets, and the paths of all outputs."""
 
 from pathlib import Path
 
@@ -15,10 +15,24 @@ DEFAULT_DATASETS = {
 }
 
 
+# Data set and split that Phase 2 validates on and evaluation measures.
+DEFAULT_EVALUATION = {
+    "math": ("HuggingFaceH4/aime_2024", "train"),
+    "code": ("openai/openai_humaneval", "test"),
+}
+DEFAULT_SPLIT = "train"  # of a data set that is set by a knob
+
+
 def dataset_or_default(mode: str, dataset: str | None, subset: str | None) -> tuple[str, str | None]:
     """`dataset` and `subset`, or the mode's defaults if they are not set."""
     default, default_subset = DEFAULT_DATASETS[mode]
     return dataset or default, subset if dataset or subset else default_subset
+
+
+def evaluation_or_default(mode: str, dataset: str | None, split: str | None) -> tuple[str, str]:
+    """`dataset` and `split`, or what the mode is validated and evaluated on if they are not set."""
+    default, default_split = DEFAULT_EVALUATION[mode]
+    return dataset or default, split or (DEFAULT_SPLIT if dataset else default_split)
 
 
 def model_name(model_path: str) -> str:

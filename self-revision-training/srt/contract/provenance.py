@@ -58,16 +58,54 @@ def model_fingerprint(model_path: str) -> str:
     return fingerprint(*(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files))
 
 
-def open_run(output_dir: Path, identity: dict[str, Any], config: dict[str, Any]) -> bool:
+def model_revision(model_path: str) -> str | None:
+    """The commit of a hub model that was loaded: the one that the local cache holds. Needs no network.
+
+    None for a folder, and where the cache does not say.
+    """
+    if Path(model_path).is_dir():
+        return None
+    from huggingface_hub import try_to_load_from_cache
+
+    for name in ("config.json", "tokenizer_config.json"):
+        try:
+            cached = try_to_load_from_cache(model_path, name)
+        except ValueError:  # not a name that the hub could have
+            return None
+        if isinstance(cached, str):
+            return Path(cached).parent.name  # snapshots/<commit>/<name>
+    return None
+
+
+def known(revisions: dict[str, str | None]) -> dict[str, str]:
+    """The revisions of those models and data sets that have a known one."""
+    return {name: revision for name, revision in revisions.items() if revision}
+
+
+def started_identity(output_dir: Path) -> dict[str, Any] | None:
+    """The identity of the run that `output_dir` holds; None for a new folder."""
+    path = output_dir / "run.json"
+    return read_json(path).get("identity") if path.is_file() else None
+
+
+def open_run(
+    output_dir: Path,
+    identity: dict[str, Any],
+    config: dict[str, Any],
+    revisions: dict[str, str] | None = None,
+) -> bool:
     """Start a run in `output_dir`, or continue the one that it holds; True when it continues.
 
-    `identity`: the settings that determine the output. Raises UserError when the folder holds a run with other
-    settings, naming each that differs, or when another process is using it.
+    `identity`: the settings that determine the output. `revisions`: the commits of its hub models and data sets,
+    as far as they are known. Raises UserError when the folder holds a run with other settings or revisions,
+    naming each that differs, or when another process is using it.
     """
+    revisions = revisions or {}
     lock_folder(output_dir)
     path = output_dir / "run.json"
     if path.is_file():
-        stored = read_json(path)["identity"]
+        begun = read_json(path)
+        stored = begun["identity"]
         differing = [
             f"{name} was {stored.get(name)!r} and is now {identity.get(name)!r}"
             for name in {**stored, **identity}
@@ -78,12 +116,33 @@ def open_run(output_dir: Path, identity: dict[str, Any], config: dict[str, Any])
                 f"{output_dir} holds a run with other settings: {'; '.join(differing)}. Use another "
                 "OUTPUT_DIR, or delete this one to start over"
             )
+        check_revisions(path, begun.get("revisions", {}), revisions)
         return True
     write_json(
         path,
-        {"identity": identity, "config": config, "git_commit": git_commit(), "packages": package_versions()},
+        {
+            "identity": identity,
+            "config": config,
+            "revisions": revisions,
+            "git_commit": git_commit(),
+            "packages": package_versions(),
+        },
     )
     return False
+
+
+def check_revisions(path: Path, stored: dict[str, str], revisions: dict[str, str]) -> None:
+    """Raises UserError when a model or data set was another one for what `path` describes.
+
+    What is unknown on either side is not compared: the hub may have been out of reach.
+    """
+    for name in sorted(stored.keys() & revisions.keys()):
+        if stored[name] != revisions[name]:
+            raise UserError(
+                f"{path}: made with revision {stored[name]} of {name}, and the hub's is now {revisions[name]}; "
+                'start over in another OUTPUT_DIR, or, if the change does not matter, delete "revisions" from '
+                "that file"
+            )
 
 
 def close_run(output_dir: Path, results: dict[str, Any]) -> None:
@@ -93,9 +152,28 @@ def close_run(output_dir: Path, results: dict[str, Any]) -> None:
 
 
 def read_metadata(model_path: str) -> dict[str, Any] | None:
-    """What SFT or Phase 2 stored in a checkpoint; None for a model that comes from neither."""
+    """What SFT or Phase 2 stored in a checkpoint (a folder or on the hub); None for a model of neither."""
     path = Path(model_path) / CHECKPOINT_METADATA
-    return read_json(path) if path.is_file() else None
+    if not Path(model_path).is_dir():
+        path = _from_hub(model_path, CHECKPOINT_METADATA)
+    return read_json(path) if path and path.is_file() else None
+
+
+def _from_hub(model_id: str, name: str) -> Path | None:
+    """A file of a hub model, as transformers finds and caches its own; None if the model has none."""
+    from transformers.utils.hub import cached_file  # heavy
+
+    try:
+        found = cached_file(
+            model_id,
+            name,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+    except (OSError, ValueError):  # no such model: loading it will say so
+        return None
+    return Path(found) if found else None
 
 
 def write_metadata(model_path: Path, metadata: dict[str, Any]) -> None:

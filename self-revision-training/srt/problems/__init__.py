@@ -21,13 +21,14 @@ class ProblemSet:
     """`bad`: the records that could not be used, each with its place and the reason.
 
     `repeated`: number of records that repeat an earlier problem; datasets of solutions have one record per
-    solution.
+    solution. `revision`: the commit of a hub dataset, if it is known.
     """
 
     problems: list[Problem]
     bad: list[dict[str, Any]]
     fingerprint: str
     repeated: int = 0
+    revision: str | None = None
 
 
 def load_problems(dataset: str, mode: str = "math", subset: str | None = None, split: str = "train") -> ProblemSet:
@@ -40,7 +41,8 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
     seen: dict[str, tuple[Problem, str]] = {}
     repeated = 0
     golds = GoldChecker()
-    for place, record in read_records(dataset, subset, split, USED_FIELDS):
+    source = read_records(dataset, subset, split, USED_FIELDS)
+    for place, record in source.records:
         if isinstance(record, str):  # the reason why the line could not be read
             bad.append({"place": place, "reason": record})
             continue
@@ -69,7 +71,7 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
             f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
             f"{first['place']}: {first['reason']}"
         )
-    return ProblemSet(problems, bad, _fingerprint(problems, mode), repeated)
+    return ProblemSet(problems, bad, _fingerprint(problems, mode), repeated, source.revision)
 
 
 def set_aside_bad_records(loaded: ProblemSet, output_dir: Path) -> None:

@@ -1,7 +1,9 @@
 """Turns a record into a problem: the accepted field names, and what makes a record unusable."""
 
+import json
 import math
 import re
+from dataclasses import asdict
 from typing import Any
 
 from srt.contract.provenance import fingerprint
@@ -59,14 +61,32 @@ def parse_problem(record: dict[str, Any], mode: str) -> Problem:
         if answer.lower() in NO_ANSWERS or record.get("question_type") == "proof":
             raise ValueError(f"no answer that could be verified (answer: {answer[:80]!r})")
     own_id = next((record[name] for name in ID_FIELDS if name in record), None)
-    return Problem(
-        id=str(own_id) if own_id not in (None, "") else fingerprint(x),
+    source = record.get("source")
+    problem = Problem(
+        id=fingerprint(x) if _is_missing(own_id) else str(own_id),
         x=x,
         answer=answer,
         mode=mode,
-        source=str(record.get("source") or ""),
+        source="" if _is_missing(source) else str(source),
         **code,
     )
+    _check_unicode(problem)
+    return problem
+
+
+def _is_missing(value: Any) -> bool:
+    """None, an empty text, and the NaN of a table."""
+    return value in (None, "") or (isinstance(value, float) and not math.isfinite(value))
+
+
+def _check_unicode(problem: Problem) -> None:
+    """Raises ValueError for a lone surrogate, half of a character, which no tokenizer or file takes."""
+    for name, value in asdict(problem).items():
+        try:
+            (value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)).encode()
+        except UnicodeEncodeError as error:
+            code = f"U+{ord(error.object[error.start]):04X}"
+            raise ValueError(f"not valid Unicode: a lone surrogate ({code}) in its {name}") from None
 
 
 def _statement(record: dict[str, Any], description: str) -> str:

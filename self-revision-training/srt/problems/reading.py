@@ -1,20 +1,32 @@
 """Raw records of a local .json, .jsonl or .parquet file, or of a dataset on the Hugging Face hub."""
 
 import json
+import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from srt.common.errors import UserError
+from srt.common.errors import UserError, reason_of
 
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
-def read_records(
-    dataset: str, subset: str | None, split: str, fields: Collection[str]
-) -> Iterator[tuple[str, Record | str]]:
-    """(place, record) pairs; a line that is not a record yields the reason (str) instead.
+@dataclass(frozen=True)
+class RecordSource:
+    """`records`: (place, record) pairs; a line that is not a record yields the reason (str) instead.
+
+    `revision`: the commit of a hub dataset, if it is known.
+    """
+
+    records: Iterator[tuple[str, Record | str]]
+    revision: str | None = None
+
+
+def read_records(dataset: str, subset: str | None, split: str, fields: Collection[str]) -> RecordSource:
+    """The records of a file or of a hub dataset.
 
     `fields`: what the caller reads; a hub dataset is restricted to these. Raises UserError when the dataset as a
     whole cannot be read.
@@ -24,7 +36,8 @@ def read_records(
         return _from_hub(dataset, subset, split, fields)
     if not path.is_file():
         raise UserError(f"{dataset}: no such data file")
-    return {".json": _from_json, ".jsonl": _from_jsonl, ".parquet": _from_parquet}[path.suffix](path, dataset)
+    read = {".json": _from_json, ".jsonl": _from_jsonl, ".parquet": _from_parquet}[path.suffix]
+    return RecordSource(read(path, dataset))
 
 
 def _from_json(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
@@ -55,15 +68,12 @@ def _from_parquet(path: Path, dataset: str) -> Iterator[tuple[str, Record]]:
     try:
         table = pyarrow.parquet.read_table(path)
     except (pyarrow.ArrowException, OSError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{dataset}: not readable as parquet ({reason})") from error
+        raise UserError(f"{dataset}: not readable as parquet ({reason_of(error)})") from error
     for number, record in enumerate(table.to_pylist(), start=1):
         yield f"{dataset}, row {number}", record
 
 
-def _from_hub(
-    dataset: str, subset: str | None, split: str, fields: Collection[str]
-) -> Iterator[tuple[str, Record]]:
+def _from_hub(dataset: str, subset: str | None, split: str, fields: Collection[str]) -> RecordSource:
     import datasets
 
     try:
@@ -71,12 +81,18 @@ def _from_hub(
     except Exception as error:  # the hub client raises many types, and they all mean the same to the user
         raise UserError(
             f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
-            f"loaded from the Hugging Face hub ({type(error).__name__}: {str(error).splitlines()[0]})"
+            f"loaded from the Hugging Face hub ({type(error).__name__}: {reason_of(error)})"
         ) from error
     # The other columns, solutions and model outputs, may be gigabytes.
     used = [name for name in loaded.column_names if name in fields]
-    for number, record in enumerate(loaded.select_columns(used) if used else loaded, start=1):
-        yield f"{dataset}, {split} row {number}", record
+    rows = enumerate(loaded.select_columns(used) if used else loaded, start=1)
+    return RecordSource(((f"{dataset}, {split} row {number}", row) for number, row in rows), _commit_of(loaded))
+
+
+def _commit_of(loaded: Any) -> str | None:
+    """The hub's commit, by which `datasets` names its cache folder: <name>/<subset>/<version>/<commit>/<file>."""
+    folders = (Path(file["filename"]).parent.name for file in loaded.cache_files)
+    return next((folder for folder in folders if _COMMIT.fullmatch(folder)), None)
 
 
 def _text(path: Path) -> str:

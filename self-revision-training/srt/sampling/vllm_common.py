@@ -4,7 +4,7 @@ import logging
 import os
 from typing import Any
 
-from srt.common.errors import UserError
+from srt.common.errors import UserError, reason_of
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
@@ -63,10 +63,9 @@ def engine_arguments(
 
 def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
     return UserError(
-        f"vLLM did not start on {model_path}: {reason} (a smaller MAX_TOKENS or SAMPLER_BATCH needs less memory; "
-        "SAMPLER=transformers works without vLLM)"
+        f"vLLM did not start on {model_path}: {reason_of(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
+        "less memory; SAMPLER=transformers works without vLLM)"
     )
 
 

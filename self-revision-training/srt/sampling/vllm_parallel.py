@@ -15,7 +15,7 @@ import time
 from collections.abc import Hashable
 from typing import Any
 
-from srt.common.errors import UserError
+from srt.common.errors import UserError, reason_of
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.process_guard import ChildProcessGuard
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
@@ -254,7 +254,7 @@ async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
     except ValueError as error:  # from validating the configuration, before anything was started
         if RUNNER not in str(error):
             raise
-        print(f"vLLM: using the first model runner, because {(str(error).splitlines() or [''])[0]}", flush=True)
+        print(f"vLLM: using the first model runner, because {reason_of(error)}", flush=True)
         os.environ[RUNNER] = "0"
         return start()
 

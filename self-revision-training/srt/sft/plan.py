@@ -7,16 +7,21 @@ from typing import Any
 from srt.collect.split import metadata_path
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_jsonl
-from srt.common.models import eot_ids, load_tokenizer
+from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
+from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
+    check_revisions,
     fingerprint,
     git_commit,
+    known,
     model_fingerprint,
+    model_revision,
     open_run,
     package_versions,
+    started_identity,
     tokenizer_fingerprint,
 )
 from srt.sft.config import NOT_IDENTITY, SftConfig
@@ -68,19 +73,28 @@ def make_plan(config: SftConfig) -> TrainingPlan:
 
     Raises UserError for data that cannot be trained on, before anything is written.
     """
+    check_gpu()
+    check_reporter(config.report_to)
     processes = find_processes(config.num_processes, config.master_port)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
     stage_paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
     generation, revision = (load_stage(path) for path in stage_paths)
     collection = read_collection_identity(stage_paths[0])
-    layout, use_stored_ids = layout_for_data(config.base_model, config.control_phrases, stage_paths[0], collection)
+    check_mode(config.mode, collection.get("mode"), str(metadata_path(stage_paths[0])))
+    layout, use_stored_ids = layout_for_data(
+        config.base_model, config.control_phrases, stage_paths[0], collection, started_identity(output_dir)
+    )
+    check_saving(config.base_model, layout.tokenizer, layout.eot_ids)
+    revisions = known({config.base_model: model_revision(config.base_model)})
+    check_revisions(metadata_path(stage_paths[0]), collection.get("revisions", {}), revisions)
     fingerprints = [fingerprint(path.read_bytes()) for path in stage_paths]
     metadata = {
         "base_model": config.base_model,
         "mode": collection.get("mode", "math"),
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
+        "revisions": collection.get("revisions", {}) | revisions,
         "git_commit": git_commit(),
         "packages": package_versions(),
     }
@@ -119,15 +133,17 @@ def make_plan(config: SftConfig) -> TrainingPlan:
         "base_fingerprint": model_fingerprint(config.base_model),
         "data_fingerprints": fingerprints,
     }
+    if layout.prompt.date:
+        identity["date"] = layout.prompt.date
     if processes.machine_rank == 0:
-        open_run(output_dir, identity, asdict(config))
+        open_run(output_dir, identity, asdict(config), revisions)
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
     return TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:
-    """The identity of the collection, from the run.json beside the stage file; empty if there is none."""
+    """The identity of the collection and its `revisions`, from the run.json beside the stage file; else empty."""
     path = metadata_path(stage_path)
     if not path.is_file():
         print(
@@ -135,16 +151,25 @@ def read_collection_identity(stage_path: Path) -> dict[str, Any]:
             "the phrases of CONTROL_PHRASES"
         )
         return {}
-    return read_json(path)["identity"]
+    run = read_json(path)
+    return run["identity"] | {"revisions": run.get("revisions", {})}
 
 
 def layout_for_data(
-    model_path: str, control_phrases: str | None, stage_path: Path, collection: dict[str, Any]
+    model_path: str,
+    control_phrases: str | None,
+    stage_path: Path,
+    collection: dict[str, Any],
+    started: dict[str, Any] | None = None,
 ) -> tuple[Layout, bool]:
-    """The layout with which the data was collected, and whether its stored ids come from the model's tokenizer."""
+    """The layout with which the data was collected, and whether its stored ids come from the model's tokenizer.
+
+    `started`: the identity of the run that is resumed, which holds the date of its prompts.
+    """
     phrases = reconcile_phrases(control_phrases, collection.get("control_phrases"), str(metadata_path(stage_path)))
     prompt = PromptFormat(**collection["prompt"]) if "prompt" in collection else PromptFormat()
     tokenizer = load_tokenizer(model_path)
+    prompt = prompt.with_date(tokenizer, started)
     same_tokenizer = collection.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
     return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer)), same_tokenizer
 

@@ -1,9 +1,14 @@
 r"""Cleaning: what is cut, what is left alone, and that ids are always those that were sampled."""
 
+import time
+from pathlib import Path
+
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
-from srt.collect.cleaning import ANSWERS, clean, find_loop, opening_end
+from srt.collect.cleaning import ANSWERS, clean, find_loop
+from srt.collect.openings import opening_end
+from srt.common.files import read_jsonl
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import pack_ids, unpack_ids
@@ -124,50 +129,29 @@ def test_a_response_cut_off_by_the_limit_was_not_graded_so_the_rest_must_not_con
 
 # Openings -----------------------------------------------------------------------------------------------
 
-OPENINGS = [
-    "You're absolutely right, and I apologize for the mistake.\n\n",
-    "You are right. Let me correct it.\n",
-    "I apologize for the confusion earlier.\n\n",
-    "Apologies for the error!\n",
-    "I'm sorry about that.\n\n",
-    "Oh, I'm so sorry!\n",
-    "Thank you for pointing that out.\n\n",
-    "Great catch!\n\n",
-    "Sure! Here is the solution in other words:\n\n",
-    "Certainly, here it is:\n\n",
-    "Of course! ",
-    "\nMy mistake.\n",
-    "You’re right.\n\n",
-]
-NO_OPENINGS = [
-    "Let me correct it.\n\n",
-    "You need 3 apples.\n",
-    "Surely x = 2.\n",
-    "The answer was wrong.\n\n",
-    "Thankfully, 3 divides 9.\n",
-    "You're right that 3 + 4 = 7, so x = 7 follows.\n",  # part of the solution
-    "I apologize, \\boxed{7}\n",
-    "",
-]
+LABELLED = read_jsonl(Path(__file__).parents[1] / "data" / "openings.jsonl")
 
 
-@pytest.mark.parametrize("opening", OPENINGS)
-def test_a_chat_like_opening_ends_where_the_solution_begins(opening):
-    assert opening_end(opening + "A 3 + 4 = 7\n\\boxed{7}") == len(opening)
+@pytest.mark.parametrize("entry", LABELLED, ids=lambda entry: entry["text"][:60].strip())
+def test_only_sentences_that_are_wholly_apology_or_greeting_are_stripped(entry):
+    assert entry["text"][: opening_end(entry["text"])] == entry["stripped"]
 
 
-@pytest.mark.parametrize("opening", NO_OPENINGS)
-def test_other_beginnings_are_left_alone(opening):
-    assert opening_end(opening + "A 3 + 4 = 7\n\\boxed{7}") == 0
+def test_the_labelled_list_is_long_and_has_both_kinds():
+    stripped = [entry for entry in LABELLED if entry["stripped"]]
+    assert len(LABELLED) >= 400
+    assert min(len(stripped), len(LABELLED) - len(stripped)) >= 180
+    assert len({entry["text"] for entry in LABELLED}) == len(LABELLED)
 
 
-def test_an_opening_without_anything_after_it_stays():
-    assert opening_end("You're absolutely right.") == 0
-    assert opening_end("You're absolutely right.\n\n") == 0
-
-
-def test_only_the_first_sentence_is_stripped_from_a_paragraph_that_contains_work():
-    assert opening_end("You're right. Then 3 + 4 = 7.\nSo it is.") == len("You're right. ")
+@pytest.mark.parametrize(
+    "piece", ["sorry again ", "so very sorry ", "no no problem ", "thank you for ", " ", "\n", "hi. "]
+)
+def test_a_long_opening_takes_no_time(piece):
+    """The pattern must not try every way of dividing a loop into clauses."""
+    started = time.perf_counter()
+    opening_end(piece * 5000 + "x")
+    assert time.perf_counter() - started < 0.5
 
 
 def test_openings_are_stripped_from_revisions_but_not_from_responses(new_tuple, layout):

@@ -2,15 +2,17 @@
 
 import json
 import random
+import tracemalloc
 
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
+from srt.collect.attempts import Attempts
 from srt.collect.collector import Collector, CollectorConfig
 from srt.common.files import read_jsonl
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
-from srt.contract.records import Problem, unpack_ids
+from srt.contract.records import Problem, SampleKey, unpack_ids
 from srt.contract.seeds import sample_seed
 from srt.verifiers.math.grader import MathGrader
 from tests.srt.helpers.scripted import ScriptedSampler
@@ -83,25 +85,29 @@ def test_every_sample_is_requested_once_with_its_seed_and_prompt(collect, layout
         if revision is None:
             assert request.prompt_ids == chat
         else:
-            y_init = collector.attempts.responses[(problem, response, None)]
+            y_init = collector.attempts.response(SampleKey(problem, response))
             assert request.prompt_ids == layout.revision_prompt(chat, unpack_ids(y_init.y_init_ids), y_init.r)
+
+
+def revisions_of(collector):
+    return [collector.attempts.revision(key) for key in collector.attempts.revisions]
 
 
 def test_only_the_requested_rewards_are_revised_each_with_its_phrase(collect):
     wrong_only, _ = collect("wrong", revise=frozenset({0}))
     both, _ = collect("both", revise=frozenset({0, 1}))
     none, _ = collect("none", revise=frozenset())
-    assert {r.p_r for r in wrong_only.attempts.revisions.values()} == {PHRASES.wrong}
+    assert {r.p_r for r in revisions_of(wrong_only)} == {PHRASES.wrong}
     assert not none.attempts.revisions
-    for key, revision in both.attempts.revisions.items():
-        assert revision.p_r == PHRASES.text(both.attempts.responses[key.response_key].r)
-    assert {r.p_r for r in both.attempts.revisions.values()} == {PHRASES.wrong, PHRASES.right}
+    for revision in revisions_of(both):
+        assert revision.p_r == PHRASES.text(both.attempts.responses[revision.key.response_key].r)
+    assert {r.p_r for r in revisions_of(both)} == {PHRASES.wrong, PHRASES.right}
 
 
 def test_tuples_are_the_revisions_that_verify_in_problem_order(collect):
     collector, _ = collect("run", revise=frozenset({0, 1}))
     tuples = collector.tuples()
-    kept = [r for r in collector.attempts.revisions.values() if r.y_revised_correct]
+    kept = [r for r in collector.attempts.revisions.values() if r.correct]
     assert len(tuples) == len(kept) == collector.stats.kept > 5
     assert all(t["y_revised_correct"] and "\\boxed{7}" in t["y_revised"] for t in tuples)
     places = [(int(t["id"][1:]), t["response_idx"], t["revision_idx"]) for t in tuples]
@@ -110,7 +116,7 @@ def test_tuples_are_the_revisions_that_verify_in_problem_order(collect):
 
 def test_a_truncated_response_is_wrong_and_its_revision_is_optional(collect):
     collector, _ = collect("revised", model={"right_share": 1.0, "truncated_share": 0.5})
-    truncated = [r for r in collector.attempts.responses.values() if r.y_init_finish_reason == "length"]
+    truncated = [collector.attempts.response(r.key) for r in collector.attempts.responses.values() if r.truncated]
     assert 0 < len(truncated) < 24
     assert all(r.r == 0 and "\\boxed{7}" in r.y_init for r in truncated)  # right, had it been graded
     assert {key[:2] for key in collector.attempts.revisions} == {r.key[:2] for r in truncated}
@@ -279,3 +285,27 @@ def test_counts_are_the_same_after_a_restart(collect):
     assert first.stats.summary()["first_try_accuracy"] == pytest.approx(
         sum(r.r for r in first.attempts.responses.values()) / 24, abs=1e-4
     )
+
+
+def test_memory_holds_places_and_not_texts(collect, layout, tmp_path):
+    """Far less than the log: a million attempts of 10 kB must be restored in under 2 GB."""
+    problems = [Problem(id=f"p{n}", x="x = 1", answer="7") for n in range(300)]
+    run, _ = collect("small", problems, target=None)
+    lines = read_jsonl(tmp_path / "small" / "attempts.jsonl")
+    (tmp_path / "run").mkdir()
+    padded = [
+        {
+            name: text + " " * 5000 if name.startswith("y_") and name.count("_") == 1 else text
+            for name, text in line.items()
+        }
+        for line in lines
+    ]
+    (tmp_path / "run" / "attempts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in padded))
+    tracemalloc.start()
+    attempts = Attempts(tmp_path / "run", problems, layout, cleaning=False)
+    remains, highest = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    count = len(attempts.responses) + len(attempts.revisions)
+    assert count == len(lines) > 900 and attempts.stats.kept == run.stats.kept > 100
+    assert highest / count < 1000  # bytes; a line has more than 5000
+    assert attempts.tuples(None)[0]["y_init"].endswith(" " * 5000)

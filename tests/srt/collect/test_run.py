@@ -1,6 +1,8 @@
 """From knobs to a collection: the selected problems, the collector's config, and the dry run."""
 
+import datetime
 import json
+import shutil
 
 import pytest
 
@@ -8,6 +10,9 @@ from srt.collect.run import CollectConfig, collect, selected_problems
 from srt.common.errors import UserError
 from srt.common.files import read_json
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
+from srt.contract.phrases import PHRASE_SETS
+from srt.contract.prompt import PromptFormat
+from srt.contract.provenance import write_metadata
 
 
 @pytest.fixture
@@ -108,6 +113,40 @@ def test_cleaning_and_the_target_may_change_in_a_run_and_num_responses_may_not(c
     collector_config("clean=0", "target_revision_samples=1")
     with pytest.raises(UserError, match="num_responses was 1 and is now 2"):
         collector_config("num_responses=2")
+
+
+# The contract -------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_that_is_collected_from_keeps_its_phrases_and_prompt(config_for, tmp_path, tiny_checkpoint):
+    trained = shutil.copytree(tiny_checkpoint, tmp_path / "trained")
+    prompt = PromptFormat(prompt_suffix="Think.")
+    stored = {"mode": "math", "control_phrases": PHRASE_SETS["olmo"].as_dict(), "prompt": prompt.as_dict()}
+    write_metadata(trained, stored)
+    model = [f"model_path={trained}", "prompt_suffix=null", "max_samples=1"]
+    collect(config_for(*model))
+    identity = read_json(tmp_path / "output" / "run.json")["identity"]
+    assert identity["control_phrases"] == stored["control_phrases"] and identity["prompt"] == stored["prompt"]
+    with pytest.raises(UserError, match=r"CONTROL_PHRASES=qwen contradicts .*trained"):
+        collect(config_for(*model, "control_phrases=qwen"))
+    with pytest.raises(UserError, match=r"MODE=code contradicts .*trained.*MODE=math"):
+        collect([*config_for(*model, "mode=code"), "--dry-run"])
+
+
+def test_the_prompts_of_a_run_keep_its_date(config_for, tmp_path, tiny_checkpoint, monkeypatch):
+    dated = shutil.copytree(tiny_checkpoint, tmp_path / "dated")
+    template = dated / "chat_template.jinja"
+    template.write_text("{{- strftime_now('%d') }}" + template.read_text())
+    knobs = config_for(f"model_path={dated}", "max_samples=2", "revise_truncated=0")
+    collect(knobs)
+    run = read_json(tmp_path / "output" / "run.json")
+    assert run["identity"]["prompt"]["date"] == datetime.date.today().isoformat()
+
+    monkeypatch.setattr("srt.contract.prompt._today", lambda: "2999-01-02")
+    collect(knobs)  # is not refused, and nothing is sampled again
+    assert read_json(tmp_path / "output" / "run.json")["identity"] == run["identity"]
+    collect(config_for(f"model_path={dated}", "max_samples=2", f"output_dir={tmp_path / 'other'}"))
+    assert read_json(tmp_path / "other" / "run.json")["identity"]["prompt"]["date"] == "2999-01-02"
 
 
 # Results ------------------------------------------------------------------------------------------------

@@ -177,8 +177,45 @@ def test_a_complete_log_is_not_modified_and_nothing_is_printed(tmp_path, capsys)
 def test_damage_before_the_last_line_is_not_a_torn_line(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"n":1}\n{"n":\n{"n":3}\n')
+    log = JsonlLog(path)
     with pytest.raises(UserError, match=r"log\.jsonl, line 2: not JSON"):
-        JsonlLog(path)
+        assert log.entries
+
+
+def test_a_line_that_is_not_unicode_is_one_sentence(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"n":1}\n{"n":"\xff"}\n')
+    log = JsonlLog(path)
+    with pytest.raises(UserError, match=r"log\.jsonl, line 2: not UTF-8") as caught:
+        assert log.entries
+    one_sentence(caught, path)
+
+
+def test_every_entry_can_be_read_at_its_offset_also_while_the_log_grows(tmp_path):
+    path = tmp_path / "log.jsonl"
+    values = [ODD_VALUES | {"n": n, "text": "∑" * n} for n in range(30)]
+    log = JsonlLog(path)
+    offsets = {}
+    for n, value in enumerate(values[:20]):
+        offsets[n] = log.append(value)
+        assert log.read(offsets[n // 2]) == values[n // 2]
+    log.close()
+    log = JsonlLog(path)
+    assert dict(enumerate(offset for offset, _ in log.lines())) == offsets
+    for n, value in enumerate(values[20:], start=20):
+        offsets[n] = log.append(value)
+    assert [log.read(offset) for offset in offsets.values()] == values
+    assert log.entries == values[:20]  # what it held when it was opened
+    log.close()
+    assert log.read(offsets[25]) == values[25]
+
+
+def test_a_torn_line_longer_than_a_block_is_dropped(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"n":1}\n' + b'{"n":"' + b"x" * 300_000)
+    assert JsonlLog(path).entries == [{"n": 1}]
+    path.write_bytes(b"x" * 300_000)
+    assert JsonlLog(path).entries == [] and path.read_bytes() == b""
 
 
 def test_a_log_on_a_full_disk_is_one_sentence(tmp_path):

@@ -1,7 +1,9 @@
 """What a checkpoint stores wins; a knob that contradicts it is refused."""
 
+import datetime
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +11,10 @@ import torch
 from srt.common.errors import UserError
 from srt.common.models import context_limit, eot_ids, load_model, load_tokenizer, stored_dtype
 from srt.config_groups import PromptConfig
-from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
 from srt.contract.layout import MODE_SUFFIXES, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
-from srt.contract.provenance import CHECKPOINT_METADATA, read_metadata, write_metadata
+from srt.contract.provenance import CHECKPOINT_METADATA, open_run, read_metadata, write_metadata
 
 STORED = PromptFormat("Be brief.", "Think.", {"enable_thinking": False})
 
@@ -74,6 +76,72 @@ def test_a_contradicting_knob_is_refused_with_both_values(srt_checkpoint, name, 
         layout_of(srt_checkpoint, **{name: value})
     for part in (name.upper(), value, stored, str(srt_checkpoint), "leave the knob unset"):
         assert part in str(caught.value)
+
+
+# The mode -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("mode", "stored"), [("code", "math"), ("math", "code")])
+def test_a_checkpoint_of_the_other_mode_is_refused(checkpoint, mode, stored):
+    write_metadata(checkpoint, {"mode": stored, "prompt": STORED.as_dict()})
+    with pytest.raises(UserError, match=f"MODE={mode} contradicts {checkpoint}.*set MODE={stored}"):
+        layout_of(checkpoint, mode=mode)
+    assert layout_of(checkpoint, mode=stored).prompt == STORED
+
+
+def test_a_checkpoint_without_a_mode_still_loads(srt_checkpoint):
+    assert layout_of(srt_checkpoint, mode="code").prompt == STORED
+
+
+# The date -----------------------------------------------------------------------------------------------
+
+
+def test_a_run_keeps_the_date_that_it_began_with(checkpoint, tmp_path):
+    template = checkpoint / "chat_template.jinja"
+    template.write_text("{{- strftime_now('%d') }}" + template.read_text())
+    today = datetime.date.today().isoformat()
+    config = PromptConfig("math", *[None] * 4)
+    first = layout_of_checkpoint(str(checkpoint), config, tmp_path / "run")
+    assert first.prompt.date == today
+    begun = PromptFormat(date="2024-07-01")
+    open_run(tmp_path / "run", {"prompt": begun.as_dict()}, {})
+    again = layout_of_checkpoint(str(checkpoint), config, tmp_path / "run")
+    assert again.prompt.date == "2024-07-01" and again.chat("x") != first.chat("x")
+    # What the checkpoint was trained with wins.
+    write_metadata(checkpoint, {"prompt": PromptFormat(date="2023-01-01").as_dict()})
+    assert layout_of_checkpoint(str(checkpoint), config, tmp_path / "run").prompt.date == "2023-01-01"
+
+
+# The teacher --------------------------------------------------------------------------------------------
+
+
+def test_a_teacher_that_was_trained_alike_or_that_stores_nothing_is_accepted(srt_checkpoint, tiny_checkpoint):
+    layout = layout_of(srt_checkpoint)
+    check_same_contract(str(srt_checkpoint), "math", layout)
+    check_same_contract(str(tiny_checkpoint), "math", layout)
+    dated = replace(STORED, date="2024-07-01").as_dict()
+    write_metadata(srt_checkpoint, {"control_phrases": PHRASE_SETS["olmo"].as_dict(), "prompt": dated})
+    check_same_contract(str(srt_checkpoint), "math", layout)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        ({"mode": "code"}, "MODE=math contradicts TEACHER_MODEL="),
+        ({"control_phrases": PHRASE_SETS["qwen"].as_dict()}, "control_phrases is 'qwen', the student's 'olmo'"),
+        ({"prompt": replace(STORED, prompt_suffix="").as_dict()}, "prompt_suffix is '', the student's 'Think.'"),
+        ({"prompt": replace(STORED, system_prompt=None).as_dict()}, "system_prompt is None, the student's 'Be"),
+        ({"prompt": replace(STORED, chat_template_kwargs={}).as_dict()}, "chat_template_kwargs is {}, the stud"),
+    ],
+)
+def test_a_teacher_that_was_trained_otherwise_is_refused(srt_checkpoint, tmp_path, stored, message):
+    layout = layout_of(srt_checkpoint)
+    teacher = tmp_path / "teacher"
+    teacher.mkdir()
+    write_metadata(teacher, stored)
+    with pytest.raises(UserError) as caught:
+        check_same_contract(str(teacher), "math", layout)
+    assert message in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_metadata_round_trip(srt_checkpoint, tiny_checkpoint):

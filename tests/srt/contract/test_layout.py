@@ -1,5 +1,7 @@
 """The token layout: every sequence of the contract, token by token, for two styles of chat template."""
 
+import datetime
+
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
@@ -270,7 +272,7 @@ def test_prompt_format_from_config():
     assert PromptFormat(**given.as_dict()) == given
 
 
-@pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null"])
+@pytest.mark.parametrize("kwargs", ["{enable_thinking: false}", "[1]", "true", "null", '{"a": NaN}'])
 def test_chat_template_kwargs_that_are_not_an_object(kwargs):
     with pytest.raises(UserError, match="CHAT_TEMPLATE_KWARGS=.*expected a JSON object"):
         PromptFormat.from_config(PromptConfig("math", None, None, None, kwargs))
@@ -279,6 +281,108 @@ def test_chat_template_kwargs_that_are_not_an_object(kwargs):
 def test_a_tokenizer_without_chat_template_is_refused():
     with pytest.raises(UserError, match="some/model: its tokenizer has no chat template; use an instruct model"):
         Layout(new_tokenizer(None), PHRASES, PromptFormat(), [2])
+
+
+@pytest.mark.parametrize("name", ["tokenize", "return_dict", "add_generation_prompt", "strftime_now"])
+def test_chat_template_kwargs_that_are_no_variable_of_a_template_are_refused(name):
+    with pytest.raises(UserError, match=f"CHAT_TEMPLATE_KWARGS=.*: {name} is set by this program"):
+        PromptFormat.from_config(PromptConfig("math", None, None, None, f'{{"{name}": false}}'))
+
+
+@pytest.mark.parametrize("knob", ["SYSTEM_PROMPT", "PROMPT_SUFFIX", "CHAT_TEMPLATE_KWARGS"])
+def test_a_knob_that_is_not_unicode_is_one_sentence(knob):
+    """Bytes that are not UTF-8 in an environment variable arrive as lone surrogates."""
+    values: dict[str, str | None] = dict.fromkeys(("SYSTEM_PROMPT", "PROMPT_SUFFIX", "CHAT_TEMPLATE_KWARGS"))
+    values[knob] = r'{"a": "\ud83d"}' if knob == "CHAT_TEMPLATE_KWARGS" else "Be\udcff"
+    with pytest.raises(UserError, match=rf"{knob}: its character \d+ is not valid Unicode"):
+        PromptFormat.from_config(PromptConfig("math", None, *values.values()))
+
+
+NO_SYSTEM = """\
+{%- if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{%- endif %}
+"""
+
+
+def test_a_system_prompt_that_the_template_refuses_is_one_sentence():
+    tokenizer = new_tokenizer(NO_SYSTEM + QWEN_STYLE)
+    assert tokens(Layout(tokenizer, PHRASES, THINK, [2]).chat("Add 1")) == QWEN_CHAT
+    with pytest.raises(UserError, match="SYSTEM_PROMPT='Brief': the chat template of some/model refuses it"):
+        Layout(tokenizer, PHRASES, PromptFormat("Brief"), [2])
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ raise_exception('no') }}", "{{ nothing.like.it }}", "{% if %}", "{{ 1 + 'a' }}"]
+)
+def test_a_template_that_cannot_render_a_problem_is_one_sentence(template):
+    with pytest.raises(UserError, match="some/model: its chat template cannot render a problem") as caught:
+        Layout(new_tokenizer(template), PHRASES, PromptFormat(chat_template_kwargs={"a": 1}), [2])
+    assert "\n" not in str(caught.value) and 'CHAT_TEMPLATE_KWARGS={"a": 1}' in str(caught.value)
+
+
+# Templates that write the date --------------------------------------------------------------------------
+
+DATED = "{{- strftime_now('%-m') }}" + QWEN_STYLE
+
+
+@pytest.mark.parametrize("month", [1, 2, 3])
+def test_a_template_is_given_the_stored_date_and_not_todays(month):
+    prompt = PromptFormat(prompt_suffix="Think", date=f"2024-0{month}-01")
+    layout = Layout(new_tokenizer(DATED), PHRASES, prompt, [2])
+    assert tokens(layout.chat("Add 1")) == [str(month), *QWEN_CHAT]
+
+
+def test_a_run_gets_todays_date_once_and_only_if_its_template_asks_for_one(capsys):
+    today = datetime.date.today().isoformat()
+    assert PromptFormat().with_date(new_tokenizer(QWEN_STYLE), None) == PromptFormat()
+    assert capsys.readouterr().out == ""
+    assert PromptFormat().with_date(new_tokenizer(DATED), None).date == today
+    assert f"fixed to {today} for this run" in capsys.readouterr().out
+    begun = PromptFormat(date="2024-07-01")
+    assert PromptFormat().with_date(new_tokenizer(DATED), begun.as_dict()) == begun
+    assert begun.with_date(new_tokenizer(DATED), PromptFormat(date="2020-01-01").as_dict()) == begun
+    # A run from before dates were stored goes on as it began.
+    assert PromptFormat().with_date(new_tokenizer(DATED), PromptFormat().as_dict()).date is None
+
+
+def test_the_date_is_stored_only_where_there_is_one():
+    assert "date" not in PromptFormat().as_dict()
+    dated = PromptFormat(date="2024-07-01")
+    assert PromptFormat(**dated.as_dict()) == dated
+
+
+# The end of a turn --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("eos", [[2], [2, 0], [0, 2], [0], [4, 0]])
+def test_the_templates_own_end_of_turn_is_trained_on_and_ends_responses(style, eos, capsys):
+    layout = Layout(style[0].tokenizer, PHRASES, THINK, eos)
+    assert tokens(layout.with_eot(ids(Y))) == [*Y, EOT]
+    assert layout.with_eot([*ids(Y), eos[0]]) == [*ids(Y), eos[0]]  # what was sampled stays
+    assert layout.without_eot(ids([*Y, EOT])) == ids(Y)
+    assert layout.eot_ids == (eos if 2 in eos else [*eos, 2])
+    printed = capsys.readouterr().out
+    assert (printed == "") == (2 in eos)
+    if printed:
+        assert "some/model ends a turn with <|im_end|> (2), which is not among the model's eos" in printed
+
+
+def test_what_the_template_writes_around_an_answer_does_not_hide_its_end_of_turn():
+    template = QWEN_STYLE.replace("+ message.content", r"+ '<think>\n\n</think>\n\n' + message.content + '\n\n'")
+    assert template != QWEN_STYLE
+    assert Layout(new_tokenizer(template), PHRASES, THINK, [0]).eot == 2
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        r"{%- for m in messages %}{{ m.role + '\n' + m.content + '\n' }}{%- endfor %}",  # plain text
+        QWEN_STYLE.replace("+ message.content", "+ ('' if message.role == 'assistant' else message.content)"),
+        "{%- if messages|length > 1 %}{{ raise_exception('one') }}{%- endif %}" + QWEN_STYLE,
+    ],
+)
+def test_without_an_end_of_turn_in_the_template_the_first_eos_is_used(template):
+    layout = Layout(new_tokenizer(template), PHRASES, THINK, [0, 2])
+    assert (layout.eot, layout.eot_ids) == (0, [0, 2])
 
 
 # The teacher's budget -----------------------------------------------------------------------------------

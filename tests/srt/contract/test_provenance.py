@@ -9,15 +9,18 @@ import pytest
 
 from quickstart.tokenizer import build_tokenizer
 from srt.common.errors import UserError
-from srt.common.files import read_json
+from srt.common.files import read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import (
     close_run,
     fingerprint,
     git_commit,
+    known,
     model_fingerprint,
+    model_revision,
     open_run,
     package_versions,
+    read_metadata,
     tokenizer_fingerprint,
 )
 
@@ -157,3 +160,60 @@ def test_versions_and_commit():
     assert {"torch", "transformers"} <= set(package_versions())
     commit = git_commit()
     assert commit == "unknown" or len(commit.removesuffix("+changes")) == 40
+
+
+# Revisions ----------------------------------------------------------------------------------------------
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch):
+    """hub_cache(repo, commit): what huggingface_hub leaves after it has resolved and loaded `repo`."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def cache(repo, commit=COMMIT, name="config.json", content="{}"):
+        folder = tmp_path / "hub" / f"models--{repo.replace('/', '--')}"
+        (folder / "refs").mkdir(parents=True, exist_ok=True)
+        (folder / "refs" / "main").write_text(commit)
+        (folder / "snapshots" / commit).mkdir(parents=True, exist_ok=True)
+        (folder / "snapshots" / commit / name).write_text(content)
+
+    return cache
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_the_revision_of_a_hub_model_is_the_commit_that_the_cache_holds(hub_cache, name):
+    hub_cache("some/model", name=name)
+    assert model_revision("some/model") == COMMIT
+
+
+def test_a_revision_that_is_not_known_is_none(hub_cache, tiny_checkpoint):
+    for model in ("some/other", str(tiny_checkpoint), "/no/such/folder", "a/b/c", ""):
+        assert model_revision(model) is None
+    assert known({"some/other": None, "a": COMMIT}) == {"a": COMMIT}
+
+
+def test_a_run_continues_only_with_the_revisions_it_began_with(tmp_path):
+    open_run(tmp_path, IDENTITY, {}, {"some/model": COMMIT})
+    assert read_json(tmp_path / "run.json")["revisions"] == {"some/model": COMMIT}
+    assert open_run(tmp_path, IDENTITY, {}, {"some/model": COMMIT, "some/data": COMMIT})
+    assert open_run(tmp_path, IDENTITY, {}, {})  # the hub could not be reached
+    with pytest.raises(UserError) as caught:
+        open_run(tmp_path, IDENTITY, {}, {"some/model": "f" * 40})
+    for part in (COMMIT, "f" * 40, "some/model", str(tmp_path / "run.json"), 'delete "revisions"'):
+        assert part in str(caught.value)
+
+
+def test_a_run_from_before_revisions_were_stored_continues(tmp_path):
+    write_json(tmp_path / "run.json", {"identity": IDENTITY, "config": {}})
+    assert open_run(tmp_path, IDENTITY, {}, {"some/model": COMMIT})
+
+
+def test_a_checkpoint_on_the_hub_brings_its_metadata(hub_cache, tmp_path):
+    hub_cache("some/model")
+    assert read_metadata("some/model") is None
+    hub_cache("some/srt", name="sd_zero.json", content='{"mode": "code"}')
+    assert read_metadata("some/srt") == {"mode": "code"}
+    for model in ("some/other", "/no/such/folder", "a/b/c", "not a name", ""):
+        assert read_metadata(model) is None

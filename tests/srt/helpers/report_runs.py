@@ -4,6 +4,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from opsd.run_log import MetricsLog
+from srt.collect.attempts import GradedSample
 from srt.common.files import JsonlLog, read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import close_run, open_run
@@ -46,7 +47,8 @@ def write_evaluation(folder: Path, correct: int, k: int = 8, **settings) -> dict
     identity = {"dataset_fingerprint": "aa", "num_samples": k, "control_phrases": PHRASES.as_dict()} | settings
     open_run(folder, identity, config)
     result = {"model": config["model_path"], "dataset": "held.jsonl"}
-    result |= evaluation_metrics(responses, revisions, k, seed=0) | {"set_aside": 0}
+    graded = ([GradedSample.of(record, 0) for record in records] for records in (responses, revisions))
+    result |= evaluation_metrics(*graded, k, seed=0) | {"set_aside": 0}
     write_json(folder / "evaluation.json", result)
     close_run(folder, result)
     return result

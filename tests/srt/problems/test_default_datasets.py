@@ -5,8 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from srt.contract.paths import evaluation_or_default
 from srt.problems import load_problems
 from srt.verifiers.math.verify import verify_math
+from tests.srt.helpers.hub import serve
 from tests.srt.helpers.problem_files import write
 
 DATA = Path(__file__).parents[1] / "data"
@@ -87,3 +89,40 @@ def test_a_description_without_a_prompt_includes_its_formats_and_examples(tmp_pa
     assert places == sorted(places)
     assert problem.tests == [{"input": "abc\n", "output": "cba\n"}, {"input": "q\n", "output": "q\n"}]
     assert "q" not in problem.x.split("Example")[1]  # the official tests are not shown
+
+
+# Evaluation and validation ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("knobs", "loaded"),
+    [
+        (("math", None, None), ("HuggingFaceH4/aime_2024", "train")),
+        (("code", None, None), ("openai/openai_humaneval", "test")),
+        (("code", None, "other"), ("openai/openai_humaneval", "other")),
+        (("code", "mine.jsonl", None), ("mine.jsonl", "train")),
+        (("math", "some/set", "test"), ("some/set", "test")),
+    ],
+)
+def test_what_is_evaluated_on_follows_from_the_mode_unless_it_is_set(knobs, loaded):
+    assert evaluation_or_default(*knobs) == loaded
+
+
+@pytest.mark.parametrize("commit", [None, "0123456789abcdef0123456789abcdef01234567"])
+def test_the_revision_of_a_hub_data_set_is_its_commit(commit, monkeypatch, tmp_path):
+    """Data that does not come from the hub has a short hash in that place."""
+    serve(monkeypatch, tmp_path, commit=commit)
+    assert load_problems("HuggingFaceH4/aime_2024").revision == commit
+
+
+@pytest.mark.parametrize("mode", ["math", "code"])
+def test_every_record_of_the_default_evaluation_sets_is_a_problem(mode, monkeypatch, tmp_path):
+    serve(monkeypatch, tmp_path)
+    dataset, split = evaluation_or_default(mode, None, None)
+    loaded = load_problems(dataset, mode, None, split)
+    assert loaded.bad == []
+    if mode == "math":
+        assert [(p.id, p.answer) for p in loaded.problems] == [("60", "204")]
+    else:
+        assert [p.id for p in loaded.problems] == ["HumanEval/0", "HumanEval/1", "HumanEval/2"]
+        assert loaded.problems[0].tests[0]["entry_point"] == "has_close_elements"

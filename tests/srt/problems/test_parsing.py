@@ -6,6 +6,7 @@ import pytest
 
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, load_problems
+from srt.problems.parsing import parse_problem
 from tests.srt.helpers.problem_files import EXAMPLES, RECORDS, write
 
 
@@ -169,3 +170,29 @@ def test_invalid_limits(tmp_path, limit):
 def test_a_checker(tmp_path):
     assert load_code(tmp_path, examples=EXAMPLES, generated_checker="print(1)").checker == "print(1)"
     assert load_code(tmp_path, examples=EXAMPLES, generated_checker=None).checker == ""
+
+
+# Odd values ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, ""])
+def test_an_id_or_source_that_is_no_value_is_a_missing_one(value):
+    record = {"problem": "x = 1", "answer": "1"}
+    named = parse_problem(record | {"id": value, "source": value}, "math")
+    assert named == parse_problem(record, "math")
+    assert parse_problem(record | {"id": 0}, "math").id == "0"
+
+
+@pytest.mark.parametrize("field", ["id", "problem", "answer", "source"])
+def test_half_a_character_makes_a_record_bad(field):
+    record = {"id": "a", "problem": "x = 1", "answer": "1", "source": "s"}
+    name = "x" if field == "problem" else field
+    with pytest.raises(ValueError, match=rf"not valid Unicode: a lone surrogate \(U\+D83D\) in its {name}"):
+        parse_problem(record | {field: "1\ud83d"}, "math")
+    assert parse_problem(record | {"problem": "x = 1 \U0001f600"}, "math")
+
+
+def test_half_a_character_in_a_test_makes_a_record_bad():
+    record = {"prompt": "Print it.", "examples": [{"input": "1", "output": "\udc00"}]}
+    with pytest.raises(ValueError, match=r"lone surrogate \(U\+DC00\) in its tests"):
+        parse_problem(record, "code")

@@ -9,7 +9,8 @@ import pyarrow.parquet
 import pytest
 
 from srt.common.errors import UserError
-from srt.problems import load_problems
+from srt.common.files import read_jsonl
+from srt.problems import load_problems, set_aside_bad_records
 from tests.srt.helpers.problem_files import RECORDS, write
 
 
@@ -170,3 +171,32 @@ def test_mostly_bad_records_stop_the_run_with_the_first_place_and_reason(tmp_pat
     refused(path, r"2 of 3 records cannot be used; the first is .*, line 2: not JSON")
     path.write_text("\n".join([good, "{broken"]) + "\n")
     assert len(load_problems(str(path)).problems) == 1  # half is not most
+
+
+def test_odd_ids_and_texts_are_set_aside_each_with_its_reason(tmp_path):
+    """As JSON escapes and as NaN, which Python's reader takes; the file with the reasons can be written."""
+    lines = [
+        r'{"id": NaN, "problem": "1 + 1?", "answer": "2"}',
+        r'{"id": NaN, "problem": "1 + 2?", "answer": "3"}',
+        r'{"id": "a\ud83d", "problem": "1 + 3?", "answer": "4"}',
+        r'{"id": "b", "problem": "1 \udc00 3?", "answer": "4"}',
+        r'{"id": "c", "problem": "1 + 4?", "answer": "5"}',
+    ]
+    path = tmp_path / "problems.jsonl"
+    path.write_text("\n".join(lines))
+    loaded = load_problems(str(path))
+    assert [p.x for p in loaded.problems] == ["1 + 1?", "1 + 2?", "1 + 4?"]
+    assert [record["reason"][:17] for record in loaded.bad] == ["not valid Unicode"] * 2
+    set_aside_bad_records(loaded, tmp_path)
+    assert [line["record"]["answer"] for line in read_jsonl(tmp_path / "bad_records.jsonl")] == ["4", "4"]
+
+
+def test_a_hub_that_fails_without_a_word_is_one_sentence(monkeypatch):
+    def fail(*_, **__):
+        raise ConnectionError
+
+    monkeypatch.setattr("datasets.load_dataset", fail)
+    with pytest.raises(
+        UserError, match=r"DATASET=some/data: neither a local file .*\(ConnectionError: ConnectionError\)"
+    ):
+        load_problems("some/data")

@@ -47,6 +47,26 @@ def test_phrases_that_contradict_the_data_are_refused(run_train, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_data_of_the_other_mode_is_refused(run_train, tmp_path):
+    with pytest.raises(UserError, match=r"MODE=code contradicts .*p_stage1\.run\.json.*set MODE=math"):
+        run_train("mode=code")
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_of_another_revision_of_the_base_is_refused(run_train, tiny_checkpoint, tmp_path, monkeypatch):
+    path = metadata_path(tmp_path / "data" / "p_stage1.json")
+    write_json(path, read_json(path) | {"revisions": {str(tiny_checkpoint): "a" * 40}})
+    monkeypatch.setattr("srt.sft.plan.model_revision", lambda model: "b" * 40)
+    with pytest.raises(UserError, match=f"p_stage1.run.json: made with revision {'a' * 40} of .* now {'b' * 40}"):
+        run_train()
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr("srt.sft.plan.model_revision", lambda model: "a" * 40)
+    run_train("epochs_stage1=0.1", "epochs_stage2=0.1")
+    expected = {str(tiny_checkpoint): "a" * 40}
+    assert read_json(tmp_path / "out" / "run.json")["revisions"] == expected
+    assert read_json(tmp_path / "out" / "stage2" / "sd_zero.json")["revisions"] == expected
+
+
 def test_a_limit_below_all_tuples_is_refused_and_can_then_be_raised(run_train, tmp_path):
     """MAX_LENGTH is part of the identity of a run: a run that never started must not fix it."""
     with pytest.raises(UserError, match="stage 1: all 3 tuples are longer than MAX_LENGTH=10"):
@@ -104,13 +124,11 @@ def test_the_only_update_of_a_stage_has_a_learning_rate_and_changes_the_weights(
         previous = weights
 
 
-def test_a_checkpoint_keeps_the_end_of_turn_tokens_of_its_base_regardless_of_the_tokenizers_eos(
-    run_train, tiny_checkpoint, tmp_path
-):
+def test_a_checkpoint_ends_its_turns_as_its_base_and_its_template_do(run_train, tiny_checkpoint, tmp_path):
     base = shutil.copytree(tiny_checkpoint, tmp_path / "base")
     config = GenerationConfig.from_pretrained(base)
-    config.eos_token_id = [1, 0]  # the tokenizer's eos is 2
+    config.eos_token_id = [1, 0]  # the template ends a turn with 2
     config.save_pretrained(base)
     run_train(f"base_model={base}", "epochs_stage1=0.1", "epochs_stage2=0.1")
     for stage in (1, 2):
-        assert GenerationConfig.from_pretrained(tmp_path / "out" / f"stage{stage}").eos_token_id == [1, 0]
+        assert GenerationConfig.from_pretrained(tmp_path / "out" / f"stage{stage}").eos_token_id == [1, 0, 2]

@@ -1,0 +1,42 @@
+"""What is said when a vLLM engine does not start."""
+
+import pydantic
+import pytest
+
+from srt.sampling.vllm_common import did_not_start
+
+
+class ModelConfig(pydantic.BaseModel):
+    """Checked like vLLM's: by type, and by a validator that raises."""
+
+    max_model_len: int
+    dtype: int = 0
+
+    @pydantic.model_validator(mode="after")
+    def check(self):
+        raise ValueError("max_model_len (100) is greater than the derived\nmax_model_len (50).")
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"max_model_len": 100}, "max_model_len (100) is greater than the derived max_model_len (50)."),
+        (
+            {"max_model_len": "x", "dtype": "y"},
+            "max_model_len: Input should be a valid integer, unable to parse string as an integer; dtype: Input",
+        ),
+    ],
+)
+def test_configuration_errors_are_said_whole(options, said):
+    with pytest.raises(ValueError) as caught:
+        ModelConfig(**options)
+    message = str(did_not_start("some/model", caught.value))
+    assert f"vLLM did not start on some/model: {said}" in message
+    assert "validation error" not in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(RuntimeError("no memory\ndetails"), "no memory"), (AssertionError(), "AssertionError")]
+)
+def test_other_errors_are_said_by_their_first_line(error, said):
+    assert f"some/model: {said} (a smaller MAX_TOKENS" in str(did_not_start("some/model", error))
