@@ -41,7 +41,7 @@ def prepare(config: DistillConfig) -> Run:
     layout = layout_of_checkpoint(resolved.student_model, resolved)
     _check_teacher(resolved, layout.tokenizer)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
-    train_set = load_problems(dataset, config.mode, subset, config.train_split)
+    train_set = load_problems(dataset, config.mode, subset, config.train_split, config.min_tests)
     output_dir = distillation_dir(config.output_dir, resolved.student_model)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     return Run(resolved, layout, train_set, _validation_set(config), Path(output_dir))
@@ -64,7 +64,7 @@ def open_engine(run: Run) -> Engine:
 def _validation_set(config: DistillConfig) -> ProblemSet | None:
     if not config.val_period:
         return None
-    problems = load_problems(config.val_dataset, config.mode, None, config.val_split)
+    problems = load_problems(config.val_dataset, config.mode, None, config.val_split, config.min_tests)
     if problems.bad:
         first = problems.bad[0]
         print(

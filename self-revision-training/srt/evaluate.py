@@ -18,7 +18,7 @@ from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.config import load_config, option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.paths import PHASE1, model_name
 from srt.contract.provenance import close_run, model_fingerprint, open_run
@@ -31,7 +31,7 @@ BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
+class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
     """The knobs of configs/evaluate.yaml, where their meanings and defaults stand."""
 
     dataset: str = option()
@@ -51,7 +51,9 @@ def evaluate(argv: list[str]) -> None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
     check_verifier(config)
     started = time.monotonic()
-    loaded = load_problems(config.dataset, config.mode, config.dataset_subset, config.dataset_split)
+    loaded = load_problems(
+        config.dataset, config.mode, config.dataset_subset, config.dataset_split, config.min_tests
+    )
     problems = loaded.problems[: config.max_samples]
     layout = layout_of_checkpoint(config.model_path, config)
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
@@ -97,6 +99,9 @@ def evaluate(argv: list[str]) -> None:
     )
     result = {"model": config.model_path, "dataset": config.dataset} | figures
     result["set_aside"] = collector.counts.set_aside.total()
+    result["responses_judged_by_examples_only"] = sum(
+        response.id in loaded.examples_only for response in collector.responses.values()
+    )
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})

@@ -12,13 +12,17 @@ from srt.common.errors import UserError
 from srt.common.files import write_jsonl
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
+from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, MAX_NAME_BYTES
 from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
 DESCRIPTION = "description"  # of a code problem that has no prompt
 ANSWER_FIELDS = ("answer", "solution")
-TEST_FIELDS = ("examples", "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
+EXAMPLES = "examples"  # the tests that the problem shows; the others are hidden
+TEST_FIELDS = (EXAMPLES, "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
 STATEMENT_PARTS = ("input_format", "output_format", "interaction_format", "note")  # beside a description
+# Larger limits are lowered to these (limits.py says why).
+MAX_LIMITS = {"time_seconds": MAX_CPU_SECONDS, "memory_mb": MAX_MEMORY_MB}
 LIMITS = {"time_limit": "time_seconds", "memory_limit": "memory_mb"}  # as in codeforces-cots -> in Problem.limits
 FUNCTION_FIELDS = ("test", "entry_point")  # as in HumanEval: tests that call a function of the program
 CHECKER = "generated_checker"  # as in open-r1/codeforces: a program that decides, where many outputs are right
@@ -49,17 +53,24 @@ class ProblemSet:
     """`bad`: the records that could not be read, each with its place and the reason.
 
     `repeated`: records left out because their problem is there already: data sets of solutions have a record
-    for each solution.
+    for each solution. `too_few_tests`: problems left out for MIN_TESTS. `examples_only`: the ids of those in
+    `problems` whose only tests are the examples in their text: a program that prints their outputs passes.
     """
 
     problems: list[Problem]
     bad: list[dict]
     fingerprint: str
     repeated: int = 0
+    too_few_tests: int = 0
+    examples_only: frozenset[str] = frozenset()
 
 
-def load_problems(dataset: str, mode: str = "math", subset: str | None = None, split: str = "train") -> ProblemSet:
+def load_problems(
+    dataset: str, mode: str = "math", subset: str | None = None, split: str = "train", min_tests: int = 0
+) -> ProblemSet:
     """All problems of `dataset`, in its order. Bad records are set aside, not dropped silently.
+
+    `min_tests`: leave out code problems with fewer tests of input and output.
 
     Raises UserError when the data set is missing, empty, broken, or mostly bad.
     """
@@ -67,6 +78,7 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
     bad: list[dict] = []
     seen: dict[str, tuple[Problem, str]] = {}
     repeated = 0
+    examples_only: set[str] = set()
     for place, record in _records(dataset, subset, split):
         if isinstance(record, str):  # the reason why the line could not be read
             bad.append({"place": place, "reason": record})
@@ -86,6 +98,8 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
             continue
         seen[problem.id] = (problem, place)
         problems.append(problem)
+        if mode == "code" and _has_only_examples(record):
+            examples_only.add(problem.id)
     if not problems and not bad:
         raise UserError(f"{dataset}: it holds no records")
     if len(bad) > len(problems):
@@ -94,9 +108,21 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
             f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
             f"{first['place']}: {first['reason']}"
         )
+    enough = [p for p in problems if mode != "code" or has_enough_tests(p, min_tests)]
+    if problems and not enough:
+        raise UserError(f"{dataset}: MIN_TESTS={min_tests} leaves out all {len(problems)} problems")
+    too_few_tests, problems = len(problems) - len(enough), enough
+    examples_only &= {p.id for p in problems}
+    if too_few_tests:
+        print(f"{dataset}: MIN_TESTS={min_tests} leaves out {too_few_tests} problems")
+    if examples_only:
+        print(
+            f"{dataset}: {len(examples_only)} of {len(problems)} problems have no tests but the examples in "
+            "their text (MIN_TESTS leaves out problems with few tests)"
+        )
     tests = [_judged_by(p) for p in problems] if mode == "code" else []
     digest = fingerprint(mode, *(f"{p.id}\t{p.x}\t{p.answer}" for p in problems), *tests)
-    return ProblemSet(problems, bad, digest, repeated)
+    return ProblemSet(problems, bad, digest, repeated, too_few_tests, frozenset(examples_only))
 
 
 def set_aside_bad_records(loaded: ProblemSet, output_dir: Path) -> None:
@@ -221,12 +247,13 @@ def _code_fields(record: dict) -> dict[str, Any]:
         if record.get(field) is not None:
             if not isinstance(record[field], (int, float)) or not 0 < record[field] < math.inf:
                 raise ValueError(f"{field}: a number above 0 is expected, found {record[field]!r:.80}")
-            limits[name] = record[field]
+            limits[name] = min(record[field], MAX_LIMITS[name])
     files = {name: _first_text(record, (name,)) or "" for name in FILES}
     if record.get(INPUT_MODE) == "file":
         files = {name: files[name] or default for name, default in FILES.items()}
     for name, file in files.items():
-        if not re.fullmatch(r"[\w.-]*", file) or file.startswith((".", "-")):
+        valid = re.fullmatch(r"[\w.-]*", file) and len(file.encode()) <= MAX_NAME_BYTES
+        if not valid or file.startswith((".", "-")):
             raise ValueError(f"{name}: a plain file name is expected, found {file!r:.80}")
     return {"tests": tests, "limits": limits, "checker": _first_text(record, (CHECKER,)) or "", **files}
 
@@ -242,6 +269,17 @@ def _tests(record: dict) -> list[dict]:
             raise ValueError(f"a test needs an input and an output, found {test!r:.80}")
     pairs = dict.fromkeys((test["input"], test["output"]) for test in given)
     return [{"input": given, "output": output} for given, output in pairs]
+
+
+def has_enough_tests(problem: Problem, min_tests: int) -> bool:
+    """Tests that call a function are one record, however many they are; they always count as enough."""
+    return len(problem.tests) >= min_tests or "entry_point" in problem.tests[0]
+
+
+def _has_only_examples(record: dict) -> bool:
+    return bool(_test_list(record.get(EXAMPLES))) and not any(
+        _test_list(record.get(name)) for name in TEST_FIELDS if name != EXAMPLES
+    )
 
 
 def _test_list(tests: Any) -> list:

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
 
 
 @dataclass(frozen=True)
-class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
+class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
     """The knobs of configs/srt_data.yaml, where their meanings and defaults stand."""
 
     model_path: str = option()

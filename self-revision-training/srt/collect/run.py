@@ -26,7 +26,7 @@ DRY_RUN = "--dry-run"
 def selected_problems(config: CollectConfig) -> ProblemSet:
     """The problems that START_INDEX, END_INDEX and MAX_SAMPLES leave. Raises UserError when none is left."""
     dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
-    loaded = load_problems(dataset, config.mode, subset, config.dataset_split)
+    loaded = load_problems(dataset, config.mode, subset, config.dataset_split, config.min_tests)
     problems = loaded.problems[config.start_index : config.end_index][: config.max_samples]
     if not problems:
         raise UserError(
@@ -107,6 +107,11 @@ def collect(argv: list[str]) -> None:
     summary = collector.counts.summary() | {
         "unreadable_records": len(loaded.bad),
         "repeated_records": loaded.repeated,
+        "problems_with_too_few_tests": loaded.too_few_tests,
+        # Verdicts on y_init that rest on the examples in the problem's text alone.
+        "responses_judged_by_examples_only": sum(
+            response.id in loaded.examples_only for response in collector.responses.values()
+        ),
         "seconds": round(time.monotonic() - started, 1),
     }
     close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples)})

@@ -11,8 +11,9 @@ KILLED = 128 + 9  # the exit code after SIGKILL
 def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
     """The limit that a run exceeded, or None."""
     allowed_seconds = limits.cpu_seconds - STARTUP_CPU_SECONDS
-    # Until it becomes the program, a fork has our process's resident memory, which is not the program's.
-    if result.memory_mb > max(limits.memory_mb, _peak_resident_mb() + 16):
+    if result.memory_limit_hit:
+        return f"memory limit ({limits.memory_mb:g} MB allowed)"
+    if result.memory_mb > limits.memory_mb:
         return f"memory limit ({result.memory_mb:.0f} MB used, {limits.memory_mb:g} MB allowed)"
     if result.output_limit_hit:
         return f"output limit ({limits.output_bytes >> 20} MiB)"
@@ -37,9 +38,3 @@ def run_failure(result: RunResult, limits: Limits) -> str | None:
 def last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1].strip()[:200] if lines else ""
-
-
-def _peak_resident_mb() -> float:
-    """Of this process alone; getrusage would include the process that started it."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024
