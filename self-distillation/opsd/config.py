@@ -7,11 +7,18 @@ from opsd.kl import KLConfig
 from opsd.kl.divergences import Kind
 from srt.common.errors import UserError
 from srt.config import option
-from srt.config_groups import AdamConfig, GradingConfig, LoraConfig, PromptConfig, SamplerConfig
+from srt.config_groups import (
+    AdamConfig,
+    GradingConfig,
+    LoraConfig,
+    ProblemFilterConfig,
+    PromptConfig,
+    SamplerConfig,
+)
 
 
 @dataclass(frozen=True)
-class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, AdamConfig, LoraConfig):
+class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterConfig, AdamConfig, LoraConfig):
     """configs/distill.yaml has the meaning and default of every field."""
 
     engine: str = option(choices=("auto", "local", "nemo-rl"))

@@ -48,7 +48,7 @@ def prepare(config: DistillConfig) -> Run:
     check_saving(resolved.student_model, layout.tokenizer, layout.eot_ids)
     _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
-    train_set = load_problems(dataset, config.mode, subset, config.train_split)
+    train_set = load_problems(dataset, config.mode, subset, config.train_split, config.min_tests)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     validation_set = _validation_set(config, val_dataset, val_split)
     return Run(resolved, layout, train_set, validation_set, output_dir)
@@ -71,7 +71,7 @@ def open_engine(run: Run) -> Engine:
 def _validation_set(config: DistillConfig, dataset: str, split: str) -> ProblemSet | None:
     if not config.val_period:
         return None
-    problems = load_problems(dataset, config.mode, None, split)
+    problems = load_problems(dataset, config.mode, None, split, config.min_tests)
     if problems.bad:
         first = problems.bad[0]
         print(

@@ -1,15 +1,17 @@
 """Verdicts per second on small programs, with and without the sandbox, side by side.
 
     PYTHONPATH=self-revision-training python self-revision-training/benchmarks/judging.py [programs=200] [tests=10]
-        [workers=<CPU cores>] [out=<file>.json]
+        [workers=<CPU cores>] [user=<name>] [out=<file>.json]
 
 Programs in Python and C++ that double a number and print it, each with a different constant; half of them fail the
 last test. The two sandboxes alternate on the same programs, a few at a time, so that other load on the machine
-affects both equally.
+affects both equally. The sandbox differs for root and for other users: with `user`, root measures again as that
+user, who must be able to run this Python.
 """
 
 import json
 import os
+import subprocess
 import sys
 import time
 from contextlib import ExitStack
@@ -82,6 +84,10 @@ def main(arguments: list[str]) -> None:
             f"{cost:+.0%} time"
         )
         result[language] = {kind: round(value, 2) for kind, value in rates.items()} | {"cost": round(cost, 4)}
+    if user := options.pop("user", None):
+        print(f"as {user}:", flush=True)
+        again = [f"{name}={value}" for name, value in options.items() if name != "out"]
+        subprocess.run(["runuser", "-u", user, "--", sys.executable, __file__, *again], check=True)
     if "out" in options:
         with open(options["out"], "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)

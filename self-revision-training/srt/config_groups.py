@@ -57,6 +57,13 @@ class GradingConfig:
 
 
 @dataclass(frozen=True)
+class ProblemFilterConfig:
+    """Which problems of the data set are left out (srt/problems.py)."""
+
+    min_tests: int = option(ge=0)
+
+
+@dataclass(frozen=True)
 class AdamConfig:
     """AdamW and gradient clipping (max_grad_norm 0: off)."""
 

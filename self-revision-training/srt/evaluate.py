@@ -21,9 +21,17 @@ from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
 from srt.config import load_config, option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, PromptConfig
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
-from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS, SET_ASIDE, TRUNCATED, by_reward
+from srt.contract.metrics import (
+    AVG_AT_K,
+    JUDGED_BY_EXAMPLES_ONLY,
+    REVISE,
+    REVISIONS,
+    SET_ASIDE,
+    TRUNCATED,
+    by_reward,
+)
 from srt.contract.paths import PHASE1, evaluation_or_default, model_name
 from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
 from srt.problems import load_problems, set_aside_bad_records
@@ -34,7 +42,7 @@ BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig):
+class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
     model_path: str | None = option()
@@ -57,7 +65,7 @@ def evaluate(argv: list[str]) -> None:
     check_verifier(config)
     started = time.monotonic()
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
-    loaded = load_problems(dataset, config.mode, config.dataset_subset, split)
+    loaded = load_problems(dataset, config.mode, config.dataset_subset, split, config.min_tests)
     problems = loaded.problems[: config.max_samples]
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
     layout = layout_of_checkpoint(config.model_path, config, output_dir)
@@ -104,7 +112,11 @@ def evaluate(argv: list[str]) -> None:
     metrics = evaluation_metrics(
         attempts.responses.values(), attempts.revisions.values(), config.num_samples, config.seed
     )
-    result = {"model": config.model_path, "dataset": dataset} | metrics | {SET_ASIDE: set_aside}
+    result = {"model": config.model_path, "dataset": dataset} | metrics
+    result[SET_ASIDE] = set_aside
+    result[JUDGED_BY_EXAMPLES_ONLY] = sum(
+        loaded.problems[key.problem].id in loaded.examples_only for key in attempts.responses
+    )
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})

@@ -13,6 +13,7 @@ from srt.common.files import write_json
 from srt.common.models import check_gpu
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.metrics import JUDGED_BY_EXAMPLES_ONLY
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
 from srt.contract.provenance import (
     close_run,
@@ -32,7 +33,7 @@ DRY_RUN = "--dry-run"
 def selected_problems(config: CollectConfig) -> ProblemSet:
     """The problems that START_INDEX, END_INDEX and MAX_SAMPLES select. Raises UserError if there are none."""
     dataset, subset = dataset_or_default(config.mode, config.dataset, config.dataset_subset)
-    loaded = load_problems(dataset, config.mode, subset, config.dataset_split)
+    loaded = load_problems(dataset, config.mode, subset, config.dataset_split, config.min_tests)
     problems = loaded.problems[config.start_index : config.end_index][: config.max_samples]
     if not problems:
         raise UserError(
@@ -118,6 +119,11 @@ def collect(argv: list[str]) -> None:
     summary = collector.stats.summary() | {
         "unreadable_records": len(loaded.bad),
         "repeated_records": loaded.repeated,
+        "problems_with_too_few_tests": loaded.too_few_tests,
+        # Verdicts on y_init that rest on the examples in the problem's text alone.
+        JUDGED_BY_EXAMPLES_ONLY: sum(
+            loaded.problems[key.problem].id in loaded.examples_only for key in collector.attempts.responses
+        ),
         "seconds": round(time.monotonic() - started, 1),
     }
     close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples)})

@@ -9,7 +9,7 @@ from srt.common.errors import UserError
 from srt.common.files import write_jsonl
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
-from srt.problems.parsing import USED_FIELDS, parse_problem
+from srt.problems.parsing import USED_FIELDS, has_enough_tests, has_only_examples, parse_problem
 from srt.problems.reading import read_records
 from srt.verifiers.math.golds import GoldChecker
 
@@ -21,7 +21,9 @@ class ProblemSet:
     """`bad`: the records that could not be used, each with its place and the reason.
 
     `repeated`: number of records that repeat an earlier problem; datasets of solutions have one record per
-    solution. `revision`: the commit of a hub dataset, if it is known.
+    solution. `revision`: the commit of a hub dataset, if it is known. `too_few_tests`: number of problems left out
+    for MIN_TESTS. `examples_only`: the ids of the `problems` whose only tests are the examples in their text; a
+    program that prints their outputs passes.
     """
 
     problems: list[Problem]
@@ -29,17 +31,25 @@ class ProblemSet:
     fingerprint: str
     repeated: int = 0
     revision: str | None = None
+    too_few_tests: int = 0
+    examples_only: frozenset[str] = frozenset()
 
 
-def load_problems(dataset: str, mode: str = "math", subset: str | None = None, split: str = "train") -> ProblemSet:
+def load_problems(
+    dataset: str, mode: str = "math", subset: str | None = None, split: str = "train", min_tests: int = 0
+) -> ProblemSet:
     """All problems of `dataset`, in its order. Bad records are set aside, not dropped silently.
 
-    Raises UserError when the dataset is missing, empty or broken, or when most of its records are bad.
+    `min_tests`: leave out code problems with fewer input/output tests.
+
+    Raises UserError when the dataset is missing, empty or broken, when most of its records are bad, or when
+    `min_tests` leaves out all problems.
     """
     problems: list[Problem] = []
     bad: list[dict[str, Any]] = []
     seen: dict[str, tuple[Problem, str]] = {}
     repeated = 0
+    examples_only: set[str] = set()
     golds = GoldChecker()
     source = read_records(dataset, subset, split, USED_FIELDS)
     for place, record in source.records:
@@ -63,6 +73,8 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
             continue
         seen[problem.id] = (problem, place)
         problems.append(problem)
+        if mode == "code" and has_only_examples(record):
+            examples_only.add(problem.id)
     if not problems and not bad:
         raise UserError(f"{dataset}: contains no records")
     if len(bad) > len(problems):
@@ -71,7 +83,27 @@ def load_problems(dataset: str, mode: str = "math", subset: str | None = None, s
             f"{dataset}: {len(bad)} of {len(bad) + len(problems)} records cannot be used; the first is "
             f"{first['place']}: {first['reason']}"
         )
-    return ProblemSet(problems, bad, _fingerprint(problems, mode), repeated, source.revision)
+    enough = [p for p in problems if mode != "code" or has_enough_tests(p, min_tests)]
+    if problems and not enough:
+        raise UserError(f"{dataset}: MIN_TESTS={min_tests} leaves out all {len(problems)} problems")
+    too_few_tests, problems = len(problems) - len(enough), enough
+    examples_only &= {p.id for p in problems}
+    if too_few_tests:
+        print(f"{dataset}: MIN_TESTS={min_tests} leaves out {too_few_tests} problems")
+    if examples_only:
+        print(
+            f"{dataset}: {len(examples_only)} of {len(problems)} problems have no tests but the examples in "
+            "their text (MIN_TESTS leaves out problems with few tests)"
+        )
+    return ProblemSet(
+        problems,
+        bad,
+        _fingerprint(problems, mode),
+        repeated,
+        source.revision,
+        too_few_tests,
+        frozenset(examples_only),
+    )
 
 
 def set_aside_bad_records(loaded: ProblemSet, output_dir: Path) -> None:

@@ -9,14 +9,17 @@ from typing import Any
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
+from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, MAX_NAME_BYTES
 from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
 DESCRIPTION = "description"  # the statement of a code problem without a prompt
 ANSWER_FIELDS = ("answer", "solution")
-TEST_FIELDS = ("examples", "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
+EXAMPLES = "examples"  # the tests that the problem's text shows
+TEST_FIELDS = (EXAMPLES, "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
 STATEMENT_PARTS = ("input_format", "output_format", "interaction_format", "note")  # appended to a description
 LIMITS = {"time_limit": "time_seconds", "memory_limit": "memory_mb"}  # codeforces-cots -> Problem.limits
+MAX_LIMITS = {"time_seconds": MAX_CPU_SECONDS, "memory_mb": MAX_MEMORY_MB}  # limits.py says why
 FUNCTION_FIELDS = ("test", "entry_point")  # as in HumanEval: the test calls a function of the program
 CHECKER = "generated_checker"  # as in open-r1/codeforces: a program that judges the output
 INTERACTION = "interaction_format"  # marks a problem whose program interacts with the judge
@@ -110,12 +113,13 @@ def _code_fields(record: dict[str, Any]) -> dict[str, Any]:
         if record.get(field) is not None:
             if not isinstance(record[field], (int, float)) or not 0 < record[field] < math.inf:
                 raise ValueError(f"{field}: expected a number above 0, found {record[field]!r:.80}")
-            limits[name] = record[field]
+            limits[name] = min(record[field], MAX_LIMITS[name])
     files = {name: _first_text(record, (name,)) or "" for name in FILES}
     if record.get(INPUT_MODE) == "file":
         files = {name: files[name] or default for name, default in FILES.items()}
     for name, file in files.items():
-        if not re.fullmatch(r"[\w.-]*", file) or file.startswith((".", "-")):
+        valid = re.fullmatch(r"[\w.-]*", file) and len(file.encode()) <= MAX_NAME_BYTES
+        if not valid or file.startswith((".", "-")):
             raise ValueError(f"{name}: expected a plain file name, found {file!r:.80}")
     return {"tests": tests, "limits": limits, "checker": _first_text(record, (CHECKER,)) or "", **files}
 
@@ -136,6 +140,18 @@ def _tests(record: dict[str, Any]) -> list[dict]:
             raise ValueError(f"a test needs an input and an output, found {test!r:.80}")
     pairs = dict.fromkeys((test["input"], test["output"]) for test in tests)
     return [{"input": input_, "output": output} for input_, output in pairs]
+
+
+def has_enough_tests(problem: Problem, min_tests: int) -> bool:
+    """Tests that call a function are one record, however many they are; they always count as enough."""
+    return len(problem.tests) >= min_tests or "entry_point" in problem.tests[0]
+
+
+def has_only_examples(record: dict[str, Any]) -> bool:
+    """All tests of a code problem are shown in its text, so that a program can print their outputs."""
+    return bool(_test_list(record.get(EXAMPLES))) and not any(
+        _test_list(record.get(name)) for name in TEST_FIELDS if name != EXAMPLES
+    )
 
 
 def _test_list(tests: Any) -> list:

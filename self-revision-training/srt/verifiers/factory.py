@@ -27,11 +27,14 @@ def open_grader(config: GradingConfig) -> Grader:
 
 
 def check_verifier(config: GradingConfig) -> None:
-    """Raises UserError when the verifier for `config.mode` does not work here. Call it before expensive work."""
+    """Call it before expensive work: it says what the sandbox of MODE=code guarantees on this machine.
+
+    Raises UserError when the verifier for `config.mode` does not work here.
+    """
     if config.mode == "code":
         from srt.verifiers.code.judge import open_sandbox
 
-        open_sandbox(judge_config(config))
+        print(open_sandbox(judge_config(config)).guarantees())
 
 
 def judge_config(config: GradingConfig) -> "JudgeConfig":

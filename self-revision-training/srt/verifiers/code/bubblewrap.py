@@ -11,7 +11,9 @@ from srt.common.errors import UserError
 
 BOX = "/box"  # the program's own files, read-only
 WORK_FOLDER = "/tmp"  # where the program starts
-TMP_BYTES = 256 * 2**20  # size of /tmp, in memory
+TMP_BYTES = 256 * 2**20  # size of /tmp, in memory, for compilers
+# A program's files count as its memory. A full /tmp is an error that it can handle; so /tmp is full first.
+MIN_TMP_BYTES = 32 * 2**20
 BUILD_DEVICES = ("null", "zero", "full", "random", "urandom")
 RUN_DEVICES = ("null", "urandom")
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # besides /usr; mostly links into it
@@ -48,14 +50,23 @@ class Bubblewrap:
         self._run_prefix = [executable, *_mounts([], RUN_DEVICES), *namespaces]
 
     def command(
-        self, files: Mapping[str, int], work_files: Mapping[str, int], roots: Iterable[Path] | None
+        self,
+        files: Mapping[str, int],
+        work_files: Mapping[str, int],
+        roots: Iterable[Path] | None,
+        tmp_bytes: int,
+        seccomp: int | None,
     ) -> list[str]:
         """The prefix of a command that runs in a fresh sandbox.
 
         `files` (file name -> descriptor to read it from) go to BOX, read-only and executable; `work_files` to the
-        folder where the command starts. `roots`: see Sandbox.start.
+        folder where the command starts, whose file system holds `tmp_bytes`. `roots`: see Sandbox.start.
+        `seccomp`: the descriptor of a system call filter.
         """
         argv = list(self._build_prefix) if roots is None else [*self._run_prefix, *_bind(roots)]
+        argv += ["--perms", "0777", "--size", str(tmp_bytes), "--tmpfs", WORK_FOLDER]
+        if seccomp is not None:
+            argv += ["--seccomp", str(seccomp)]
         for folder, mode, descriptors in ((BOX, "0555", files), (WORK_FOLDER, "0666", work_files)):
             for name, descriptor in descriptors.items():
                 argv += ["--perms", mode, "--file", str(descriptor), f"{folder}/{name}"]
@@ -70,7 +81,9 @@ class Bubblewrap:
             return [*arguments, *(part for capability in capabilities for part in ("--cap-add", capability))]
         options = subprocess.run([executable, "--help"], capture_output=True, text=True).stdout
         disable_userns = ["--disable-userns"] if "--disable-userns" in options else []  # since bubblewrap 0.8
-        return [*arguments, "--unshare-user", *disable_userns]
+        # It names the keys of our user, who is the program's, too.
+        hidden = ["--dev-bind", "/dev/null", "/proc/keys"] if Path("/proc/keys").exists() else []
+        return [*arguments, "--unshare-user", *disable_userns, *hidden]
 
     def _become_user(self) -> list[str]:
         """Started by root, each program gets a user ID of its own: the process limit does not apply to root."""
@@ -104,4 +117,5 @@ def _mounts(readable: Iterable[Path], devices: Iterable[str]) -> list[str]:
         arguments += ["--dev-bind", f"/dev/{device}", f"/dev/{device}"]
     for name, target in (("fd", ""), ("stdin", "/0"), ("stdout", "/1"), ("stderr", "/2")):
         arguments += ["--symlink", f"/proc/self/fd{target}", f"/dev/{name}"]
-    return [*arguments, "--perms", "0777", "--size", str(TMP_BYTES), "--tmpfs", WORK_FOLDER]
+    # Python's multiprocessing keeps its semaphores there.
+    return [*arguments, "--symlink", WORK_FOLDER, "/dev/shm"]

@@ -17,8 +17,9 @@ _START_FAILURE = re.compile(r"(?:bwrap|setpriv|prlimit|(?:/bin/)?sh: \d+): [^\n]
 def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
     """The limit that a run exceeded, or None."""
     allowed_seconds = limits.cpu_seconds - STARTUP_CPU_SECONDS
-    # Until it becomes the program, a fork has our process's resident memory, which is not the program's.
-    if result.memory_mb > max(limits.memory_mb, _peak_resident_mb() + 16):
+    if result.memory_limit_hit:
+        return f"memory limit ({limits.memory_mb:g} MB allowed)"
+    if result.memory_mb > limits.memory_mb:
         return f"memory limit ({result.memory_mb:.0f} MB used, {limits.memory_mb:g} MB allowed)"
     if result.output_limit_hit:
         return f"output limit ({limits.output_bytes >> 20} MiB)"
@@ -36,8 +37,11 @@ def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
 def run_failure(result: RunResult, limits: Limits, started: bool = False) -> str | None:
     """A limit that was exceeded or a crash; None for a run that ended on its own with exit code 0.
 
-    Raises VerifierError when the program was not even started, unless it is known that it was.
+    Raises VerifierError when the machine had no memory left, and when the program was not even started, unless
+    it is known that it was.
     """
+    if result.machine_out_of_memory:
+        raise VerifierError("the machine ran out of memory while a program ran", "no memory left")
     if result.exit_code and not result.stdout and not started:
         check_started(result.stderr)
     if (failure := exceeded_limit(result, limits)) or not result.exit_code:
@@ -54,9 +58,3 @@ def check_started(messages: str) -> None:
 def last_line(text: str) -> str:
     lines = text.strip().splitlines()
     return lines[-1].strip()[:200] if lines else ""
-
-
-def _peak_resident_mb() -> float:
-    """Of this process alone; getrusage would include the process that started it."""
-    with open("/proc/self/status") as file:
-        return next(int(line.split()[1]) for line in file if line.startswith("VmHWM")) / 1024

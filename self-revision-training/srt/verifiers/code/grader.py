@@ -9,7 +9,8 @@ from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.base import BackgroundGrader
 from srt.verifiers.code.judge import JudgeConfig, open_sandbox
-from srt.verifiers.code.judge_process import Request, serve
+from srt.verifiers.code.judge_process import serve
+from srt.verifiers.code.problem_cache import ProblemSender
 from srt.verifiers.types import Outcome, VerifierError
 
 Result = TypeVar("Result")
@@ -31,6 +32,7 @@ class CodeGrader(BackgroundGrader):
             print(f"GRADING_WORKERS={num_workers}: capped at {cores} concurrent programs (one per CPU core)")
         self._keys: dict[int, Hashable] = {}  # by request number
         self._num_requests = 0
+        self._problems = ProblemSender()
         context = multiprocessing.get_context("spawn")  # forking a process that has threads may hang
         self._connection, judge_connection = context.Pipe()
         arguments = (judge_connection, min(num_workers, cores), config, os.getpid())
@@ -50,8 +52,8 @@ class CodeGrader(BackgroundGrader):
     def _send(self, key: Hashable, response: str, problem: Problem) -> None:
         self._num_requests += 1
         self._keys[self._num_requests] = key
-        request = Request(self._num_requests, response, problem)
-        self._communicate(lambda: self._connection.send(request))
+        message = self._problems.message(self._num_requests, response, problem)
+        self._communicate(lambda: self._connection.send(message))
 
     def _collect(self, timeout: float) -> list[tuple[Hashable, Outcome]]:
         outcomes = []

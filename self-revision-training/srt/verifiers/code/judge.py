@@ -15,13 +15,14 @@ from srt.verifiers.code.extract import extract_program
 from srt.verifiers.code.failures import STARTUP_CPU_SECONDS, check_started
 from srt.verifiers.code.function_submission import FunctionSubmission, KnownTests
 from srt.verifiers.code.languages import PYTHON, Language, installed_roots
-from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, Limits, wall_seconds
 from srt.verifiers.code.machine import check_machine, pressure
 from srt.verifiers.code.program_submission import ProgramSubmission
 from srt.verifiers.code.sandbox import Sandbox
 from srt.verifiers.code.submission import Submission, shown_source
 from srt.verifiers.types import Verdict, VerifierError
 
+MIN_MEMORY_MB = 16  # what is measured includes a process of ours, which becomes the program
 OUTPUT_BYTES = 32 * 2**20  # of any file that a program writes, standard output included
 
 
@@ -95,12 +96,21 @@ class CodeJudge:
 
     def limits(self, problem: Problem, language: Language) -> Limits:
         """`cpu_seconds` is what the verdict compares with; the kernel kills within a second after that."""
-        seconds = problem.limits.get("time_seconds", self.config.time_limit) * self.config.time_factor
+        seconds = (
+            self._limit(problem, "time_seconds", self.config.time_limit, MAX_CPU_SECONDS) * self.config.time_factor
+        )
+        memory_mb = self._limit(problem, "memory_mb", self.config.memory_limit, MAX_MEMORY_MB)
         return Limits(
             cpu_seconds=seconds + STARTUP_CPU_SECONDS,
-            wall_seconds=4 * seconds + 4,
-            memory_mb=problem.limits.get("memory_mb", self.config.memory_limit),
+            wall_seconds=wall_seconds(seconds),
+            memory_mb=max(MIN_MEMORY_MB, memory_mb) + language.runtime_mb,
             output_bytes=OUTPUT_BYTES,
             processes=language.processes,
             address_space=language.address_space,
         )
+
+    def _limit(self, problem: Problem, name: str, default: float, largest: float) -> float:
+        value = problem.limits.get(name, default)
+        if not value > 0:  # NaN, too
+            raise VerifierError(f"problem {problem.id}: {name}={value!r} is no limit", "a limit that is none")
+        return min(value, largest)

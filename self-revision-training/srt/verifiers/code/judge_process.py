@@ -19,6 +19,7 @@ from srt.contract.records import Problem
 from srt.verifiers.base import tie_to_parent
 from srt.verifiers.code.canary import Canary, mode_of
 from srt.verifiers.code.judge import CodeJudge, JudgeConfig, open_sandbox
+from srt.verifiers.code.problem_cache import Message, ProblemReceiver
 from srt.verifiers.code.sandbox import unshare_network
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import Outcome, VerifierError
@@ -160,7 +161,7 @@ def _or_verifier_error(work: Callable[[], Result]) -> Result | VerifierError:
 
 
 def serve(connection: Connection, num_threads: int, config: JudgeConfig, parent_pid: int) -> None:
-    """Reads Requests, writes (number, outcome) pairs, and exits when the other end of `connection` is closed.
+    """Reads Messages, writes (number, outcome) pairs, and exits when the other end of `connection` is closed.
 
     (STOPPED, UserError) instead of a pair: judging does not work.
     """
@@ -173,8 +174,10 @@ def serve(connection: Connection, num_threads: int, config: JudgeConfig, parent_
 
     sandbox = open_sandbox(config, has_network=not unshare_network())
     scheduler = SubmissionScheduler(num_threads, CodeJudge(config, sandbox), send)
+    problems = ProblemReceiver()
     while True:
         try:
-            scheduler.add(connection.recv())
+            message: Message = connection.recv()
+            scheduler.add(Request(message.number, message.response, problems.problem(message)))
         except (EOFError, OSError):
             os._exit(0)  # without waiting for the threads; their programs die with this process

@@ -10,11 +10,22 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from srt.verifiers.code.java_source import java_file_name, java_main_class
 from srt.verifiers.types import VerifierError
 
 PROGRAM = "program"  # the one file that a build produces
-_CLASS = re.compile(r"\bclass\s+(\w+)")
-_PUBLIC_CLASS = re.compile(r"\bpublic\s+(?:final\s+|abstract\s+|strictfp\s+)*class\s+(\w+)")
+# Words of a fence: "```GNU C++17 (GCC 7-32)", "```{.python}", "```py title='a.py'". A version may be part of the
+# word or follow it.
+_FENCE_WORD = re.compile(
+    r"(?P<word>[a-z][a-z+#]*+)(?P<version>[0-9][\w.]*+)?+(?:[ \t]++(?P<next>[0-9.]++)(?!\S))?+"
+)
+_FENCE_PREFIXES = ("gnu", "ms", "microsoft", "visual", "language", "lang")
+_CPP_STANDARDS = {
+    "14": ("98", "03", "0x", "11", "1y", "14"),  # programs for C++98 and C++11 are programs for C++14
+    "17": ("1z", "17"),
+    "20": ("2a", "20"),
+    "23": ("2b", "23", "2c", "26"),
+}
 
 
 @dataclass(frozen=True)
@@ -29,12 +40,15 @@ class Toolchain:
 class Language:
     """An entry of the table.
 
-    `fences`: the words after ``` that stand for it. `tool`: its compiler or interpreter; `package`: the Debian
-    package that provides it. `source`: program text -> file name. `builds`: shell commands that produce PROGRAM,
-    tried in order until one succeeds; none: the source is the program. `run`: the command that runs it;
-    `needs_tool`: whether that needs the compiler's folders, too. `command_line` fills in the placeholders of
-    `builds` and `run`. `processes`: the most processes and threads it may have. `address_space`: whether to
-    limit it; the JVM and Go reserve much more than they use.
+    `fences`: the words after ```, without a version, that stand for it. `tool`: its compiler or interpreter;
+    `package`: the Debian package that provides it. `source`: program text -> file name. `build`: the shell command
+    that produces PROGRAM; none: the source is the program. `standards`: versions of the language with which that
+    is tried, in order, until one succeeds; `standard`: the one that a version in a fence asks for first, "" for
+    none in particular, None for a version that cannot be judged. `run`: the command that runs it; `needs_tool`:
+    whether that needs the compiler's folders, too. `command_line` fills in the placeholders of `build` and
+    `run`. `processes`: the most processes and threads it may have. `address_space`: whether to limit it; the JVM
+    and Go reserve much more than they use. `runtime_mb`: memory of the runtime itself, on top of the problem's
+    limit.
     """
 
     name: str
@@ -42,43 +56,48 @@ class Language:
     tool: str
     package: str
     source: Callable[[str], str]
-    builds: tuple[str, ...]
+    build: str
     run: tuple[str, ...]
     needs_tool: bool = False
     processes: int = 16
     address_space: bool = True
+    runtime_mb: float = 0
+    standards: tuple[str, ...] = ("",)
+    standard: Callable[[str], str | None] = lambda _: ""
 
 
-def _java_source(program: str) -> str:
-    """Named after the main class: the public one, whose file must have its name, or else the one with main()."""
-    public, before_main = _PUBLIC_CLASS.findall(program), _CLASS.findall(program.partition(" void main")[0])
-    return f"{(public[:1] or before_main[-1:] or ['Main'])[0]}.java"
+def _cpp_standard(version: str) -> str | None:
+    """The standard that a version in a fence stands for; none: any ("g++ 7.3.0")."""
+    return next((standard for standard, names in _CPP_STANDARDS.items() if version in names), "")
 
 
-def _cpp(standard: str) -> str:
-    return f"{{tool}} -O2 -std={standard} -w -pipe -DONLINE_JUDGE -o {PROGRAM} {{source}}"
+def _python_standard(version: str) -> str | None:
+    return None if version.startswith("2") else ""  # there is no Python 2 here to judge it by
 
 
 LANGUAGES = (
     Language(
         "Python",
-        ("python", "python3", "py", "py3"),
+        ("python", "py", "pypy"),
         "python",
         "python3",
         lambda _: "program.py",
-        builds=(),
+        build="",
         run=("{tool}", "{box}/program.py"),
         needs_tool=True,
+        standard=_python_standard,
     ),
     Language(
-        # Some programs are written for C++17, some for C++20, and the two are not fully compatible.
         "C++",
-        ("cpp", "c++", "cc", "cxx", "cpp17", "cpp20", "c++17", "c++20"),
+        ("cpp", "c++", "cc", "cxx", "g++", "gnu++", "clang++", "cplusplus"),
         "g++",
         "g++",
         lambda _: "program.cpp",
-        builds=(_cpp("gnu++17"), _cpp("gnu++20")),
+        build=f"{{tool}} -O2 -std=gnu++{{standard}} -w -pipe -DONLINE_JUDGE -o {PROGRAM} {{source}}",
         run=(f"{{box}}/{PROGRAM}",),
+        # Some programs are written for C++17, some for C++20, and the two are not fully compatible.
+        standards=("17", "20"),
+        standard=_cpp_standard,
     ),
     Language(
         "C",
@@ -86,7 +105,7 @@ LANGUAGES = (
         "gcc",
         "gcc",
         lambda _: "program.c",
-        builds=(f"{{tool}} -O2 -std=gnu17 -w -pipe -DONLINE_JUDGE -o {PROGRAM} {{source}} -lm",),
+        build=f"{{tool}} -O2 -std=gnu17 -w -pipe -DONLINE_JUDGE -o {PROGRAM} {{source}} -lm",
         run=(f"{{box}}/{PROGRAM}",),
     ),
     Language(
@@ -94,23 +113,30 @@ LANGUAGES = (
         ("java",),
         "javac",
         "default-jdk-headless",
-        _java_source,
-        builds=(
-            "{tool} -J-XX:+UseSerialGC -nowarn -d classes {source} && "
-            f"{{bin}}/jar --create --file {PROGRAM} --main-class {{name}} -C classes .",
-        ),
+        java_file_name,
+        build="{tool} -J-XX:+UseSerialGC -nowarn -encoding UTF-8 -d classes {source} && "
+        f"{{bin}}/jar --create --file {PROGRAM} --main-class '{{main}}' -C classes .",
+        # As Codeforces and the runner of open-r1/codeforces start it, with the collector that needs no threads.
+        # They limit the heap, not the process; so the runtime's own memory comes on top here.
         run=(
             "{bin}/java",
-            "-Xmx{memory}m",
-            "-Xss64m",
+            "-XX:NewRatio=5",
+            "-Xms8M",
+            "-Xmx{memory}M",
+            "-Xss64M",
             "-XX:+UseSerialGC",
             "-XX:-UsePerfData",
+            "-DONLINE_JUDGE=true",
+            "-Duser.language=en",
+            "-Duser.region=US",
+            "-Duser.variant=US",
             "-jar",
             f"{{box}}/{PROGRAM}",
         ),
         needs_tool=True,
         processes=64,
         address_space=False,
+        runtime_mb=256,
     ),
     Language(
         "Go",
@@ -118,24 +144,40 @@ LANGUAGES = (
         "go",
         "golang-go",
         lambda _: "program.go",
-        builds=(f"GOCACHE=/tmp/cache GOPATH=/tmp/go GO111MODULE=off {{tool}} build -o {PROGRAM} {{source}}",),
+        build=f"GOCACHE=/tmp/cache GOPATH=/tmp/go GO111MODULE=off {{tool}} build -o {PROGRAM} {{source}}",
         run=(f"{{box}}/{PROGRAM}",),
         processes=64,
         address_space=False,
     ),
     Language(
         "Rust",
-        ("rust", "rs"),
+        ("rust", "rs", "rustc"),
         "rustc",
         "rustc",
         lambda _: "program.rs",
-        builds=(f"{{tool}} -O --edition 2021 --cap-lints allow -o {PROGRAM} {{source}}",),
+        build=f"{{tool}} -O --edition 2021 --cap-lints allow -o {PROGRAM} {{source}}",
         run=(f"{{box}}/{PROGRAM}",),
     ),
 )
 BY_NAME = {language.name: language for language in LANGUAGES}
 BY_FENCE = {fence: language for language in LANGUAGES for fence in language.fences}
 PYTHON = BY_NAME["Python"]
+
+
+def language_of_fence(info: str) -> tuple[Language, str] | None:
+    """The language, and the standard to try first, that the text after a fence names; None for any other text.
+
+    The first word counts, after vendors ("GNU C++17"). It may carry a version, or be followed by one.
+    """
+    for match in _FENCE_WORD.finditer(info.lower()):
+        if match["word"] in _FENCE_PREFIXES and not match["version"]:
+            continue
+        language = BY_FENCE.get(match["word"])
+        standard = language.standard(match["version"] or match["next"] or "") if language else None
+        return (language, standard) if language and standard is not None else None
+    return None
+
+
 # Commands that print where the real toolchain is: what is found on PATH may be a proxy that looks it up in the
 # home folder (rustup).
 HOME_COMMANDS = {"Rust": ("--print", "sysroot"), "Go": ("env", "GOROOT")}
@@ -180,19 +222,23 @@ def installed_roots() -> list[Path]:
     return sorted({root for found in toolchains if found for root in found.roots})
 
 
-def command_line(language: Language, parts: tuple[str, ...], source: str, memory_mb: float = 0) -> list[str]:
-    """`parts` of a build or run command with their placeholders filled in.
+def command_line(
+    language: Language, parts: tuple[str, ...], source: str, memory_mb: float = 0, standard: str = ""
+) -> list[str]:
+    """`parts` of a build or run command with their placeholders filled in; `source`: the program's text.
 
-    {tool}: the executable; {bin}: its folder; {source}: the source file; {name}: its name without the extension;
-    {memory}: MB. {box} is left to the sandbox. Raises VerifierError when the toolchain is missing.
+    {tool}: the executable; {bin}: its folder; {source}: the source file; {main}: Java's main class; {memory}: MB;
+    {standard}: see Language.standards. {box} is left to the sandbox. Raises VerifierError when the toolchain is
+    missing.
     """
     tool = toolchain(language).executable
     values = {
         "tool": tool,
         "bin": os.path.dirname(tool),
-        "source": "{box}/" + source,
-        "name": source.rsplit(".", 1)[0],
+        "source": "{box}/" + language.source(source),
+        "main": java_main_class(source) if language.name == "Java" else "",
         "memory": str(int(memory_mb)),
+        "standard": standard,
         "box": "{box}",
     }
     return [part.format(**values) for part in parts]

@@ -5,25 +5,40 @@ import resource
 from dataclasses import dataclass
 
 OPEN_FILES = 128
-ADDRESS_SPACE_MARGIN_MB = 1024  # on top of the memory limit: stacks and arenas that are reserved but never used
+ADDRESS_SPACE_MARGIN_MB = 1024  # on top of the memory limit: arenas and libraries that are reserved but never used
+MAX_THREAD_STACKS = 16  # threads whose stacks of full size fit into the address space
 MEGABYTE = 2**20
+# Wall-clock time, as a multiple of the CPU time and for starting: programs share the cores with other work.
+WALL_FACTOR, WALL_START_SECONDS = 3.0, 3.0
+# Larger limits in records (1e30 seconds, memory in bytes) mean these: no problem needs more, and one response
+# must not hold up the others or take the machine's memory.
+MAX_CPU_SECONDS, MAX_MEMORY_MB = 120.0, 8192.0
+MAX_NAME_BYTES = 255  # of a file
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one run. CPU time, memory, stack and output size hold for each process, the others for the whole run.
+    """Of one run.
 
-    `memory_mb`: of resident memory, enforced by whoever reads `RunResult.memory_mb`. The hard limit is on the
-    address space, ADDRESS_SPACE_MARGIN_MB above it; with `address_space=False` (JVM, Go) there is none.
+    CPU time, memory and the number of processes hold for all processes of the run together, as far as that can be
+    measured (sandbox.py); stack and file size for each process.
+
+    `memory_mb`: of memory in use. Each process is also limited to an address space that leaves room for what is
+    reserved but never used; with `address_space=False` (JVM, Go), which reserve more, it is not.
     """
 
     cpu_seconds: float
     wall_seconds: float
     memory_mb: float
-    output_bytes: int  # of every file written, standard output included
+    output_bytes: int  # of standard output, and of every file written
     processes: int  # and threads
     address_space: bool = True
     stack_mb: float = 256  # as on Codeforces; threads in C and C++ reserve as much
+
+
+def wall_seconds(cpu_seconds: float) -> float:
+    """The wall-clock limit that goes with a limit of CPU time."""
+    return WALL_FACTOR * cpu_seconds + WALL_START_SECONDS
 
 
 def prlimit_command(limits: Limits, count_processes: bool) -> list[str]:
@@ -31,15 +46,19 @@ def prlimit_command(limits: Limits, count_processes: bool) -> list[str]:
 
     `count_processes`: False where the run shares our user, all of whose processes would count.
     """
+    stack_mb = min(limits.stack_mb, limits.memory_mb)
     values = {
         "cpu": (resource.RLIMIT_CPU, math.ceil(limits.cpu_seconds)),
         "fsize": (resource.RLIMIT_FSIZE, limits.output_bytes),
         "nofile": (resource.RLIMIT_NOFILE, OPEN_FILES),
         "core": (resource.RLIMIT_CORE, 0),
-        "stack": (resource.RLIMIT_STACK, int(min(limits.stack_mb, limits.memory_mb) * MEGABYTE)),
+        "stack": (resource.RLIMIT_STACK, int(stack_mb * MEGABYTE)),
     }
     if limits.address_space:
-        values["as"] = (resource.RLIMIT_AS, int((limits.memory_mb + ADDRESS_SPACE_MARGIN_MB) * MEGABYTE))
+        reserved_mb = ADDRESS_SPACE_MARGIN_MB + min(limits.processes, MAX_THREAD_STACKS) * stack_mb
+        values["as"] = (resource.RLIMIT_AS, int((limits.memory_mb + reserved_mb) * MEGABYTE))
+    else:
+        values["data"] = (resource.RLIMIT_DATA, int((limits.memory_mb + ADDRESS_SPACE_MARGIN_MB) * MEGABYTE))
     if count_processes:
         values["nproc"] = (resource.RLIMIT_NPROC, limits.processes)
     command = ["prlimit"]

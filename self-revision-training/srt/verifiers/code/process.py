@@ -1,30 +1,43 @@
-"""A started run: waiting for it, killing it, measuring it.
+"""A started run: following it, killing it, measuring it.
 
-Input, output and files of a program are anonymous memory (memfd), not pipes: no process can hold them open and
-keep the judge waiting, and nothing is left on disk when the judge itself is killed.
+The launcher (launcher.py) starts it and waits for it. Standard output and standard error are pipes, which we read
+until the run has ended, not until they are closed: no process can hold them open and keep the judge waiting.
+What a program reads is anonymous memory (memfd), so that nothing is left on disk when the judge itself is killed.
 """
 
+import marshal
 import math
 import os
+import select
 import shutil
-import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from srt.verifiers.code.accounting import Usage, proportional_memory_mb, usage, waited_seconds
+from srt.verifiers.code.cgroup import Cgroup
+from srt.verifiers.code.launcher import KILL, MESSAGE_BYTES
+from srt.verifiers.code.launchers import Launcher
 from srt.verifiers.code.limits import Limits
 
-STDERR_BYTES = 4096  # read from its end
+STDERR_BYTES = 4096  # kept from its end
+READ_BYTES = 2**18  # at a time
+MAX_WAIT_FACTOR = 3.0  # of the wall-clock limit, by which it is extended on a busy machine
+SAMPLE_SECONDS = 0.1  # between two looks at what a run uses
+KILLED_STATUS = 9  # as wait() reports a process that SIGKILL ended
 
 
 @dataclass(frozen=True)
 class RunResult:
     """How a run ended.
 
-    `exit_code`: 128 + the signal's number when a signal ended it. `memory_mb`: the peak resident memory of its
-    largest process, and at least that of our process, from which it was forked. `timed_out`: it was killed at the
-    wall-clock limit. `output_limit_hit`: its output reached the limit and is truncated.
+    `exit_code`: 128 + the signal's number when a signal ended it. `cpu_seconds`: of all processes of the run.
+    `memory_mb`: the peak resident memory of its largest process, or more where all of them were seen to use more.
+    `timed_out`: it was killed at the wall-clock limit. `output_limit_hit`: its output reached the limit and is
+    truncated. `memory_limit_hit`: the kernel killed one of its processes at the limit of its control group.
+    `machine_out_of_memory`: the kernel did so because the machine, or a group around ours, had no memory left.
     """
 
     exit_code: int
@@ -34,63 +47,189 @@ class RunResult:
     stderr: str
     timed_out: bool
     output_limit_hit: bool
+    memory_limit_hit: bool = False
+    machine_out_of_memory: bool = False
 
 
 class RunHandle:
     """A started run. `wait()` must be called once: it ends the run one way or another, and cleans up.
 
-    `stdout`, `stderr`: memfds, closed by `wait`. `folder`: deleted by `wait`.
+    `stdout`, `stderr`: the ends of pipes to read from, closed at the end. `folder`: deleted at the end.
+    `release` is called with the launcher, and whether it can start another run.
     """
 
     def __init__(
-        self, process: subprocess.Popen[bytes], stdout: int, stderr: int, limits: Limits, folder: str | None
+        self,
+        launcher: Launcher,
+        pid: int,
+        stdout: int,
+        stderr: int,
+        limits: Limits,
+        folder: str | None,
+        release: Callable[[Launcher, bool], None],
     ):
-        self._process, self._stdout, self._stderr = process, stdout, stderr
+        self._launcher, self._release = launcher, release
         self._limits, self._folder = limits, folder
-        self._deadline = time.monotonic() + limits.wall_seconds
+        self._started = time.monotonic()
+        self._deadline = self._started + limits.wall_seconds
+        self._abandoned = False
+        self._connection = launcher.connection
+        self._pid = pid
+        self._output: dict[int, bytearray] = {stdout: bytearray(), stderr: bytearray()}
+        self._stdout, self._stderr = stdout, stderr
+        self._num_read = dict.fromkeys(self._output, 0)
+        self._timed_out = self._output_limit_hit = False
+        self._sampled = Usage()
+        self._result: RunResult | BaseException | None = None
+        self._thread: threading.Thread | None = None
+
+    def follow(self) -> None:
+        """Follow the run in the background, so that several can be waited for one after another."""
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+        self._thread.start()
 
     def wait(self, timeout: float = math.inf) -> RunResult:
-        """Wait until the run ends; kill it at its wall-clock limit or after `timeout` seconds."""
-        pid = self._process.pid
-        timed_out = threading.Event()
+        """Wait until the run ends; it is killed at its wall-clock limit or after `timeout` seconds."""
+        if timeout < math.inf:
+            self._deadline, self._abandoned = min(self._deadline, time.monotonic() + timeout), True
+        if self._thread:
+            self._thread.join()
+        else:
+            self._follow()
+        if isinstance(self._result, BaseException):
+            raise self._result
+        assert self._result is not None
+        return self._result
 
-        def kill() -> None:
-            timed_out.set()
-            self._kill_group()
-
-        timer = threading.Timer(min(timeout, max(0.0, self._deadline - time.monotonic())), kill)
-        timer.start()
-        # The process stays a zombie, so that its pid cannot be reused and the timer kills nobody else.
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        timer.cancel()
-        timer.join()
-        self._kill_group()
-        _, status, usage = os.wait4(pid, 0)
-        code = os.waitstatus_to_exitcode(status)
-        self._process.returncode = code  # Popen must not wait for a pid that may be another process's by now
-        stdout_size = os.fstat(self._stdout).st_size
-        stderr_start = max(0, os.fstat(self._stderr).st_size - STDERR_BYTES)
-        result = RunResult(
-            exit_code=code if code >= 0 else 128 - code,
-            cpu_seconds=usage.ru_utime + usage.ru_stime,
-            memory_mb=usage.ru_maxrss / 1024,
-            stdout=os.pread(self._stdout, self._limits.output_bytes, 0),
-            stderr=os.pread(self._stderr, STDERR_BYTES, stderr_start).decode("utf-8", "replace"),
-            timed_out=timed_out.is_set(),
-            output_limit_hit=stdout_size >= self._limits.output_bytes,
-        )
-        os.close(self._stdout)
-        os.close(self._stderr)
-        if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
-        return result
-
-    def _kill_group(self) -> None:
-        """The group contains bubblewrap, whose death ends the sandbox; without bubblewrap, the program itself."""
+    def _follow(self) -> None:
+        reusable = False
         try:
-            os.killpg(self._process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass  # everything has already ended
+            ended = self._until_end()
+            reusable = ended is not None
+            self._result = self._measured(*(ended or (KILLED_STATUS, 0.0, 0)))
+        except BaseException as error:
+            self._result = error
+        finally:
+            for descriptor in self._output:
+                os.close(descriptor)
+            self._release(self._launcher, reusable)
+            if self._folder:
+                remove_tree(self._folder)
+
+    def _until_end(self) -> tuple[int, float, int] | None:
+        """What the launcher reports of the run (launcher.py); None when the launcher itself was killed."""
+        poll = select.poll()
+        for descriptor in (self._connection.fileno(), *self._output):
+            poll.register(descriptor, select.POLLIN)
+        next_sample = time.monotonic() + SAMPLE_SECONDS
+        killed = False
+        while True:
+            now = time.monotonic()
+            if now >= self._deadline and not killed and not self._was_kept_waiting(now):
+                self._timed_out = killed = self._kill()
+            wake_at = next_sample if killed else min(next_sample, self._deadline)
+            ready = [descriptor for descriptor, _ in poll.poll(max(0.0, wake_at - now) * 1000 + 1)]
+            for descriptor in self._output:
+                if descriptor in ready and not self._read(descriptor):
+                    poll.unregister(descriptor)
+            if self._connection.fileno() in ready:
+                return self._received()
+            if time.monotonic() >= next_sample:
+                next_sample = time.monotonic() + SAMPLE_SECONDS
+                self._sample()
+                killed = killed or (self._uses_too_much() and self._kill())
+            if self._output_limit_hit and not killed:
+                killed = self._kill()
+
+    def _received(self) -> tuple[int, float, int] | None:
+        try:
+            message = self._connection.recv(MESSAGE_BYTES)
+        except ConnectionError:
+            return None
+        return marshal.loads(message) if message else None
+
+    def _read(self, descriptor: int) -> bool:
+        """Read once from a pipe; False at its end."""
+        try:
+            part = os.read(descriptor, READ_BYTES)
+        except BlockingIOError:
+            return True
+        self._num_read[descriptor] += len(part)
+        output = self._output[descriptor]
+        if descriptor == self._stdout:
+            output += part[: self._limits.output_bytes - len(output)]
+        else:
+            output += part
+            del output[:-STDERR_BYTES]
+        if self._num_read[descriptor] >= self._limits.output_bytes:
+            self._output_limit_hit = True
+        return bool(part)
+
+    def _read_rest(self) -> None:
+        """What the pipes hold when the run has ended; no more, in case something else still writes."""
+        for descriptor in self._output:
+            os.set_blocking(descriptor, False)
+            num_left = self._limits.output_bytes + READ_BYTES
+            while num_left > 0:
+                before = self._num_read[descriptor]
+                if not self._read(descriptor) or self._num_read[descriptor] == before:
+                    break
+                num_left -= self._num_read[descriptor] - before
+
+    def _was_kept_waiting(self, now: float) -> bool:
+        """Move the deadline by the time for which other work had the CPUs, to be fair on a busy machine."""
+        waited = min(waited_seconds(self._pid), MAX_WAIT_FACTOR * self._limits.wall_seconds)
+        self._deadline = max(self._deadline, self._started + self._limits.wall_seconds + waited)
+        return now < self._deadline and not self._abandoned
+
+    def _kill(self) -> bool:
+        if self._launcher.cgroup:
+            self._launcher.cgroup.kill_others(keep=self._launcher.pid)
+        try:
+            self._connection.send(KILL)
+        except OSError:
+            pass  # the launcher has been killed, and the run with it
+        return True
+
+    def _sample(self) -> None:
+        group = self._launcher.cgroup
+        if group:
+            self._sampled = Usage(group.cpu_seconds())
+            return
+        now = usage(self._pid)
+        memory_mb = now.memory_mb
+        if memory_mb > self._limits.memory_mb:  # pages that several processes share were counted several times
+            memory_mb = proportional_memory_mb(self._pid)
+        self._sampled = Usage(
+            max(self._sampled.cpu_seconds, now.cpu_seconds), max(self._sampled.memory_mb, memory_mb)
+        )
+
+    def _uses_too_much(self) -> bool:
+        return (
+            self._sampled.cpu_seconds > self._limits.cpu_seconds
+            or self._sampled.memory_mb > self._limits.memory_mb
+        )
+
+    def _measured(self, status: int, cpu_seconds: float, peak_kb: int) -> RunResult:
+        group: Cgroup | None = self._launcher.cgroup
+        out_of_memory = ""
+        if group:
+            cpu_seconds = max(cpu_seconds, group.cpu_seconds())
+            out_of_memory = group.out_of_memory()
+            group.kill_others(keep=self._launcher.pid)
+        self._read_rest()
+        code = os.waitstatus_to_exitcode(status)
+        return RunResult(
+            exit_code=code if code >= 0 else 128 - code,
+            cpu_seconds=max(cpu_seconds, self._sampled.cpu_seconds),
+            memory_mb=max(peak_kb / 1024, self._sampled.memory_mb),
+            stdout=bytes(self._output[self._stdout]),
+            stderr=self._output[self._stderr].decode("utf-8", "replace"),
+            timed_out=self._timed_out,
+            output_limit_hit=self._output_limit_hit,
+            memory_limit_hit=out_of_memory == "limit",
+            machine_out_of_memory=out_of_memory == "machine",
+        )
 
 
 def memfd(content: bytes = b"") -> int:
@@ -101,3 +240,19 @@ def memfd(content: bytes = b"") -> int:
         view = view[os.write(descriptor, view) :]
     os.lseek(descriptor, 0, os.SEEK_SET)
     return descriptor
+
+
+def remove_tree(folder: str) -> None:
+    """Also with subfolders that may not be entered, or nested too deep for shutil.rmtree."""
+    try:
+        shutil.rmtree(folder)
+    except (OSError, RecursionError):
+        subprocess.run(["chmod", "-R", "u+rwx", folder], capture_output=True)
+        subprocess.run(["rm", "-rf", folder], capture_output=True)
+
+
+def output_pipe() -> tuple[int, int]:
+    """(end to read, end to write) of a pipe that a program of another user may open again as /dev/stdout."""
+    reading, writing = os.pipe()
+    os.fchmod(writing, 0o222)  # not for reading, which would wait for ever
+    return reading, writing

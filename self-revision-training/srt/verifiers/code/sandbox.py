@@ -11,34 +11,56 @@ CODE_SANDBOX=bwrap (bubblewrap) isolates every single run:
 - environment: only the variables set here.
 - privileges: started by root, programs run under a user ID that nothing else uses, without capabilities and with
   no way to gain any. Started by anyone else, they run as that user in their own user namespace.
-- limits per process: CPU time, address space, file size (standard output included), open files, no core dumps;
-  and for the whole run: wall-clock time, number of processes and threads.
+- keys: each run has a session keyring of its own, which is empty.
+- system calls: a filter (seccomp.py) denies those that no solution needs: keys, tracing and other processes'
+  memory, io_uring, userfaultfd, perf_event_open, bpf, new namespaces, mounts, modules, clocks, file handles; and
+  sockets other than Unix, IPv4, IPv6 and netlink.
+- limits: per process, address space, file size, open files, stack, no core dumps; for the whole run, wall-clock
+  time, standard output, the number of processes and threads, and, depending on the machine:
+  - with control groups (cgroup.py): CPU time of all processes, and all the memory that they make the kernel hold
+    (heaps, /tmp, memfd, System V segments, socket buffers).
+  - without them: CPU time of all processes that are alive every tenth of a second or that were waited for, and
+    their resident memory at those times (accounting.py). Memory that no process maps is denied by the filter
+    (memfd, System V) or small (pipes and sockets of their normal size, at most 128 open files per process;
+    /tmp). Missed: CPU time of processes that nobody waits for and that live for less than a tenth of a second,
+    and peaks of several processes together between two looks.
 
-Not covered: kernel bugs (there is no system call filter); what /proc reveals about the machine (CPUs, memory and
-load, but not its processes); the total memory of several processes (each may use the whole limit; only the machine
-bounds the sum); the total CPU time of several processes, which only the wall-clock limit bounds.
+`Sandbox.guarantees` says which of these hold on this machine.
 
-CODE_SANDBOX=rlimits provides the limits per process, the clean environment and a fresh work folder, and kills
-the process group at the end. It does NOT keep a program from reading and writing whatever you can read and
-write, using the network, signaling your other processes, leaving background processes that left the group, or
-starting any number of processes. It is meant for machines where bubblewrap cannot work and you trust the
-programs as much as your own.
+Not covered: kernel bugs in the system calls that remain; what /proc reveals about the machine (CPUs, memory and
+load, but not its processes); timing.
+
+CODE_SANDBOX=rlimits provides the limits, a session keyring, the clean environment and a fresh work folder, and
+ends every process that the program leaves behind. It does NOT keep a program from reading and writing whatever
+you can read and write, using the network, signaling your other processes, or, without control groups, starting
+any number of processes. It is meant for machines where bubblewrap cannot work and you trust the programs as much
+as your own.
 """
 
 import ctypes
 import os
 import shutil
-import subprocess
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from srt.common.errors import UserError
-from srt.verifiers.code.bubblewrap import BOX, Bubblewrap
-from srt.verifiers.code.limits import Limits, prlimit_command
-from srt.verifiers.code.process import RunHandle, RunResult, memfd
+from srt.verifiers.code.bubblewrap import BOX, MIN_TMP_BYTES, TMP_BYTES, Bubblewrap
+from srt.verifiers.code.cgroup import CgroupError, CgroupParent
+from srt.verifiers.code.launchers import Launcher, LauncherPool
+from srt.verifiers.code.limits import MEGABYTE, Limits, prlimit_command
+from srt.verifiers.code.process import RunHandle, RunResult, memfd, output_pipe, remove_tree
+from srt.verifiers.code.seccomp import filter_program
+from srt.verifiers.types import VerifierError
 
-ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", "TMPDIR": "/tmp", "PYTHONHASHSEED": "0"}
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "LANG": "C.UTF-8",
+    "TMPDIR": "/tmp",
+    "PYTHONHASHSEED": "0",
+    "PYTHONINTMAXSTRDIGITS": "0",  # no limit, as in Python before 3.11 and in the runner of open-r1/codeforces
+}
 CLONE_NEWNET = 0x40000000
 
 
@@ -46,21 +68,48 @@ class Sandbox:
     """Starts programs; thread-safe.
 
     `kind`: "bwrap" or "rlimits". `roots`: folders outside /usr that programs may read: the compilers'.
-    `has_network`: False when this process has given up the network. Raises UserError when the sandbox does not
-    work on this machine.
+    `has_network`: False when this process has given up the network. `use_cgroups`: whether to try to. Raises
+    UserError when the sandbox does not work on this machine.
     """
 
-    def __init__(self, kind: str, roots: Iterable[Path] = (), has_network: bool = True):
+    def __init__(self, kind: str, roots: Iterable[Path] = (), has_network: bool = True, use_cgroups: bool = True):
         self.kind = kind
         self._bubblewrap = Bubblewrap(roots, has_network) if kind == "bwrap" else None
         for tool in ("prlimit", "setpriv"):
             if shutil.which(tool) is None:
                 raise UserError(f"MODE=code: {tool} is missing; install util-linux")
-        probe = Limits(cpu_seconds=5, wall_seconds=20, memory_mb=256, output_bytes=4096, processes=16)
-        result = self.run(["/bin/sh", "-c", "cat; cat {box}/file"], {"file": b"two"}, b"one ", probe)
-        if (result.exit_code, result.stdout) != (0, b"one two"):
+        groups, self._no_cgroups = None, "not tried"
+        if use_cgroups:
+            try:
+                groups, self._no_cgroups = CgroupParent(), ""
+            except CgroupError as error:
+                self._no_cgroups = str(error)
+        self._cgroup_version = groups.version if groups else 0
+        self._launchers = LauncherPool(groups)
+        weakref.finalize(self, self._launchers.close)
+        self._filter = filter_program(allow_unmapped_memory=groups is not None) if self._bubblewrap else None
+        result = self._probe()
+        if self._filter and not _works(result):  # is the filter to blame?
+            self._filter = None
+            result = self._probe()
+        if not _works(result):
             error = (result.stderr.strip().splitlines() or [f"exit code {result.exit_code}"])[-1]
             raise UserError(f"MODE=code: the sandbox ({kind}) does not work here ({error}); {_advice(kind)}")
+
+    def guarantees(self) -> str:
+        """What holds on this machine, in one line."""
+        if self._bubblewrap:
+            parts = ["files, processes and network isolated", "keyring per run"]
+            parts.append("system call filter" if self._filter else "NO system call filter (not supported here)")
+        else:
+            parts = ["NO isolation: programs can read your files and use the network", "keyring per run"]
+        if self._cgroup_version:
+            parts.append(
+                f"memory, CPU time and processes limited over all processes (cgroup v{self._cgroup_version})"
+            )
+        else:
+            parts.append(f"memory and CPU time of all processes sampled, no control groups ({self._no_cgroups})")
+        return f"CODE_SANDBOX={self.kind}: {'; '.join(parts)}"
 
     def run(
         self,
@@ -72,7 +121,7 @@ class Sandbox:
         roots: Iterable[Path] | None = None,
     ) -> RunResult:
         """Start `command` (see `start`) and wait until it ends or reaches its wall-clock limit."""
-        return self.start(command, files, stdin, limits, work_files, roots).wait()
+        return self._start(command, files, stdin, limits, work_files or {}, roots, ()).wait()
 
     def start(
         self,
@@ -90,15 +139,34 @@ class Sandbox:
         None: all of the sandbox's, and the compilers' settings. `pass_fds`: descriptors that it inherits, by the
         same numbers.
         """
-        work_files = work_files or {}
-        stdout, stderr = memfd(), memfd()
+        handle = self._start(command, files, stdin, limits, work_files or {}, roots, pass_fds)
+        handle.follow()
+        return handle
+
+    def _start(
+        self,
+        command: Sequence[str],
+        files: Mapping[str, bytes],
+        stdin: bytes,
+        limits: Limits,
+        work_files: Mapping[str, bytes],
+        roots: Iterable[Path] | None,
+        pass_fds: Sequence[int],
+    ) -> RunHandle:
+        num_bytes = sum(map(len, [*files.values(), *work_files.values()]))
+        stdout, stdout_in = output_pipe()
+        stderr, stderr_in = output_pipe()
         inputs = [memfd(stdin)]
         folder = None
         if self._bubblewrap:
             box_fds = {name: memfd(content) for name, content in files.items()}
             work_fds = {name: memfd(content) for name, content in work_files.items()}
             inputs += [*box_fds.values(), *work_fds.values()]
-            argv = self._bubblewrap.command(box_fds, work_fds, roots)
+            seccomp = None
+            if self._filter:
+                seccomp = memfd(self._filter)
+                inputs.append(seccomp)
+            argv = self._bubblewrap.command(box_fds, work_fds, roots, _tmp_bytes(limits) + num_bytes, seccomp)
             box, cwd, environment = BOX, "/", ENVIRONMENT
         else:
             argv, folder = [], tempfile.mkdtemp(prefix="srt-judge-")
@@ -110,19 +178,55 @@ class Sandbox:
         # Without a user of its own, a program's process limit would count all of our processes.
         argv += prlimit_command(limits, count_processes=self._bubblewrap is not None)
         argv += [part.replace("{box}", box) for part in command]
-        process = subprocess.Popen(
-            argv,
-            stdin=inputs[0],
-            stdout=stdout,
-            stderr=stderr,
-            cwd=cwd,
-            env=environment,
-            pass_fds=[*inputs[1:], *pass_fds],
-            start_new_session=True,  # Ctrl-C is ours to handle
-        )
-        for descriptor in inputs:
-            os.close(descriptor)
-        return RunHandle(process, stdout, stderr, limits, folder)
+        descriptors = {0: inputs[0], 1: stdout_in, 2: stderr_in}
+        descriptors |= {descriptor: descriptor for descriptor in (*inputs[1:], *pass_fds)}
+        try:
+            launcher, pid = self._launch(argv, cwd, environment, descriptors, limits, num_bytes)
+        except OSError as error:
+            for descriptor in (stdout, stderr):
+                os.close(descriptor)
+            if folder:
+                remove_tree(folder)
+            raise VerifierError(f"a program could not be started ({error})", "no sandbox") from error
+        finally:
+            for descriptor in (*inputs, stdout_in, stderr_in):
+                os.close(descriptor)
+        return RunHandle(launcher, pid, stdout, stderr, limits, folder, self._launchers.release)
+
+    def _launch(
+        self,
+        argv: Sequence[str],
+        folder: str,
+        environment: Mapping[str, str],
+        descriptors: Mapping[int, int],
+        limits: Limits,
+        num_bytes: int,
+    ) -> tuple[Launcher, int]:
+        """A launcher with a started run, and the run's process id; a launcher that has died gets a successor."""
+        for attempts_left in (1, 0):
+            launcher = self._launchers.acquire()
+            try:
+                if launcher.cgroup:
+                    launcher.cgroup.begin()
+                    launcher.cgroup.set_limits(limits.memory_mb + num_bytes / MEGABYTE, limits.processes)
+                return launcher, launcher.start(argv, environment, folder, descriptors)
+            except OSError:
+                self._launchers.release(launcher, reusable=False)
+                if not attempts_left:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _probe(self) -> RunResult:
+        limits = Limits(cpu_seconds=5, wall_seconds=20, memory_mb=256, output_bytes=4096, processes=16)
+        return self.run(["/bin/sh", "-c", "cat; cat {box}/file"], {"file": b"two"}, b"one ", limits)
+
+
+def _works(result: RunResult) -> bool:
+    return (result.exit_code, result.stdout) == (0, b"one two")
+
+
+def _tmp_bytes(limits: Limits) -> int:
+    return int(min(TMP_BYTES, max(MIN_TMP_BYTES, limits.memory_mb * MEGABYTE / 2)))
 
 
 def unshare_network() -> bool:

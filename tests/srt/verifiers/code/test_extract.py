@@ -1,5 +1,8 @@
 """Which program is extracted from a response."""
 
+import math
+import time
+
 import pytest
 
 from srt.verifiers.code.extract import extract_program
@@ -59,3 +62,26 @@ def test_every_fence_word_stands_for_one_language():
         "Go",
         "Rust",
     }
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["```" + " " * 45000 + "`", "`" * 45000 + "x`", "~" * 45000, " " * 45000 + "`", "```" + "a " * 45000 + "`"],
+)
+def test_a_long_line_takes_linear_time(line):
+    times = []
+    for repeats in (4, 16):
+        middle = line[3] * (len(line) * repeats)
+        response = "```python\nprint(2)\n```\n" + line[:3] + middle + line[3:] + "\n"
+        best = math.inf
+        for _ in range(3):
+            started = time.perf_counter()
+            extract_program(response)
+            best = min(best, time.perf_counter() - started)
+        times.append(best)
+    assert times[1] < 10 * times[0] + 0.05  # quadratic: sixteen times as long
+
+
+def test_a_line_of_backticks_that_is_no_fence_changes_nothing():
+    assert extracted("```python\nprint(2)\n```\n```" + " " * 45000 + "`\n") == ("Python", "print(2)\n")
+    assert extracted("~~~ python ``` \nprint(2)\n~~~\n") == ("Python", "print(2)\n")

@@ -5,7 +5,7 @@ import pytest
 from srt.problems import load_problems
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from tests.srt.helpers.code_cases import CHECK
-from tests.srt.test_problems import write
+from tests.srt.helpers.problem_files import write
 
 CANNOT = [
     ("", "the tests are empty"),
