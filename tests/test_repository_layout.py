@@ -17,7 +17,8 @@ ENTRY_POINTS = {path.stem for folder in (SRT, OPSD) for path in folder.glob("*.p
 # import them at module level.
 HEAVY = {
     "matplotlib": ["srt.report.plots"],
-    "math_verify": ["srt.verifiers.math.verify"],
+    "math_verify": ["srt.verifiers.math.expressions"],
+    "latex2sympy2_extended": ["srt.verifiers.math.expressions"],
     "trl": ["srt.sft.trainer"],
     "datasets": ["srt.sft.trainer"],
     "accelerate": ["srt.sft.trainer", "opsd.nemo_rl.worker.dtensor"],

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable
 from fractions import Fraction
+from functools import partial
 
 from srt.verifiers.math.expressions import (
     DIVISION_BY_ZERO,
@@ -66,7 +67,7 @@ def same(gold: Answer, answer: Answer) -> bool:
         if not answer.integers:
             return same(gold, answer.items[0])
         if not isinstance(gold, Collection):
-            return same_collection(Collection("list", (gold,), answer.integers), answer)
+            return same_collection(Collection("list", (gold,), answer.integers), answer, same)
     for form, compare in _COMPARISONS:
         if isinstance(gold, form) or isinstance(answer, form):
             return compare(gold, answer)
@@ -154,7 +155,7 @@ def _same_assignment(gold: Answer, answer: Answer) -> bool:
         if isinstance(answer, Collection) and gold.name.startswith("("):
             named = _named_tuple(gold)
             if named is not None and all(isinstance(item, Assignment) for item in answer.items):
-                return same_list(named, list(answer.items))
+                return same_list(named, list(answer.items), same)
         return same(gold.value, answer)
     assert isinstance(answer, Assignment)
     if isinstance(gold, Relation):
@@ -165,7 +166,7 @@ def _same_assignment(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Collection) and answer.name.startswith("(") and gold.kind == "list":
         named = _named_tuple(answer)
         if named is not None and all(isinstance(item, Assignment) for item in gold.items):
-            return same_list(list(gold.items), named)
+            return same_list(list(gold.items), named, same)
     return same(gold, answer.value)
 
 
@@ -309,8 +310,8 @@ _COMPARISONS: list[tuple[type | tuple[type, ...], Callable[[Answer, Answer], boo
     (Matrix, same_matrix),
     (_SETS, _same_set),
     (Relation, _same_relation),
-    (Collection, same_collection),
+    (Collection, partial(same_collection, same=same)),
     (Measure, same_measure),
-    (Quantity, same_quantity),
+    (Quantity, partial(same_quantity, same=same)),
     (Expression, _same_expression),
 ]

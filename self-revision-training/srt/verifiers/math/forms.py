@@ -1,10 +1,14 @@
 """The forms that an answer can have. `read.py` makes them, `compare.py` compares them."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
 class Answer:
     """A read answer."""
+
+
+Same = Callable[[Answer, Answer], bool]  # (gold, answer) -> whether they are the same
 
 
 @dataclass(frozen=True)

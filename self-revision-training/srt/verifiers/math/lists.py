@@ -1,11 +1,10 @@
 """Lists, sets and tuples: which order counts, and solutions with an arbitrary integer."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import mpmath
 
-from srt.verifiers.math import compare
 from srt.verifiers.math.expressions import UnreadableError, parse
 from srt.verifiers.math.forms import (
     Answer,
@@ -16,6 +15,7 @@ from srt.verifiers.math.forms import (
     Matrix,
     Measure,
     Quantity,
+    Same,
 )
 from srt.verifiers.math.numeric import Evaluator, NotNumericError
 from srt.verifiers.math.quantities import same_matrix
@@ -23,21 +23,22 @@ from srt.verifiers.math.quantities import same_matrix
 MAX_LIST = 60  # items; matching takes quadratic time
 
 
-def same_collection(gold: Answer, answer: Answer) -> bool:
+def same_collection(gold: Answer, answer: Answer, same: Same) -> bool:
+    """`same` compares two items; compare.py has it."""
     integers = (gold.integers if isinstance(gold, Collection) else frozenset()) or (
         answer.integers if isinstance(answer, Collection) else frozenset()
     )
     if integers:
-        return _same_families(gold, answer, integers)
+        return _same_families(gold, answer, integers, same)
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         kinds = (gold.kind, answer.kind)
         if kinds in (("set", "tuple"), ("tuple", "set"), ("set", "bracket"), ("bracket", "set")):
             return False
         if len(gold.items) > MAX_LIST or len(answer.items) > MAX_LIST:
-            return len(gold.items) == len(answer.items) and all(map(compare.same, gold.items, answer.items))
+            return len(gold.items) == len(answer.items) and all(map(same, gold.items, answer.items))
         if gold.kind in ("tuple", "bracket") or answer.kind in ("tuple", "bracket"):
-            return _same_in_order(gold, answer)
-        return same_list(_without_repeated_points(gold.items), _without_repeated_points(answer.items))
+            return _same_in_order(gold, answer, same)
+        return same_list(_without_repeated_points(gold.items), _without_repeated_points(answer.items), same)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return same_matrix(gold, answer)
     if isinstance(gold, Interval) or isinstance(answer, Interval):
@@ -58,7 +59,7 @@ def _without_repeated_points(items: Sequence[Answer]) -> list[Answer]:
     return [item for i, item in enumerate(items) if not isinstance(item, Collection) or item not in items[:i]]
 
 
-def _same_in_order(gold: Collection, answer: Collection) -> bool:
+def _same_in_order(gold: Collection, answer: Collection, same: Same) -> bool:
     if len(gold.items) != len(answer.items):
         return False
     if "set" in (gold.kind, answer.kind):
@@ -68,10 +69,10 @@ def _same_in_order(gold: Collection, answer: Collection) -> bool:
         {i.name for i in items if isinstance(i, Assignment)}
     ) < len(items):
         return False
-    return all(map(compare.same, gold.items, items))
+    return all(map(same, gold.items, items))
 
 
-def same_list(gold: list[Answer], answer: list[Answer]) -> bool:
+def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
     """Lists without brackets and sets: in any order, except that names fix which value is which."""
     gold_names, answer_names = _names(gold), _names(answer)
     if gold_names and answer_names:
@@ -81,25 +82,25 @@ def same_list(gold: list[Answer], answer: list[Answer]) -> bool:
                     matched(
                         [a for a in gold if isinstance(a, Assignment) and a.name == name],
                         [a for a in answer if isinstance(a, Assignment) and a.name == name],
-                        compare.same,
+                        same,
                     )
                     for name in set(gold_names)
                 )
-            return matched(gold, answer, compare.same)
+            return matched(gold, answer, same)
         numbered = any("_" in name for name in gold_names), any("_" in name for name in answer_names)
         if (
             _one_variable(gold_names)
             and _one_variable(gold_names) == _one_variable(answer_names)
             and not all(numbered)
         ):
-            return matched(_values(gold), _values(answer), compare.same)
+            return matched(_values(gold), _values(answer), same)
         return False
     if (gold_names and _are_systems(answer)) or (answer_names and _are_systems(gold)):
         return False
     named = gold_names or answer_names
     if named and len(set(named)) > 1 and not _one_variable(named):
-        return len(gold) == len(answer) and all(map(compare.same, gold, answer))
-    return matched(gold, answer, compare.same)
+        return len(gold) == len(answer) and all(map(same, gold, answer))
+    return matched(gold, answer, same)
 
 
 def _names(items: Sequence[Answer]) -> list[str] | None:
@@ -121,7 +122,7 @@ def _are_systems(items: Sequence[Answer]) -> bool:
     return any(isinstance(item, Collection) and item.kind == "list" for item in items)
 
 
-def matched(gold: Sequence[Answer], answer: Sequence[Answer], is_same: Callable[[Answer, Answer], bool]) -> bool:
+def matched(gold: Sequence[Answer], answer: Sequence[Answer], same: Same) -> bool:
     """Whether the items can be paired off."""
     if len(gold) != len(answer):
         return False
@@ -137,7 +138,7 @@ def matched(gold: Sequence[Answer], answer: Sequence[Answer], is_same: Callable[
         found = None
         for index, other in enumerate(rest):
             try:
-                if is_same(item, other):
+                if same(item, other):
                     found = index
                     break
             except UnreadableError as error:
@@ -150,7 +151,7 @@ def matched(gold: Sequence[Answer], answer: Sequence[Answer], is_same: Callable[
     return True
 
 
-def _same_families(gold: Answer, answer: Answer, integers: frozenset[str]) -> bool:
+def _same_families(gold: Answer, answer: Answer, integers: frozenset[str], same: Same) -> bool:
     """Solutions with an arbitrary integer: the same numbers, whatever the shift."""
     sides = [_family(side) for side in (gold, answer)]
     declared = [side.integers if isinstance(side, Collection) else frozenset() for side in (gold, answer)]
@@ -159,7 +160,7 @@ def _same_families(gold: Answer, answer: Answer, integers: frozenset[str]) -> bo
         return False
     plain = [Collection(s.kind, s.items) if isinstance(s, Collection) else s for s in (gold, answer)]
     try:
-        if compare.same(plain[0], plain[1]):
+        if same(plain[0], plain[1]):
             return True
     except UnreadableError:
         if sides[0] is None or sides[1] is None:

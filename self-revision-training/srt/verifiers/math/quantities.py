@@ -3,14 +3,25 @@
 import re
 from fractions import Fraction
 
-from srt.verifiers.math import compare
 from srt.verifiers.math.expressions import number_of, same_formula
-from srt.verifiers.math.forms import Answer, Based, Collection, Expression, Matrix, Measure, Quantity, Ratio, Time
+from srt.verifiers.math.forms import (
+    Answer,
+    Based,
+    Collection,
+    Expression,
+    Matrix,
+    Measure,
+    Quantity,
+    Ratio,
+    Same,
+    Time,
+)
 from srt.verifiers.math.text import without_text
 from srt.verifiers.math.units import Unit, read_unit
 
 
-def same_quantity(gold: Answer, answer: Answer) -> bool:
+def same_quantity(gold: Answer, answer: Answer, same: Same) -> bool:
+    """`same` compares what stands without its unit; compare.py has it."""
     units = [read_unit(without_text(a.words)) if isinstance(a, Quantity) else None for a in (gold, answer)]
     values = [a.value if isinstance(a, Quantity) else a for a in (gold, answer)]
     for side, other in ((gold, answer), (answer, gold)):
@@ -28,7 +39,7 @@ def same_quantity(gold: Answer, answer: Answer) -> bool:
             if not re.search(
                 r"\\(?:frac|sqrt|pi)|^[\d\s]*$", re.sub(r"\\pi|\\frac|\\sqrt|[{}\d\s./^()]", "", other.text) or "1"
             ):
-                return compare.same(pair[0], pair[1])
+                return same(pair[0], pair[1])
     first, second = units
     if first is not None and second is not None and first != second:
         if first.dimensions != second.dimensions:
@@ -42,7 +53,7 @@ def same_quantity(gold: Answer, answer: Answer) -> bool:
         return _same_angle(values, units)
     if all(isinstance(a, Quantity) for a in (gold, answer)):
         return False
-    return compare.same(values[0], values[1])
+    return same(values[0], values[1])
 
 
 def _is_angle(unit: Unit) -> bool:
