@@ -14,17 +14,27 @@ def temporary_files():
     return {path for folder in ("/tmp", "/var/tmp", "/dev/shm") for path in Path(folder).glob("*")}
 
 
+def is_ours(path):
+    return "evil" in path.name or "srt-judge" in path.name
+
+
+def lasting(find):
+    """What `find` finds at first and in every later look, for up to 10 seconds."""
+    left, deadline = find(), time.monotonic() + 10
+    while left and time.monotonic() < deadline:
+        time.sleep(0.05)
+        left &= find()
+    return left
+
+
 @pytest.fixture
 def nothing_left_behind():
     """After the test none of its processes and files are left, and the judge still works."""
     processes_before, files_before = descendants(), temporary_files()
     judge().judge(fenced("print(2)"), PROBLEM)
     yield
-    deadline = time.monotonic() + 10
-    while descendants() - processes_before and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert not descendants() - processes_before
-    new_files = temporary_files() - files_before
-    assert not any("evil" in path.name or "srt-judge" in path.name for path in new_files)
+    # Files of another test process's judge come and go; what stays was left behind.
+    assert not lasting(lambda: descendants() - processes_before)
+    assert not lasting(lambda: {path for path in temporary_files() - files_before if is_ours(path)})
     assert judge().judge(fenced("print(2)"), PROBLEM).correct
     assert not judge().judge(fenced("print(3)"), PROBLEM).correct
