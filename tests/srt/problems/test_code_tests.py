@@ -49,11 +49,11 @@ def test_limits_beyond_reason_are_lowered(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
-        ({"time_limit": float("nan")}, "time_limit: a number above 0 is expected, found nan"),
-        ({"memory_limit": 0}, "memory_limit: a number above 0"),
-        ({"time_limit": "2 s"}, "time_limit: a number above 0"),
-        ({"input_file": "n" * 300}, "input_file: a plain file name is expected"),
-        ({"output_file": "a/b"}, "output_file: a plain file name is expected"),
+        ({"time_limit": float("nan")}, "time_limit: expected a number above 0, found nan"),
+        ({"memory_limit": 0}, "memory_limit: expected a number above 0"),
+        ({"time_limit": "2 s"}, "time_limit: expected a number above 0"),
+        ({"input_file": "n" * 300}, "input_file: expected a plain file name"),
+        ({"output_file": "a/b"}, "output_file: expected a plain file name"),
     ],
 )
 def test_limits_and_names_that_cannot_be_used_are_bad_records(tmp_path, fields, reason):

@@ -63,8 +63,11 @@ class Bubblewrap:
         folder where the command starts, whose file system holds `tmp_bytes`. `roots`: see Sandbox.start.
         `seccomp`: the descriptor of a system call filter.
         """
-        argv = list(self._build_prefix) if roots is None else [*self._run_prefix, *_bind(roots)]
-        argv += ["--perms", "0777", "--size", str(tmp_bytes), "--tmpfs", WORK_FOLDER]
+        work_folder = ["--perms", "0777", "--size", str(tmp_bytes), "--tmpfs", WORK_FOLDER]
+        if roots is None:
+            argv = [*self._build_prefix, *work_folder]
+        else:  # in this order, since a root may be in /tmp
+            argv = [*self._run_prefix, *work_folder, *_bind(roots)]
         if seccomp is not None:
             argv += ["--seccomp", str(seccomp)]
         for folder, mode, descriptors in ((BOX, "0555", files), (WORK_FOLDER, "0666", work_files)):

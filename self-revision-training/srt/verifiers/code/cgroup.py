@@ -10,6 +10,7 @@ Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ in the kernel.
 """
 
 import itertools
+import math
 import os
 import time
 from collections.abc import Iterator
@@ -72,7 +73,7 @@ class Cgroup:
         self._memory = folders["memory"]
         for folder in dict.fromkeys(folders.values()):
             folder.mkdir()
-        self._kills = self._failures = 0
+        self._kills = self._failures = self._refusals = 0
         self._cpu_seconds = 0.0
 
     def add(self, pid: int) -> None:
@@ -107,6 +108,7 @@ class Cgroup:
         if self._version == 1:
             _write(self._memory / "memory.max_usage_in_bytes", 0)
         self._kills, self._failures = self._memory_event("oom_kill"), self._memory_event("oom")
+        self._refusals = self._refused_processes()
         self._cpu_seconds = self._total_cpu_seconds()
 
     def cpu_seconds(self) -> float:
@@ -123,6 +125,17 @@ class Cgroup:
             int((self._memory / f"memory.{name}_in_bytes").read_text()) for name in ("max_usage", "limit")
         )
         return "limit" if peak > limit - PEAK_SLACK_BYTES else "machine"
+
+    def refused_processes(self) -> bool:
+        """Whether a process was refused since `begin` although this group's own limit allowed it.
+
+        Kernels before 6.11 count it in the group of the process that forks, whichever group's limit it was.
+        """
+        if self._refused_processes() <= self._refusals:
+            return False
+        own = self._folders["pids"]
+        room = _room(own)
+        return any(_room(folder) < room for folder in own.parents if (folder / "pids.max").is_file())
 
     def kill_others(self, keep: int) -> None:
         """Everything but the process `keep`."""
@@ -151,6 +164,9 @@ class Cgroup:
     def _memory_event(self, name: str) -> int:
         file = "memory.events" if self._version == 2 else "memory.oom_control"
         return _fields(self._memory / file).get(name, 0)
+
+    def _refused_processes(self) -> int:
+        return _fields(self._folders["pids"] / "pids.events").get("max", 0)
 
     def _total_cpu_seconds(self) -> float:
         folder = self._folders["cpu"]
@@ -216,6 +232,12 @@ def _mounted(mounts: str) -> Iterator[tuple[str, str, list[str]]]:
     for line in Path(mounts).read_text().splitlines():
         _, place, kind, options, *_ = line.split()
         yield kind, place, options.split(",")
+
+
+def _room(folder: Path) -> float:
+    """How many more processes the limit of a group allows."""
+    limit = (folder / "pids.max").read_text().strip()
+    return math.inf if limit == "max" else int(limit) - int((folder / "pids.current").read_text())
 
 
 def _fields(path: Path) -> dict[str, int]:

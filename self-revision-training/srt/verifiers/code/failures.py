@@ -37,16 +37,23 @@ def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
 def run_failure(result: RunResult, limits: Limits, started: bool = False) -> str | None:
     """A limit that was exceeded or a crash; None for a run that ended on its own with exit code 0.
 
-    Raises VerifierError when the machine had no memory left, and when the program was not even started, unless
-    it is known that it was.
+    Raises VerifierError when the machine ran short of memory or processes, and when the program was not even
+    started, unless it is known that it was.
     """
-    if result.machine_out_of_memory:
-        raise VerifierError("the machine ran out of memory while a program ran", "no memory left")
+    check_resources(result)
     if result.exit_code and not result.stdout and not started:
         check_started(result.stderr)
     if (failure := exceeded_limit(result, limits)) or not result.exit_code:
         return failure
     return f"runtime error (exit code {result.exit_code}): {last_line(result.stderr)}".removesuffix(": ")
+
+
+def check_resources(result: RunResult) -> None:
+    """Raises VerifierError when the machine, not the run's own limits, denied it memory or processes."""
+    if result.machine_out_of_memory:
+        raise VerifierError("the machine ran out of memory while a program ran", "no memory left")
+    if result.machine_out_of_processes:
+        raise VerifierError("the machine allowed no more processes while a program ran", "no processes left")
 
 
 def check_started(messages: str) -> None:

@@ -38,6 +38,7 @@ class RunResult:
     `timed_out`: it was killed at the wall-clock limit. `output_limit_hit`: its output reached the limit and is
     truncated. `memory_limit_hit`: the kernel killed one of its processes at the limit of its control group.
     `machine_out_of_memory`: the kernel did so because the machine, or a group around ours, had no memory left.
+    `machine_out_of_processes`: a group around ours refused a process.
     """
 
     exit_code: int
@@ -49,6 +50,7 @@ class RunResult:
     output_limit_hit: bool
     memory_limit_hit: bool = False
     machine_out_of_memory: bool = False
+    machine_out_of_processes: bool = False
 
 
 class RunHandle:
@@ -212,11 +214,12 @@ class RunHandle:
 
     def _measured(self, status: int, cpu_seconds: float, peak_kb: int) -> RunResult:
         group: Cgroup | None = self._launcher.cgroup
-        out_of_memory = ""
+        out_of_memory, out_of_processes = "", False
         if group:
             cpu_seconds = max(cpu_seconds, group.cpu_seconds())
             out_of_memory = group.out_of_memory()
             group.kill_others(keep=self._launcher.pid)
+            out_of_processes = group.refused_processes()
         self._read_rest()
         code = os.waitstatus_to_exitcode(status)
         return RunResult(
@@ -229,6 +232,7 @@ class RunHandle:
             output_limit_hit=self._output_limit_hit,
             memory_limit_hit=out_of_memory == "limit",
             machine_out_of_memory=out_of_memory == "machine",
+            machine_out_of_processes=out_of_processes,
         )
 
 

@@ -48,6 +48,7 @@ from pathlib import Path
 from srt.common.errors import UserError
 from srt.verifiers.code.bubblewrap import BOX, MIN_TMP_BYTES, TMP_BYTES, Bubblewrap
 from srt.verifiers.code.cgroup import CgroupError, CgroupParent
+from srt.verifiers.code.failures import NOT_STARTED
 from srt.verifiers.code.launchers import Launcher, LauncherPool
 from srt.verifiers.code.limits import MEGABYTE, Limits, prlimit_command
 from srt.verifiers.code.process import RunHandle, RunResult, memfd, output_pipe, remove_tree
@@ -187,7 +188,7 @@ class Sandbox:
                 os.close(descriptor)
             if folder:
                 remove_tree(folder)
-            raise VerifierError(f"a program could not be started ({error})", "no sandbox") from error
+            raise VerifierError(f"a program could not be started ({error})", NOT_STARTED) from error
         finally:
             for descriptor in (*inputs, stdout_in, stderr_in):
                 os.close(descriptor)

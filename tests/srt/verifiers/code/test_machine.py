@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,19 @@ SCRIPT = """
 """
 
 
+def remove_group(folder):
+    """With the groups in it of a judge that has ended, whose last processes may still be ending."""
+    deadline = time.monotonic() + 30
+    for group in (*folder.glob("srt-judge-*"), folder):
+        while group.is_dir():
+            try:
+                group.rmdir()
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
+
+
 @pytest.fixture
 def group():
     for root in (Path("/sys/fs/cgroup/pids"), Path("/sys/fs/cgroup")):
@@ -161,7 +175,7 @@ def group():
             continue
         if (folder / "pids.max").exists():
             yield folder
-            folder.rmdir()
+            remove_group(folder)
             return
         folder.rmdir()
     pytest.skip("no control group can be made here")
