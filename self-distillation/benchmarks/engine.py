@@ -233,7 +233,7 @@ def padded(rows: list[list[int]], side: str) -> dict[str, Any]:
 
 
 def trl_setting(options: Options, pairs: list, folder: str) -> dict[str, Any]:
-    """What both of TRL's trainers are given: their arguments, the data set of places, a callback that times."""
+    """What both of TRL's trainers are given: their arguments, the dataset of places, a callback that times."""
     import torch
     from datasets import Dataset
     from transformers import TrainerCallback

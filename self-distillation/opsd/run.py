@@ -79,7 +79,7 @@ class Run:
         return True
 
     def revisions(self) -> dict[str, str]:
-        """The commits of the hub models and data sets, as far as they are known."""
+        """The commits of the hub models and datasets, as far as they are known."""
         dataset, _ = dataset_or_default(self.config.mode, self.config.train_dataset, self.config.train_subset)
         models = (self.config.student_model, self.config.teacher_model)
         return known({model: model_revision(model) for model in models} | {dataset: self.train_set.revision})

@@ -58,7 +58,7 @@ class GradingConfig:
 
 @dataclass(frozen=True)
 class ProblemFilterConfig:
-    """Which problems of the data set are left out (srt/problems.py)."""
+    """Which problems of the dataset are left out (srt/problems/)."""
 
     min_tests: int = option(ge=0)
 

@@ -1,4 +1,4 @@
-"""Defaults that follow from the mode and the model: data sets, and the paths of all outputs."""
+"""Defaults that follow from the mode and the model: datasets, and the paths of all outputs."""
 
 from pathlib import Path
 
@@ -15,12 +15,12 @@ DEFAULT_DATASETS = {
 }
 
 
-# Data set and split that Phase 2 validates on and evaluation measures.
+# Dataset and split that Phase 2 validates on and evaluation measures.
 DEFAULT_EVALUATION = {
     "math": ("HuggingFaceH4/aime_2024", "train"),
     "code": ("openai/openai_humaneval", "test"),
 }
-DEFAULT_SPLIT = "train"  # of a data set that is set by a knob
+DEFAULT_SPLIT = "train"  # of a dataset that is set by a knob
 
 
 def dataset_or_default(mode: str, dataset: str | None, subset: str | None) -> tuple[str, str | None]:

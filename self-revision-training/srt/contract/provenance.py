@@ -78,7 +78,7 @@ def model_revision(model_path: str) -> str | None:
 
 
 def known(revisions: dict[str, str | None]) -> dict[str, str]:
-    """The revisions of those models and data sets that have a known one."""
+    """The revisions of those models and datasets that have a known one."""
     return {name: revision for name, revision in revisions.items() if revision}
 
 
@@ -96,7 +96,7 @@ def open_run(
 ) -> bool:
     """Start a run in `output_dir`, or continue the one that it holds; True when it continues.
 
-    `identity`: the settings that determine the output. `revisions`: the commits of its hub models and data sets,
+    `identity`: the settings that determine the output. `revisions`: the commits of its hub models and datasets,
     as far as they are known. Raises UserError when the folder holds a run with other settings or revisions,
     naming each that differs, or when another process is using it.
     """
@@ -132,7 +132,7 @@ def open_run(
 
 
 def check_revisions(path: Path, stored: dict[str, str], revisions: dict[str, str]) -> None:
-    """Raises UserError when a model or data set was another one for what `path` describes.
+    """Raises UserError when a model or dataset was another one for what `path` describes.
 
     What is unknown on either side is not compared: the hub may have been out of reach.
     """

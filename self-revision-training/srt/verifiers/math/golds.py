@@ -1,11 +1,11 @@
-"""Gold answers: which ones can be compared at all. Checked once, when the data set is loaded."""
+"""Gold answers: which ones can be compared at all. Checked once, when the dataset is loaded."""
 
 import re
 import time
 
 from srt.verifiers.math.text import clean, without_text
 
-# What data sets put in place of an answer.
+# What datasets put in place of an answer.
 PLACEHOLDERS = frozenset(
     "n/a|na|n.a|unknown|?|??|???|-|--|---|...|null|nan|tbd|todo|unanswered|missing|see solution|see the solution|"
     "see above|not available|no answer|not given|not provided|no answer provided|answer not found|proof|notfound|"
