@@ -2,18 +2,25 @@
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CPU_ENVIRONMENT="$REPOSITORY/.venv-cpu"
+PHASE1_ENVIRONMENT="$REPOSITORY/.venv"
+PHASE2_ENVIRONMENT="$REPOSITORY/self-distillation/.venv"
 
-# Prefers an active environment, then the one of the phase ($1), then the small one.
+# choose_python OWN OTHER: the active environment, then the one of this phase, then the small one. An active environment
+# of the other phase does not count where this phase has its own: it may lack what only this phase needs.
 choose_python() {
-  local candidate
-  for candidate in "${VIRTUAL_ENV:-}" "$1" "$CPU_ENVIRONMENT"; do
+  local own=$1 other=$2 active=${VIRTUAL_ENV:-} candidate
+  if [ -n "$active" ] && [ "$active" -ef "$other" ] && [ -x "$own/bin/python" ]; then
+    echo "note: running in $own; the active environment is that of the other phase" >&2
+    active=
+  fi
+  for candidate in "$active" "$own" "$CPU_ENVIRONMENT"; do
     if [ -n "$candidate" ] && [ -x "$candidate/bin/python" ]; then
       PYTHON="$candidate/bin/python"
       break
     fi
   done
   if [ -z "${PYTHON:-}" ]; then
-    echo "error: no Python environment: activate one, create $1 as described in the README, or run scripts/quickstart.sh" >&2
+    echo "error: no Python environment: activate one, create $own as described in the README, or run scripts/quickstart.sh" >&2
     exit 2
   fi
   export PYTHONPATH="$REPOSITORY/self-revision-training:$REPOSITORY/self-distillation${PYTHONPATH:+:$PYTHONPATH}"

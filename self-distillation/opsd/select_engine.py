@@ -25,7 +25,7 @@ MEGATRON = {
 def select_engine(requested: str, gpus: int, num_nodes: int) -> tuple[str, str]:
     """("local" or "nemo-rl", the reason). `gpus`: the ones visible on this node.
 
-    Raises UserError, naming ENGINE=local, when nemo-rl is requested and not available.
+    Raises UserError, naming ENGINE=local, when nemo-rl is not available but requested, or needed to use all GPUs.
     """
     if requested == "local":
         note = f"; it uses one of the {gpus} visible GPUs, ENGINE=nemo-rl uses all" if gpus > 1 else ""
@@ -42,7 +42,7 @@ def select_engine(requested: str, gpus: int, num_nodes: int) -> tuple[str, str]:
         return "nemo-rl", f"ENGINE=auto, {several}"
     if num_nodes > 1:
         raise UserError(f"NUM_NODES={num_nodes} needs ENGINE=nemo-rl, but {missing}. ENGINE=local uses one GPU")
-    return "local", f"ENGINE=auto; it uses one of {several}, since {missing}"
+    raise UserError(f"{several} are visible, but {missing}. ENGINE=local trains on one of them")
 
 
 def why_no_nemo_rl() -> str | None:

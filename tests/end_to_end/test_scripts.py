@@ -51,12 +51,44 @@ def test_without_an_environment_the_error_says_what_to_do(script, tmp_path):
 
 def test_the_active_environment_wins(tmp_path):
     """VIRTUAL_ENV's python is used, not that of an environment in the repository."""
-    python = tmp_path / "env" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text('#!/bin/sh\necho "mine: $1"\n')
-    python.chmod(0o755)
-    outcome = run_script("sft", {"VIRTUAL_ENV": tmp_path / "env"})
+    outcome = run_script("sft", {"VIRTUAL_ENV": fake_environment(tmp_path / "env", "mine: $1")})
     assert outcome.out == f"mine: {REPOSITORY}/self-revision-training/sft.py\n"
+
+
+def fake_environment(folder, name):
+    python = folder / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\necho "{name}"\n')
+    python.chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("script", "active", "own", "used"),
+    [
+        ("sft", "phase 2", True, "phase 1"),
+        ("evaluate", "phase 1", True, "phase 1"),
+        ("distill", "phase 1", True, "phase 2"),
+        ("distill", "phase 2", True, "phase 2"),
+        ("distill", "mine", True, "mine"),
+        ("distill", "phase 1", False, "phase 1"),
+    ],
+)
+def test_the_environment_of_the_other_phase_does_not_win(tmp_path, script, active, own, used):
+    shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
+    folders = {
+        "phase 1": tmp_path / ".venv",
+        "phase 2": tmp_path / "self-distillation" / ".venv",
+        "mine": tmp_path / "mine",
+    }
+    for name, folder in folders.items():
+        if own or name == active:
+            fake_environment(folder, name)
+    environment = os.environ | {"VIRTUAL_ENV": str(folders[active])}
+    command = ["bash", tmp_path / "scripts" / f"{script}.sh", "ENGINE=local"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == f"{used}\n"
+    assert ("the active environment is that of the other phase" in done.stderr) == (used != active)
 
 
 def test_an_invalid_knob_ends_the_script_with_exit_code_2_and_one_error_line():
