@@ -5,10 +5,10 @@ CPU_ENVIRONMENT="$REPOSITORY/.venv-cpu"
 PHASE1_ENVIRONMENT="$REPOSITORY/.venv"
 PHASE2_ENVIRONMENT="$REPOSITORY/self-distillation/.venv"
 
-# choose_python OWN OTHER: the active environment, then the one of this phase, then the small one. An active environment
+# choose_python OWN [OTHER]: the active environment, then the one of this phase, then the small one. An active environment
 # of the other phase does not count where this phase has its own: it may lack what only this phase needs.
 choose_python() {
-  local own=$1 other=$2 active=${VIRTUAL_ENV:-} candidate
+  local own=$1 other=${2:-} active=${VIRTUAL_ENV:-} candidate
   if [ -n "$active" ] && [ "$active" -ef "$other" ] && [ -x "$own/bin/python" ]; then
     echo "note: running in $own; the active environment is that of the other phase" >&2
     active=
