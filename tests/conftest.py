@@ -10,7 +10,7 @@ from quickstart.base_model import new_model, save_checkpoint
 from quickstart.tokenizer import build_tokenizer
 from srt.common.errors import UserError
 from srt.verifiers.code.languages import find_toolchain
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from tests.end_to_end.commands import KNOB_VARIABLES
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
-from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, MAX_NAME_BYTES
+from srt.verifiers.code.sandbox.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, MAX_NAME_BYTES
 from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")

@@ -6,7 +6,7 @@ Programs that succeed print 2, the expected output: a correct verdict means that
 import time
 
 from srt.contract.records import Problem
-from srt.verifiers.code.limits import wall_seconds
+from srt.verifiers.code.sandbox.limits import wall_seconds
 from tests.srt.helpers.code_cases import fenced, judge
 
 LIMIT = 0.25  # seconds of CPU time; see wall_seconds()

@@ -6,7 +6,7 @@ import pytest
 
 from srt.common.errors import UserError
 from srt.problems import load_problems
-from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB
+from srt.verifiers.code.sandbox.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB
 
 SHOWN = [{"input": "1\n", "output": "2\n"}]
 HIDDEN = [{"input": f"{n}\n", "output": f"{n + 1}\n"} for n in range(5)]

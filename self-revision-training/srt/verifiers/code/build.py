@@ -6,9 +6,9 @@ from dataclasses import replace
 from srt.verifiers.code.extract import Program
 from srt.verifiers.code.failures import check_resources, exceeded_limit
 from srt.verifiers.code.languages import PROGRAM, command_line, toolchain
-from srt.verifiers.code.limits import MAX_NAME_BYTES, Limits
-from srt.verifiers.code.process import RunResult
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.limits import MAX_NAME_BYTES, Limits
+from srt.verifiers.code.sandbox.process import RunResult
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 
 BUILD_LIMITS = Limits(
     cpu_seconds=30, wall_seconds=60, memory_mb=2048, output_bytes=128 * 2**20, processes=256, stack_mb=16

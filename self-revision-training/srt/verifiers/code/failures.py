@@ -2,14 +2,13 @@
 
 import re
 
-from srt.verifiers.code.limits import Limits
 from srt.verifiers.code.machine import KILLED
-from srt.verifiers.code.process import RunResult
+from srt.verifiers.code.sandbox.limits import Limits
+from srt.verifiers.code.sandbox.process import NOT_STARTED, RunResult
 from srt.verifiers.types import VerifierError
 
 STARTUP_CPU_SECONDS = 0.05  # of CPU time on top of the limit: what the sandbox itself uses
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "OutOfMemoryError", "memory allocation of", "out of memory")
-NOT_STARTED = "a sandbox that did not start"
 # What the commands say that lead to the program (bubblewrap.py) when they fail, as all of a run's messages.
 _START_FAILURE = re.compile(r"(?:bwrap|setpriv|prlimit|(?:/bin/)?sh: \d+): [^\n]*(?:\nbwrap: [^\n]*)?\s*")
 

@@ -14,10 +14,10 @@ from srt.verifiers.code.extract import Program
 from srt.verifiers.code.failures import NOT_STARTED, check_started, last_line, run_failure
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from srt.verifiers.code.languages import PYTHON, toolchain
-from srt.verifiers.code.limits import Limits
 from srt.verifiers.code.machine import LIMITS
-from srt.verifiers.code.process import RunHandle, RunResult
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.limits import Limits
+from srt.verifiers.code.sandbox.process import RunHandle, RunResult
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import VerifierError
 

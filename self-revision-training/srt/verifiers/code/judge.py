@@ -15,10 +15,10 @@ from srt.verifiers.code.extract import extract_program
 from srt.verifiers.code.failures import STARTUP_CPU_SECONDS, check_started
 from srt.verifiers.code.function_submission import FunctionSubmission, KnownTests
 from srt.verifiers.code.languages import PYTHON, Language, installed_roots
-from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, Limits, wall_seconds
 from srt.verifiers.code.machine import check_machine, pressure
 from srt.verifiers.code.program_submission import ProgramSubmission
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, Limits, wall_seconds
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from srt.verifiers.code.submission import Submission, shown_source
 from srt.verifiers.types import Verdict, VerifierError
 

@@ -20,7 +20,7 @@ from srt.verifiers.base import tie_to_parent
 from srt.verifiers.code.canary import Canary, mode_of
 from srt.verifiers.code.judge import CodeJudge, JudgeConfig, open_sandbox
 from srt.verifiers.code.problem_cache import Message, ProblemReceiver
-from srt.verifiers.code.sandbox import unshare_network
+from srt.verifiers.code.sandbox.sandbox import unshare_network
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import Outcome, VerifierError
 

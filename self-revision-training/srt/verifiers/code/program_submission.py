@@ -8,8 +8,8 @@ from srt.verifiers.code.compare import first_difference
 from srt.verifiers.code.extract import Program
 from srt.verifiers.code.failures import run_failure
 from srt.verifiers.code.languages import PROGRAM, PYTHON, command_line, toolchain
-from srt.verifiers.code.limits import MAX_NAME_BYTES, Limits, wall_seconds
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.limits import MAX_NAME_BYTES, Limits, wall_seconds
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import VerifierError
 

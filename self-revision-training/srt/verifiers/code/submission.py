@@ -4,9 +4,9 @@ from abc import ABC, abstractmethod
 
 from srt.contract.records import Problem
 from srt.verifiers.code.extract import Program
-from srt.verifiers.code.limits import Limits
 from srt.verifiers.code.machine import KILLED_BY_SOMEONE, check_machine, pressure
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.limits import Limits
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from srt.verifiers.types import Verdict
 
 SHOWN_CHARACTERS = 1000  # of the program, in Verdict.extracted

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from srt.contract.records import Problem
-from srt.verifiers.code.cgroup import PREFIX, CgroupError, CgroupParent
 from srt.verifiers.code.failures import exceeded_limit
 from srt.verifiers.code.judge import CodeJudge
 from srt.verifiers.code.languages import BY_NAME, PYTHON, find_toolchain, installed_roots, toolchain
-from srt.verifiers.code.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, Limits, wall_seconds
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox.cgroup import PREFIX, CgroupError, CgroupParent
+from srt.verifiers.code.sandbox.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, Limits, wall_seconds
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from srt.verifiers.types import VerifierError
 from tests.srt.helpers.code_cases import CONFIG, doubling, fenced, judge
 

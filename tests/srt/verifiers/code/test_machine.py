@@ -15,9 +15,9 @@ from srt.verifiers.code import machine
 from srt.verifiers.code.extract import extract_program
 from srt.verifiers.code.failures import NOT_STARTED, run_failure
 from srt.verifiers.code.judge_process import _or_verifier_error
-from srt.verifiers.code.limits import Limits
 from srt.verifiers.code.machine import Pressure, check_machine
-from srt.verifiers.code.process import RunResult
+from srt.verifiers.code.sandbox.limits import Limits
+from srt.verifiers.code.sandbox.process import RunResult
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import VerifierError
 from tests.srt.helpers.code_cases import fenced, judge

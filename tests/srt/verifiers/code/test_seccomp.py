@@ -6,9 +6,9 @@ from functools import cache
 
 import pytest
 
-from srt.verifiers.code import seccomp
 from srt.verifiers.code.languages import BY_FENCE, find_toolchain, installed_roots
-from srt.verifiers.code.sandbox import Sandbox
+from srt.verifiers.code.sandbox import seccomp
+from srt.verifiers.code.sandbox.sandbox import Sandbox
 from tests.srt.helpers.attacks import attack
 from tests.srt.helpers.code_cases import doubling, fenced, judge
 

@@ -46,13 +46,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from srt.common.errors import UserError
-from srt.verifiers.code.bubblewrap import BOX, MIN_TMP_BYTES, TMP_BYTES, Bubblewrap
-from srt.verifiers.code.cgroup import CgroupError, CgroupParent
-from srt.verifiers.code.failures import NOT_STARTED
-from srt.verifiers.code.launchers import Launcher, LauncherPool
-from srt.verifiers.code.limits import MEGABYTE, Limits, prlimit_command
-from srt.verifiers.code.process import RunHandle, RunResult, memfd, output_pipe, remove_tree
-from srt.verifiers.code.seccomp import filter_program
+from srt.verifiers.code.sandbox.bubblewrap import BOX, MIN_TMP_BYTES, TMP_BYTES, Bubblewrap
+from srt.verifiers.code.sandbox.cgroup import CgroupError, CgroupParent
+from srt.verifiers.code.sandbox.launchers import Launcher, LauncherPool
+from srt.verifiers.code.sandbox.limits import MEGABYTE, Limits, prlimit_command
+from srt.verifiers.code.sandbox.process import NOT_STARTED, RunHandle, RunResult, memfd, output_pipe, remove_tree
+from srt.verifiers.code.sandbox.seccomp import filter_program
 from srt.verifiers.types import VerifierError
 
 ENVIRONMENT = {

@@ -16,17 +16,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from srt.verifiers.code.accounting import Usage, proportional_memory_mb, usage, waited_seconds
-from srt.verifiers.code.cgroup import Cgroup
-from srt.verifiers.code.launcher import KILL, MESSAGE_BYTES
-from srt.verifiers.code.launchers import Launcher
-from srt.verifiers.code.limits import Limits
+from srt.verifiers.code.sandbox.accounting import Usage, proportional_memory_mb, usage, waited_seconds
+from srt.verifiers.code.sandbox.cgroup import Cgroup
+from srt.verifiers.code.sandbox.launcher import KILL, MESSAGE_BYTES
+from srt.verifiers.code.sandbox.launchers import Launcher
+from srt.verifiers.code.sandbox.limits import Limits
 
 STDERR_BYTES = 4096  # kept from its end
 READ_BYTES = 2**18  # at a time
 MAX_WAIT_FACTOR = 3.0  # of the wall-clock limit, by which it is extended on a busy machine
 SAMPLE_SECONDS = 0.1  # between two looks at what a run uses
 KILLED_STATUS = 9  # as wait() reports a process that SIGKILL ended
+NOT_STARTED = "a sandbox that did not start"  # the kind of its VerifierError
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from srt.verifiers.code.cgroup import Cgroup, CgroupParent
-from srt.verifiers.code.launcher import MESSAGE_BYTES
+from srt.verifiers.code.sandbox.cgroup import Cgroup, CgroupParent
+from srt.verifiers.code.sandbox.launcher import MESSAGE_BYTES
 
 SCRIPT = Path(__file__).with_name("launcher.py")
 IDLE_SECONDS = 2.0
