@@ -114,9 +114,8 @@ def evaluate(argv: list[str]) -> None:
     )
     result = {"model": config.model_path, "dataset": dataset} | metrics
     result[SET_ASIDE] = set_aside
-    result[JUDGED_BY_EXAMPLES_ONLY] = sum(
-        loaded.problems[key.problem].id in loaded.examples_only for key in attempts.responses
-    )
+    if config.mode == "code":
+        result[JUDGED_BY_EXAMPLES_ONLY] = loaded.num_examples_only(attempts.responses)
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})

@@ -44,7 +44,10 @@ def assert_same_training(output: Path, other: Path) -> None:
         actual, expected = (load_file(folder / stage / "model.safetensors") for folder in (output, other))
         assert actual.keys() == expected.keys()
         for name in actual:
-            torch.testing.assert_close(actual[name], expected[name], rtol=1e-3, atol=1e-5)
+            # Saved in bf16: where fp32 sums in another order cross a rounding boundary, weights differ by one ulp.
+            torch.testing.assert_close(actual[name], expected[name], rtol=2**-7, atol=1e-5)
+            same = torch.isclose(actual[name], expected[name], rtol=1e-3, atol=1e-5)
+            assert same.float().mean() > 0.999
 
 
 def test_two_packed_processes_train_as_one_padded_process(config, one_process, tmp_path):

@@ -119,13 +119,13 @@ def collect(argv: list[str]) -> None:
     summary = collector.stats.summary() | {
         "unreadable_records": len(loaded.bad),
         "repeated_records": loaded.repeated,
-        "problems_with_too_few_tests": loaded.too_few_tests,
-        # Verdicts on y_init that rest on the examples in the problem's text alone.
-        JUDGED_BY_EXAMPLES_ONLY: sum(
-            loaded.problems[key.problem].id in loaded.examples_only for key in collector.attempts.responses
-        ),
-        "seconds": round(time.monotonic() - started, 1),
     }
+    if config.mode == "code":
+        summary |= {
+            "too_few_tests": loaded.too_few_tests,
+            JUDGED_BY_EXAMPLES_ONLY: loaded.num_examples_only(collector.attempts.responses),
+        }
+    summary["seconds"] = round(time.monotonic() - started, 1)
     close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples)})
     print_summary("Collection", summary | {"tuples written": len(tuples), "file": path})
     if len(tuples) < config.target_revision_samples:

@@ -31,7 +31,7 @@ TRAINED_RESPONSES = "trained_responses"
 TRAINED_TOKENS = "trained_tokens"
 SHORTENED_FOR_TEACHER = "shortened_for_teacher"
 SET_ASIDE = "set_aside"
-JUDGED_BY_EXAMPLES_ONLY = "responses_judged_by_examples_only"  # code problems without hidden tests
+JUDGED_BY_EXAMPLES_ONLY = "judged_by_examples_only"  # responses to code problems without hidden tests
 
 SECONDS = "seconds"  # how long each part of the step took: part -> seconds
 WEIGHT_SYNC = "weight_sync"  # the part that hands weights and GPU memory between trainer and sampler

@@ -1,6 +1,7 @@
 """Problems from a Hugging Face dataset or a local file: reading.py yields records, parsing.py parses them."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 from srt.common.errors import UserError
 from srt.common.files import write_jsonl
 from srt.contract.provenance import fingerprint
-from srt.contract.records import Problem
+from srt.contract.records import Problem, SampleKey
 from srt.problems.parsing import USED_FIELDS, has_enough_tests, has_only_examples, parse_problem
 from srt.problems.reading import read_records
 from srt.verifiers.math.golds import GoldChecker
@@ -33,6 +34,10 @@ class ProblemSet:
     revision: str | None = None
     too_few_tests: int = 0
     examples_only: frozenset[str] = frozenset()
+
+    def num_examples_only(self, keys: Iterable[SampleKey]) -> int:
+        """How many of these samples belong to problems whose only tests are the examples in their text."""
+        return sum(self.problems[key.problem].id in self.examples_only for key in keys)
 
 
 def load_problems(

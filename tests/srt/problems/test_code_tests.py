@@ -5,6 +5,7 @@ import json
 import pytest
 
 from srt.common.errors import UserError
+from srt.contract.records import SampleKey
 from srt.problems import load_problems
 from srt.verifiers.code.sandbox.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB
 
@@ -23,6 +24,7 @@ def test_problems_with_examples_only_are_named_and_counted(tmp_path, capsys):
         tmp_path, {"examples": SHOWN}, {"examples": SHOWN, "official_tests": HIDDEN}, {"test_cases": HIDDEN}
     )
     assert loaded.examples_only == {"0"} and loaded.too_few_tests == 0
+    assert loaded.num_examples_only([SampleKey(0, 0), SampleKey(1, 0), SampleKey(0, 1, 0)]) == 2
     assert "1 of 3 problems have no tests but the examples in their text" in capsys.readouterr().out
     load(tmp_path, {"test_cases": SHOWN})
     assert "examples" not in capsys.readouterr().out
