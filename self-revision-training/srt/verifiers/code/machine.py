@@ -7,6 +7,7 @@ refused.
 from pathlib import Path
 from typing import NamedTuple
 
+from srt.verifiers.code.sandbox.cgroup import fields
 from srt.verifiers.types import VerifierError
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -67,7 +68,6 @@ def _pids_folders() -> list[Path]:
 
 def _counter(path: Path, name: str) -> int | None:
     try:
-        lines = path.read_text().splitlines()
+        return fields(path).get(name)
     except OSError:
         return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{name} ")), None)

@@ -163,20 +163,20 @@ class Cgroup:
 
     def _memory_event(self, name: str) -> int:
         file = "memory.events" if self._version == 2 else "memory.oom_control"
-        return _fields(self._memory / file).get(name, 0)
+        return fields(self._memory / file).get(name, 0)
 
     def _refused_processes(self) -> int:
-        return _fields(self._folders["pids"] / "pids.events").get("max", 0)
+        return fields(self._folders["pids"] / "pids.events").get("max", 0)
 
     def _total_cpu_seconds(self) -> float:
         folder = self._folders["cpu"]
         if self._version == 1:
             return int((folder / "cpuacct.usage").read_text()) / 1e9
-        return _fields(folder / "cpu.stat")["usage_usec"] / 1e6
+        return fields(folder / "cpu.stat")["usage_usec"] / 1e6
 
     def _kept_bytes(self) -> int:
         """Of files in memory; processes end for sure."""
-        return _fields(self._memory / "memory.stat").get("shmem", 0)
+        return fields(self._memory / "memory.stat").get("shmem", 0)
 
 
 def _version_2(mounts: str, own: str) -> dict[str, Path] | None:
@@ -240,7 +240,7 @@ def _room(folder: Path) -> float:
     return math.inf if limit == "max" else int(limit) - int((folder / "pids.current").read_text())
 
 
-def _fields(path: Path) -> dict[str, int]:
+def fields(path: Path) -> dict[str, int]:
     """A file of lines `name number`."""
     lines = (line.split() for line in path.read_text().splitlines())
     return {parts[0]: int(parts[1]) for parts in lines if len(parts) == 2 and parts[1].lstrip("-").isdigit()}
