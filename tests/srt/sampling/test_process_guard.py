@@ -4,11 +4,11 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 
 from srt.sampling.process_guard import ChildProcessGuard
+from tests.srt.helpers.processes import still_running
 
 
 @pytest.fixture
@@ -36,10 +36,7 @@ def test_watched_processes_die_with_a_killed_parent():
     child_pid = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.communicate(timeout=30)  # returns once nobody holds the pipe, not even the child
-    deadline = time.monotonic() + 30
-    while is_running(child_pid) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(child_pid)
+    assert not still_running([child_pid])
 
 
 def test_kill_all_kills_and_a_dismissed_guard_does_not(child):
@@ -64,13 +61,4 @@ def test_kill_all_kills_descendants_too():
     guard.kill_all()
     assert outer.wait(timeout=30) == -signal.SIGKILL
     outer.communicate(timeout=30)  # returns once nobody holds the pipe
-    assert not is_running(inner)
-
-
-def is_running(pid: int) -> bool:
-    """Whether it exists and is not a zombie that nobody has waited for yet."""
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
+    assert not still_running([inner])

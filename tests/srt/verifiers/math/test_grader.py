@@ -14,7 +14,7 @@ from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.types import Verdict, VerifierError
-from tests.srt.helpers.processes import is_running
+from tests.srt.helpers.processes import still_running
 
 
 def problem(answer: str = "7", mode: str = "math") -> Problem:
@@ -191,7 +191,4 @@ def test_workers_die_with_a_parent_that_is_killed(tmp_path):
         parent.wait()
         parent.stdout.close()
     assert workers
-    deadline = time.monotonic() + 10
-    while any(is_running(pid) for pid in workers) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not any(is_running(pid) for pid in workers)
+    assert not still_running(workers)
