@@ -5,6 +5,8 @@ from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
 
+from srt.verifiers.math.cases import same_cases
+from srt.verifiers.math.congruences import has_congruence, same_classes
 from srt.verifiers.math.expressions import (
     DIVISION_BY_ZERO,
     UnreadableError,
@@ -17,22 +19,28 @@ from srt.verifiers.math.forms import (
     Answer,
     Assignment,
     Based,
+    Cases,
     Chain,
     Collection,
     Expression,
+    Group,
     Intersection,
     Interval,
+    Line,
     Matrix,
     Measure,
     NamedSet,
     Quantity,
     Ratio,
     Relation,
+    Structure,
     Time,
     Union,
     Without,
     Words,
 )
+from srt.verifiers.math.groups import same_group
+from srt.verifiers.math.lines import same_line, symmetric_line
 from srt.verifiers.math.lists import matched, same_collection, same_list
 from srt.verifiers.math.numbers import read_number
 from srt.verifiers.math.quantities import (
@@ -46,9 +54,12 @@ from srt.verifiers.math.quantities import (
 from srt.verifiers.math.read import read
 from srt.verifiers.math.regions import as_region, same_region
 from srt.verifiers.math.relations import same_relation
+from srt.verifiers.math.renaming import with_variables_of
 from srt.verifiers.math.text import key
 from srt.verifiers.math.words import normal_words, same_words
 
+_PRODUCT = re.compile("[a-z]{2,3}")
+_NATURAL = ("N", "Z+", "Z>=0")  # N is either of the others
 _SETS = (Interval, Union, Intersection, Without, NamedSet)
 
 
@@ -56,6 +67,8 @@ def same(gold: Answer, answer: Answer) -> bool:
     """Raises UnreadableError when that depends on a formula that cannot be parsed."""
     if gold == answer:
         return True
+    if has_congruence(gold) or has_congruence(answer):
+        return same_classes(gold, answer)
     if (
         isinstance(gold, Collection)
         and len(gold.items) == 1
@@ -136,11 +149,17 @@ def _resolution(text: str) -> Fraction:
 
 
 def _same_assignment(gold: Answer, answer: Answer) -> bool:
+    values = [a.value if isinstance(a, Assignment) else a for a in (gold, answer)]
+    if any(isinstance(value, Line) for value in values):  # r = ..., (x,y,z) = ...
+        return same_line(values[0], values[1])
     if isinstance(gold, Assignment) and isinstance(answer, Assignment):
         if _same_name(gold.name, answer.name):
             return same(gold.value, answer.value)
+        if (value := with_variables_of(gold, answer)) is not None:
+            return same(gold.value, value)
         as_equations = [_as_relation(gold), _as_relation(answer)]
-        if as_equations[0] and as_equations[1] and not (_is_constant(gold.value) or _is_constant(answer.value)):
+        sides = [a.value for a in (gold, answer) if not _PRODUCT.fullmatch(a.name)]  # xy = 4 is an equation
+        if as_equations[0] and as_equations[1] and not any(map(_is_constant, sides)):
             return same_relation(as_equations[0], as_equations[1])
         return False
     if isinstance(gold, Assignment):
@@ -225,7 +244,7 @@ def _text_of(answer: Answer) -> str | None:
 
 def _same_named_set(gold: Answer, answer: Answer) -> bool:
     names = [a.name if isinstance(a, NamedSet) else None for a in (gold, answer)]
-    if names[0] == names[1]:
+    if names[0] == names[1] or names[0] in _NATURAL and names[1] in _NATURAL and "N" in names:
         return True
     if isinstance(answer, Words) or isinstance(gold, Words):
         words = answer if isinstance(answer, Words) else gold
@@ -273,6 +292,8 @@ def _same_set(gold: Answer, answer: Answer) -> bool:
 
 def _same_relation(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Relation) and isinstance(answer, Relation):
+        if len(gold.sides) > 2 and set(gold.operators) == set(answer.operators) == {"="}:
+            return _same_system(gold, answer)
         first, second = as_region(gold), as_region(answer)
         if first is not None and second is not None:
             if first.name != second.name:
@@ -286,6 +307,14 @@ def _same_relation(gold: Answer, answer: Answer) -> bool:
         # The right side counts: x + y = 5 says 5, when x + y is asked for.
         return answer.operators[-1] in ("=", r"\approx") and same(gold, _side(answer.sides[-1]))
     return False
+
+
+def _same_system(gold: Relation, answer: Relation) -> bool:
+    """A = B = C in any order, or as a line in space."""
+    if symmetric_line(gold.sides) and symmetric_line(answer.sides):
+        return same_line(gold, answer)
+    sides = [[Expression(side) for side in relation.sides] for relation in (gold, answer)]
+    return matched(sides[0], sides[1], same)
 
 
 def _side(text: str) -> Answer:
@@ -302,6 +331,10 @@ def _same_expression(gold: Answer, answer: Answer) -> bool:
 _COMPARISONS: list[tuple[type | tuple[type, ...], Callable[[Answer, Answer], bool]]] = [
     (Chain, _same_chain),
     (Assignment, _same_assignment),
+    (Cases, partial(same_cases, same=same, read=read)),
+    (Line, same_line),
+    (Group, same_group),
+    (Structure, lambda gold, answer: False),  # the texts differ
     (NamedSet, _same_named_set),
     (Words, _same_words),
     (Time, same_time),

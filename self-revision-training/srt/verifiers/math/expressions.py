@@ -41,6 +41,7 @@ MIN_EQUAL_POINTS = 2
 
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|\([^()]*\)|[A-Za-z]|\\[a-z]+)\s*\^{\\circ}")
+_EXTREMUM = re.compile(r"(\\(?:max|min|gcd|lcm))\s?\\{((?:(?!\\[{}]).){1,200})\\}")  # \max\{a, b\}
 _PRIMES = re.compile(r"(?<=[A-Za-z])('+)")
 _SPACED_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
 _SPACED_DIGITS = re.compile(r"\d \d")
@@ -108,6 +109,7 @@ def _for_parser(text: str) -> str | None:
     text = _SPACED_THOUSANDS.sub("", text)
     if _SPACED_DIGITS.search(text):
         return None
+    text = _EXTREMUM.sub(r"\1(\2)", text)
     text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
     text = _DECIMAL.sub(_exact_decimal, text)
     text = _PRIMES.sub(lambda m: f"_{{{'p' * len(m[1])}}}", text)

@@ -10,6 +10,12 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*\{")
 _BARE = re.compile(
     r"[-+]?\d[\d.,]{0,40}(?:/\d{1,20})?|\\frac\s?(?:\d\s?\d|\{[^{}]{1,40}\}\s?\{[^{}]{1,40}\})|\\[a-z]{2,10}(?![A-Za-z{])|[A-Za-z](?![A-Za-z])"
 )
+# Between boxes that make up one gold answer: \boxed{1} and $x = \boxed{2}$
+_JOINT = re.compile(
+    r"(?:[\s$,;~]|\\[()\[\],;: ]|\\q?quad(?![A-Za-z])|"
+    r"\\text\s?{\s?(?:,\s?)?(?:and|or)\s?}|(?:and|or)(?![A-Za-z])){0,20}"
+    r"(?:[A-Za-z](?:_{?\w}?)?\s?=\s?)?"
+)
 MAX_NESTED_BOXES = 3  # each level is another pass over the text
 
 
@@ -64,14 +70,40 @@ def extract_boxed(text: str) -> str | None:
 
 
 def extract_gold(text: str) -> str:
-    """The gold answer of a record: in the last box, after the last `####` (GSM8K), or the text itself."""
+    r"""The gold answer of a record: in the last box, after the last `####` (GSM8K), or the text itself.
+
+    Boxes that only "and", "or", a comma or a name joins are one gold answer, since each alone would make right
+    responses wrong: `\boxed{1} and \boxed{2}` is `1, 2`.
+    """
     boxed = extract_boxed(text)
     if boxed is not None:
-        return boxed
+        return _joint_boxes(text) or boxed
     if "####" in text:
         answer_lines = text.rsplit("####", 1)[1].strip().splitlines()
         return answer_lines[0].strip() if answer_lines else ""
     return text.strip()
+
+
+def _joint_boxes(text: str) -> str | None:
+    """The contents of the last boxes as one list, when there are several of them that belong together."""
+    parts: list[str] = []
+    end = None  # of the box before
+    for box in _BOX.finditer(text):
+        start, depth = box.end(), 1
+        if end is not None and start <= end:
+            continue  # inside of another
+        for token in _TOKEN.finditer(text, start):
+            kind = token.group()
+            depth += (kind[-1] == "{" and kind != r"\{") - (kind == "}")
+            if depth == 0:
+                break
+        else:
+            return None
+        if end is None or not _JOINT.fullmatch(text, end, box.start()):
+            parts = []
+        parts.append(text[start : token.start()].strip())
+        end = token.end()
+    return ", ".join(parts) if len(set(parts)) > 1 else None
 
 
 def _unwrap(answer: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 
 
 class Answer:
@@ -131,3 +132,42 @@ class NamedSet(Answer):
 @dataclass(frozen=True)
 class Matrix(Answer):
     rows: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True)
+class Congruence(Answer):
+    r"""n \equiv 1, 5 \pmod 6; `name` is "" where no variable is named."""
+
+    name: str
+    modulus: int
+    residues: frozenset[int]
+
+
+@dataclass(frozen=True)
+class Line(Answer):
+    """point + t * direction."""
+
+    point: tuple[Fraction, ...]
+    direction: tuple[Fraction, ...]
+
+
+@dataclass(frozen=True)
+class Group(Answer):
+    """A product of infinite (`rank` of them) and finite cyclic groups, whose orders are prime powers."""
+
+    rank: int
+    orders: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Structure(Answer):
+    """A group, ring or field that only its text identifies."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class Cases(Answer):
+    """Values under conditions: 1 if n is even, 2 otherwise."""
+
+    pieces: tuple[tuple[Answer, str], ...]

@@ -22,7 +22,17 @@ _DELIMITED = re.compile(r"\$\$?([^$]+)\$\$?|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOT
 _AROUND = re.compile(r"[A-Za-z ,.:;'\n]*")
 _DENIAL = re.compile(r"\b(?:not|no|or|and|except|if|than|without)\b", re.IGNORECASE)
 _SENTENCE_END = re.compile(r"^(?:[A-Z][A-Za-z]*|[a-z]{3,})[A-Za-z ,:]*?\b(?:is|are|equals)\s+(?=[-+\d\\(])")
-_CJK_LEAD = re.compile(r"^[\u4e00-\u9fff]*(?:答案|结果|值|共)?(?:是|为|等于|有|共)\s*:?\s*(?=[^\u4e00-\u9fff\s])")
+_CJK_LEAD = re.compile(
+    r"^[\u4e00-\u9fff]*(?:答案|结果|值|共)?(?:(?:是|为|等于|有|共)\s*:?|:)\s*(?=[^\u4e00-\u9fff\s])"
+)
+# What stands before a condition: 2^k where k > 1; all integers n > 1.
+_WHERE = re.compile(
+    r",?\s?\\text{\s?,?\s?(?:where|with|for(?: all| any| every)?)\s?}\s?(?=[A-Za-z]\s?(?:[<>]|\\[gln]eq))"
+)
+_ALL = re.compile(
+    r"^(?:\\text{\s?)?(?:for )?(?:[Aa]ll|[Aa]ny|[Ee]very)(?: (?:positive |natural )?(?:integer|number)s?)?\s?}?\s?"
+    r"(?=[a-z]\s?(?:[<>]|\\[gln]eq))"
+)
 
 
 def formula_among_words(text: str) -> str:
@@ -37,7 +47,7 @@ def formula_among_words(text: str) -> str:
 
 
 def without_lead(text: str) -> str:
-    """Without a label, and without words that lead to the answer: the total is 12."""
+    """Without a label, and without words that lead to the answer or to a condition: the total is 12."""
     text = _CJK_LEAD.sub("", _LABEL.sub("", text)).replace("等于", "=")
     if re.fullmatch(r"\\text{[^{}]*\d[^{}]*}", text):
         text = clean(text[6:-1])
@@ -50,4 +60,4 @@ def without_lead(text: str) -> str:
         lead = _SENTENCE_END.match(text)
         if lead and not _DENIAL.search(lead[0]):
             text = text[lead.end() :]
-    return text.strip()
+    return _WHERE.sub(", ", _ALL.sub("", text.strip()))

@@ -1,35 +1,22 @@
-"""Lists, sets and tuples: which order counts, and solutions with an arbitrary integer."""
+"""Lists, sets and tuples: which order counts."""
 
 import re
 from collections.abc import Sequence
 
-import mpmath
-
 from srt.verifiers.math.expressions import UnreadableError, parse
-from srt.verifiers.math.forms import (
-    Answer,
-    Assignment,
-    Collection,
-    Expression,
-    Interval,
-    Matrix,
-    Measure,
-    Quantity,
-    Same,
-)
-from srt.verifiers.math.numeric import Evaluator, NotNumericError
+from srt.verifiers.math.families import same_families
+from srt.verifiers.math.forms import Answer, Assignment, Collection, Expression, Interval, Matrix, Measure, Same
 from srt.verifiers.math.quantities import same_matrix
+from srt.verifiers.math.renaming import of_function
 
+_USUAL_ORDER = ("xyzw", "abcd", "pqr", "rst", "uvw")
 MAX_LIST = 60  # items; matching takes quadratic time
 
 
 def same_collection(gold: Answer, answer: Answer, same: Same) -> bool:
     """`same` compares two items; compare.py has it."""
-    integers = (gold.integers if isinstance(gold, Collection) else frozenset()) or (
-        answer.integers if isinstance(answer, Collection) else frozenset()
-    )
-    if integers:
-        return _same_families(gold, answer, integers, same)
+    if any(isinstance(side, Collection) and side.integers for side in (gold, answer)):
+        return same_families(gold, answer, same)
     if isinstance(gold, Collection) and isinstance(answer, Collection):
         kinds = (gold.kind, answer.kind)
         if kinds in (("set", "tuple"), ("tuple", "set"), ("set", "bracket"), ("bracket", "set")):
@@ -65,11 +52,23 @@ def _same_in_order(gold: Collection, answer: Collection, same: Same) -> bool:
     if "set" in (gold.kind, answer.kind):
         return False
     items = list(answer.items)
+    if _names(gold.items) is None or _names(answer.items) is None:
+        gold_items, items = _in_order_of_names(gold.items), _in_order_of_names(answer.items)
+    else:
+        gold_items = list(gold.items)
     if all(isinstance(item, Assignment) for item in items) and len(
         {i.name for i in items if isinstance(i, Assignment)}
     ) < len(items):
         return False
-    return all(map(same, gold.items, items))
+    return all(map(same, gold_items, items))
+
+
+def _in_order_of_names(items: Sequence[Answer]) -> list[Answer]:
+    """y=2, x=1 as x=1, y=2: the order in which (x,y) is written. Other names stay in the order given."""
+    names = _names(items)
+    if names is None or not (_one_variable(names) or any(set(names) <= set(usual) for usual in _USUAL_ORDER)):
+        return list(items)
+    return [item for _, item in sorted(zip(names, items, strict=True), key=lambda pair: (len(pair[0]), pair[0]))]
 
 
 def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
@@ -87,6 +86,9 @@ def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
                     for name in set(gold_names)
                 )
             return matched(gold, answer, same)
+        functions = [{(of_function(name) or ("",))[0] for name in names} for names in (gold_names, answer_names)]
+        if functions[0] == functions[1] and len(functions[0]) == 1 and "" not in functions[0]:
+            return matched(gold, answer, same)  # f(x) = x, f(x) = -x; named f(t) by the other
         numbered = any("_" in name for name in gold_names), any("_" in name for name in answer_names)
         if (
             _one_variable(gold_names)
@@ -99,6 +101,7 @@ def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
         return False
     named = gold_names or answer_names
     if named and len(set(named)) > 1 and not _one_variable(named):
+        gold, answer = _in_order_of_names(gold), _in_order_of_names(answer)
         return len(gold) == len(answer) and all(map(same, gold, answer))
     return matched(gold, answer, same)
 
@@ -149,61 +152,3 @@ def matched(gold: Sequence[Answer], answer: Sequence[Answer], same: Same) -> boo
             return False
         del rest[found]
     return True
-
-
-def _same_families(gold: Answer, answer: Answer, integers: frozenset[str], same: Same) -> bool:
-    """Solutions with an arbitrary integer: the same numbers, whatever the shift."""
-    sides = [_family(side) for side in (gold, answer)]
-    declared = [side.integers if isinstance(side, Collection) else frozenset() for side in (gold, answer)]
-    kinds = [{name[1:] for name in names} for names in declared if names]
-    if len(kinds) == 2 and kinds[0] != kinds[1]:
-        return False
-    plain = [Collection(s.kind, s.items) if isinstance(s, Collection) else s for s in (gold, answer)]
-    try:
-        if same(plain[0], plain[1]):
-            return True
-    except UnreadableError:
-        if sides[0] is None or sides[1] is None:
-            raise
-    first, second = sides
-    if kinds[0] != {"Z"} or first is None or second is None:
-        return False
-    names = [{n[0] for n in d} or {n[0] for n in integers} for d in declared]
-    near = _members(first, names[0], 6), _members(second, names[1], 6)
-    far = _members(first, names[0], 30), _members(second, names[1], 30)
-    if not near[0] or not near[1] or not far[0] or not far[1]:
-        return False
-    return near[0] <= far[1] and near[1] <= far[0]
-
-
-def _family(side: Answer) -> list[str] | None:
-    items = side.items if isinstance(side, Collection) else (side,)
-    texts = []
-    for item in items:
-        value = item.value if isinstance(item, Assignment) else item
-        if isinstance(value, Quantity):
-            value = value.value
-        if isinstance(value, Collection) and value.kind == "list":
-            texts.extend(v.text for v in value.items if isinstance(v, Expression))
-            continue
-        if not isinstance(value, Expression):
-            return None
-        texts.append(value.text)
-    return texts
-
-
-def _members(texts: list[str], names: set[str], reach: int) -> set[str] | None:
-    members = set()
-    for text in texts:
-        parsed = parse(text)
-        if isinstance(parsed, str):
-            return None
-        variables = [s.name for s in parsed.free_symbols if s.name in names]
-        for value in range(-reach, reach + 1):
-            with mpmath.workdps(40):
-                try:
-                    number = Evaluator({"": 1} | {name: mpmath.mpf(value) for name in variables}).value(parsed)
-                except NotNumericError:
-                    return None
-                members.add(mpmath.nstr(mpmath.mpc(number) + mpmath.mpf("1e-33"), 18))
-    return members

@@ -3,6 +3,7 @@ r"""Names on the left of an equation, names of sets, and declarations like k in 
 import re
 
 from srt.verifiers.math.forms import NamedSet
+from srt.verifiers.math.text import without_text
 
 _NAME = (
     r"(?:\\(?:angle|triangle|overline|widehat|hat|bar|tilde|max|min|sup|inf|Delta|nabla|overrightarrow|det|deg)\s*)*"
@@ -16,20 +17,31 @@ NAME = re.compile(
     rf"\\(?:sin|cos|tan|cot|ln|log)\s*(?:\^{{-?\d}})?\s*{_NAME}|{_NAME}\s*:\s*{_NAME}|S_{{[^{{}}]*}}(?:\s*:\s*[A-Z](?:_{{[^{{}}]*}})?)?|"
     rf"\\frac{{d{_NAME}}}{{d{_NAME}}}|(?:Var|Cov|E|P|Area|Pr)\s*[(\[][^()=]*[)\]]|[A-Za-z]\s*[A-Z]{{2,4}}|[a-z]{{2,12}}(?=$)"
 )
-_INTEGERS = {
-    r"\mathbb{Z}": "Z",
-    r"\mathbb{Z}^{+}": "Z+",
-    r"\mathbb{N}": "N",
-    r"\mathbb{N}^{*}": "N*",
-    "Z": "Z",
-    "N": "N",
-    r"\mathbb{Z}_{+}": "Z+",
-    r"\mathbb{N}_{+}": "N*",
+# Sets of numbers with a sign: the script behind the letter, and what it says.
+_SCRIPTS = {
+    **dict.fromkeys(("^{+}", "_{+}", "_{>0}"), "+"),
+    **dict.fromkeys(("^{-}", "_{-}", "_{<0}"), "-"),
+    **dict.fromkeys((r"_{\geq0}", "_{0}^{+}", "^{+}_{0}"), ">=0"),
+    **dict.fromkeys(("^{*}", "_{*}", r"_{\neq0}", r"^{\times}"), "*"),
 }
+_NUMBERS = re.compile(r"\\math(?:bb|bf){([RZNQC])}((?:[_^]{[^{}]{1,6}}){0,2})")
+_INTEGER_KINDS = {"Z": "Z", "Z+": "Z+", "Z>=0": "Z>=0", "N": "N"}
 _INTEGER_WORDS = re.compile(
     r"^\\?(?:text{)?\s*\(?(?:where|for|with|for some|for any|for all|for every)?\s*(?:}|"
     r"\\text{)?\s*(?:some|any|all|every)?\s*(?:an?\s+)?(?:}\s*)?"
     r"(?:integers?\s*}?\s*([a-z])|([a-z])\s*(?:\\text{)?\s*(?:is|are|being)?\s*(?:an?|any)?\s*integers?)\s*}?\)?\s*}?$"
+)
+# What may open a declaration behind an answer, and the words of one.
+_DECLARING = re.compile(r",?\s*(?:\\text{\s*,?\s*)?(?<![A-Za-z])(?:where|for|with)(?![A-Za-z])")
+_WORDS_ON_INTEGERS = re.compile(
+    r"(?:where|for|with)?\s?(?:some|any|all|every|each)?\s?(?:([a-zA-Z])\s?(?:is|are|being))?\s?(?:an?|any|some)?\s?"
+    r"(positive|non-?negative|natural)?\s?(integers?|numbers?)\s?([a-zA-Z])?",
+    re.IGNORECASE,
+)
+_CONSTANT = re.compile(
+    r"(?:where |for |with )?(?:some |any |every |all )?(?:([a-zA-Z]) (?:is|being) (?:an? |any )?)?"
+    r"(?:arbitrary |real |fixed )*(?:constants?|(?<=real )numbers?)(?: ([a-zA-Z]))?",
+    re.IGNORECASE,
 )
 _MEMBER = re.compile(
     r"^\(?\s*(?:\\text{\s*(?:where|for|with|for some|for all|for any)\s*}|for |where |"
@@ -48,24 +60,56 @@ _TRAILING_WORDS = re.compile(
 
 def without_trailing_member(text: str) -> tuple[str, frozenset[str]]:
     if match := _TRAILING_MEMBER.search(text):
-        if match[2] in _INTEGERS or match[4] in _INTEGERS:
-            return text[: match.start()].rstrip(" ,"), frozenset(
-                {(match[1] or match[3]) + _INTEGERS[match[2] or match[4]]}
-            )
+        if kind := _integer_kind(match[2] or match[4]):
+            return text[: match.start()].rstrip(" ,"), frozenset({(match[1] or match[3]) + kind})
     if match := _TRAILING_WORDS.search(text):
         name = match[1] or match[2]
         if name and "integer" in match[0]:
             return text[: match.start()].rstrip(" ,"), frozenset({name + "Z"})
+    for match in _DECLARING.finditer(text):
+        behind = text[match.start() :]
+        if match.start() and (declared := _declared_in_words(behind)):
+            return text[: match.start()].rstrip(" ,"), frozenset({declared})
+        if match.start() and "=" in text[: match.start()] and declared_constants(behind):
+            return text[: match.start()].rstrip(" ,"), frozenset()
     return text, frozenset()
+
+
+def declared_constants(part: str) -> set[str]:
+    r"""The c of c \in \mathbb{R} and of "where c is a constant": any number."""
+    if match := _MEMBER.match(part.strip(" ,")):
+        named = named_set_symbol(match[2])
+        return {name.strip() for name in match[1].split(",")} if named and named.name in ("R", "C", "Q") else set()
+    match = _CONSTANT.fullmatch(" ".join(without_text(part).split()).strip(" ,.()"))
+    return {match[1] or match[2]} if match and (match[1] or match[2]) else set()
 
 
 def declared_integers(part: str) -> set[str]:
     if match := _MEMBER.match(part):
-        if match[2].strip() in _INTEGERS:
-            return {name.strip() + _INTEGERS[match[2].strip()] for name in match[1].split(",")}
+        if kind := _integer_kind(match[2]):
+            return {name.strip() + kind for name in match[1].split(",")}
     if match := _INTEGER_WORDS.match(part):
         return {(match[1] or match[2]) + "Z"}
-    return set()
+    declared = _declared_in_words(part)
+    return {declared} if declared else set()
+
+
+def _integer_kind(text: str) -> str | None:
+    if text.strip() in ("Z", "N"):
+        return text.strip()
+    named = named_set_symbol(text)
+    return _INTEGER_KINDS.get(named.name) if named else None
+
+
+def _declared_in_words(text: str) -> str | None:
+    """kZ+ for "where k is a positive integer"."""
+    match = _WORDS_ON_INTEGERS.fullmatch(" ".join(without_text(text).split()).strip(" ,.()"))
+    if match is None or not (name := match[1] or match[4]) or (match[1] and match[4]):
+        return None
+    sign = (match[2] or "").replace("-", "").lower()
+    if not sign and match[3].startswith("number"):
+        return None
+    return name + {"": "Z", "positive": "Z+", "nonnegative": "Z>=0", "natural": "N"}[sign]
 
 
 def has_variables(text: str) -> bool:
@@ -85,12 +129,17 @@ def normal_name(text: str) -> str:
 
 
 def named_set_symbol(text: str) -> NamedSet | None:
-    bare = text.replace(" ", "")
-    symbols = {
-        **{rf"\mathbb{{{name}}}": name for name in "RZNQC"},
-        **dict.fromkeys((r"\emptyset", r"\{\}"), "empty"),
-        **dict.fromkeys((r"\mathbf{R}", r"\Bbb{R}"), "R"),
-        **dict.fromkeys((r"\mathbb{Z}^{+}", r"\mathbb{Z}_{+}", r"\mathbb{Z}_{>0}"), "Z+"),
-        **dict.fromkeys((r"\mathbb{N}^{+}", r"\mathbb{N}_{+}", r"\mathbb{N}^{*}"), "Z+"),
-    }
-    return NamedSet(symbols[bare]) if bare in symbols else None
+    bare = text.replace(" ", "").replace(r"\Bbb", r"\mathbb")
+    if bare in (r"\emptyset", r"\{\}"):
+        return NamedSet("empty")
+    match = _NUMBERS.fullmatch(bare)
+    if match is None:
+        return None
+    letter, script = match.groups()
+    if not script:
+        return NamedSet(letter)
+    if letter == "N" and script == "_{0}":
+        return NamedSet("Z>=0")
+    if script not in _SCRIPTS:
+        return None
+    return NamedSet("Z+" if letter == "N" else letter + _SCRIPTS[script])

@@ -3,6 +3,8 @@ r"""Reads an answer: which of the forms it has, down to the formulas, which are 
 import re
 from functools import lru_cache
 
+from srt.verifiers.math.cases import read_cases
+from srt.verifiers.math.congruences import read_congruence
 from srt.verifiers.math.forms import (
     Answer,
     Assignment,
@@ -18,9 +20,12 @@ from srt.verifiers.math.forms import (
     Without,
     Words,
 )
+from srt.verifiers.math.groups import read_structure
 from srt.verifiers.math.leads import formula_among_words, without_lead
+from srt.verifiers.math.lines import read_line
 from srt.verifiers.math.names import (
     NAME,
+    declared_constants,
     declared_integers,
     has_variables,
     is_evaluation,
@@ -31,6 +36,7 @@ from srt.verifiers.math.names import (
 from srt.verifiers.math.numbers import read_number
 from srt.verifiers.math.read_matrices import read_matrix
 from srt.verifiers.math.read_quantities import read_quantity, read_special
+from srt.verifiers.math.renaming import letters
 from srt.verifiers.math.split import AND, OR, is_enclosed, mark_joining_words, split_top, without_thousands
 from srt.verifiers.math.text import clean, without_text
 from srt.verifiers.math.words import is_words, named_set, number_word
@@ -52,6 +58,8 @@ _EXCEPT = re.compile(
 )
 _CASES = re.compile(r"\\begin{cases}([^&]*?)\\end{cases}")
 _NAMED = re.compile(r"^\\text{\s*([^{}:]+):\s*}\s*(.+)$")
+_MEMBERSHIP = re.compile(r"[A-Za-z](?:, [A-Za-z])*\s*\\in(?![A-Za-z])")
+_ONE_LETTER = re.compile("[a-z]|[A-Z]")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
@@ -78,6 +86,8 @@ def _read_cleaned(text: str) -> Answer:
 
 def _read_list(text: str) -> Answer:
     text = _joined_at_quads(_CASES.sub(lambda m: ", ".join(re.split(r"\\\\|,", m[1])), text))
+    if (answer := read_congruence(text) or read_cases(text, _read_list)) is not None:
+        return answer
     if match := _FRENCH.match(text):
         if match[1] == "]" or match[4] == "[":
             return _read_item(text)
@@ -110,9 +120,12 @@ def _joined_at_quads(text: str) -> str:
 def _collect(parts: list[str], separators: tuple[str, ...]) -> Answer:
     items: list[Answer] = []
     integers: set[str] = set()
+    parts = _with_names_joined(parts)
     for part in parts:
         if names := declared_integers(part):
             integers |= names
+            continue
+        if any(_is_constant_in(name, p) for name in declared_constants(part) for p in parts if p != part):
             continue
         part, more = without_trailing_member(part)
         integers |= more
@@ -140,14 +153,33 @@ def _collect(parts: list[str], separators: tuple[str, ...]) -> Answer:
     return Collection("list", tuple(items), frozenset(integers))
 
 
+def _with_names_joined(parts: list[str]) -> list[str]:
+    r"""a, b \in \mathbb{R} is one part."""
+    joined: list[str] = []
+    for part in reversed(parts):
+        if joined and _ONE_LETTER.fullmatch(part) and _MEMBERSHIP.match(joined[-1]):
+            joined[-1] = f"{part}, {joined[-1]}"
+        else:
+            joined.append(part)
+    return joined[::-1]
+
+
+def _is_constant_in(name: str, part: str) -> bool:
+    """Whether a letter only occurs on the right of an equation: the c of f(x) = cx, where c is any number."""
+    left, equals, right = part.partition("=")
+    return bool(equals) and name in letters(Expression(right)) and name not in letters(Expression(left))
+
+
 def _distinct(collection: Collection) -> bool:
     names = [i.name for i in collection.items if isinstance(i, Assignment)]
     return len(set(names)) == len(names) > 1
 
 
 def _is_condition(item: Answer) -> bool:
-    return isinstance(item, (Intersection, Union)) or (
-        isinstance(item, Relation) and all(o in ORDER for o in item.operators)
+    return (
+        isinstance(item, (Intersection, Union))
+        or (isinstance(item, Relation) and all(o in ORDER for o in item.operators))
+        or (isinstance(item, Assignment) and isinstance(item.value, NamedSet))
     )
 
 
@@ -189,6 +221,8 @@ def _read_relation(sides: list[str], operators: list[str]) -> Answer:
         return _read_value(kept[0]) if len(kept) == 1 else Relation(tuple(sides), tuple(operators))
     if set(operators) <= {"=", r"\approx"}:
         first = sides[0]
+        if len(sides) > 2 and (system := _read_system(sides, operators)) is not None:
+            return system
         if not NAME.fullmatch(first) and NAME.fullmatch(sides[-1]) and len(sides) == 2 and not read_number(first):
             sides = sides[::-1]  # 5 = x
         elif len(sides) == 2 and read_number(first) and NAME.fullmatch(sides[1]):
@@ -211,6 +245,22 @@ def _read_relation(sides: list[str], operators: list[str]) -> Answer:
     return Relation(tuple(sides), tuple(operators))
 
 
+def _read_system(sides: list[str], operators: list[str]) -> Answer | None:
+    """x = y = z, and sides without a common letter: equations, not the steps of a calculation."""
+    if set(operators) != {"="}:
+        return None
+    *before, last = sides
+    if all(_ONE_LETTER.fullmatch(side) for side in before) and len(set(before)) == len(before):
+        if _ONE_LETTER.fullmatch(last):
+            return Relation(tuple(sides), tuple(operators))
+        if not has_variables(last):  # x = y = 1
+            return Collection("list", tuple(Assignment(name, _read_side(last)) for name in before))
+    used = [letters(Expression(side)) - {"e", "i"} for side in sides]
+    if NAME.fullmatch(sides[0]) or not all(used) or len(set().union(*used)) < sum(map(len, used)):
+        return None
+    return Relation(tuple(sides), tuple(operators))
+
+
 def _read_side(text: str) -> Answer:
     return _read_value(text)
 
@@ -223,13 +273,15 @@ def _read_value(text: str) -> Answer:
         return named
     if (name := named_set(text)) is not None:
         return NamedSet(name)
-    for read_form in (_read_union, read_matrix, _read_brackets, read_special, read_quantity):
+    if (cases := read_cases(text, _read_list)) is not None:
+        return cases
+    for read_form in (read_line, _read_union, read_matrix, _read_brackets, read_special, read_quantity):
         answer = read_form(text)
         if answer is not None:
             return answer
     if is_words(text):
         return Words(text)
-    return Expression(text)
+    return read_structure(text) or Expression(text)
 
 
 def _read_union(text: str) -> Answer | None:

@@ -1,9 +1,12 @@
 """Sets of real numbers: intervals, unions, and inequalities in one variable, compared piece by piece."""
 
+import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from srt.verifiers.math.expressions import number_of, same_formula
+from sympy import Expr
+
+from srt.verifiers.math.expressions import exact_value, number_of, parse, same_formula
 from srt.verifiers.math.forms import (
     Answer,
     Assignment,
@@ -19,6 +22,7 @@ from srt.verifiers.math.forms import (
 from srt.verifiers.math.names import NAME
 
 INFINITY, MINUS_INFINITY = r"\infty", r"-\infty"
+_ABSOLUTE = re.compile(r"\|[^|]+\|")
 _FLIPPED = {"<": ">", ">": "<", r"\leq": r"\geq", r"\geq": r"\leq"}
 
 
@@ -87,6 +91,8 @@ def _from_relation(relation: Relation) -> Region | None:
     sides, operators = relation.sides, relation.operators
     if len(sides) == 2:
         left, right, operator = *sides, operators[0]
+        if (absolute := _of_absolute(left, right, operator)) is not None:
+            return absolute
         if not NAME.fullmatch(left):
             if not NAME.fullmatch(right):
                 return None
@@ -107,6 +113,28 @@ def _from_relation(relation: Relation) -> Region | None:
         if set(operators) <= {">", r"\geq"}:
             return Region(name, (_piece(high, low, operators[1] == ">", operators[0] == ">"),))
     return None
+
+
+def _of_absolute(left: str, right: str, operator: str) -> Region | None:
+    """|x - 1| < 3 as -2 < x < 4: of an expression that is linear in one variable."""
+    if not _ABSOLUTE.fullmatch(left) or operator not in _FLIPPED or number_of(right) is None:
+        return None
+    inside = parse(left[1:-1])
+    if not isinstance(inside, Expr) or len(inside.free_symbols) != 1:
+        return None
+    symbol = next(iter(inside.free_symbols))
+    slope, offset = exact_value(inside.diff(symbol)), exact_value(inside.subs(symbol, 0).doit())
+    if slope is None or offset is None or slope == 0:
+        return None
+    ends = [
+        rf"\frac{{({sign}({right}))-({offset.numerator}/{offset.denominator})}}{{{slope.numerator}/{slope.denominator}}}"
+        for sign in (("-", "") if slope > 0 else ("", "-"))
+    ]
+    is_open = operator in "<>"
+    if operator in ("<", r"\leq"):
+        return Region(str(symbol), (Piece(ends[0], ends[1], is_open, is_open),))
+    outside = Piece(MINUS_INFINITY, ends[0], True, is_open), Piece(ends[1], INFINITY, is_open, True)
+    return Region(str(symbol), outside)
 
 
 def _joined(regions: list[Region | None]) -> Region | None:

@@ -113,6 +113,7 @@ _PLAIN_NAMES = re.compile(r"(?<![A-Za-z\\])(pi|infinity|infty|inf|oo|theta|alpha
 _SCRIPT = re.compile(
     r"([_^])\s*(?:([+-]?\d+(?:\.\d+)?|[A-Za-z*'])(?![{])|(\\(?!frac|sqrt|text|circ)[A-Za-z]+)(?![{A-Za-z]))"
 )
+_SIGN_OF_NUMBERS = re.compile(r"((?<=\\mathbb{[RZNQC]})[_^])\s?([+-])(?!\d)")  # \mathbb{Z}^+
 _SCRIPT_OF_PARENTHESIS = re.compile(r"\^\s*\(([^()]*)\)")
 _MODULUS = re.compile(r"\\pmod\s*(\d+|[A-Za-z](?![A-Za-z]))")
 _BRACED_COMMA = re.compile(r"{\s*([,:.;])\s*}")
@@ -284,6 +285,7 @@ def _clean_formula(text: str) -> str:
     text = _ROOT.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2]}}}", text)
     text = _MODULUS.sub(r"\\pmod{\1}", text)
     text = _SCRIPT_OF_PARENTHESIS.sub(r"^{\1}", text)
+    text = _SIGN_OF_NUMBERS.sub(r"\1{\2}", text)
     text = _SCRIPT.sub(lambda m: f"{m[1]}{{{m[2] or m[3]}}}", text)
     for _ in range(3):
         text = _SHORT_FRACTION.sub(_braced_fraction, text)

@@ -13,9 +13,11 @@ from srt.verifiers.math.choices import label_of, named_letters, same_choice
 from srt.verifiers.math.compare import same
 from srt.verifiers.math.expressions import UnreadableError, parse
 from srt.verifiers.math.extract import find_boxes
+from srt.verifiers.math.families import with_letter_of
 from srt.verifiers.math.forms import (
     Answer,
     Assignment,
+    Cases,
     Chain,
     Collection,
     Expression,
@@ -98,7 +100,7 @@ def same_answer(answer: str, gold: str) -> bool:
         gold = rest
     read_gold = read(gold)
     try:
-        return same(read_gold, read(answer))
+        return same(read_gold, with_letter_of(read_gold, read(answer)))
     except UnreadableError as error:
         if not error.is_gold and (reason := unreadable_part(read_gold)):
             raise UnreadableError(True, reason) from error
@@ -125,6 +127,8 @@ def unreadable_part(answer: Answer) -> str | None:
             return f"{text[:60]!r} cannot be read ({parsed})" if isinstance(parsed, str) else None
         case Quantity(value, _, _, _) | Assignment(_, value):
             return unreadable_part(value)
+        case Cases(pieces):
+            return _first(unreadable_part(value) for value, _ in pieces)
         case Chain(values):
             reasons = [unreadable_part(value) for value in values]
             return reasons[0] if all(reasons) else None

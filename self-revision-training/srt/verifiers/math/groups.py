@@ -1,0 +1,75 @@
+r"""Groups, rings and fields: products of cyclic groups up to isomorphism, anything else by its text."""
+
+import re
+from collections import Counter
+
+from srt.verifiers.math.forms import Answer, Expression, Group, Structure
+from srt.verifiers.math.split import is_enclosed, split_top
+
+_CYCLIC = re.compile(r"\\mathbb{Z}(?:_{?(\d{1,9})}?|/\(?(\d{1,9})\)?(?:\\mathbb{Z})?)?")
+_LETTER = re.compile(r"(?<![A-Za-z\\])[CZ]_(?={?\d)")
+_POWER = re.compile(r"(.+)\^{(\d{1,2})}")
+
+
+def read_structure(text: str) -> Answer | None:
+    r"""\mathbb{Z}_2 \times \mathbb{Z}_4, \mathbb{Q}(\sqrt{2}); None for what is no structure."""
+    if r"\mathbb" not in text:
+        return None
+    group = _group(re.sub(r"\\cong.*|\s", "", text))
+    if group is not None:
+        rank, orders = group
+        return Group(rank, tuple(sorted(orders.elements())))
+    return Structure(text)
+
+
+def _group(text: str) -> tuple[int, Counter] | None:
+    """(rank, orders of the cyclic factors, which are prime powers)."""
+    while is_enclosed(text, "(", ")"):
+        text = text[1:-1]
+    parts, found = split_top(text, (r"\times", r"\oplus"))
+    if found:
+        rank, orders = 0, Counter()
+        for part in parts:
+            group = _group(part)
+            if group is None:
+                return None
+            rank, orders = rank + group[0], orders + group[1]
+        return rank, orders
+    if match := _POWER.fullmatch(text):
+        group = _group(match[1])
+        return None if group is None else (group[0] * int(match[2]), _times(group[1], int(match[2])))
+    match = _CYCLIC.fullmatch(text)
+    if match is None:
+        return None
+    order = int(match[1] or match[2] or 0)
+    return (1, Counter()) if order == 0 else (0, _prime_powers(order))
+
+
+def _times(orders: Counter, times: int) -> Counter:
+    return Counter({order: number * times for order, number in orders.items()})
+
+
+def _prime_powers(order: int) -> Counter:
+    """12 -> 4, 3: the cyclic group of order 12 is the product of these."""
+    found, prime = Counter(), 2
+    while order > 1:
+        if prime * prime > order:
+            prime = order
+        power = 1
+        while order % prime == 0:
+            order, power = order // prime, power * prime
+        if power > 1:
+            found[power] += 1
+        prime += 1
+    return found
+
+
+def same_group(gold: Answer, answer: Answer) -> bool:
+    groups = [_as_group(gold), _as_group(answer)]
+    return groups[0] is not None and groups[0] == groups[1]
+
+
+def _as_group(answer: Answer) -> Answer | None:
+    if isinstance(answer, Expression):  # C_{12}, beside a group
+        return read_structure(_LETTER.sub(r"\\mathbb{Z}_", answer.text))
+    return answer if isinstance(answer, Group) else None
