@@ -75,6 +75,12 @@ def _ascending(letters: str) -> bool:
     return list(letters) == sorted(set(letters))
 
 
+def labels_differ(answer: str, letter: str) -> bool:
+    r"""Whether an answer has a label as well, and another one: \text{(A)}\ 24 for B."""
+    match = _WITH_MORE.match(_PREFIX.sub("", without_text(clean(answer)).strip()))
+    return match is not None and (match[1] or match[2]) != letter
+
+
 def label_of(gold: str) -> tuple[str, str] | None:
     r"""(letter, rest) of a gold answer with a label and a value: \text{(B)}\ 12."""
     text = clean(gold)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from fractions import Fraction
 from functools import partial
+from typing import TypeGuard
 
 from srt.verifiers.math.cases import same_cases
 from srt.verifiers.math.congruences import has_congruence, same_classes
@@ -69,14 +70,9 @@ def same(gold: Answer, answer: Answer) -> bool:
         return True
     if has_congruence(gold) or has_congruence(answer):
         return same_classes(gold, answer)
-    if (
-        isinstance(gold, Collection)
-        and len(gold.items) == 1
-        and gold.kind in ("set", "list")
-        and not gold.integers
-    ):
+    if _is_single(gold) and not gold.integers:
         return same(gold.items[0], answer)
-    if isinstance(answer, Collection) and len(answer.items) == 1 and answer.kind in ("set", "list"):
+    if _is_single(answer):
         if not answer.integers:
             return same(gold, answer.items[0])
         if not isinstance(gold, Collection):
@@ -85,6 +81,15 @@ def same(gold: Answer, answer: Answer) -> bool:
         if isinstance(gold, form) or isinstance(answer, form):
             return compare(gold, answer)
     return False
+
+
+def _is_single(answer: Answer) -> TypeGuard[Collection]:
+    r"""One value, with or without braces; but \{\{1\}\} and \{\emptyset\} are sets of a set."""
+    if not isinstance(answer, Collection) or len(answer.items) != 1 or answer.kind not in ("set", "list"):
+        return False
+    item = answer.items[0]
+    is_set = isinstance(item, NamedSet) or (isinstance(item, Collection) and item.kind == "set")
+    return answer.kind == "list" or not is_set
 
 
 def _same_chain(gold: Answer, answer: Answer) -> bool:

@@ -2,12 +2,26 @@
 
 import re
 from collections.abc import Sequence
+from functools import partial
 
 from srt.verifiers.math.expressions import UnreadableError, parse
 from srt.verifiers.math.families import same_families
-from srt.verifiers.math.forms import Answer, Assignment, Collection, Expression, Interval, Matrix, Measure, Same
+from srt.verifiers.math.forms import (
+    Answer,
+    Assignment,
+    Collection,
+    Expression,
+    Interval,
+    Matrix,
+    Measure,
+    Quantity,
+    Same,
+)
 from srt.verifiers.math.quantities import same_matrix
 from srt.verifiers.math.renaming import of_function
+from srt.verifiers.math.text import without_text
+from srt.verifiers.math.units import read_unit
+from srt.verifiers.math.words import normal_words
 
 _USUAL_ORDER = ("xyzw", "abcd", "pqr", "rst", "uvw")
 MAX_LIST = 60  # items; matching takes quadratic time
@@ -25,6 +39,8 @@ def same_collection(gold: Answer, answer: Answer, same: Same) -> bool:
             return len(gold.items) == len(answer.items) and all(map(same, gold.items, answer.items))
         if gold.kind in ("tuple", "bracket") or answer.kind in ("tuple", "bracket"):
             return _same_in_order(gold, answer, same)
+        if "set" in kinds:
+            same = partial(_same_element, same=same)
         return same_list(_without_repeated_points(gold.items), _without_repeated_points(answer.items), same)
     if isinstance(gold, Matrix) or isinstance(answer, Matrix):
         return same_matrix(gold, answer)
@@ -39,6 +55,12 @@ def same_collection(gold: Answer, answer: Answer, same: Same) -> bool:
         if isinstance(parsed, str):
             raise UnreadableError(False, parsed)
     return False
+
+
+def _same_element(gold: Answer, answer: Answer, same: Same) -> bool:
+    """Of sets: {1} is not 1 there."""
+    are_sets = [isinstance(item, Collection) and item.kind == "set" for item in (gold, answer)]
+    return are_sets[0] == are_sets[1] and same(gold, answer)
 
 
 def _without_repeated_points(items: Sequence[Answer]) -> list[Answer]:
@@ -97,6 +119,12 @@ def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
         ):
             return matched(_values(gold), _values(answer), same)
         return False
+    words = _distinct_words(gold), _distinct_words(answer)
+    if words[0] and words[1] and sorted(words[0]) == sorted(words[1]):  # 1 red and 4 blue: not 4 red and 1 blue
+        by_words = dict(zip(words[1], answer, strict=True))
+        return all(same(item, by_words[word]) for item, word in zip(gold, words[0], strict=True))
+    if bool(words[0]) != bool(words[1]):
+        return len(gold) == len(answer) and all(map(same, gold, answer))
     if (gold_names and _are_systems(answer)) or (answer_names and _are_systems(gold)):
         return False
     named = gold_names or answer_names
@@ -109,6 +137,16 @@ def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
 def _names(items: Sequence[Answer]) -> list[str] | None:
     names = [item.name for item in items if isinstance(item, Assignment)]
     return names if len(names) == len(items) else None
+
+
+def _distinct_words(items: Sequence[Answer]) -> list[str] | None:
+    """What is counted in each quantity of a list; None when that names no quantity, as units do not."""
+    words = [
+        normal_words(item.words).removesuffix("s")
+        for item in items
+        if isinstance(item, Quantity) and read_unit(without_text(item.words)) is None
+    ]
+    return words if len(items) > 1 and len(set(words)) == len(items) and all(words) else None
 
 
 def _values(items: Sequence[Answer]) -> list[Answer]:

@@ -34,7 +34,7 @@ from srt.verifiers.math.names import (
     without_trailing_member,
 )
 from srt.verifiers.math.numbers import read_number
-from srt.verifiers.math.read_matrices import read_matrix
+from srt.verifiers.math.read_matrices import read_determinant, read_matrix
 from srt.verifiers.math.read_quantities import read_quantity, read_special
 from srt.verifiers.math.renaming import letters
 from srt.verifiers.math.split import AND, OR, is_enclosed, mark_joining_words, split_top, without_thousands
@@ -60,6 +60,7 @@ _CASES = re.compile(r"\\begin{cases}([^&]*?)\\end{cases}")
 _NAMED = re.compile(r"^\\text{\s*([^{}:]+):\s*}\s*(.+)$")
 _MEMBERSHIP = re.compile(r"[A-Za-z](?:, [A-Za-z])*\s*\\in(?![A-Za-z])")
 _ONE_LETTER = re.compile("[a-z]|[A-Z]")
+_CAPITALS = re.compile(r"(?:\\(?:triangle|overline)\s?)?(?:([A-Z]{2,6})|{\s?([A-Z]{2,6})\s?})")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
@@ -275,10 +276,21 @@ def _read_value(text: str) -> Answer:
         return NamedSet(name)
     if (cases := read_cases(text, _read_list)) is not None:
         return cases
-    for read_form in (read_line, _read_union, read_matrix, _read_brackets, read_special, read_quantity):
+    for read_form in (
+        read_line,
+        _read_union,
+        read_determinant,
+        read_matrix,
+        _read_brackets,
+        read_special,
+        read_quantity,
+    ):
         answer = read_form(text)
         if answer is not None:
             return answer
+    if match := _CAPITALS.fullmatch(text):  # a triangle, an order of letters; of a segment AB the order is free
+        letters_only = match[1] or match[2]
+        return Words(letters_only) if len(letters_only) > 2 else Expression(letters_only)
     if is_words(text):
         return Words(text)
     return read_structure(text) or Expression(text)

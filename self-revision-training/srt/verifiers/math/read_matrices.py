@@ -2,10 +2,29 @@ r"""Reads matrices and their linear combinations, entry by entry."""
 
 import re
 
-from srt.verifiers.math.forms import Answer, Matrix
+from srt.verifiers.math.forms import Answer, Expression, Matrix
 from srt.verifiers.math.split import tokens
 
 _MATRIX = re.compile(r"\\begin{([pbvBV]?matrix|array)}(?:{[^{}]*})?(.*?)\\end{\1}")
+
+
+def read_determinant(text: str) -> Expression | None:
+    """The determinant of a matrix between bars, written out: of two or three rows."""
+    match = _MATRIX.fullmatch(text)
+    if match is None or match[1] != "vmatrix":
+        return None
+    rows = [[f"({cell.strip()})" for cell in row.split("&")] for row in re.split(r"\\\\", match[2]) if row.strip()]
+    if len(rows) not in (2, 3) or any(len(row) != len(rows) for row in rows):
+        return None
+    return Expression(_expanded(rows))
+
+
+def _expanded(rows: list[list[str]]) -> str:
+    if len(rows) == 1:
+        return rows[0][0]
+    first, *others = rows
+    minors = [_expanded([row[:i] + row[i + 1 :] for row in others]) for i in range(len(first))]
+    return "".join(f"{'+-'[i % 2]}{first[i]}\\cdot ({minor})" for i, minor in enumerate(minors))
 
 
 def read_matrix(text: str) -> Answer | None:

@@ -106,6 +106,8 @@ _SYNONYMS = {
 _COMMAND = re.compile(r"\\([A-Za-z]+)(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:([0-9A-Za-z])|{([^{}]*)})\s*(?:([0-9A-Za-z])|{([^{}]*)})")
 _FRACTION_OF_DIGITS = re.compile(r"\\frac\s*(?=[0-9A-Za-z]|{[^{}]*}\s*[0-9A-Za-z])")
+_FRACTION = re.compile(r"\\frac\s?{")
+_BARE_DENOMINATOR = re.compile(r"\s?([0-9A-Za-z]|\\pi(?![A-Za-z]))")
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+(?:\.\d+)?|[A-Za-z]|\\pi)(?![{])")
 _PLAIN_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt\s*(?:\(([^()]*)\)|{([^{}]*)}|(\d+|[A-Za-z](?![A-Za-z])))")
 _ROOT_OF_PARENTHESIS = re.compile(r"\\sqrt\s*\(([^()]*)\)")
@@ -291,6 +293,7 @@ def _clean_formula(text: str) -> str:
         text = _SHORT_FRACTION.sub(_braced_fraction, text)
         if not _FRACTION_OF_DIGITS.search(text):
             break
+    text = _with_braced_denominators(text)
     text = re.sub(r"(\\[A-Za-z]+) +(?=[^A-Za-z ])", r"\1", text)
     text = re.sub(r"(?<=[({]) +| +(?=[)}])", "", text) if r"\}" not in text else text
     return re.sub(r" *([_^]) *", r"\1", text)
@@ -299,6 +302,15 @@ def _clean_formula(text: str) -> str:
 def _braced_fraction(match: re.Match) -> str:
     top, bottom = (match[1] or match[2] or "").strip(), (match[3] or match[4] or "").strip()
     return f"\\frac{{{top}}}{{{bottom}}}"
+
+
+def _with_braced_denominators(text: str) -> str:
+    r"""\frac{\sqrt{3}}2 -> \frac{\sqrt{3}}{2}: what _SHORT_FRACTION does for numerators without braces inside."""
+    for match in reversed(list(_FRACTION.finditer(text))):
+        end = closing_brace(text, match.end() - 1)
+        if end is not None and (bare := _BARE_DENOMINATOR.match(text, end + 1)):
+            text = f"{text[: end + 1]}{{{bare[1]}}}{text[bare.end() :]}"
+    return text
 
 
 def _without_end(text: str) -> str:

@@ -9,7 +9,7 @@ in sympy, so the caller must bound its time (see grader.py).
 import re
 from collections.abc import Iterable
 
-from srt.verifiers.math.choices import label_of, named_letters, same_choice
+from srt.verifiers.math.choices import label_of, labels_differ, named_letters, same_choice
 from srt.verifiers.math.compare import same
 from srt.verifiers.math.expressions import UnreadableError, parse
 from srt.verifiers.math.extract import find_boxes
@@ -97,6 +97,8 @@ def same_answer(answer: str, gold: str) -> bool:
         letter, rest = label
         if named_letters(clean(answer)) is not None:
             return bool(same_choice(answer, letter))
+        if labels_differ(answer, letter):
+            return False
         gold = rest
     read_gold = read(gold)
     try:
