@@ -10,10 +10,10 @@ _BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*\{")
 _BARE = re.compile(
     r"[-+]?\d[\d.,]{0,40}(?:/\d{1,20})?|\\frac\s?(?:\d\s?\d|\{[^{}]{1,40}\}\s?\{[^{}]{1,40}\})|\\[a-z]{2,10}(?![A-Za-z{])|[A-Za-z](?![A-Za-z])"
 )
-# Between boxes that make up one gold answer: \boxed{1} and $x = \boxed{2}$
+# Between boxes that make up one gold answer: \boxed{1} paper and $x = \boxed{2}$
 _JOINT = re.compile(
     r"(?:[\s$,;~]|\\[()\[\],;: ]|\\q?quad(?![A-Za-z])|"
-    r"\\text\s?{\s?(?:,\s?)?(?:and|or)\s?}|(?:and|or)(?![A-Za-z])){0,20}"
+    r"\\text\s?{\s?(?:,\s?)?(?:and|or)\s?}|(?:[a-z]{1,20} ){0,2}(?:and|or)(?![A-Za-z])){0,20}"
     r"(?:[A-Za-z](?:_{?\w}?)?\s?=\s?)?"
 )
 MAX_NESTED_BOXES = 3  # each level is another pass over the text

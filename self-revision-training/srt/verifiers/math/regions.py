@@ -106,6 +106,10 @@ def _from_relation(relation: Relation) -> Region | None:
         if operator in (">", r"\geq"):
             return Region(left, (_piece(right, INFINITY, is_open, True),))
         return Region(left, (_piece(MINUS_INFINITY, right, True, is_open),))
+    if len(sides) == 3 and _ABSOLUTE.fullmatch(sides[1]):
+        below = _of_absolute(sides[1], sides[0], _FLIPPED.get(operators[0], operators[0]))
+        above = _of_absolute(sides[1], sides[2], operators[1])
+        return _intersection([below, above])
     if len(sides) == 3 and NAME.fullmatch(sides[1]):
         low, name, high = sides
         if set(operators) <= {"<", r"\leq"}:
