@@ -22,13 +22,13 @@ _RELATION = re.compile(r"[=<>]|\\(?:leq|geq|neq|equiv|in)(?![A-Za-z])")
 
 def read_cases(text: str, read: Callable[[str], Answer]) -> Cases | None:
     """`read` reads the value of a piece."""
+    if r"\text" not in text and r"\begin{cases}" not in text:
+        return None
     if match := _ENVIRONMENT.fullmatch(text):
         rows = [row.split("&") for row in re.split(r"\\\\", match[1]) if row.strip(" ,.")]
         if len(rows) < 2 or any(len(row) != 2 for row in rows):
             return None
         return Cases(tuple((read(value.strip(" ,.;")), _condition(condition)) for value, condition in rows))
-    if r"\text" not in text:
-        return None
     text = _OTHERWISE_WITHIN.sub(r"}, \\text{otherwise}", text)
     parts = [part for part in split_top(_COMMA_BEFORE.sub(" ", text), (",", ";", AND))[0] if part]
     pieces = []

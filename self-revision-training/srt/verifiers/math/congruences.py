@@ -21,10 +21,9 @@ _Classes = tuple[str, int, frozenset[int]]  # the variable ("" without one), mod
 
 def read_congruence(text: str) -> Congruence | None:
     r"""`text` is a cleaned list, since n \equiv 1, 5 \pmod 6 has a comma."""
-    if match := _DIVIDES.fullmatch(text):
-        return Congruence(match[2], int(match[1]), frozenset({0}))
     if "mod" not in text:
-        return None
+        match = _DIVIDES.fullmatch(text) if "|" in text else None
+        return Congruence(match[2], int(match[1]), frozenset({0})) if match else None
     match = _CONGRUENCE.fullmatch(text)
     if match is None or not 1 <= int(match[3]) <= MAX_MODULUS:
         return None

@@ -17,6 +17,8 @@ _REVERSED = re.compile(rf"({_SCALAR})\s*(?:\\cdot\s*)?({_VECTOR})\s*\+\s*({_VECT
 
 
 def read_line(text: str) -> Line | None:
+    if "+" not in text or text[-1:] not in ")}":
+        return None
     if match := _LINE.fullmatch(text):
         return _line(match[1], match[3])
     if match := _REVERSED.fullmatch(text):

@@ -107,6 +107,7 @@ _COMMAND = re.compile(r"\\([A-Za-z]+)(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:([0-9A-Za-z])|{([^{}]*)})\s*(?:([0-9A-Za-z])|{([^{}]*)})")
 _FRACTION_OF_DIGITS = re.compile(r"\\frac\s*(?=[0-9A-Za-z]|{[^{}]*}\s*[0-9A-Za-z])")
 _FRACTION = re.compile(r"\\frac\s?{")
+_FRACTION_WITHOUT_BRACES = re.compile(r"\\frac\s?{.*}\s?(?:[0-9A-Za-z]|\\pi)")
 _BARE_DENOMINATOR = re.compile(r"\s?([0-9A-Za-z]|\\pi(?![A-Za-z]))")
 _ROOT = re.compile(r"\\sqrt\s*(\[[^\[\]]*\])?\s*(\d+(?:\.\d+)?|[A-Za-z]|\\pi)(?![{])")
 _PLAIN_ROOT = re.compile(r"(?<![A-Za-z\\])sqrt\s*(?:\(([^()]*)\)|{([^{}]*)}|(\d+|[A-Za-z](?![A-Za-z])))")
@@ -287,13 +288,15 @@ def _clean_formula(text: str) -> str:
     text = _ROOT.sub(lambda m: f"\\sqrt{m[1] or ''}{{{m[2]}}}", text)
     text = _MODULUS.sub(r"\\pmod{\1}", text)
     text = _SCRIPT_OF_PARENTHESIS.sub(r"^{\1}", text)
-    text = _SIGN_OF_NUMBERS.sub(r"\1{\2}", text)
+    if r"\mathbb" in text:
+        text = _SIGN_OF_NUMBERS.sub(r"\1{\2}", text)
     text = _SCRIPT.sub(lambda m: f"{m[1]}{{{m[2] or m[3]}}}", text)
     for _ in range(3):
         text = _SHORT_FRACTION.sub(_braced_fraction, text)
         if not _FRACTION_OF_DIGITS.search(text):
             break
-    text = _with_braced_denominators(text)
+    if _FRACTION_WITHOUT_BRACES.search(text):
+        text = _with_braced_denominators(text)
     text = re.sub(r"(\\[A-Za-z]+) +(?=[^A-Za-z ])", r"\1", text)
     text = re.sub(r"(?<=[({]) +| +(?=[)}])", "", text) if r"\}" not in text else text
     return re.sub(r" *([_^]) *", r"\1", text)
