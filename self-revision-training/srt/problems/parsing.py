@@ -40,7 +40,6 @@ USED_FIELDS = (
     *FILES,
     *OTHER_FIELDS,
 )
-NO_ANSWERS = ("proof", "notfound")  # stand in for an answer in NuminaMath 1.5 and in OpenR1-Math, derived from it
 
 
 def parse_problem(record: dict[str, Any], mode: str) -> Problem:
@@ -61,8 +60,8 @@ def parse_problem(record: dict[str, Any], mode: str) -> Problem:
         answer = extract_gold(solution)
         if not answer:
             raise ValueError("the answer is empty")
-        if answer.lower() in NO_ANSWERS or record.get("question_type") == "proof":
-            raise ValueError(f"no answer that could be verified (answer: {answer[:80]!r})")
+        if record.get("question_type") == "proof":
+            raise ValueError(f"a proof: no answer that could be verified (answer: {answer[:80]!r})")
     own_id = next((record[name] for name in ID_FIELDS if name in record), None)
     source = record.get("source")
     problem = Problem(

@@ -5,7 +5,7 @@ import time
 
 from srt.verifiers.math.text import clean, without_text
 
-# What datasets put in place of an answer.
+# What datasets put in place of an answer; "proof" and "notfound" are those of NuminaMath 1.5 and OpenR1-Math.
 PLACEHOLDERS = frozenset(
     "n/a|na|n.a|unknown|?|??|???|-|--|---|...|null|nan|tbd|todo|unanswered|missing|see solution|see the solution|"
     "see above|not available|no answer|not given|not provided|no answer provided|answer not found|proof|notfound|"
