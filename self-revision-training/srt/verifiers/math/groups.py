@@ -6,8 +6,7 @@ from collections import Counter
 from srt.verifiers.math.forms import Answer, Expression, Group, Structure
 from srt.verifiers.math.split import is_enclosed, split_top
 
-_CYCLIC = re.compile(r"\\mathbb{Z}(?:_{?(\d{1,9})}?|/\(?(\d{1,9})\)?(?:\\mathbb{Z})?)?")
-_LETTER = re.compile(r"(?<![A-Za-z\\])[CZ]_(?={?\d)")
+_CYCLIC = re.compile(r"(?:\\mathbb{Z}|[CZ](?=_))(?:_{?(\d{1,9})}?|/\(?(\d{1,9})\)?(?:\\mathbb{Z})?)?")
 _POWER = re.compile(r"(.+)\^{(\d{1,2})}")
 
 
@@ -15,17 +14,18 @@ def read_structure(text: str) -> Answer | None:
     r"""\mathbb{Z}_2 \times \mathbb{Z}_4, \mathbb{Q}(\sqrt{2}); None for what is no structure."""
     if r"\mathbb" not in text:
         return None
-    group = _group(re.sub(r"\\cong.*|\s", "", text))
-    if group is not None:
-        rank, orders = group
-        return Group(rank, tuple(sorted(orders.elements())))
-    return Structure(text)
+    return _read_group(text) or Structure(text)
+
+
+def _read_group(text: str) -> Group | None:
+    group = _group(text)
+    return None if group is None else Group(group[0], tuple(sorted(group[1].elements())))
 
 
 def _group(text: str) -> tuple[int, Counter] | None:
     """(rank, orders of the cyclic factors, which are prime powers)."""
     while is_enclosed(text, "(", ")"):
-        text = text[1:-1]
+        text = text[1:-1].strip()
     parts, found = split_top(text, (r"\times", r"\oplus"))
     if found:
         rank, orders = 0, Counter()
@@ -38,7 +38,7 @@ def _group(text: str) -> tuple[int, Counter] | None:
     if match := _POWER.fullmatch(text):
         group = _group(match[1])
         return None if group is None else (group[0] * int(match[2]), _times(group[1], int(match[2])))
-    match = _CYCLIC.fullmatch(text)
+    match = _CYCLIC.fullmatch(text.replace(" ", ""))
     if match is None:
         return None
     order = int(match[1] or match[2] or 0)
@@ -65,11 +65,8 @@ def _prime_powers(order: int) -> Counter:
 
 
 def same_group(gold: Answer, answer: Answer) -> bool:
-    groups = [_as_group(gold), _as_group(answer)]
-    return groups[0] is not None and groups[0] == groups[1]
+    return _as_group(gold) == _as_group(answer)
 
 
 def _as_group(answer: Answer) -> Answer | None:
-    if isinstance(answer, Expression):  # C_{12}, beside a group
-        return read_structure(_LETTER.sub(r"\\mathbb{Z}_", answer.text))
-    return answer if isinstance(answer, Group) else None
+    return _read_group(answer.text) if isinstance(answer, Expression) else answer  # C_{12}, beside a group

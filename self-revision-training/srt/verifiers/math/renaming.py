@@ -43,6 +43,8 @@ def texts(answer: Answer) -> Iterator[str]:
             yield from sides
         case Interval(low, high, _, _):
             yield from (low, high)
+        case Quantity(_, _, False, whole):  # 2t: perhaps no tons
+            yield whole
         case Quantity(value, _, _, _) | Assignment(_, value):
             yield from texts(value)
         case Chain(parts) | Union(parts) | Intersection(parts) | Collection(_, parts, _):
@@ -62,6 +64,8 @@ def renamed(answer: Answer, new: Mapping[str, str]) -> Answer:
     match answer:
         case Expression(text):
             return Expression(text_of(text))
+        case Quantity(_, _, False, whole) if letters(answer) & new.keys():
+            return Expression(text_of(whole))
         case Relation(sides, operators):
             return Relation(tuple(map(text_of, sides)), operators)
         case Interval(low, high, low_open, high_open):
