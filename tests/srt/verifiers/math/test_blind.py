@@ -1,4 +1,7 @@
-"""Verdicts on cases that were written before the grader was read: tests/srt/data/math_blind.jsonl.
+"""Verdicts on cases that nobody tuned on: tests/srt/data/math_blind.jsonl.
+
+Half of the first round was held back until the other half had been worked on; its author had not read the grader.
+The second round was written afterwards, and run once.
 
 A case holds the mathematically right verdict, or that of a stated convention (docs/math-verdicts.md); where a
 label was corrected after the first run, `corrected` says why. docs/records.md has the figures of the first runs.
@@ -45,9 +48,9 @@ def test_the_set_is_large_balanced_and_split_by_chance():
     assert len(CASES) >= 900 and number["one digit"] >= 150
     assert len({(case["gold"], case["response"]) for case in CASES}) == len({case["id"] for case in CASES})
     assert 0.4 < sum(case["right"] for case in CASES) / len(CASES) < 0.6
-    held_back = sum(case["split"] == "held back" for case in CASES)
-    assert {case["split"] for case in CASES} == {"development", "held back"}
-    assert abs(held_back / len(CASES) - 0.5) < 0.01
+    split = Counter(case["split"] for case in CASES)
+    assert split.keys() == {"development", "held back", "second round"}
+    assert abs(split["held back"] - split["development"]) <= 1
     assert sum("corrected" in case for case in CASES) == 5
 
 
