@@ -1,18 +1,22 @@
 """How often the math grader agrees with labelled cases, by group, and every case where it does not.
 
     PYTHONPATH=self-revision-training python self-revision-training/benchmarks/agreement.py CASES [split]
+    PYTHONPATH=self-revision-training python self-revision-training/benchmarks/agreement.py CASES digits
 
 `CASES`: a file of lines {"id", "split", "group", "gold", "gold_field", "response", "right"}, like
 tests/srt/data/math_blind.jsonl. `split` selects the cases of one split, e.g. "held back". A gold answer that is
-refused when it is loaded, and a response that is set aside, count as disagreements.
+refused when it is loaded, and a response that is set aside, count as disagreements. `digits`: each of the first
+eight digits of every gold answer is changed in three ways, and the changes that are accepted are printed.
 """
 
 import json
+import re
 import sys
 from collections import defaultdict
 
 from srt.contract.records import Problem
 from srt.problems.parsing import parse_problem
+from srt.verifiers.math.extract import extract_gold
 from srt.verifiers.math.golds import GoldChecker
 from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.types import Verdict
@@ -49,9 +53,36 @@ def verdicts(cases: list[dict]) -> list[str]:
     return found
 
 
+def changed_digits(golds: list[str]) -> list[tuple[str, str]]:
+    """(gold, answer) pairs that differ in one digit."""
+    pairs = []
+    for gold in golds:
+        for match in list(re.finditer(r"\d", gold))[:8]:
+            for step in (1, 3, 7):
+                digit = str((int(match[0]) + step) % 10)
+                pairs.append((gold, gold[: match.start()] + digit + gold[match.end() :]))
+    return pairs
+
+
+def print_accepted_digits(golds: list[str]) -> None:
+    pairs = changed_digits(golds)
+    items = [(f"\\boxed{{{answer}}}", Problem("p", "?", gold), "stop") for gold, answer in pairs]
+    with MathGrader(1, time_limit_seconds=10) as grader:
+        outcomes = grader.grade_all(items)
+    accepted = [p for p, o in zip(pairs, outcomes, strict=True) if isinstance(o, Verdict) and o.correct]
+    for gold, answer in accepted:
+        print(f"accepted: {answer!r} for {gold!r}")
+    aside = sum(not isinstance(outcome, Verdict) for outcome in outcomes)
+    print(f"{len(golds)} gold answers, {len(pairs)} changes: {len(accepted)} accepted, {aside} set aside")
+
+
 def main(path: str, split: str = "") -> None:
     with open(path, encoding="utf-8") as file:
-        cases = [case for line in file if (case := json.loads(line))["split"] == split or not split]
+        cases = [json.loads(line) for line in file]
+    if split == "digits":
+        print_accepted_digits(sorted({extract_gold(case["gold"]) for case in cases}))
+        return
+    cases = [case for case in cases if case["split"] == split or not split]
     agreed = defaultdict(list)
     for case, found in zip(cases, verdicts(cases), strict=True):
         agrees = found.split(" ")[0] == ("right" if case["right"] else "wrong")

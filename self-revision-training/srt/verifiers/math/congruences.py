@@ -12,7 +12,7 @@ from srt.verifiers.math.split import AND, OR
 MAX_MODULUS = 10**6
 _CONGRUENCE = re.compile(
     rf"(?:([A-Za-z])\s*\\equiv\s*)?((?:\\pm\s*|-\s*)?\d+(?:\s*(?:,|{OR}|{AND})+\s*(?:\1\s*\\equiv\s*)?(?:\\pm\s*|-\s*)?\d+)*)\s*,?\s*"
-    r"(?:\(\s*)?\\p?mod\s*{?\s*(\d+)\s*}?\s*\)?"
+    r"(?:\(\s*)?(?:\\p?mod|\\text{\s?mod\s?})\s*{?\s*(\d+)\s*}?\s*\)?"
 )
 _DIVIDES = re.compile(r"([1-9]\d{0,5})\s*\|\s*([A-Za-z])")  # 3 | n
 _RESIDUE = re.compile(r"(\\pm|-)?\s*(\d+)")

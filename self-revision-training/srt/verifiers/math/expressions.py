@@ -41,6 +41,7 @@ MIN_EQUAL_POINTS = 2
 
 _DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?|\([^()]*\)|[A-Za-z]|\\[a-z]+)\s*\^{\\circ}")
+_MINUTES = re.compile(r"\d\s?'")  # 60' is neither 60 nor a derivative
 _EXTREMUM = re.compile(r"(\\(?:max|min|gcd|lcm))\s?\\{((?:(?!\\[{}]).){1,200})\\}")  # \max\{a, b\}
 _PRIMES = re.compile(r"(?<=[A-Za-z])('+)")
 _SPACED_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
@@ -104,7 +105,7 @@ def _divides_by_zero(expression: Any) -> bool:
 def _for_parser(text: str) -> str | None:
     r"""In the parser's grammar: decimals as exact fractions, degrees in radians. None when it is no formula."""
     text = _LETTER.sub(r" \1 ", text)
-    if _UNREADABLE.search(text) or not text:
+    if _UNREADABLE.search(text) or _MINUTES.search(text) or not text:
         return None
     text = _SPACED_THOUSANDS.sub("", text)
     if _SPACED_DIGITS.search(text):

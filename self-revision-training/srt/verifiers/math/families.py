@@ -5,16 +5,17 @@ import mpmath
 from srt.verifiers.math.expressions import UnreadableError, parse
 from srt.verifiers.math.forms import Answer, Assignment, Collection, Expression, Quantity, Relation, Same
 from srt.verifiers.math.numeric import Evaluator, NotNumericError
-from srt.verifiers.math.renaming import INTEGER_LETTERS, letters, renamed, texts
+from srt.verifiers.math.renaming import INTEGER_LETTERS, letters, of_function, renamed, texts
 
 # Where the integers of a declaration start. N starts at 0 or at 1, as the author likes.
 _STARTS: dict[str, tuple[int | None, ...]] = {"Z": (None,), "Z+": (1,), "Z>=0": (0,), "N": (0, 1)}
+_BOUNDS = {(r"\geq", "0"): "Z>=0", (">", "-1"): "Z>=0", (r"\geq", "1"): "Z+", (">", "0"): "Z+"}
 NEAR, FAR = 6, 30  # members of one family up to NEAR must be among those of the other up to FAR
 
 
 def same_families(gold: Answer, answer: Answer, same: Same) -> bool:
     """`same` compares two answers without declarations; at least one side has some (Collection.integers)."""
-    sides = gold, answer
+    sides = _with_declaration(gold), _with_declaration(answer)
     declared = [side.integers if isinstance(side, Collection) else frozenset() for side in sides]
     kinds = [{name[1:] for name in names} for names in declared]
     if not kinds[0] or not kinds[1]:  # a side without a declaration means the same integers
@@ -37,6 +38,21 @@ def same_families(gold: Answer, answer: Answer, same: Same) -> bool:
         for start in _STARTS[min(kinds[0])]
         for other_start in _STARTS[min(kinds[1])]
     )
+
+
+def _with_declaration(side: Answer) -> Answer:
+    r"""3^k, k \geq 0 with the integers that it means declared, beside an answer that declares its own."""
+    if not isinstance(side, Collection) or side.integers:
+        return side
+    conditions = [item for item in side.items if isinstance(item, Relation) and len(item.sides) == 2]
+    if len(conditions) != 1 or len(side.items) < 2:
+        return side
+    (name, bound), (operator,) = conditions[0].sides, conditions[0].operators
+    kind = _BOUNDS.get((operator, bound.strip()))
+    if kind is None or name not in INTEGER_LETTERS:
+        return side
+    items = tuple(item for item in side.items if item is not conditions[0])
+    return Collection(side.kind, items, frozenset({name + kind}))
 
 
 def with_letter_of(gold: Answer, answer: Answer) -> Answer:
@@ -71,6 +87,8 @@ def _family(side: Answer) -> list[str] | None:
     items = side.items if isinstance(side, Collection) else (side,)
     formulas = []
     for item in items:
+        if isinstance(item, Assignment) and (of_function(item.name) or ("", ()))[1]:
+            return None  # f(n) = 2n + 1 says what each value is
         value = item.value if isinstance(item, Assignment) else item
         if isinstance(value, Quantity):
             value = value.value

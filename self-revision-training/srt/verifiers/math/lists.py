@@ -17,7 +17,7 @@ from srt.verifiers.math.forms import (
     Quantity,
     Same,
 )
-from srt.verifiers.math.quantities import same_matrix
+from srt.verifiers.math.quantities import is_vector_of_units, same_matrix
 from srt.verifiers.math.renaming import of_function
 from srt.verifiers.math.text import without_text
 from srt.verifiers.math.units import read_unit
@@ -42,7 +42,7 @@ def same_collection(gold: Answer, answer: Answer, same: Same) -> bool:
         if "set" in kinds:
             same = partial(_same_element, same=same)
         return same_list(_without_repeated_points(gold.items), _without_repeated_points(answer.items), same)
-    if isinstance(gold, Matrix) or isinstance(answer, Matrix):
+    if any(isinstance(side, Matrix) or is_vector_of_units(side) for side in (gold, answer)):
         return same_matrix(gold, answer)
     if isinstance(gold, Interval) or isinstance(answer, Interval):
         return False

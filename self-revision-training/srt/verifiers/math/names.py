@@ -38,6 +38,11 @@ _WORDS_ON_INTEGERS = re.compile(
     r"(positive|non-?negative|natural)?\s?(integers?|numbers?)\s?([a-zA-Z])?",
     re.IGNORECASE,
 )
+_FOR_ALL = re.compile(
+    r"for (?:all|any|every|each) (?:(?:real|positive|negative|nonnegative|natural|rational) ?)*"
+    r"(?:numbers?|integers?|reals?)? ?"
+    r"([A-Za-z])(?: ?\\in .*)?"
+)
 _CONSTANT = re.compile(
     r"(?:where |for |with )?(?:some |any |every |all )?(?:([a-zA-Z]) (?:is|being) (?:an? |any )?)?"
     r"(?:arbitrary |real |fixed )*(?:constants?|(?<=real )numbers?)(?: ([a-zA-Z]))?",
@@ -59,6 +64,12 @@ _TRAILING_WORDS = re.compile(
 
 
 def without_trailing_member(text: str) -> tuple[str, frozenset[str]]:
+    """Without a declaration at the end, and the integers that it declared."""
+    declarations = [match.start() for match in _DECLARING.finditer(text) if match.start()]
+    for start in declarations:  # f(x) = x + 1 for all x: nothing is declared
+        left, _, right = text[:start].partition("=")
+        if right and ((match := _FOR_ALL.fullmatch(_plain(text[start:]))) and _is_argument(match[1], left)):
+            return text[:start].rstrip(" ,"), frozenset()
     if match := _TRAILING_MEMBER.search(text):
         if kind := _integer_kind(match[2] or match[4]):
             return text[: match.start()].rstrip(" ,"), frozenset({(match[1] or match[3]) + kind})
@@ -66,13 +77,21 @@ def without_trailing_member(text: str) -> tuple[str, frozenset[str]]:
         name = match[1] or match[2]
         if name and "integer" in match[0]:
             return text[: match.start()].rstrip(" ,"), frozenset({name + "Z"})
-    for match in _DECLARING.finditer(text):
-        behind = text[match.start() :]
-        if match.start() and (declared := _declared_in_words(behind)):
-            return text[: match.start()].rstrip(" ,"), frozenset({declared})
-        if match.start() and "=" in text[: match.start()] and declared_constants(behind):
-            return text[: match.start()].rstrip(" ,"), frozenset()
+    for start in declarations:
+        if declared := _declared_in_words(text[start:]):
+            return text[:start].rstrip(" ,"), frozenset({declared})
+        if "=" in text[:start] and declared_constants(text[start:]):
+            return text[:start].rstrip(" ,"), frozenset()
     return text, frozenset()
+
+
+def _is_argument(letter: str, left: str) -> bool:
+    """x of f(x), n of a_n."""
+    return re.search(rf"[(,]\s*{letter}\s*[,)]|_{{?{letter}}}?", left) is not None
+
+
+def _plain(text: str) -> str:
+    return " ".join(without_text(text).split()).strip(" ,.()")
 
 
 def declared_constants(part: str) -> set[str]:
@@ -80,7 +99,7 @@ def declared_constants(part: str) -> set[str]:
     if match := _MEMBER.match(part.strip(" ,")):
         named = named_set_symbol(match[2])
         return {name.strip() for name in match[1].split(",")} if named and named.name in ("R", "C", "Q") else set()
-    match = _CONSTANT.fullmatch(" ".join(without_text(part).split()).strip(" ,.()"))
+    match = _CONSTANT.fullmatch(_plain(part))
     return {match[1] or match[2]} if match and (match[1] or match[2]) else set()
 
 
@@ -103,7 +122,7 @@ def _integer_kind(text: str) -> str | None:
 
 def _declared_in_words(text: str) -> str | None:
     """kZ+ for "where k is a positive integer"."""
-    match = _WORDS_ON_INTEGERS.fullmatch(" ".join(without_text(text).split()).strip(" ,.()"))
+    match = _WORDS_ON_INTEGERS.fullmatch(_plain(text))
     if match is None or not (name := match[1] or match[4]) or (match[1] and match[4]):
         return None
     sign = (match[2] or "").replace("-", "").lower()

@@ -3,7 +3,9 @@
 import re
 from fractions import Fraction
 
-from srt.verifiers.math.expressions import number_of, same_formula
+from sympy import Expr, Integer, Symbol, latex
+
+from srt.verifiers.math.expressions import number_of, parse, same_formula
 from srt.verifiers.math.forms import (
     Answer,
     Based,
@@ -149,8 +151,16 @@ def _valid(number: Based) -> bool:
     return True
 
 
+def is_vector_of_units(answer: Answer) -> bool:
+    r"""3\mathbf{i} - \mathbf{j}; text.py writes the unit vectors as i_{v}, j_{v}, k_{v}."""
+    return isinstance(answer, Expression) and "_{v}" in answer.text
+
+
 def same_matrix(gold: Answer, answer: Answer) -> bool:
     cells = [_cells(a) for a in (gold, answer)]
+    for index in range(2):
+        if cells[index] is None and (other := cells[1 - index]) is not None:
+            cells[index] = _coordinates((gold, answer)[index], sum(map(len, other)))
     first, second = cells
     if first is None or second is None:
         return False
@@ -161,6 +171,23 @@ def same_matrix(gold: Answer, answer: Answer) -> bool:
         return False
     flat = [[cell for row in rows for cell in row] for rows in (first, second)]
     return len(flat[0]) == len(flat[1]) and all(map(same_formula, flat[0], flat[1]))
+
+
+def _coordinates(answer: Answer, size: int) -> tuple[tuple[str, ...], ...] | None:
+    """Of a combination of `size` unit vectors, as a column."""
+    if not is_vector_of_units(answer) or not 2 <= size <= 3:
+        return None
+    assert isinstance(answer, Expression)
+    parsed = parse(answer.text)
+    if not isinstance(parsed, Expr):
+        return None
+    names = [f"{letter}_v" for letter in "ijk"]
+    units = {symbol.name: symbol for symbol in parsed.free_symbols if isinstance(symbol, Symbol)}
+    coordinates = [parsed.coeff(units[name]) if name in units else Integer(0) for name in names]
+    rest = parsed.expand() - sum(c * units[n] for c, n in zip(coordinates, names, strict=True) if n in units)
+    if rest.expand() != 0 or any(c != 0 for c in coordinates[size:]):
+        return None
+    return tuple((latex(c),) for c in coordinates[:size])
 
 
 def _cells(answer: Answer) -> tuple[tuple[str, ...], ...] | None:

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from srt.verifiers.math.cases import read_cases
 from srt.verifiers.math.congruences import read_congruence
+from srt.verifiers.math.ellipsis import DOTS, is_dots, written_out
 from srt.verifiers.math.forms import (
     Answer,
     Assignment,
@@ -147,7 +148,7 @@ def _collect(parts: list[str], separators: tuple[str, ...]) -> Answer:
             items.append(item)
     if len(items) == 1 and not integers:
         return items[0]
-    items = _with_inherited_names(items)
+    items = written_out(_with_inherited_names(items))
     conditions = [i for i in items if _is_condition(i)]
     if len(items) > 1 and len(conditions) == len(items):
         return Union(tuple(items)) if separators[0] == OR else Intersection(tuple(items))
@@ -191,6 +192,8 @@ def _with_inherited_names(items: list[Answer]) -> list[Answer]:
         last = named[-1] if named else None
         if isinstance(last, Assignment) and isinstance(item, (Expression, Quantity)):
             item = Assignment(last.name, item)
+        elif isinstance(last, Relation) and last.operators == (r"\neq",) and isinstance(item, Expression):
+            item = Relation((last.sides[0], item.text), last.operators)  # x \neq -1, 1
         elif isinstance(last, Assignment) and isinstance(item, Collection) and last.name.startswith("("):
             item = Assignment(last.name, item)
         named.append(item)
@@ -207,7 +210,10 @@ def _read_item(text: str) -> Answer:
     if _PLUS_MINUS.search(text):
         plus = re.sub(r"\\pm(?![A-Za-z])", "+", re.sub(r"\\mp(?![A-Za-z])", "-", text))
         minus = re.sub(r"\\pm(?![A-Za-z])", "-", re.sub(r"\\mp(?![A-Za-z])", "+", text))
-        return Collection("list", tuple(_read_item(re.sub(r"^\+\s*", "", t)) for t in (plus, minus)))
+        both = tuple(_read_item(re.sub(r"^\+\s*", "", t)) for t in (plus, minus))
+        if all(isinstance(item, Relation) and item.operators == (r"\neq",) for item in both):
+            return Intersection(both)
+        return Collection("list", both)
     if read_number(text) is not None:
         return Expression(text)
     sides, operators = split_top(text, RELATIONS)
@@ -270,6 +276,8 @@ def _read_value(text: str) -> Answer:
     text = text.strip()
     if read_number(text) is not None:
         return Expression(text)
+    if is_dots(text):
+        return DOTS
     if (named := named_set_symbol(text)) is not None:
         return named
     if (name := named_set(text)) is not None:

@@ -22,7 +22,7 @@ _PLAIN_UNIT = re.compile(
 )
 _CJK_BEHIND = re.compile(r"^(.*[\d})\]])\s*(?:\\text{)?\s*([\u4e00-\u9fff][\u4e00-\u9fff/]*)\s*}?$")
 _CURRENCY_BEFORE = re.compile(
-    r"^(-?)\s*(?:\\text{(USD|€|£|¥|Rs\.?)}|(Rs)\.?(?![A-Za-z]))\s*(-?\s*(?:[\d.]|\\frac).*)$"
+    r"^(-?)\s*(?:\\text{(USD|€|£|¥|Rs\.?)}|(Rs|USD|EUR)\.?(?![A-Za-z]))\s*(-?\s*(?:[\d.]|\\frac).*)$"
 )
 _DEGREES = re.compile(r"^(.*[\d})])\^{\\circ}(?:\s*\\text{[CF]?}|\s*[CF])?$")
 _MEASURE = re.compile(r"(-?\d[\d.,/]*|\\frac{\d+}{\d+})\s*(?:\\text{\s*([A-Za-z]+)\.?,?\s*}|([A-Za-z]+),?)\s*")

@@ -71,6 +71,11 @@ _ONLY_WORDS = re.compile(
 _VOWEL = re.compile(r"[aeiouyAEIOUY]")
 ROMAN = re.compile(r"[IVXLC]{2,8}|[ivx]{2,6}")
 _CJK = re.compile(r"[\u4e00-\u9fff]")
+# The series converges, it is true: of these the verb is the answer.
+_SUBJECT = re.compile(
+    r"^(?:it|this|(?:the |this )?(?:improper )?(?:series|sequence|integral|limit|sum|statement|claim)) (?:is )?"
+    r"(?=(?:converges|diverges|convergent|divergent|does not exist|exists|undefined|true|false|(?:in)?correct)$)"
+)
 _FILLING = re.compile(
     r"^(?:the answer is|it is|they are|answer)(?![a-z])|(?<![a-z])(?:the|an|a(?= \w{2}))(?![a-z])"
 )
@@ -136,6 +141,7 @@ def normal_words(text: str) -> str:
     text = re.sub(r"[-‐/_]", " ", text)
     text = re.sub(r"[^\w\s①-⑩']|_", " ", text)
     text = " ".join(text.split())
+    text = _SUBJECT.sub("", text)
     text = _SYNONYMS.get(text, text)
     shorter = " ".join(_FILLING.sub(" ", text).split())
     return shorter or text

@@ -114,6 +114,42 @@ READINGS = {
     "the set of the empty set": (r"\{\emptyset\}", [r"\{ \emptyset \}"], [r"\emptyset", r"\{0\}"]),
     "orders of letters": ("RGB", [r"\text{RGB}"], ["BGR", "GRB"]),
     "triangles": (r"\triangle ABC", ["ABC"], ["DEF", "AB"]),
+    "a function's values are not shifted": (
+        r"f(n)=2n+1 \text{ for all integers } n",
+        ["f(n)=2n+1", r"f(x)=2x+1, x\in\mathbb{Z}", "2n+1"],
+        ["f(n)=2n-1", r"f(n)=2n-1, n\in\mathbb{Z}"],
+    ),
+    "for all numbers": (r"f(x)=x+1 \text{ for all } x\in\mathbb{R}", ["f(x)=x+1", "x+1"], ["f(x)=x", "f(x)=x-1"]),
+    "excluded numbers": (
+        r"x\ne \pm 1",
+        [r"(-\infty,-1)\cup(-1,1)\cup(1,\infty)", r"x \neq -1, 1", r"x\ne 1 \text{ and } x\ne -1"],
+        [r"x\ne 1", r"x=\pm 1", r"\mathbb{R}"],
+    ),
+    "dots between numbers": (
+        r"\{1,2,3,\ldots,6\}",
+        [r"\{1,2,\dots,6\}", r"\{1,2,3,4,5,6\}"],
+        [r"\{1,2,3,\ldots,8\}", r"\{1,2,3,6\}", r"\{1,3,\ldots,6\}"],
+    ),
+    "dots between formulas": (r"1,2,4,\ldots,2^{n}", [r"1, 2, 4, ..., 2^n"], [r"1,2,4,\ldots,2^{n-1}", "1,2,4"]),
+    "dots without an end": (r"0,2,4,\ldots", [r"0, 2, 4, \dots"], [r"0,2,6,\ldots", "0,2,4"]),
+    "unit vectors": (
+        "(3,-1)",
+        [r"3\mathbf{i}-\mathbf{j}", r"-\vec{j}+3\vec{i}"],
+        [r"3\mathbf{i}+\mathbf{j}", r"3\mathbf{i}-\mathbf{k}", r"3\mathbf{i}-\mathbf{j}+1"],
+    ),
+    "integers from 0 on": (
+        r"3^k, k\ge 0",
+        [r"3^k \text{ where } k \text{ is a nonnegative integer}", r"3^n, n\in\mathbb{N}_0"],
+        [r"3^k \text{ where } k \text{ is a positive integer}", r"3^k, k\ge 1"],
+    ),
+    "a modulus in words": (r"1\pmod 4", [r"n\equiv 1\ (\mathrm{mod}\ 4)"], [r"n\equiv 1\ (\mathrm{mod} 8)"]),
+    "subject and verb": (
+        r"\text{converges}",
+        [r"\text{The series converges}", r"\text{it is convergent}"],
+        [r"\text{The series diverges}", r"\text{The series does not converge}"],
+    ),
+    "a currency in letters": (r"\$12.50", ["USD 12.50"], ["USD 12.05"]),
+    "minutes of arc": (r"60^\circ", ["60"], ["60'"]),
     "a Chinese lead": (r"\frac{1}{3}", [r"答案：\frac{1}{3}"], [r"答案：\frac{2}{3}"]),
 }  # fmt: skip
 
