@@ -16,7 +16,14 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from srt.verifiers.code.sandbox.accounting import Usage, proportional_memory_mb, usage, waited_seconds
+from srt.verifiers.code.sandbox.accounting import (
+    Usage,
+    files_mb,
+    proportional_memory_mb,
+    usage,
+    waited_seconds,
+)
+from srt.verifiers.code.sandbox.bubblewrap import WORK_FOLDER
 from srt.verifiers.code.sandbox.cgroup import Cgroup
 from srt.verifiers.code.sandbox.launcher import KILL, MESSAGE_BYTES
 from srt.verifiers.code.sandbox.launchers import Launcher
@@ -63,7 +70,7 @@ class RunHandle:
     """A started run. `wait()` must be called once: it ends the run one way or another, and cleans up.
 
     `pipes`: the ends to read from of standard output, standard error, and of the one that `limits.starter`
-    reports to; closed at the end. `folder`: deleted at the end.
+    reports to; closed at the end. `work_mb`: of our files in its work folder. `folder`: deleted at the end.
     `release` is called with the launcher, and whether it can start another run.
     """
 
@@ -73,11 +80,12 @@ class RunHandle:
         pid: int,
         pipes: tuple[int, int, int],
         limits: Limits,
+        work_mb: float,
         folder: str | None,
         release: Callable[[Launcher, bool], None],
     ):
         self._launcher, self._release = launcher, release
-        self._limits, self._folder = limits, folder
+        self._limits, self._work_mb, self._folder = limits, work_mb, folder
         self._started = time.monotonic()
         self._deadline = self._started + limits.wall_seconds
         self._abandoned = False
@@ -186,11 +194,14 @@ class RunHandle:
                     break
                 num_left -= self._num_read[descriptor] - before
 
+    def _has_reported(self) -> bool:
+        return bool(select.select([self._status], [], [], 0)[0])
+
     def _has_started(self) -> bool:
         os.set_blocking(self._status, False)
         try:
-            return os.read(self._status, len(STARTED) + 1) == STARTED.encode()
-        except BlockingIOError:  # a process that did not get so far was not ended yet
+            return bool(os.read(self._status, len(STARTED)))
+        except BlockingIOError:  # nothing was written, and a process that could was not ended yet
             return False
 
     def _was_kept_waiting(self, now: float) -> bool:
@@ -214,9 +225,12 @@ class RunHandle:
             self._sampled = Usage(group.cpu_seconds())
             return
         now = usage(self._pid)
-        memory_mb = now.memory_mb
+        files = 0.0
+        if self._folder is None and self._has_reported():  # the sandbox is complete
+            files = max(0.0, files_mb(self._pid, WORK_FOLDER) - self._work_mb)
+        memory_mb = now.memory_mb + files
         if memory_mb > self._limits.memory_mb:  # pages that several processes share were counted several times
-            memory_mb = proportional_memory_mb(self._pid)
+            memory_mb = proportional_memory_mb(self._pid, files)
         self._sampled = Usage(
             max(self._sampled.cpu_seconds, now.cpu_seconds), max(self._sampled.memory_mb, memory_mb)
         )

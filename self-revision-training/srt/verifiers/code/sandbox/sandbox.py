@@ -20,10 +20,11 @@ CODE_SANDBOX=bwrap (bubblewrap) isolates every single run:
   - with control groups (cgroup.py): CPU time of all processes, and all the memory that they make the kernel hold
     (heaps, /tmp, memfd, System V segments, socket buffers).
   - without them: CPU time of all processes that are alive every tenth of a second or that were waited for, and
-    their resident memory at those times (accounting.py). Memory that no process maps is denied by the filter
-    (memfd, System V) or small (pipes and sockets of their normal size, at most 128 open files per process;
-    /tmp). Missed: CPU time of processes that nobody waits for and that live for less than a tenth of a second,
-    and peaks of several processes together between two looks.
+    their resident memory and the files in /tmp at those times (accounting.py). The filter denies other memory
+    that no process maps: memfd, System V, shared anonymous memory, sockets other than pairs, larger buffers of
+    pipes and pairs. Missed: those buffers (at most 27 MB per process with the kernel's default sizes, and once
+    that for pairs that are on their way from process to process), CPU time of processes that nobody waits for
+    and that live for less than a tenth of a second, and peaks of several processes together between two looks.
 
 `Sandbox.guarantees` says which of these hold on this machine.
 
@@ -32,9 +33,9 @@ load, but not its processes); timing.
 
 CODE_SANDBOX=rlimits provides the limits, a session keyring, the clean environment and a fresh work folder, and
 ends every process that the program leaves behind. It does NOT keep a program from reading and writing whatever
-you can read and write, using the network, signaling your other processes, or, without control groups, starting
-any number of processes. It is meant for machines where bubblewrap cannot work and you trust the programs as much
-as your own.
+you can read and write, using the network, signaling your other processes, leaving System V memory behind, or,
+without control groups, starting any number of processes. It is meant for machines where bubblewrap cannot work
+and you trust the programs as much as your own.
 """
 
 import ctypes
@@ -196,7 +197,9 @@ class Sandbox:
         finally:
             for descriptor in (*inputs.values(), stdout_in, stderr_in, status_in):
                 os.close(descriptor)
-        return RunHandle(launcher, pid, (stdout, stderr, status), limits, folder, self._launchers.release)
+        work_mb = sum(map(len, work_files.values())) / MEGABYTE
+        pipes = (stdout, stderr, status)
+        return RunHandle(launcher, pid, pipes, limits, work_mb, folder, self._launchers.release)
 
     def _launch(
         self,
