@@ -4,7 +4,7 @@ import re
 from dataclasses import replace
 
 from srt.verifiers.code.extract import Program
-from srt.verifiers.code.failures import check_resources, exceeded_limit
+from srt.verifiers.code.failures import check_run, exceeded_limit
 from srt.verifiers.code.languages import PROGRAM, command_line, toolchain
 from srt.verifiers.code.sandbox.limits import MAX_NAME_BYTES, Limits
 from srt.verifiers.code.sandbox.process import RunResult
@@ -39,7 +39,7 @@ def build(program: Program, sandbox: Sandbox) -> bytes:
         # The sandbox disappears with the run, so the executable leaves it as standard output.
         script = f"{command} >&2 && cat {PROGRAM}"
         result = sandbox.run(["/bin/sh", "-c", script], {name: source}, b"", limits)
-        check_resources(result)
+        check_run(result)
         if limit := exceeded_limit(result, limits):
             raise CompileError(f"the compiler exceeded its {limit}")  # another standard would not be faster
         if result.exit_code == 0:

@@ -1,6 +1,6 @@
 """How a run failed, in words: a limit that it exceeded, or a crash; or, our failure, that it never started."""
 
-import re
+import signal
 
 from srt.verifiers.code.machine import KILLED
 from srt.verifiers.code.sandbox.limits import Limits
@@ -9,8 +9,6 @@ from srt.verifiers.types import VerifierError
 
 STARTUP_CPU_SECONDS = 0.05  # of CPU time on top of the limit: what the sandbox itself uses
 OUT_OF_MEMORY = ("MemoryError", "bad_alloc", "OutOfMemoryError", "memory allocation of", "out of memory")
-# What the commands say that lead to the program (bubblewrap.py) when they fail, as all of a run's messages.
-_START_FAILURE = re.compile(r"(?:bwrap|setpriv|prlimit|(?:/bin/)?sh: \d+): [^\n]*(?:\nbwrap: [^\n]*)?\s*")
 
 
 def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
@@ -33,32 +31,35 @@ def exceeded_limit(result: RunResult, limits: Limits) -> str | None:
     return None
 
 
-def run_failure(result: RunResult, limits: Limits, started: bool = False) -> str | None:
+def run_failure(result: RunResult, limits: Limits) -> str | None:
     """A limit that was exceeded or a crash; None for a run that ended on its own with exit code 0.
 
-    Raises VerifierError when the machine ran short of memory or processes, and when the program was not even
-    started, unless it is known that it was.
+    Raises VerifierError; see `check_run`.
     """
-    check_resources(result)
-    if result.exit_code and not result.stdout and not started:
-        check_started(result.stderr)
+    check_run(result)
     if (failure := exceeded_limit(result, limits)) or not result.exit_code:
         return failure
-    return f"runtime error (exit code {result.exit_code}): {last_line(result.stderr)}".removesuffix(": ")
+    words = last_line(result.stderr) or _signal_words(result.exit_code)
+    return f"runtime error (exit code {result.exit_code}): {words}".removesuffix(": ")
 
 
-def check_resources(result: RunResult) -> None:
-    """Raises VerifierError when the machine, not the run's own limits, denied it memory or processes."""
+def check_run(result: RunResult) -> None:
+    """Raises VerifierError when a run's end says nothing about the program: when the machine, not the run's own
+    limits, denied it memory or processes, and when the program was not even started.
+    """
     if result.machine_out_of_memory:
         raise VerifierError("the machine ran out of memory while a program ran", "no memory left")
     if result.machine_out_of_processes:
         raise VerifierError("the machine allowed no more processes while a program ran", "no processes left")
+    if not result.started:
+        words = last_line(result.stderr) or f"exit code {result.exit_code}"
+        raise VerifierError(f"the sandbox did not start: {words}", NOT_STARTED)
 
 
-def check_started(messages: str) -> None:
-    """Raises VerifierError when `messages`, all that a failed run said, are a sandbox's that did not start."""
-    if _START_FAILURE.fullmatch(messages.strip()):
-        raise VerifierError(f"the sandbox did not start: {last_line(messages)}", NOT_STARTED)
+def _signal_words(exit_code: int) -> str:
+    """What shells say of a process that a signal ended: "Segmentation fault"."""
+    number = exit_code - 128
+    return signal.strsignal(number) or "" if number in signal.valid_signals() else ""
 
 
 def last_line(text: str) -> str:

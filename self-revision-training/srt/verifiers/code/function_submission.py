@@ -11,7 +11,7 @@ from pathlib import Path
 
 from srt.contract.records import Problem
 from srt.verifiers.code.extract import Program
-from srt.verifiers.code.failures import NOT_STARTED, check_started, last_line, run_failure
+from srt.verifiers.code.failures import NOT_STARTED, check_run, last_line, run_failure
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from srt.verifiers.code.languages import PYTHON, toolchain
 from srt.verifiers.code.machine import LIMITS
@@ -115,7 +115,7 @@ class FunctionSubmission(Submission):
                 f"the sandbox did not start: {last_line(candidate.stderr) or report.message}", NOT_STARTED
             )
         if report.outcome == "died":
-            if report.message in (ENDED, TIME_LIMIT) and (failure := run_failure(candidate, self.limits, True)):
+            if report.message in (ENDED, TIME_LIMIT) and (failure := run_failure(candidate, self.limits)):
                 return failure
             return report.message if report.message.startswith(LIMITS) else f"runtime error: {report.message}"
         if report.outcome == "failed":
@@ -125,11 +125,11 @@ class FunctionSubmission(Submission):
             raise VerifierError(f"the tests of problem {self.problem.id}: {words}", report.outcome)
         if candidate.timed_out:
             return "runtime error: the program did not end after its tests"
-        return run_failure(candidate, self.limits, started=True)
+        return run_failure(candidate, self.limits)
 
     def _no_report(self, harness: RunResult) -> VerifierError:
         """What it means that the tests did not run to their end."""
-        check_started(harness.stderr)
+        check_run(harness)
         where = f"the tests of problem {self.problem.id}"
         if harness.timed_out or harness.cpu_seconds > 0.95 * TESTS_CPU_SECONDS:
             return VerifierError(f"{where} exceeded their own time limit", "tests over their time limit")

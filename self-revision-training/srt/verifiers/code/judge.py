@@ -12,7 +12,7 @@ from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.code.build import CompileError, build
 from srt.verifiers.code.extract import extract_program
-from srt.verifiers.code.failures import STARTUP_CPU_SECONDS, check_started
+from srt.verifiers.code.failures import STARTUP_CPU_SECONDS
 from srt.verifiers.code.function_submission import FunctionSubmission, KnownTests
 from srt.verifiers.code.languages import PYTHON, Language, installed_roots
 from srt.verifiers.code.machine import check_machine, pressure
@@ -79,7 +79,6 @@ class CodeJudge:
         try:
             executable = build(program, self.sandbox)
         except CompileError as error:
-            check_started(str(error))
             check_machine(before, reason := f"compile error: {error}")
             return Verdict(False, shown_source(program), reason)
         return ProgramSubmission(self.sandbox, program, problem, limits, executable)

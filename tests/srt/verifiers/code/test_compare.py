@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from srt.verifiers.code.compare import first_difference
+from srt.verifiers.code import compare
+from srt.verifiers.code.compare import _match, first_difference
 
 
 @pytest.mark.parametrize(
@@ -65,6 +66,36 @@ def test_equal(output, expected):
 )
 def test_different(output, expected, words):
     assert words in first_difference(output.encode(), expected.encode())
+
+
+LIMIT = 2**25  # judge.OUTPUT_BYTES
+
+
+@pytest.mark.parametrize(
+    ("output", "expected", "words"),
+    [
+        (b"1 " * (LIMIT // 2), b"1\n" * (LIMIT // 2), None),
+        (b"1 " * (LIMIT // 2), b"1 ", "expected 1 token, got 16777216"),
+        (b"1 ", b"1 " * (LIMIT // 2), "expected 16777216 tokens, got 1"),
+        (b"1 " * (LIMIT // 2 - 1) + b"2", b"1 " * (LIMIT // 2), "expected '1', got '2' (token 16777216)"),
+        (b"1" * LIMIT, b"1" * (LIMIT - 1) + b".", "expected '1"),
+        (b" " * LIMIT, b"x", "expected 1 token, got 0"),
+    ],
+    ids=["equal", "longer", "shorter", "last", "one token", "blank"],
+)
+def test_outputs_at_the_limit(output, expected, words, monkeypatch):
+    tried = []
+    monkeypatch.setattr(compare, "_match", lambda *pair: tried.append(pair) or _match(*pair))
+    difference = first_difference(output, expected)
+    assert (words in difference) if words else difference is None
+    assert len(tried) <= 1  # no Python per token
+
+
+@pytest.mark.parametrize("length", [compare.BLOCK_BYTES - 3, compare.BLOCK_BYTES, compare.BLOCK_BYTES + 1])
+def test_tokens_at_the_ends_of_blocks_stay_whole(length):
+    for text in (b"x" * length + b" yz 1", b"12 " * (length // 3) + b"123 45\n", b" " * length + b"12 3"):
+        assert first_difference(text + b" a", b"\n".join(text.split()) + b"\t a") is None
+        assert "got 'b'" in first_difference(text + b" b", text + b" a")
 
 
 def test_bytes_that_are_not_text():

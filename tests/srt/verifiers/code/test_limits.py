@@ -160,12 +160,77 @@ int main() {
 }
 """
 
+# One mapped page keeps all of a mapping's memory.
+KEPT_BY_A_PAGE = """
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#define SIZE (25 << 20)
+int main() {
+  for (int i = 0; i < 10; i++) {
+    char *p = mmap(0, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) return 3;
+    memset(p, i + 1, SIZE);
+    munmap(p + 4096, SIZE - 4096);
+  }
+  puts("2");
+}
+"""
+MESSAGE_QUEUES = """
+#include <stdio.h>
+#include <sys/ipc.h>
+#include <sys/msg.h>
+static struct { long kind; char text[4096]; } message = {1};
+int main() {
+  for (int i = 0; i < 20000; i++) {
+    int queue = msgget(IPC_PRIVATE, 0600);
+    if (queue < 0) return 3;
+    for (int k = 0; k < 3; k++) msgsnd(queue, &message, sizeof message.text, IPC_NOWAIT);
+  }
+  puts("2");
+}
+"""
+# What was sent to connections that nobody accepts belongs to no descriptor of the program.
+UNACCEPTED = """
+#define _GNU_SOURCE
+#include <stdio.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
+static char block[1 << 16];
+int main() {
+  int listener = socket(AF_UNIX, SOCK_STREAM, 0);
+  if (listener < 0) return 3;
+  struct sockaddr_un place = {AF_UNIX, "listener"};
+  bind(listener, (void *)&place, sizeof place);
+  listen(listener, 4096);
+  for (int i = 0; i < 2000; i++) {
+    int s = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK, 0);
+    if (connect(s, (void *)&place, sizeof place)) return 4;
+    while (send(s, block, sizeof block, MSG_NOSIGNAL) > 0) {}
+    close(s);
+  }
+  puts("2");
+}
+"""
+UNMAPPED = {
+    "System V": SHARED_MEMORY,
+    "memfd": ANONYMOUS_FILES,
+    "kept by a page": KEPT_BY_A_PAGE,
+    "messages": MESSAGE_QUEUES,
+    "unaccepted": UNACCEPTED,
+}
+OUTLIVE = ("System V", "messages")  # the program, where it has no namespace of its own
 
-@pytest.mark.parametrize("program", [SHARED_MEMORY, ANONYMOUS_FILES], ids=["System V", "memfd"])
-def test_memory_that_no_process_maps(sandbox, program):
+
+@pytest.mark.parametrize("what", UNMAPPED)
+def test_memory_that_no_process_maps(sandbox, what):
+    if sandbox.kind == "rlimits" and what in OUTLIVE:
+        pytest.skip("rlimits: it would outlive the run")
     if sandbox.kind == "rlimits" and "cgroup" not in sandbox.guarantees().split("no control groups")[0]:
         pytest.skip("rlimits without control groups: not measured, and the guarantees say so")
-    result = run_c(sandbox, program, replace(LIMITS, cpu_seconds=3, output_bytes=2**25))
+    result = run_c(sandbox, UNMAPPED[what], replace(LIMITS, cpu_seconds=3, output_bytes=2**25))
     # Measured, or denied where it cannot be measured.
     assert "memory limit" in (exceeded_limit(result, LIMITS) or "") or result.exit_code == 3, result
 
@@ -201,6 +266,45 @@ print(2)
     limits = replace(LIMITS, output_bytes=2**25, cpu_seconds=5)
     result = run_python(grouped, program, limits)
     assert result.memory_limit_hit or b"No space left" in result.stdout
+
+
+@pytest.mark.parametrize(
+    "fill",
+    [
+        "held = bytearray(b'x' * 2**20) * 30\nopen('file', 'wb').write(b'x' * (30 * 2**20))",
+        "for number in range(10**6): open(f'file{number}', 'w')",
+    ],
+    ids=["content", "empty"],
+)
+def test_files_and_heaps_share_one_limit(sandbox, fill):
+    if sandbox.kind == "rlimits":
+        pytest.skip("the work folder is on disk")
+    limits = replace(LIMITS, output_bytes=2**25, cpu_seconds=30, wall_seconds=60)
+    result = run_python(sandbox, f"import time\n{fill}\ntime.sleep(20)", limits)
+    assert "memory limit" in exceeded_limit(result, limits), result
+
+
+def test_a_tests_own_files_are_not_the_programs_memory(sandbox):
+    python = toolchain(PYTHON)
+    files = {"input.txt": b"x" * (70 * 2**20)}
+    program = {"program.py": b"import time\ntime.sleep(0.5)\nprint(2)"}
+    result = sandbox.run([python.executable, "{box}/program.py"], program, b"", LIMITS, files, python.roots)
+    assert exceeded_limit(result, LIMITS) is None and result.stdout == b"2\n", result
+
+
+def test_a_mapped_file_counts_once(sandbox):
+    program = """
+import mmap, time
+with open("file", "wb+") as file:
+    file.truncate(25 * 2**20)
+    with mmap.mmap(file.fileno(), 0) as view:
+        view[:] = b"x" * len(view)
+        time.sleep(0.5)
+print(2)
+"""
+    limits = replace(LIMITS, memory_mb=96, output_bytes=2**25)
+    result = run_python(sandbox, program, limits)
+    assert exceeded_limit(result, limits) is None and result.stdout == b"2\n", result
 
 
 def test_what_the_judge_holds_is_not_the_programs_memory():

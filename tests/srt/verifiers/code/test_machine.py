@@ -13,11 +13,10 @@ import pytest
 from srt.contract.records import Problem
 from srt.verifiers.code import machine
 from srt.verifiers.code.extract import extract_program
-from srt.verifiers.code.failures import NOT_STARTED, run_failure
+from srt.verifiers.code.failures import NOT_STARTED
 from srt.verifiers.code.judge_process import _or_verifier_error
 from srt.verifiers.code.machine import Pressure, check_machine
 from srt.verifiers.code.sandbox.limits import Limits
-from srt.verifiers.code.sandbox.process import RunResult
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import VerifierError
 from tests.srt.helpers.code_cases import fenced, judge
@@ -29,32 +28,6 @@ def kind_of(action):
     with pytest.raises(VerifierError) as caught:
         action()
     return caught.value.kind
-
-
-def ended(exit_code, stderr="", stdout=b""):
-    return RunResult(exit_code, 0.01, 10, stdout, stderr, False, False)
-
-
-# A sandbox that does not start ---------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "message",
-    [
-        "bwrap: Creating new namespace failed: Resource temporarily unavailable\n",
-        "bwrap: execvp /bin/sh: No such file or directory",
-        "setpriv: setresuid failed: Resource temporarily unavailable",
-        "prlimit: failed to set the NPROC resource limit: Operation not permitted",
-        "/bin/sh: 1: Cannot fork",
-        "sh: 0: Cannot fork",
-    ],
-)
-def test_a_sandbox_that_does_not_start_is_our_failure(message):
-    assert kind_of(lambda: run_failure(ended(1, message), LIMITS)) == NOT_STARTED
-    # Unless the program was seen to start, or did something.
-    assert "runtime error" in run_failure(ended(1, message), LIMITS, started=True)
-    assert "runtime error" in run_failure(ended(1, message, b"output"), LIMITS)
-    assert "runtime error" in run_failure(ended(1, f"Traceback:\n{message}"), LIMITS)
 
 
 # Counters of the kernel ----------------------------------------------------------------------------------

@@ -18,7 +18,9 @@ COLUMN = {"x86_64": 0, "aarch64": 1}.get(platform.machine(), 0)
 
 def run_filter(program, number, arguments=(0, 0, 0), architecture=0xC000003E):
     """The answer of the filter to a call: an interpreter of the instructions that it uses."""
-    data = struct.pack("<IIQ", number, architecture, 0) + struct.pack("<QQQ", *arguments) + bytes(24)
+    data = struct.pack("<IIQ", number, architecture, 0) + struct.pack(
+        "<6Q", *arguments, *[0] * (6 - len(arguments))
+    )
     position = steps = 0
     value = 0
     while steps < 4096:
@@ -63,10 +65,18 @@ def test_the_filter_of_each_architecture(machine, architecture, column):
     assert answer((0, 63)[column], on=0x40000003) == EPERM  # i386
     assert column or answer(0x40000000) == ENOSYS  # x32
     for numbers in seccomp._UNMEASURED.values():
-        assert (answer(numbers[column]), answer(numbers[column], of=strict)) == (0, EPERM)
+        assert (answer(numbers[column], (1, 1, 0)), answer(numbers[column], of=strict)) == (0, EPERM)
     option = (54, 208)[column]
     assert answer(option, (3, 1, 7), of=strict) == EPERM and answer(option, (3, 1, 2), of=strict) == 0
     assert answer(option, (3, 1, 7)) == 0
+    memory_map, advise, control = (9, 222)[column], (28, 233)[column], (72, 25)[column]
+    for flags, denied in ((0x21, EPERM), (0x40023, EPERM), (0x22, 0), (0x20022, 0), (0x01, 0), (0x02, 0)):
+        assert answer(memory_map, (0, 4096, 3, flags), of=strict) == denied
+        assert answer(memory_map, (0, 4096, 3, flags)) == 0
+    assert [answer(advise, (0, 4096, advice), of=strict) for advice in (4, 8, 21)] == [0, 0, EPERM]
+    assert [answer(control, (3, command), of=strict) for command in (1, 3, 1031)] == [0, 0, EPERM]
+    pairs = (53, 199)[column]
+    assert answer(pairs, (1, 1, 0), of=strict) == 0
 
 
 def test_other_architectures_have_no_filter():

@@ -1,7 +1,8 @@
 """What the processes of a run use together, from /proc: for runs without a control group.
 
-A sample adds up the processes that are alive, and the CPU time of the children that they waited for. It misses
-processes that begin and end between two samples without being waited for, and memory that no process maps.
+A sample adds up the processes that are alive, the CPU time of the children that they waited for, and the files of
+their /tmp, which is in memory. It misses processes that begin and end between two samples without being waited
+for, and memory that no process maps, most of which is denied (seccomp.py).
 
 Source: proc_pid_stat(5), proc_pid_smaps_rollup and /proc/PID/task/TID/children in the kernel's documentation.
 """
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_FILE_BYTES = 1024  # of the kernel's memory for a file in memory, even an empty one
 _MAX_PROCESSES = 4096  # of a run, in one sample
 
 
@@ -35,9 +37,29 @@ def usage(pid: int) -> Usage:
     return Usage(cpu_seconds, resident / 2**20)
 
 
-def proportional_memory_mb(pid: int) -> float:
-    """Memory of the process and its descendants, pages that several share counted once; slower than `usage`."""
-    return sum(map(_proportional_kb, descendants(pid))) / 1024
+def proportional_memory_mb(pid: int, files_mb: float = 0.0) -> float:
+    """Memory of the process and its descendants, pages that several share counted once; slower than `usage`.
+
+    `files_mb`: of files in memory, which count whether they are mapped or not.
+    """
+    private_kb = shared_kb = 0
+    for process in descendants(pid):
+        kilobytes = _proportional_kb(process)
+        shared_kb += kilobytes.get(b"Pss_Shmem:", 0)
+        private_kb += kilobytes.get(b"Pss:", 0) - kilobytes.get(b"Pss_Shmem:", 0)
+    return private_kb / 1024 + max(shared_kb / 1024, files_mb)
+
+
+def files_mb(pid: int, folder: str) -> float:
+    """What the file system in memory takes that the process's first descendant has at `folder`."""
+    for process in descendants(pid)[1:2]:
+        try:
+            system = os.statvfs(f"/proc/{process}/root{folder}")
+        except OSError:  # it has ended, or is not ours to look at
+            continue
+        num_files = system.f_files - system.f_ffree
+        return ((system.f_blocks - system.f_bfree) * system.f_frsize + num_files * _FILE_BYTES) / 2**20
+    return 0.0
 
 
 def waited_seconds(pid: int) -> float:
@@ -60,12 +82,13 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def _proportional_kb(pid: int) -> int:
+def _proportional_kb(pid: int) -> dict[bytes, int]:
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb") as file:
-            return next((int(line.split()[1]) for line in file if line.startswith(b"Pss:")), 0)
+            lines = (line.split() for line in file if line.startswith(b"Pss"))
+            return {parts[0]: int(parts[1]) for parts in lines}
     except OSError:  # it has ended, or is not ours to look at
-        return 0
+        return {}
 
 
 def _run_delay(pid: int) -> float:

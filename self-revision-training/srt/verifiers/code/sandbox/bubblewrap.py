@@ -18,10 +18,6 @@ BUILD_DEVICES = ("null", "zero", "full", "random", "urandom")
 RUN_DEVICES = ("null", "urandom")
 SYSTEM_FOLDERS = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")  # besides /usr; mostly links into it
 TOOLCHAIN_SETTINGS = ("/etc/ld.so.cache", "/etc/alternatives")  # all that builds see of /etc
-# The sandbox's first process takes all others down with it, and dies with bubblewrap, so it must be out of the
-# program's reach. It waits for the program, which adds the program's CPU time to its own; bubblewrap's own init
-# does not report that (hence --as-pid-1).
-FIRST_PROCESS = ("/bin/sh", "-c", '"$@"; exit $?', "sh")
 UIDS = range(61184, 65520)  # the range systemd uses for its dynamic users, which exist only while a service runs
 
 INSTALL = (
@@ -73,11 +69,14 @@ class Bubblewrap:
         for folder, mode, descriptors in ((BOX, "0555", files), (WORK_FOLDER, "0666", work_files)):
             for name, descriptor in descriptors.items():
                 argv += ["--perms", mode, "--file", str(descriptor), f"{folder}/{name}"]
-        return [*argv, "--remount-ro", "/", "--chdir", WORK_FOLDER, "--", *FIRST_PROCESS, *self._become_user()]
+        return [*argv, "--remount-ro", "/", "--chdir", WORK_FOLDER, "--", *self._become_user()]
 
     def _namespaces(self, executable: str, has_network: bool) -> list[str]:
         namespaces = ("ipc", "pid", "uts", "cgroup-try", *(["net"] if has_network else []))
-        arguments = ["--as-pid-1", *(f"--unshare-{namespace}" for namespace in namespaces)]
+        # The first process of the sandbox is bubblewrap's own: it takes all others down with it, dies with the
+        # bubblewrap outside, is out of the program's reach, and holds none of the descriptors that the program
+        # is started with.
+        arguments = [f"--unshare-{namespace}" for namespace in namespaces]
         if self._as_root:
             # Needed to become another user; _become_user() gives all of them up.
             capabilities = ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP")

@@ -5,10 +5,10 @@ started it; the judge holds tests of many megabytes, and this process next to no
 may fork and prepare the child: each run gets a session keyring of its own. Started inside a cgroup, it leaves
 that with the judge.
 
-Messages on the socket (SOCK_SEQPACKET), marshaled: the judge sends a run (argv, environment, folder, descriptors),
-with the descriptors attached, and may send KILL later; the answers are the process's id, and when it has ended
-(wait status, CPU seconds, peak memory in KiB). The end of the judge closes the socket, which ends the run and
-this process.
+Messages on the socket (SOCK_SEQPACKET), marshaled: the judge sends a run (argv, environment, folder, resource
+limits, descriptors), with the descriptors attached, and may send KILL later; the answers are the process's id,
+and when it has ended (wait status, CPU seconds, peak memory in KiB). The end of the judge closes the socket, which
+ends the run and this process.
 
 It is started by path and imports nothing of this package.
 """
@@ -18,6 +18,7 @@ import fcntl
 import marshal
 import os
 import platform
+import resource
 import select
 import signal
 import socket
@@ -32,6 +33,7 @@ JOIN_SESSION_KEYRING = 1
 PR_SET_CHILD_SUBREAPER = 36
 KILLED_FIRST = "1000"  # for want of memory: programs, rather than this process or any other
 ORPHAN_SECONDS = 10  # to end what a run left behind
+LOOK_SECONDS = 0.05  # between two looks at what is left
 CANNOT_START = 127  # exit code, as in shells
 
 
@@ -62,7 +64,7 @@ def main() -> None:
 
 def become_program(message: bytes, received: "list[int]") -> None:
     try:
-        argv, environment, folder, wanted = marshal.loads(message)
+        argv, environment, folder, limits, wanted = marshal.loads(message)
         os.setsid()  # Ctrl-C is the judge's to handle
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT):  # Python ignores or handles them
             signal.signal(number, signal.SIG_DFL)
@@ -76,6 +78,8 @@ def become_program(message: bytes, received: "list[int]") -> None:
         for descriptor, number in zip(moved, wanted, strict=True):
             os.dup2(descriptor, number)
         os.chdir(folder)
+        for number, value in limits.items():
+            resource.setrlimit(number, (value, value))
         os.execvpe(argv[0], argv, environment)
     except BaseException as error:
         os.write(2, f"{type(error).__name__}: {error}\n".encode())
@@ -125,18 +129,25 @@ def end_orphans() -> list:
     while time.monotonic() < deadline:
         try:
             with open(f"/proc/self/task/{os.getpid()}/children") as file:
-                for child in file.read().split():
-                    os.kill(int(child), signal.SIGKILL)
+                children = [int(child) for child in file.read().split()]
+            for child in children:
+                os.kill(child, signal.SIGKILL)
             pid, _, usage = os.wait4(-1, os.WNOHANG)
+            if pid:
+                usages.append(usage)
+            elif children:
+                until_ended(children[0], LOOK_SECONDS)
         except (ChildProcessError, FileNotFoundError):
             break
         except (ProcessLookupError, PermissionError):
             continue
-        if pid:
-            usages.append(usage)
-        else:
-            time.sleep(0.001)
     return usages
+
+
+def until_ended(pid: int, timeout: float) -> None:
+    ended = os.pidfd_open(pid)
+    select.select([ended], [], [], timeout)
+    os.close(ended)
 
 
 def leave(cgroups: "list[str]") -> None:

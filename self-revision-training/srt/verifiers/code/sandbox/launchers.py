@@ -39,10 +39,18 @@ class Launcher:
             self.cgroup.add(self.pid)
 
     def start(
-        self, argv: Sequence[str], environment: Mapping[str, str], folder: str, descriptors: Mapping[int, int]
+        self,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        folder: str,
+        limits: Mapping[int, int],
+        descriptors: Mapping[int, int],
     ) -> int:
-        """Start a run; its process id. `descriptors`: number in the run -> descriptor here. Raises OSError."""
-        message = marshal.dumps((list(argv), dict(environment), folder, list(descriptors)))
+        """Start a run; its process id. Raises OSError.
+
+        `limits`: number of a resource limit -> value; `descriptors`: number in the run -> descriptor here.
+        """
+        message = marshal.dumps((list(argv), dict(environment), folder, dict(limits), list(descriptors)))
         socket.send_fds(self.connection, [message], list(descriptors.values()))
         answer = self.connection.recv(MESSAGE_BYTES)
         if not answer:

@@ -1,4 +1,4 @@
-"""The resource limits of a sandboxed run, and the command that sets them."""
+"""The resource limits of a sandboxed run, and what sets them."""
 
 import math
 import resource
@@ -14,6 +14,8 @@ WALL_FACTOR, WALL_START_SECONDS = 3.0, 3.0
 # must not hold up the others or take the machine's memory.
 MAX_CPU_SECONDS, MAX_MEMORY_MB = 120.0, 8192.0
 MAX_NAME_BYTES = 255  # of a file
+FILE_BLOCK_BYTES = 512  # the unit of `ulimit -f` (POSIX)
+STARTED = "s"  # what a run reports right before it becomes the program
 
 
 @dataclass(frozen=True)
@@ -41,28 +43,38 @@ def wall_seconds(cpu_seconds: float) -> float:
     return WALL_FACTOR * cpu_seconds + WALL_START_SECONDS
 
 
-def prlimit_command(limits: Limits, count_processes: bool) -> list[str]:
-    """The prefix of a command that sets the limits which every process of the run inherits.
-
-    `count_processes`: False where the run shares our user, all of whose processes would count.
-    """
+def resource_limits(limits: Limits) -> dict[int, int]:
+    """The limits that the launcher sets before it starts a run, whose every process inherits them."""
     stack_mb = min(limits.stack_mb, limits.memory_mb)
     values = {
-        "cpu": (resource.RLIMIT_CPU, math.ceil(limits.cpu_seconds)),
-        "fsize": (resource.RLIMIT_FSIZE, limits.output_bytes),
-        "nofile": (resource.RLIMIT_NOFILE, OPEN_FILES),
-        "core": (resource.RLIMIT_CORE, 0),
-        "stack": (resource.RLIMIT_STACK, int(stack_mb * MEGABYTE)),
+        resource.RLIMIT_CPU: math.ceil(limits.cpu_seconds),
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_STACK: int(stack_mb * MEGABYTE),
     }
     if limits.address_space:
         reserved_mb = ADDRESS_SPACE_MARGIN_MB + min(limits.processes, MAX_THREAD_STACKS) * stack_mb
-        values["as"] = (resource.RLIMIT_AS, int((limits.memory_mb + reserved_mb) * MEGABYTE))
+        values[resource.RLIMIT_AS] = int((limits.memory_mb + reserved_mb) * MEGABYTE)
     else:
-        values["data"] = (resource.RLIMIT_DATA, int((limits.memory_mb + ADDRESS_SPACE_MARGIN_MB) * MEGABYTE))
+        values[resource.RLIMIT_DATA] = int((limits.memory_mb + ADDRESS_SPACE_MARGIN_MB) * MEGABYTE)
+    return {number: _within_hard_limit(number, value) for number, value in values.items()}
+
+
+def starter(limits: Limits, status: int, count_processes: bool) -> list[str]:
+    """The prefix of a program's command: it sets the limits that would hinder the sandbox itself, reports STARTED
+    to the descriptor `status` (at most 9), closes that, and becomes the program.
+
+    `count_processes`: False where the run shares our user, all of whose processes would count.
+    """
+    size = _within_hard_limit(resource.RLIMIT_FSIZE, limits.output_bytes)
+    steps = [f"ulimit -f {size // FILE_BLOCK_BYTES}"]
     if count_processes:
-        values["nproc"] = (resource.RLIMIT_NPROC, limits.processes)
-    command = ["prlimit"]
-    for name, (number, value) in values.items():
-        hard_limit = resource.getrlimit(number)[1]  # only root can raise it
-        command.append(f"--{name}={value if hard_limit == resource.RLIM_INFINITY else min(value, hard_limit)}")
-    return command
+        number = _within_hard_limit(resource.RLIMIT_NPROC, limits.processes)
+        steps.append(f"{{ ulimit -p {number} 2>/dev/null || ulimit -u {number}; }}")  # dash; bash
+    steps += [f"printf {STARTED} >&{status}", f"exec {status}>&-", 'exec "$@"']
+    return ["/bin/sh", "-c", " && ".join(steps), "sh"]
+
+
+def _within_hard_limit(number: int, value: int) -> int:
+    hard_limit = resource.getrlimit(number)[1]  # only root can raise it
+    return value if hard_limit == resource.RLIM_INFINITY else min(value, hard_limit)

@@ -16,11 +16,19 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from srt.verifiers.code.sandbox.accounting import Usage, proportional_memory_mb, usage, waited_seconds
+from srt.verifiers.code.sandbox.accounting import (
+    Usage,
+    files_mb,
+    proportional_memory_mb,
+    usage,
+    waited_seconds,
+)
+from srt.verifiers.code.sandbox.bubblewrap import WORK_FOLDER
 from srt.verifiers.code.sandbox.cgroup import Cgroup
 from srt.verifiers.code.sandbox.launcher import KILL, MESSAGE_BYTES
 from srt.verifiers.code.sandbox.launchers import Launcher
-from srt.verifiers.code.sandbox.limits import Limits
+from srt.verifiers.code.sandbox.limits import STARTED, Limits
+from srt.verifiers.types import VerifierError
 
 STDERR_BYTES = 4096  # kept from its end
 READ_BYTES = 2**18  # at a time
@@ -28,6 +36,7 @@ MAX_WAIT_FACTOR = 3.0  # of the wall-clock limit, by which it is extended on a b
 SAMPLE_SECONDS = 0.1  # between two looks at what a run uses
 KILLED_STATUS = 9  # as wait() reports a process that SIGKILL ended
 NOT_STARTED = "a sandbox that did not start"  # the kind of its VerifierError
+LAUNCHER_KILLED = "a launcher that was killed"  # likewise
 
 
 @dataclass(frozen=True)
@@ -39,7 +48,9 @@ class RunResult:
     `timed_out`: it was killed at the wall-clock limit. `output_limit_hit`: its output reached the limit and is
     truncated. `memory_limit_hit`: the kernel killed one of its processes at the limit of its control group.
     `machine_out_of_memory`: the kernel did so because the machine, or a group around ours, had no memory left.
-    `machine_out_of_processes`: a group around ours refused a process.
+    `machine_out_of_processes`: a group around ours refused a process. `started`: whether the program was: what a
+    run that did not start says comes from the sandbox. The program cannot change it: the descriptor on which it
+    is reported is closed, in all processes that the program can reach, before the program begins.
     """
 
     exit_code: int
@@ -52,12 +63,14 @@ class RunResult:
     memory_limit_hit: bool = False
     machine_out_of_memory: bool = False
     machine_out_of_processes: bool = False
+    started: bool = True
 
 
 class RunHandle:
     """A started run. `wait()` must be called once: it ends the run one way or another, and cleans up.
 
-    `stdout`, `stderr`: the ends of pipes to read from, closed at the end. `folder`: deleted at the end.
+    `pipes`: the ends to read from of standard output, standard error, and of the one that `limits.starter`
+    reports to; closed at the end. `work_mb`: of our files in its work folder. `folder`: deleted at the end.
     `release` is called with the launcher, and whether it can start another run.
     """
 
@@ -65,21 +78,21 @@ class RunHandle:
         self,
         launcher: Launcher,
         pid: int,
-        stdout: int,
-        stderr: int,
+        pipes: tuple[int, int, int],
         limits: Limits,
+        work_mb: float,
         folder: str | None,
         release: Callable[[Launcher, bool], None],
     ):
         self._launcher, self._release = launcher, release
-        self._limits, self._folder = limits, folder
+        self._limits, self._work_mb, self._folder = limits, work_mb, folder
         self._started = time.monotonic()
         self._deadline = self._started + limits.wall_seconds
         self._abandoned = False
         self._connection = launcher.connection
         self._pid = pid
-        self._output: dict[int, bytearray] = {stdout: bytearray(), stderr: bytearray()}
-        self._stdout, self._stderr = stdout, stderr
+        self._stdout, self._stderr, self._status = pipes
+        self._output: dict[int, bytearray] = {self._stdout: bytearray(), self._stderr: bytearray()}
         self._num_read = dict.fromkeys(self._output, 0)
         self._timed_out = self._output_limit_hit = False
         self._sampled = Usage()
@@ -109,11 +122,13 @@ class RunHandle:
         try:
             ended = self._until_end()
             reusable = ended is not None
+            if ended is None and self._folder is None:  # without bubblewrap, the program may have done it
+                raise VerifierError("the process that starts programs was killed", LAUNCHER_KILLED)
             self._result = self._measured(*(ended or (KILLED_STATUS, 0.0, 0)))
         except BaseException as error:
             self._result = error
         finally:
-            for descriptor in self._output:
+            for descriptor in (*self._output, self._status):
                 os.close(descriptor)
             self._release(self._launcher, reusable)
             if self._folder:
@@ -179,6 +194,16 @@ class RunHandle:
                     break
                 num_left -= self._num_read[descriptor] - before
 
+    def _has_reported(self) -> bool:
+        return bool(select.select([self._status], [], [], 0)[0])
+
+    def _has_started(self) -> bool:
+        os.set_blocking(self._status, False)
+        try:
+            return bool(os.read(self._status, len(STARTED)))
+        except BlockingIOError:  # nothing was written, and a process that could was not ended yet
+            return False
+
     def _was_kept_waiting(self, now: float) -> bool:
         """Move the deadline by the time for which other work had the CPUs, to be fair on a busy machine."""
         waited = min(waited_seconds(self._pid), MAX_WAIT_FACTOR * self._limits.wall_seconds)
@@ -200,9 +225,12 @@ class RunHandle:
             self._sampled = Usage(group.cpu_seconds())
             return
         now = usage(self._pid)
-        memory_mb = now.memory_mb
+        files = 0.0
+        if self._folder is None and self._has_reported():  # the sandbox is complete
+            files = max(0.0, files_mb(self._pid, WORK_FOLDER) - self._work_mb)
+        memory_mb = now.memory_mb + files
         if memory_mb > self._limits.memory_mb:  # pages that several processes share were counted several times
-            memory_mb = proportional_memory_mb(self._pid)
+            memory_mb = proportional_memory_mb(self._pid, files)
         self._sampled = Usage(
             max(self._sampled.cpu_seconds, now.cpu_seconds), max(self._sampled.memory_mb, memory_mb)
         )
@@ -234,6 +262,7 @@ class RunHandle:
             memory_limit_hit=out_of_memory == "limit",
             machine_out_of_memory=out_of_memory == "machine",
             machine_out_of_processes=out_of_processes,
+            started=self._has_started(),
         )
 
 

@@ -20,10 +20,11 @@ CODE_SANDBOX=bwrap (bubblewrap) isolates every single run:
   - with control groups (cgroup.py): CPU time of all processes, and all the memory that they make the kernel hold
     (heaps, /tmp, memfd, System V segments, socket buffers).
   - without them: CPU time of all processes that are alive every tenth of a second or that were waited for, and
-    their resident memory at those times (accounting.py). Memory that no process maps is denied by the filter
-    (memfd, System V) or small (pipes and sockets of their normal size, at most 128 open files per process;
-    /tmp). Missed: CPU time of processes that nobody waits for and that live for less than a tenth of a second,
-    and peaks of several processes together between two looks.
+    their resident memory and the files in /tmp at those times (accounting.py). The filter denies other memory
+    that no process maps: memfd, System V, shared anonymous memory, sockets other than pairs, larger buffers of
+    pipes and pairs. Missed: those buffers (at most 27 MB per process with the kernel's default sizes, and once
+    that for pairs that are on their way from process to process), CPU time of processes that nobody waits for
+    and that live for less than a tenth of a second, and peaks of several processes together between two looks.
 
 `Sandbox.guarantees` says which of these hold on this machine.
 
@@ -32,12 +33,13 @@ load, but not its processes); timing.
 
 CODE_SANDBOX=rlimits provides the limits, a session keyring, the clean environment and a fresh work folder, and
 ends every process that the program leaves behind. It does NOT keep a program from reading and writing whatever
-you can read and write, using the network, signaling your other processes, or, without control groups, starting
-any number of processes. It is meant for machines where bubblewrap cannot work and you trust the programs as much
-as your own.
+you can read and write, using the network, signaling your other processes, leaving System V memory behind, or,
+without control groups, starting any number of processes. It is meant for machines where bubblewrap cannot work
+and you trust the programs as much as your own.
 """
 
 import ctypes
+import itertools
 import os
 import shutil
 import tempfile
@@ -49,7 +51,7 @@ from srt.common.errors import UserError
 from srt.verifiers.code.sandbox.bubblewrap import BOX, MIN_TMP_BYTES, TMP_BYTES, Bubblewrap
 from srt.verifiers.code.sandbox.cgroup import CgroupError, CgroupParent
 from srt.verifiers.code.sandbox.launchers import Launcher, LauncherPool
-from srt.verifiers.code.sandbox.limits import MEGABYTE, Limits, prlimit_command
+from srt.verifiers.code.sandbox.limits import MEGABYTE, Limits, resource_limits, starter
 from srt.verifiers.code.sandbox.process import NOT_STARTED, RunHandle, RunResult, memfd, output_pipe, remove_tree
 from srt.verifiers.code.sandbox.seccomp import filter_program
 from srt.verifiers.types import VerifierError
@@ -75,9 +77,8 @@ class Sandbox:
     def __init__(self, kind: str, roots: Iterable[Path] = (), has_network: bool = True, use_cgroups: bool = True):
         self.kind = kind
         self._bubblewrap = Bubblewrap(roots, has_network) if kind == "bwrap" else None
-        for tool in ("prlimit", "setpriv"):
-            if shutil.which(tool) is None:
-                raise UserError(f"MODE=code: {tool} is missing; install util-linux")
+        if shutil.which("setpriv") is None:
+            raise UserError("MODE=code: setpriv is missing; install util-linux")
         groups, self._no_cgroups = None, "not tried"
         if use_cgroups:
             try:
@@ -156,17 +157,22 @@ class Sandbox:
         num_bytes = sum(map(len, [*files.values(), *work_files.values()]))
         stdout, stdout_in = output_pipe()
         stderr, stderr_in = output_pipe()
-        inputs = [memfd(stdin)]
+        status, status_in = os.pipe()
+        # Numbers in the run. A shell's redirections take one digit.
+        status_number = next(number for number in range(3, 10) if number not in pass_fds)
+        free_numbers = (number for number in itertools.count(10) if number not in pass_fds)
+        inputs = {0: memfd(stdin)}
+
+        def pass_on(contents: Mapping[str, bytes]) -> dict[str, int]:
+            numbers = dict(zip(contents, free_numbers, strict=False))
+            inputs.update({numbers[name]: memfd(content) for name, content in contents.items()})
+            return numbers
+
         folder = None
         if self._bubblewrap:
-            box_fds = {name: memfd(content) for name, content in files.items()}
-            work_fds = {name: memfd(content) for name, content in work_files.items()}
-            inputs += [*box_fds.values(), *work_fds.values()]
-            seccomp = None
-            if self._filter:
-                seccomp = memfd(self._filter)
-                inputs.append(seccomp)
-            argv = self._bubblewrap.command(box_fds, work_fds, roots, _tmp_bytes(limits) + num_bytes, seccomp)
+            seccomp = pass_on({"filter": self._filter})["filter"] if self._filter else None
+            tmp_bytes = _tmp_bytes(limits) + num_bytes
+            argv = self._bubblewrap.command(pass_on(files), pass_on(work_files), roots, tmp_bytes, seccomp)
             box, cwd, environment = BOX, "/", ENVIRONMENT
         else:
             argv, folder = [], tempfile.mkdtemp(prefix="srt-judge-")
@@ -176,22 +182,24 @@ class Sandbox:
                 path.chmod(0o755)
             box, cwd, environment = folder, folder, ENVIRONMENT | {"TMPDIR": folder}
         # Without a user of its own, a program's process limit would count all of our processes.
-        argv += prlimit_command(limits, count_processes=self._bubblewrap is not None)
+        argv += starter(limits, status_number, count_processes=self._bubblewrap is not None)
         argv += [part.replace("{box}", box) for part in command]
-        descriptors = {0: inputs[0], 1: stdout_in, 2: stderr_in}
-        descriptors |= {descriptor: descriptor for descriptor in (*inputs[1:], *pass_fds)}
+        descriptors = inputs | {1: stdout_in, 2: stderr_in, status_number: status_in}
+        descriptors |= {descriptor: descriptor for descriptor in pass_fds}
         try:
             launcher, pid = self._launch(argv, cwd, environment, descriptors, limits, num_bytes)
         except OSError as error:
-            for descriptor in (stdout, stderr):
+            for descriptor in (stdout, stderr, status):
                 os.close(descriptor)
             if folder:
                 remove_tree(folder)
             raise VerifierError(f"a program could not be started ({error})", NOT_STARTED) from error
         finally:
-            for descriptor in (*inputs, stdout_in, stderr_in):
+            for descriptor in (*inputs.values(), stdout_in, stderr_in, status_in):
                 os.close(descriptor)
-        return RunHandle(launcher, pid, stdout, stderr, limits, folder, self._launchers.release)
+        work_mb = sum(map(len, work_files.values())) / MEGABYTE
+        pipes = (stdout, stderr, status)
+        return RunHandle(launcher, pid, pipes, limits, work_mb, folder, self._launchers.release)
 
     def _launch(
         self,
@@ -209,7 +217,7 @@ class Sandbox:
                 if launcher.cgroup:
                     launcher.cgroup.begin()
                     launcher.cgroup.set_limits(limits.memory_mb + num_bytes / MEGABYTE, limits.processes)
-                return launcher, launcher.start(argv, environment, folder, descriptors)
+                return launcher, launcher.start(argv, environment, folder, resource_limits(limits), descriptors)
             except OSError:
                 self._launchers.release(launcher, reusable=False)
                 if not attempts_left:

@@ -16,11 +16,8 @@ import struct
 
 # BPF instructions: code, jump if true, jump if false, operand.
 _LOAD, _JUMP_EQUAL, _JUMP_GREATER, _JUMP_AT_LEAST, _JUMP_BITS, _RETURN = 0x20, 0x15, 0x25, 0x35, 0x45, 0x06
-_NUMBER, _ARCHITECTURE, _ARGUMENTS = (
-    0,
-    4,
-    (16, 24, 32),
-)  # offsets in struct seccomp_data (little-endian: the low half)
+# Offsets in struct seccomp_data (little-endian: the low halves of the arguments).
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, (16, 24, 32, 40)
 _ALLOW, _ERROR = 0x7FFF0000, 0x00050000
 
 _ARCHITECTURES = {
@@ -93,16 +90,27 @@ _DENIED = {  # with EPERM: (x86_64, aarch64); None: there is no such call
     "ioperm": (173, None),
     "modify_ldt": (154, None),
 }
-_UNMEASURED = {"memfd_create": (319, 279), "shmget": (29, 194)}  # memory that belongs to no process
+# What makes the kernel hold memory that no process maps, denied where nothing measures that.
+_UNMEASURED = {
+    "memfd_create": (319, 279),
+    "shmget": (29, 194),
+    "msgget": (68, 186),
+    "semget": (64, 190),
+    "vmsplice": (278, 75),  # a pipe that holds one page of a huge one keeps all of it
+    "socket": (41, 198),  # a listener's queue, TCP's buffers; pairs of sockets have small ones (socketpair)
+}
 _CLONE, _CLONE3, _SOCKET, _SETSOCKOPT = (56, 220), (435, 435), (41, 198), (54, 208)
+_MMAP, _MADVISE, _FCNTL = (9, 222), (28, 233), (72, 25)
 _SOL_SOCKET, _BUFFER_SIZES = 1, (7, 8)  # SO_SNDBUF, SO_RCVBUF
+_MAP_SHARED, _MAP_ANONYMOUS = 0x01, 0x20  # together: memory that outlives its mappings, up to the last one's end
+_MADV_PAGEOUT, _F_SETPIPE_SZ = 21, 1031  # to the swap, where it is not counted
 
 
 def filter_program(allow_unmapped_memory: bool, machine: str | None = None) -> bytes | None:
     """The compiled filter (an array of struct sock_filter) for this machine's architecture; None for others.
 
-    `allow_unmapped_memory`: whether programs may have memory that no process maps (memfd, System V, larger buffers
-    of sockets), for sandboxes that measure it.
+    `allow_unmapped_memory`: whether programs may have memory that no process maps (memfd, System V, shared
+    anonymous memory, sockets and larger buffers), for sandboxes that measure it.
     """
     if (machine or platform.machine()) not in _ARCHITECTURES:
         return None
@@ -119,9 +127,11 @@ def filter_program(allow_unmapped_memory: bool, machine: str | None = None) -> b
     # The C libraries fall back to clone, whose flags a filter can read.
     program.jump(_JUMP_EQUAL, _CLONE3[column], "missing")
     program.jump(_JUMP_EQUAL, _CLONE[column], "clone")
-    program.jump(_JUMP_EQUAL, _SOCKET[column], "socket")
+    if allow_unmapped_memory:
+        program.jump(_JUMP_EQUAL, _SOCKET[column], "socket")
     if not allow_unmapped_memory:
-        program.jump(_JUMP_EQUAL, _SETSOCKOPT[column], "option")
+        for call, label in ((_SETSOCKOPT, "option"), (_MMAP, "map"), (_MADVISE, "advice"), (_FCNTL, "control")):
+            program.jump(_JUMP_EQUAL, call[column], label)
     for number in numbers:
         program.jump(_JUMP_EQUAL, number, "denied")
     program.answer(_ALLOW)
@@ -140,6 +150,16 @@ def filter_program(allow_unmapped_memory: bool, machine: str | None = None) -> b
     for option in _BUFFER_SIZES:
         program.jump(_JUMP_EQUAL, option, "denied")
     program.answer(_ALLOW)
+    program.label("map")
+    program.load(_ARGUMENTS[3])
+    program.jump(_JUMP_BITS, _MAP_ANONYMOUS, otherwise="allowed")
+    program.jump(_JUMP_BITS, _MAP_SHARED, "denied", "allowed")
+    program.label("advice")
+    program.load(_ARGUMENTS[2])
+    program.jump(_JUMP_EQUAL, _MADV_PAGEOUT, "denied", "allowed")
+    program.label("control")
+    program.load(_ARGUMENTS[1])
+    program.jump(_JUMP_EQUAL, _F_SETPIPE_SZ, "denied", "allowed")
     program.label("missing")
     program.answer(_ERROR | errno.ENOSYS)
     program.label("denied")
