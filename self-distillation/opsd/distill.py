@@ -20,6 +20,7 @@ from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default, distillation_dir, evaluation_or_default, newest_stage2
 from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import ProblemSet, load_problems
+from srt.recipe import print_recipe
 from srt.verifiers.factory import check_verifier
 
 
@@ -37,6 +38,7 @@ def prepare(config: DistillConfig) -> Run:
     check_gpu()
     check_reporter(config.report_to)
     check_verifier(config)
+    print_recipe(config, "distill")
     engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
     print(f"engine: {engine} ({reason})")
     check_engine(config, engine)

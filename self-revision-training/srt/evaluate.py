@@ -21,7 +21,7 @@ from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
 from srt.config import load_config, option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig, RecipeConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import (
     AVG_AT_K,
@@ -35,6 +35,7 @@ from srt.contract.metrics import (
 from srt.contract.paths import PHASE1, evaluation_or_default, model_name
 from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
 from srt.problems import load_problems, set_aside_bad_records
+from srt.recipe import print_recipe, recipe_record
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
 
@@ -42,7 +43,7 @@ BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
+class EvaluateConfig(RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
     model_path: str | None = option()
@@ -64,6 +65,7 @@ def evaluate(argv: list[str]) -> None:
     check_gpu()
     check_verifier(config)
     started = time.monotonic()
+    print_recipe(config, "evaluate")
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
     loaded = load_problems(dataset, config.mode, config.dataset_subset, split, config.min_tests)
     problems = loaded.problems[: config.max_samples]
@@ -82,7 +84,8 @@ def evaluate(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(replace(config, dataset=dataset, dataset_split=split)), revisions)
+    resolved = asdict(replace(config, dataset=dataset, dataset_split=split))
+    open_run(output_dir, identity, resolved | {"recipe": recipe_record(config, "evaluate")}, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{config.model_path} on {len(problems)} problems of {dataset}; output: {output_dir}")
 

@@ -25,6 +25,7 @@ from srt.contract.provenance import (
     tokenizer_fingerprint,
 )
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
+from srt.recipe import print_recipe, recipe_record
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
 
@@ -54,6 +55,7 @@ def collect(argv: list[str]) -> None:
         check_gpu()
         check_verifier(config)
     started = time.monotonic()
+    print_recipe(config, "srt_data")
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     output_dir = collection_dir(config.output_dir, prefix)
     layout = layout_of_checkpoint(config.model_path, config, output_dir)
@@ -93,7 +95,7 @@ def collect(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(config), revisions)
+    open_run(output_dir, identity, asdict(config) | {"recipe": recipe_record(config, "srt_data")}, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
