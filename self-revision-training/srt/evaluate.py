@@ -100,7 +100,7 @@ def evaluate(argv: list[str]) -> None:
             max_model_len=max_model_len,
             max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
-            target=None,
+            selection=None,
         )
         collector = Collector(problems, layout, sampler, grader, collector_config, output_dir)
         collector.run()

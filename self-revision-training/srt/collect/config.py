@@ -18,6 +18,7 @@ class CollectConfig(RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingCo
     end_index: int | None = option(ge=1)
     max_samples: int | None = option(ge=1)
     target_revision_samples: int = option(ge=1)
+    right_share: float | None = option(ge=0, le=1)
     num_responses: int = option(ge=1)
     num_revisions: int = option(ge=1)
     revise_correct: bool = option()

@@ -8,6 +8,7 @@ from srt.collect.collector import Collector, CollectorConfig
 from srt.collect.config import CollectConfig
 from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
+from srt.collect.selection import Selection
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
@@ -45,12 +46,22 @@ def selected_problems(config: CollectConfig) -> ProblemSet:
     return replace(loaded, problems=problems)
 
 
+def check_right_share(config: CollectConfig) -> None:
+    """Raises UserError when RIGHT_SHARE asks for revisions of right responses, which are not sampled."""
+    if config.right_share and not config.revise_correct:
+        raise UserError(
+            f"RIGHT_SHARE={config.right_share:g} asks for tuples after right responses, and REVISE_CORRECT=0 does "
+            "not revise those; set REVISE_CORRECT=1"
+        )
+
+
 def collect(argv: list[str]) -> None:
     """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or as many as the problems yield.
 
     With --dry-run, only print what would be done.
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
+    check_right_share(config)
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)
@@ -73,7 +84,7 @@ def collect(argv: list[str]) -> None:
         show_plan(replace(config, **resolved), loaded, layout, output_dir)
         return
 
-    # Without TARGET_REVISION_SAMPLES and CLEAN, which only select from the log.
+    # Without TARGET_REVISION_SAMPLES, RIGHT_SHARE and CLEAN, which only select from the log.
     identity = {
         "mode": config.mode,
         "model": config.model_path,
@@ -110,7 +121,7 @@ def collect(argv: list[str]) -> None:
             max_model_len=max_model_len,
             max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
-            target=config.target_revision_samples,
+            selection=Selection(config.target_revision_samples, config.right_share),
             clean=config.clean,
         )
         collector = Collector(loaded.problems, layout, sampler, grader, collector_config, output_dir)
@@ -131,12 +142,13 @@ def collect(argv: list[str]) -> None:
             JUDGED_BY_EXAMPLES_ONLY: loaded.num_examples_only(collector.attempts.responses),
         }
     summary["seconds"] = round(time.monotonic() - started, 1)
-    close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples), "problems": len(consumed)})
-    print_summary(
-        "Collection", summary | {"tuples written": len(tuples), "problems used": len(consumed), "file": path}
-    )
+    right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
+    counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
+    close_run(output_dir, summary | counts | {"clean": config.clean, "problems": len(consumed)})
+    print_summary("Collection", summary | counts | {"problems used": len(consumed), "file": path})
     if len(tuples) < config.target_revision_samples:
+        share = "" if config.right_share is None else f" with RIGHT_SHARE={config.right_share:g}"
         print(
-            f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}: "
-            "all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
+            f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}"
+            f"{share}: all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
         )
