@@ -121,6 +121,12 @@ def test_a_truncated_response_is_wrong_and_its_revision_is_optional(collect):
     assert 0 < len(truncated) < 24
     assert all(r.r == 0 and "\\boxed{7}" in r.y_init for r in truncated)  # right, had it been graded
     assert {key[:2] for key in collector.attempts.revisions} == {r.key[:2] for r in truncated}
+    cut = [revision.truncated for revision in collector.attempts.revisions.values()]
+    assert 0 < sum(cut) < len(cut)
+    summary = collector.stats.summary()
+    assert summary["truncated_share"] == round(len(truncated) / 24, 4)
+    assert summary["revisions_truncated_r0"] == round(sum(cut) / len(cut), 4)
+    assert summary["revisions_truncated_r1"] is None
     model = {"right_share": 1.0, "truncated_share": 0.5}
     left_alone, _ = collect("left", model=model, revise_truncated=False)
     assert not left_alone.attempts.revisions
