@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from opsd.config import DistillConfig, RunConfig, check
+from opsd.dry_run import show_plan
 from opsd.engine import Engine
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
+from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
 from srt.config import load_config
@@ -25,8 +27,14 @@ from srt.verifiers.factory import check_verifier
 
 
 def distill(argv: list[str]) -> None:
-    """Distill the SRT model into itself; the result is <output_dir>/student."""
-    run = prepare(load_config(DistillConfig, "distill", argv))
+    """Distill the SRT model into itself; the result is <output_dir>/student.
+
+    With --dry-run, only print what would be done.
+    """
+    run = prepare(load_config(DistillConfig, "distill", [argument for argument in argv if argument != DRY_RUN]))
+    if DRY_RUN in argv:
+        show_plan(run)
+        return
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
             train(run, engine)

@@ -10,6 +10,7 @@ from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
 from srt.common.console import print_summary
+from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
@@ -29,8 +30,6 @@ from srt.problems import ProblemSet, load_problems, set_aside_bad_records
 from srt.recipe import print_recipe, recipe_record
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
-
-DRY_RUN = "--dry-run"
 
 
 def selected_problems(config: CollectConfig) -> ProblemSet:

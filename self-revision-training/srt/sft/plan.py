@@ -89,12 +89,13 @@ class TrainingPlan:
     problems_file: Path | None  # the problems that the data was made of (srt/collect/consumed.py), if it says so
 
 
-def make_plan(config: SftConfig) -> TrainingPlan:
-    """Read the data, check it against the configuration and open the run.
+def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
+    """Read the data, check it against the configuration and open the run (unless `dry_run`).
 
     Raises UserError for data that cannot be trained on, before anything is written.
     """
-    check_gpu()
+    if not dry_run:
+        check_gpu()
     check_reporter(config.report_to)
     print_recipe(config, "sft")
     recipe = recipe_record(config, "sft")
@@ -159,7 +160,7 @@ def make_plan(config: SftConfig) -> TrainingPlan:
     }
     if layout.prompt.date:
         identity["date"] = layout.prompt.date
-    if processes.machine_rank == 0:
+    if processes.machine_rank == 0 and not dry_run:
         open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions)
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)

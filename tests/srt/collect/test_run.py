@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 import shutil
 
 import pytest
@@ -171,7 +172,7 @@ def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsy
     assert (results["unreadable_records"], results["repeated_records"]) == (1, 1)
     assert results["set_aside"] == 1 and results["set_aside_by_reason"] == {"the prompt is too long": 1}
     assert (results["cleaned"], results["clean"], results["tuples"]) == ({}, True, 0)
-    assert "set_aside_by_reason  the prompt is too long: 1" in capsys.readouterr().out
+    assert re.search("set_aside_by_reason +the prompt is too long: 1\n", capsys.readouterr().out)
     used = read_consumed(tmp_path / "output" / "srt_problems.jsonl")
     assert list(used.values()) == [*(f"p{n}" for n in range(10)), "long"] and results["problems"] == 11
     assert text_sha256("x = 3") in used

@@ -10,12 +10,9 @@ import srt.sft.trainer
 from srt.common.files import read_json
 from srt.contract.layout import TokenSequence
 from srt.sft.plan import FEW_UPDATES, Stage
+from tests.srt.helpers.sft_updates import log_of
 
 COMPARED = ("step", "loss", "grad_norm", "learning_rate", "entropy", "mean_token_accuracy")
-
-
-def log_of(folder):
-    return [entry for entry in read_json(folder / "training_log.json") if "loss" in entry]
 
 
 @pytest.mark.parametrize("tuples", [4, 3, 1])
