@@ -5,8 +5,8 @@
 
 Every variant trains the same weights on the same random tuples in the same order, `rounds` times the largest of
 `tuples` after one such round of warm-up, with the trainer, packing and optimizer of sft.sh. Lengths are log-normal
-with the given `median` and `sigma` (of the logarithm), at most `max_length`: by default some 6 000 tokens, as pairs
-of long responses have. tokens/s counts them without padding, over all processes.
+with the given `median` and `sigma` (of the logarithm), at most `max_length`: by default some 6 000 tokens, as two
+long responses have. tokens/s counts them without padding, over all processes.
 """
 
 import json
