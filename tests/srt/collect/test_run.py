@@ -173,6 +173,8 @@ def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsy
     assert results["set_aside"] == 1 and results["set_aside_by_reason"] == {"the prompt is too long": 1}
     assert (results["cleaned"], results["clean"], results["tuples"]) == ({}, True, 0)
     assert re.search("set_aside_by_reason +the prompt is too long: 1\n", capsys.readouterr().out)
+    recipe = {"name": "readme", "overridden": {"max_tokens": 3}}
+    assert read_json(tmp_path / "output" / "run.json")["config"]["recipe"] == recipe
     used = read_consumed(tmp_path / "output" / "srt_problems.jsonl")
     assert list(used.values()) == [*(f"p{n}" for n in range(10)), "long"] and results["problems"] == 11
     assert text_sha256("x = 3") in used

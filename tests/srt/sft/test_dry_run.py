@@ -5,6 +5,7 @@ import re
 import pytest
 
 from srt.common.dry_run import SFT, Rate, gpu_hours
+from srt.common.files import read_json
 from srt.common.models import count_parameters, load_model
 from srt.config import CONFIGS, KnobLine, read_knob_table
 from tests.srt.helpers.sft_updates import log_of
@@ -31,6 +32,9 @@ def test_a_dry_run_prints_the_updates_and_tokens_of_the_run_and_writes_nothing(r
         assert len(log_of(out / f"stage{number}")) == updates
         trained_part = trained.partition(f"\nStage {number}\n")[2]
         assert tokens == int(re.search(r"\n  tokens +([\d,]+)\n", trained_part)[1].replace(",", ""))
+    recipe = {"name": "release", "overridden": {"tuples_per_update": 5}}
+    assert read_json(out / "run.json")["config"]["recipe"] == recipe
+    assert read_json(out / "stage2" / "sd_zero.json")["recipe"] == {"sft": recipe}
     run_train(*knobs, "--dry-run")
     assert "(it holds a run, which this would continue)" in capsys.readouterr().out
 
