@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Phase 2: on-policy self-distillation. Knobs: --help. ENGINE=nemo-rl creates its environment on first use.
+# Phase 2: on-policy self-distillation. Knobs: --help. --dry-run only shows the plan. ENGINE=nemo-rl creates its environment on first use.
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 PHASE2="$REPOSITORY/self-distillation"
 wants_nemo_rl() {
@@ -11,7 +11,7 @@ wants_nemo_rl() {
 may_have_gpu() { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null || [ "${NUM_NODES:-1}" != 1 ]; }
 # Phase 1's environment, which the README activates, says nothing about Phase 2's.
 no_environment_chosen() { [ -z "${VIRTUAL_ENV:-}" ] || [ "$VIRTUAL_ENV" -ef "$PHASE1_ENVIRONMENT" ]; }
-case " $* " in *" --help "*|*" -h "*) ;; *)
+case " $* " in *" --help "*|*" -h "*|*" --dry-run "*) ;; *)
   if no_environment_chosen && wants_nemo_rl "$@" && may_have_gpu; then
     # shellcheck disable=SC1091
     source "$PHASE2/setup_env.sh" || echo "note: ENGINE=nemo-rl is missing some of its requirements (see above)" >&2

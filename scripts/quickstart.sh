@@ -62,7 +62,7 @@ collect() {
 train_srt() {
   evaluate_in_background base "$OUT/base"
   BASE_MODEL="$OUT/base" EPOCHS_STAGE1=4 EPOCHS_STAGE2=1 LR_STAGE1=3e-4 LR_STAGE2=3e-4 LR_SCHEDULE=linear \
-    BATCH_SIZE_PER_DEVICE=32 GRADIENT_ACCUMULATION=1 GRADIENT_CHECKPOINTING=0 OUTPUT_DIR="$OUT/srt" scripts sft
+    TUPLES_PER_UPDATE=32 BATCH_SIZE_PER_DEVICE=32 GRADIENT_CHECKPOINTING=0 OUTPUT_DIR="$OUT/srt" scripts sft
 }
 self_distill() {
   evaluate_in_background stage1 "$OUT/srt/stage1"

@@ -13,12 +13,15 @@ from srt.config_groups import (
     LoraConfig,
     ProblemFilterConfig,
     PromptConfig,
+    RecipeConfig,
     SamplerConfig,
 )
 
 
 @dataclass(frozen=True)
-class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterConfig, AdamConfig, LoraConfig):
+class DistillConfig(
+    RecipeConfig, PromptConfig, SamplerConfig, GradingConfig, ProblemFilterConfig, AdamConfig, LoraConfig
+):
     """configs/distill.yaml has the meaning and default of every field."""
 
     engine: str = option(choices=("auto", "local", "nemo-rl"))
@@ -52,6 +55,7 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     lr: float = option(ge=0)
     lr_schedule: str = option(choices=("linear", "cosine", "constant_with_warmup"))
     warmup_steps: int = option(ge=0)
+    warmup_start: float | None = option(ge=0, le=1)
     gradient_checkpointing: bool = option()
     seed: int = option()
     save_period: int = option(ge=1)
@@ -78,6 +82,7 @@ class RunConfig(DistillConfig):
 
 # What decides where output goes, how often something is logged or how the work is spread, not what comes out.
 NOT_IDENTITY = (
+    "recipe",
     "output_dir",
     "report_to",
     "log_samples_period",
@@ -133,7 +138,7 @@ def check(config: DistillConfig) -> None:
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
-            "paper's loss (reverse, exact, temperature 1)"
+            "loss of the paper's equation (reverse, exact, temperature 1)"
         )
 
 

@@ -8,10 +8,12 @@ from typing import Any
 import torch
 
 from opsd.config import DistillConfig, RunConfig, check
+from opsd.dry_run import show_plan
 from opsd.engine import Engine
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
+from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
 from srt.config import load_config
@@ -20,12 +22,19 @@ from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default, distillation_dir, evaluation_or_default, newest_stage2
 from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import ProblemSet, load_problems
+from srt.recipe import print_recipe
 from srt.verifiers.factory import check_verifier
 
 
 def distill(argv: list[str]) -> None:
-    """Distill the SRT model into itself; the result is <output_dir>/student."""
-    run = prepare(load_config(DistillConfig, "distill", argv))
+    """Distill the SRT model into itself; the result is <output_dir>/student.
+
+    With --dry-run, only print what would be done.
+    """
+    run = prepare(load_config(DistillConfig, "distill", [argument for argument in argv if argument != DRY_RUN]))
+    if DRY_RUN in argv:
+        show_plan(run)
+        return
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
             train(run, engine)
@@ -37,6 +46,7 @@ def prepare(config: DistillConfig) -> Run:
     check_gpu()
     check_reporter(config.report_to)
     check_verifier(config)
+    print_recipe(config, "distill")
     engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
     print(f"engine: {engine} ({reason})")
     check_engine(config, engine)

@@ -8,6 +8,7 @@ from opsd.run import Run
 from opsd.validation import BestStudent
 from srt.common.console import print_summary
 from srt.contract.provenance import close_run, read_metadata, write_metadata
+from srt.recipe import recipe_record
 
 
 def export_student(
@@ -35,6 +36,7 @@ def export_student(
         {
             "base_model": metadata.get("base_model", srt_model),
             "srt_model": srt_model,
+            "recipe": metadata.get("recipe", {}) | {"distill": recipe_record(run.config, "distill")},
             "revisions": metadata.get("revisions", {}) | run.revisions(),
             "mode": run.config.mode,
             "stage": "sd_zero",

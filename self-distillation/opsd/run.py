@@ -16,6 +16,7 @@ from srt.contract.paths import dataset_or_default
 from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, set_aside_bad_records
+from srt.recipe import recipe_record
 
 
 class Run:
@@ -71,7 +72,8 @@ class Run:
             "control_phrases": self.layout.phrases.as_dict(),
             "prompt": self.layout.prompt.as_dict(),
         }
-        open_run(self.output_dir, run_identity, asdict(self.config), self.revisions())
+        config = asdict(self.config) | {"recipe": recipe_record(self.config, "distill")}
+        open_run(self.output_dir, run_identity, config, self.revisions())
         if (self.student_folder / CHECKPOINT_METADATA).is_file():
             print(f"self-distillation is complete: {self.student_folder}")
             return False

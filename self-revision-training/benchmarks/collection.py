@@ -304,7 +304,7 @@ class Bench:
             max_model_len=self.max_model_len,
             max_in_flight=window,
             seed=self.options.seed,
-            target=None,
+            selection=None,
         )
 
     def _recorder(self) -> Recorder:

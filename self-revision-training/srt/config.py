@@ -1,8 +1,11 @@
-"""Configuration: `key=value` on the command line wins over the environment variable, and that over the YAML.
+"""Configuration: `key=value` on the command line wins over the environment variable, the recipe and the YAML, in
+this order.
 
 configs/<entry point>.yaml is the knob table and the only source of defaults; a dataclass gives the types:
 
     batch_size: ${oc.env:BATCH_SIZE,64}  # problems in flight
+
+configs/recipes/<recipe>.yaml has other values for some knobs of each entry point; RECIPE chooses it (recipe.py).
 """
 
 import difflib
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RECIPES = tuple(sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml")))
 SWITCHES = ("0", "1", "false", "true", "no", "yes", "off", "on", "n", "y")
 Schema = TypeVar("Schema", bound="DataclassInstance")
 
@@ -90,21 +94,43 @@ def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Sche
     OmegaConf.set_readonly(config, False)  # a frozen schema makes it read-only
     config = OmegaConf.merge(config, OmegaConf.load(yaml_path))
     by_name = {field.name: field for field in fields(schema)}
+    recipe: dict[str, Any] = {}
+    if "recipe" in table:
+        name = _resolve(config, by_name["recipe"], table["recipe"], overrides, recipe)
+        recipe = read_recipe(name, config_name)
     # In the order of the table, which is also the order in which bad values are reported.
-    values = {key: _resolve(config, by_name[key], line, overrides) for key, line in table.items()}
+    values = {key: _resolve(config, by_name[key], line, overrides, recipe) for key, line in table.items()}
     _warn_of_near_misses(table)
     return schema(**values)
 
 
-def _resolve(config: Any, field: Field, line: KnobLine, overrides: dict[str, str | None]) -> Any:
-    """The checked value of one knob: from the command line, the environment, or the YAML."""
-    text = overrides.get(line.key, os.environ.get(line.env or "", line.default))
+def read_recipe(name: str, config_name: str) -> dict[str, Any]:
+    """Knob (key) -> value, for the knobs of one entry point that the recipe sets.
+
+    Raises UserError for a knob that the entry point does not have.
+    """
+    path = CONFIGS / "recipes" / f"{name}.yaml"
+    recipe: Any = OmegaConf.to_container(OmegaConf.load(path)) or {}
+    values = recipe.get(config_name) or {}
+    known = {line.key for line in read_knob_table(CONFIGS / f"{config_name}.yaml") if isinstance(line, KnobLine)}
+    if unknown := sorted(values.keys() - known):
+        raise UserError(f"{path}: {config_name} has no knob {', '.join(unknown)}; see configs/{config_name}.yaml")
+    return values
+
+
+def _resolve(
+    config: Any, field: Field, line: KnobLine, overrides: dict[str, str | None], recipe: dict[str, Any]
+) -> Any:
+    """The checked value of one knob: from the command line, the environment, the recipe, or the YAML."""
+    text = overrides.get(line.key, os.environ.get(line.env or "", recipe.get(line.key, line.default)))
     message = f"{line.env or line.key}={text}: expected {_expected(field.type)} ({line.help})"
     try:
         if line.key in overrides:
             config[line.key] = overrides[line.key]
         elif text == "null":  # an environment variable is always text
             config[line.key] = None
+        elif line.key in recipe and line.env not in os.environ:
+            config[line.key] = recipe[line.key]
         value = config[line.key]
     except OmegaConfBaseException as error:
         raise UserError(message) from error

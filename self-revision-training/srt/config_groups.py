@@ -6,7 +6,14 @@ environment.
 
 from dataclasses import dataclass
 
-from srt.config import option
+from srt.config import RECIPES, option
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """The preset that decides what no knob sets (srt/recipe.py)."""
+
+    recipe: str = option(choices=RECIPES)
 
 
 @dataclass(frozen=True)

@@ -16,25 +16,30 @@ import numpy as np
 
 from srt.collect.attempts import GradedSample
 from srt.collect.collector import Collector, CollectorConfig
+from srt.collect.consumed import consumed_by_checkpoint, overlap
 from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
 from srt.config import load_config, option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig, RecipeConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import (
     AVG_AT_K,
     JUDGED_BY_EXAMPLES_ONLY,
     REVISE,
     REVISIONS,
+    REVISIONS_TRUNCATED,
     SET_ASIDE,
+    TRAINED_ON,
     TRUNCATED,
     by_reward,
 )
 from srt.contract.paths import PHASE1, evaluation_or_default, model_name
 from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
+from srt.contract.records import Problem
 from srt.problems import load_problems, set_aside_bad_records
+from srt.recipe import print_recipe, recipe_record
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
 
@@ -42,7 +47,7 @@ BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
+class EvaluateConfig(RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
     model_path: str | None = option()
@@ -64,6 +69,7 @@ def evaluate(argv: list[str]) -> None:
     check_gpu()
     check_verifier(config)
     started = time.monotonic()
+    print_recipe(config, "evaluate")
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
     loaded = load_problems(dataset, config.mode, config.dataset_subset, split, config.min_tests)
     problems = loaded.problems[: config.max_samples]
@@ -82,7 +88,9 @@ def evaluate(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(replace(config, dataset=dataset, dataset_split=split)), revisions)
+    resolved = asdict(replace(config, dataset=dataset, dataset_split=split))
+    open_run(output_dir, identity, resolved | {"recipe": recipe_record(config, "evaluate")}, revisions)
+    trained_on = name_trained_problems(config.model_path, problems)
     set_aside_bad_records(loaded, output_dir)
     print(f"{config.model_path} on {len(problems)} problems of {dataset}; output: {output_dir}")
 
@@ -97,7 +105,7 @@ def evaluate(argv: list[str]) -> None:
             max_model_len=max_model_len,
             max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
-            target=None,
+            selection=None,
         )
         collector = Collector(problems, layout, sampler, grader, collector_config, output_dir)
         collector.run()
@@ -114,11 +122,26 @@ def evaluate(argv: list[str]) -> None:
     )
     result = {"model": config.model_path, "dataset": dataset} | metrics
     result[SET_ASIDE] = set_aside
+    if trained_on:
+        result[TRAINED_ON] = trained_on
     if config.mode == "code":
         result[JUDGED_BY_EXAMPLES_ONLY] = loaded.num_examples_only(attempts.responses)
     write_json(output_dir / "evaluation.json", result)
     close_run(output_dir, result)
     print_summary("Evaluation", result | {"seconds": round(time.monotonic() - started, 1)})
+
+
+def name_trained_problems(model_path: str, problems: list[Problem]) -> dict[str, int]:
+    """Phase -> how many of the problems it trained the checkpoint on, by their text; a warning for each phase."""
+    counts = {}
+    for phase, consumed in consumed_by_checkpoint(model_path).items():
+        if used := overlap(problems, consumed):
+            counts[phase] = len(used)
+            print(
+                f"warning: {len(used)} of {len(problems)} problems are also training problems of {phase} of "
+                f"{model_path} (the first: {used[0].id}), so this evaluation is not on new problems"
+            )
+    return counts
 
 
 def evaluation_metrics(
@@ -134,9 +157,13 @@ def evaluation_metrics(
     averages = np.array([np.mean(r) for r in rewards.values()])
     low, high = bootstrap_interval(averages, seed)
     reward_of = {response.key: response.r for response in responses}
-    revised: dict[int, list[bool]] = {0: [], 1: []}  # reward of the response -> verdicts on its revisions
+    revised: dict[int, list[GradedSample]] = {0: [], 1: []}  # reward of the response -> its revisions
     for revision in revisions:
-        revised[reward_of[revision.key.response_key]].append(revision.correct)
+        revised[reward_of[revision.key.response_key]].append(revision)
+
+    def share(r: int, name: str) -> float | None:
+        return float(np.mean([getattr(revision, name) for revision in revised[r]])) if revised[r] else None
+
     return {
         "problems": len(rewards),
         "k": k,
@@ -145,8 +172,9 @@ def evaluation_metrics(
         "pass_at_k": float(np.mean([max(r) for r in rewards.values()])),
         "mean_response_tokens": float(np.mean([response.tokens for response in responses])),
         TRUNCATED: float(np.mean([response.truncated for response in responses])),
-        **{by_reward(REVISE, r): float(np.mean(revised[r])) if revised[r] else None for r in (0, 1)},
+        **{by_reward(REVISE, r): share(r, "correct") for r in (0, 1)},
         **{by_reward(REVISIONS, r): len(revised[r]) for r in (0, 1)},
+        **{by_reward(REVISIONS_TRUNCATED, r): share(r, "truncated") for r in (0, 1)},
     }
 
 

@@ -92,7 +92,7 @@ class Run:
             "LR_STAGE1": 1e-3,
             "LR_STAGE2": 1e-3,
             "BATCH_SIZE_PER_DEVICE": 4,
-            "GRADIENT_ACCUMULATION": 1,
+            "TUPLES_PER_UPDATE": 4,
             "GRADIENT_CHECKPOINTING": 0,
             "SAVE_STEPS": 4,
             "NUM_PROCESSES": 1,

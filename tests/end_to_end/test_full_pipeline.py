@@ -170,6 +170,12 @@ def test_checkpoints_record_stage_phrases_and_prompt(full_run):
         assert metadata["control_phrases"] == QWEN.as_dict()
         assert metadata["prompt"] == {"system_prompt": None, "prompt_suffix": "", "chat_template_kwargs": {}}
     assert recorded["sd_zero"]["srt_model"] == str(checkpoints(full_run)["stage2"])
+    recipes = recorded["sd_zero"]["recipe"]
+    assert {name: recipe["name"] for name, recipe in recipes.items()} == dict.fromkeys(
+        ("srt_data", "sft", "distill"), "readme"
+    )
+    assert recipes["srt_data"]["overridden"].items() >= {"num_responses": 2, "num_revisions": 2}.items()
+    assert recorded["stage1"]["recipe"] == {name: recipes[name] for name in ("srt_data", "sft")}
 
 
 def test_no_temporary_files_are_left(full_run):

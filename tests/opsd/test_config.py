@@ -26,7 +26,7 @@ def test_defaults_are_accepted_without_a_note(make_config, capsys):
 def test_another_loss_than_the_papers_is_said(make_config, capsys, knob):
     name, value = knob.split("=")
     check(make_config(**{name: value}))
-    assert "is not the paper's loss" in capsys.readouterr().out
+    assert "is not the loss of the paper's equation" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("prompts", "batch"), [(128, 100), (4, 8)])

@@ -1,12 +1,15 @@
 """The metrics of an evaluation, from responses and revisions whose verdicts are known."""
 
+import shutil
+
 import numpy as np
 import pytest
 
 from srt.collect.attempts import GradedSample
+from srt.collect.consumed import write_consumed
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_jsonl
-from srt.contract.records import SampleKey
+from srt.contract.records import Problem, SampleKey
 from srt.evaluate import bootstrap_interval, evaluate, evaluation_metrics
 from tests.srt.helpers.hub import serve
 
@@ -15,8 +18,8 @@ def new_response(problem, index, right, tokens=3, finish_reason="stop"):
     return GradedSample(SampleKey(problem, index), 0, tokens, bool(right), finish_reason == "length")
 
 
-def new_revision(problem, index, right):
-    return GradedSample(SampleKey(problem, index, 0), 0, 2, bool(right), False)
+def new_revision(problem, index, right, truncated=False):
+    return GradedSample(SampleKey(problem, index, 0), 0, 2, bool(right), truncated)
 
 
 def responses_of(rewards):
@@ -62,11 +65,16 @@ def test_revisions_are_split_by_the_reward_of_the_response_they_revise():
     assert (metrics["revisions_r0"], metrics["revisions_r1"]) == (3, 5)
     assert metrics["revise_r0"] == pytest.approx(1 / 3)
     assert metrics["revise_r1"] == pytest.approx(3 / 5)
+    assert metrics["revisions_truncated_r0"] == metrics["revisions_truncated_r1"] == 0
+    cut = [new_revision(0, 0, 0, truncated=True), new_revision(0, 1, 1), new_revision(1, 0, 0, truncated=True)]
+    metrics = evaluation_metrics(responses_of(REWARDS), cut, k=4, seed=0)
+    assert (metrics["revisions_truncated_r0"], metrics["revisions_truncated_r1"]) == (1.0, 0.5)
 
 
 def test_no_revisions_is_not_an_accuracy_of_zero():
     metrics = evaluation_metrics(responses_of(REWARDS), [], k=4, seed=0)
     assert metrics["revise_r0"] is None and metrics["revise_r1"] is None
+    assert metrics["revisions_truncated_r0"] is None
 
 
 # The interval -------------------------------------------------------------------------------------------
@@ -141,6 +149,24 @@ def test_an_evaluation_of_a_model_and_its_files(run_evaluate, tmp_path, capsys):
     assert "sampler: transformers" in capsys.readouterr().out
     assert run_evaluate([*problems, {"problem": "no answer"}]) == result  # again: nothing new is sampled
     assert len(read_jsonl(tmp_path / "out" / "attempts.jsonl")) == 12
+
+
+def test_problems_that_the_checkpoint_was_trained_on_are_named(run_evaluate, tiny_checkpoint, tmp_path, capsys):
+    trained = shutil.copytree(tiny_checkpoint, tmp_path / "trained")
+    write_consumed(trained / "srt_problems.jsonl", [Problem("s", "X =  2", "7"), Problem("other", "x = 9", "7")])
+    write_consumed(trained / "distill_problems.jsonl", [Problem("d", "x = 0", "7"), Problem("e", "x = 2", "7")])
+    problems = [{"id": f"p{n}", "problem": f"x = {n}", "answer": "7"} for n in range(3)]
+    result = run_evaluate(problems, f"model_path={trained}", "revise=0")
+    assert result["trained_on"] == {"Phase 1": 1, "Phase 2": 2}
+    printed = capsys.readouterr().out
+    assert (
+        "warning: 1 of 3 problems are also training problems of Phase 1 of" in printed and "first: p2)" in printed
+    )
+    assert (
+        "warning: 2 of 3 problems are also training problems of Phase 2 of" in printed and "first: p0)" in printed
+    )
+    run_evaluate(problems, "revise=0", f"output_dir={tmp_path / 'base'}")
+    assert "trained_on" not in read_json(tmp_path / "base" / "evaluation.json")
 
 
 def test_an_evaluation_without_any_verdict_is_one_sentence(run_evaluate):

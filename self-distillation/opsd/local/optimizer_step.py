@@ -60,7 +60,7 @@ class OptimizerStep:
             weight_decay=config.weight_decay,
             fused=device.type == "cuda",
         )
-        factor = lr_factor(config.lr_schedule, config.warmup_steps, total_updates)
+        factor = lr_factor(config.lr_schedule, config.warmup_steps, total_updates, config.warmup_start)
         self.scheduler = LambdaLR(self.optimizer, factor)
         if checkpoint:
             load_optimizer(checkpoint, self.optimizer, self.scheduler, device)

@@ -6,11 +6,12 @@ key, verdict and place of each sample, a few hundred bytes, so that millions of 
 """
 
 from collections import Counter
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from srt.collect.cleaning import ANSWERS, clean
+from srt.collect.selection import KeptKey
 from srt.collect.stats import CollectionStats
 from srt.common.files import JsonlLog
 from srt.contract.layout import Layout
@@ -48,21 +49,23 @@ class KeptTuples:
     """The keys of the tuples that verified, after cleaning and without duplicates; they may arrive in any order.
 
     The log of a killed run may hold tuples of problems that are not admitted again yet, while earlier problems
-    are unfinished. So there are two counts: `stats.kept` is of all tuples, `of_admitted` of the problems that
-    `admit` was called for.
+    are unfinished. So there are two counts, each as [after wrong, after right] responses: `total` is of all
+    tuples, `of_admitted` of the problems that `admit` was called for.
     """
 
     def __init__(self, layout: Layout, cleaning: bool, stats: CollectionStats):
-        self.of_admitted = 0
+        self.total = [0, 0]
+        self.of_admitted = [0, 0]
         self._layout = layout
         self._cleaning = cleaning
         self._stats = stats
         self._admitted = 0  # problems before this index are admitted
-        self._per_problem: Counter[int] = Counter()
-        self._by_dedup_key: dict[Hashable, SampleKey] = {}
+        self._per_problem: Counter[tuple[int, int]] = Counter()  # (problem, r) -> tuples
+        self._by_dedup_key: dict[Hashable, KeptKey] = {}
 
     def add(self, key: SampleKey, tuple_: dict[str, Any], mode: str) -> None:
         """Keep a tuple, unless cleaning drops it or an equal one comes earlier in problem order."""
+        kept = KeptKey(key, int(tuple_["y_init_correct"]))
         dedup_key: Hashable = key
         if self._cleaning:
             cleaned = clean(tuple_, self._layout, ANSWERS[mode])
@@ -73,11 +76,11 @@ class KeptTuples:
         if dedup_key in self._by_dedup_key:
             self._stats.cleaned["duplicate"] += 1
             first = self._by_dedup_key[dedup_key]
-            if first < key:
+            if first < kept:
                 return
-            self._count(first.problem, -1)
-        self._by_dedup_key[dedup_key] = key
-        self._count(key.problem, 1)
+            self._count(first, -1)
+        self._by_dedup_key[dedup_key] = kept
+        self._count(kept, 1)
 
     def as_written(self, tuple_: dict[str, Any], mode: str) -> dict[str, Any]:
         """A kept tuple as it goes into d_revision.json: cleaned, as when it was added."""
@@ -88,21 +91,26 @@ class KeptTuples:
     def admit(self, problem: int) -> None:
         """Include a problem, the next in order, in `of_admitted`."""
         self._admitted = problem + 1
-        self.of_admitted += self._per_problem[problem]
+        for r in (0, 1):
+            self.of_admitted[r] += self._per_problem[problem, r]
 
-    def count_before(self, problem: int) -> int:
-        """The number of tuples of all problems before this index."""
-        return sum(count for index, count in self._per_problem.items() if index < problem)
+    def count_before(self, problem: int) -> list[int]:
+        """The tuples of all problems before this index: [after wrong, after right] responses."""
+        return [
+            sum(count for (index, of_r), count in self._per_problem.items() if index < problem and of_r == r)
+            for r in (0, 1)
+        ]
 
-    def in_order(self) -> list[SampleKey]:
-        """The keys of all tuples, in the order of problem, response and revision."""
+    def in_order(self) -> list[KeptKey]:
+        """All tuples, in the order of problem, response and revision."""
         return sorted(self._by_dedup_key.values())
 
-    def _count(self, problem: int, change: int) -> None:
+    def _count(self, kept: KeptKey, change: int) -> None:
         self._stats.kept += change
-        self._per_problem[problem] += change
-        if problem < self._admitted:
-            self.of_admitted += change
+        self.total[kept.r] += change
+        self._per_problem[kept.key.problem, kept.r] += change
+        if kept.key.problem < self._admitted:
+            self.of_admitted[kept.r] += change
 
 
 class Attempts:
@@ -146,13 +154,13 @@ class Attempts:
         assert isinstance(record, Revision)
         return record
 
-    def tuples(self, limit: int | None) -> list[dict[str, Any]]:
-        """The first `limit` kept tuples in problem order, as records of d_revision.json."""
+    def tuples(self, chosen: Iterable[KeptKey]) -> list[dict[str, Any]]:
+        """The records of d_revision.json of some kept tuples."""
         return [
             self.kept.as_written(
                 as_tuple(self.response(key.response_key), self.revision(key)), self._problems[key.problem].mode
             )
-            for key in self.kept.in_order()[:limit]
+            for key, _ in chosen
         ]
 
     def set_aside(self, key: SampleKey, kind: str, reason: str, text: str = "") -> None:

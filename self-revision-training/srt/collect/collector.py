@@ -1,7 +1,7 @@
 """Collection: problem -> y_init -> verdict -> phrase -> y_revised -> verdict.
 
 There is no barrier between problems: each moves on as soon as its sample or its verdict is there. Every graded
-sample is logged (attempts.py), so a killed run continues with the same command. The kept tuples are the first in
+sample is logged (attempts.py), so a killed run continues with the same command. The chosen tuples are the first in
 problem order, so the result does not depend on scheduling.
 """
 
@@ -13,6 +13,7 @@ from typing import Any, cast
 from tqdm import tqdm
 
 from srt.collect.attempts import Attempts
+from srt.collect.selection import KeptKey, Selection
 from srt.collect.stats import CollectionStats
 from srt.common.console import progress
 from srt.common.errors import UserError
@@ -25,7 +26,7 @@ from srt.verifiers.types import Grader, Outcome, Verdict, VerifierError
 
 @dataclass(frozen=True)
 class CollectorConfig:
-    """`target`: kept tuples to stop at; None goes through all problems (evaluation).
+    """`selection`: the kept tuples to stop at; None goes through all problems (evaluation).
 
     `revise`: the rewards of y_init after which revisions are sampled. `max_in_flight`: problems in flight.
     `max_model_len`: prompt and response together, in tokens. `clean`: see cleaning.py.
@@ -39,7 +40,7 @@ class CollectorConfig:
     max_model_len: int
     max_in_flight: int
     seed: int
-    target: int | None
+    selection: Selection | None
     clean: bool = False
 
 
@@ -72,8 +73,9 @@ class Collector:
     def run(self) -> None:
         """Sample and grade until the target is certain or every problem is finished."""
         self._admit_more()  # before the bar: the sampler's engine may start here
-        unit = "problem" if self.config.target is None else "kept"
-        with progress(self.config.target or len(self.problems), unit) as bar:
+        selection = self.config.selection
+        total, unit = (selection.target, "kept") if selection else (len(self.problems), "problem")
+        with progress(total, unit) as bar:
             while True:
                 self._admit_more()
                 self._show(bar)
@@ -85,8 +87,22 @@ class Collector:
                 self._poll_grader(timeout=0.0 if self.sampler.pending else 0.2)
 
     def tuples(self) -> list[dict[str, Any]]:
-        """The kept tuples: the first `target` in problem order."""
-        return self.attempts.tuples(self.config.target)
+        """The kept tuples that the selection chooses, in problem order."""
+        return self.attempts.tuples(self._chosen())
+
+    def consumed(self) -> list[Problem]:
+        """The problems up to that of the last chosen tuple; all of them where the target was not reached.
+
+        Later ones may have been sampled, depending on scheduling, but no tuple is made of them.
+        """
+        chosen = self._chosen()
+        if self.config.selection is None or len(chosen) < self.config.selection.target:
+            return self.problems
+        return self.problems[: chosen[-1].key.problem + 1]
+
+    def _chosen(self) -> list[KeptKey]:
+        kept = self.attempts.kept.in_order()
+        return self.config.selection.choose(kept) if self.config.selection else kept
 
     def close(self) -> None:
         self.attempts.close()
@@ -180,13 +196,15 @@ class Collector:
         if self._admitted >= len(self.problems) or len(self._in_flight) >= self.config.max_in_flight:
             return False
         # Once the admitted problems have the target, no later problem can contribute.
-        return self.config.target is None or self.attempts.kept.of_admitted < self.config.target
+        selection = self.config.selection
+        return selection is None or not selection.is_complete(self.attempts.kept.of_admitted)
 
     def _target_is_certain(self) -> bool:
-        """Whether the first `target` tuples all come before the first unfinished problem."""
-        if self.config.target is None or self.attempts.kept.of_admitted < self.config.target:
+        """Whether the chosen tuples all come before the first unfinished problem."""
+        selection, kept = self.config.selection, self.attempts.kept
+        if selection is None or not selection.is_complete(kept.of_admitted):
             return False
-        return self.attempts.kept.count_before(min(self._in_flight)) >= self.config.target
+        return selection.is_complete(kept.count_before(min(self._in_flight)))
 
     # Records --------------------------------------------------------------------------------------------
 
@@ -236,10 +254,10 @@ class Collector:
     # Progress -------------------------------------------------------------------------------------------
 
     def _show(self, bar: tqdm) -> None:
-        if self.config.target is None:
+        if self.config.selection is None:
             done = self._admitted - len(self._in_flight)
         else:
-            done = min(self.stats.kept, self.config.target)
+            done = self.config.selection.counted(self.attempts.kept.total)
         sampled_tokens = self.stats.tokens - self.attempts.restored_tokens
         rate = sampled_tokens / max(bar.format_dict["elapsed"], 1e-9)
         postfix = [*self.stats.percentages(), f"{rate:.0f} tok/s", f"{len(self._in_flight)} in flight"]

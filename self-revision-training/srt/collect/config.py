@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
+from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig, RecipeConfig
 
 
 @dataclass(frozen=True)
-class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
+class CollectConfig(RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
     """See configs/srt_data.yaml for the meaning and default of each option."""
 
     model_path: str = option()
@@ -18,6 +18,7 @@ class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemF
     end_index: int | None = option(ge=1)
     max_samples: int | None = option(ge=1)
     target_revision_samples: int = option(ge=1)
+    right_share: float | None = option(ge=0, le=1)
     num_responses: int = option(ge=1)
     num_revisions: int = option(ge=1)
     revise_correct: bool = option()

@@ -4,21 +4,19 @@ from pathlib import Path
 
 from srt.collect.config import CollectConfig
 from srt.common.console import print_summary
-from srt.common.models import context_limit
-from srt.config import CONFIGS, KnobLine, read_knob_table
+from srt.common.dry_run import ASSUMED_LENGTH, SAMPLING, gpu_hours, print_knobs
+from srt.common.models import context_limit, count_parameters
 from srt.contract.layout import Layout
 from srt.problems import ProblemSet
 
 SHOWN_PROMPTS = 2
 MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
-# Rough assumptions of the estimate.
-ASSUMED_LENGTH = 0.25  # of MAX_TOKENS
-ASSUMED_YIELD = 0.1  # kept tuples per revision: most revisions of a wrong y_init stay wrong
+ASSUMED_YIELD = 0.1  # rough: kept tuples per revision, most revisions of a wrong y_init stay wrong
 
 
 def show_plan(config: CollectConfig, loaded: ProblemSet, layout: Layout, output_dir: Path) -> None:
     """`config`: with the defaults of unset options filled in."""
-    _show_knobs(config)
+    print_knobs(config, "srt_data")
     for problem in loaded.problems[:SHOWN_PROMPTS]:
         ids = layout.chat(problem.x)
         gold = f"{len(problem.tests)} tests" if problem.mode == "code" else f"gold answer {problem.answer!r}"
@@ -56,16 +54,10 @@ def estimate(config: CollectConfig, loaded: ProblemSet, layout: Layout) -> dict[
         "sampled tokens in total": f"{bound * len(loaded.problems):,} at most",
         "rough guess": f"{needed * tokens_per_problem:,.0f} tokens on {needed:,} problems, if responses use "
         f"{ASSUMED_LENGTH:.0%} of MAX_TOKENS and {ASSUMED_YIELD:.0%} of the revisions are kept",
+        "GPU hours of this guess": gpu_hours(
+            needed * tokens_per_problem, SAMPLING, count_parameters(config.model_path)
+        ),
     }
-
-
-def _show_knobs(config: CollectConfig) -> None:
-    print("knobs")
-    for line in read_knob_table(CONFIGS / "srt_data.yaml"):
-        if isinstance(line, KnobLine):
-            value = getattr(config, line.key)
-            shown = "null" if value is None else int(value) if isinstance(value, bool) else value
-            print(f"  {line.env}={shown}")
 
 
 def _visible(ids: list[int], layout: Layout) -> str:

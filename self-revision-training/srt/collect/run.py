@@ -6,8 +6,11 @@ from dataclasses import asdict, replace
 
 from srt.collect.collector import Collector, CollectorConfig
 from srt.collect.config import CollectConfig
+from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
+from srt.collect.selection import Selection
 from srt.common.console import print_summary
+from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
@@ -24,10 +27,9 @@ from srt.contract.provenance import (
     tokenizer_fingerprint,
 )
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
+from srt.recipe import print_recipe, recipe_record
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import check_verifier, judge_config, open_grader
-
-DRY_RUN = "--dry-run"
 
 
 def selected_problems(config: CollectConfig) -> ProblemSet:
@@ -43,16 +45,27 @@ def selected_problems(config: CollectConfig) -> ProblemSet:
     return replace(loaded, problems=problems)
 
 
+def check_right_share(config: CollectConfig) -> None:
+    """Raises UserError when RIGHT_SHARE asks for revisions of right responses, which are not sampled."""
+    if config.right_share and not config.revise_correct:
+        raise UserError(
+            f"RIGHT_SHARE={config.right_share:g} asks for tuples after right responses, and REVISE_CORRECT=0 does "
+            "not revise those; set REVISE_CORRECT=1"
+        )
+
+
 def collect(argv: list[str]) -> None:
     """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or as many as the problems yield.
 
     With --dry-run, only print what would be done.
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
+    check_right_share(config)
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)
     started = time.monotonic()
+    print_recipe(config, "srt_data")
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     output_dir = collection_dir(config.output_dir, prefix)
     layout = layout_of_checkpoint(config.model_path, config, output_dir)
@@ -70,7 +83,7 @@ def collect(argv: list[str]) -> None:
         show_plan(replace(config, **resolved), loaded, layout, output_dir)
         return
 
-    # Without TARGET_REVISION_SAMPLES and CLEAN, which only select from the log.
+    # Without TARGET_REVISION_SAMPLES, RIGHT_SHARE and CLEAN, which only select from the log.
     identity = {
         "mode": config.mode,
         "model": config.model_path,
@@ -92,7 +105,7 @@ def collect(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(config), revisions)
+    open_run(output_dir, identity, asdict(config) | {"recipe": recipe_record(config, "srt_data")}, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
@@ -107,7 +120,7 @@ def collect(argv: list[str]) -> None:
             max_model_len=max_model_len,
             max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
-            target=config.target_revision_samples,
+            selection=Selection(config.target_revision_samples, config.right_share),
             clean=config.clean,
         )
         collector = Collector(loaded.problems, layout, sampler, grader, collector_config, output_dir)
@@ -116,6 +129,8 @@ def collect(argv: list[str]) -> None:
     tuples = collector.tuples()
     path = output_dir / "d_revision.json"
     write_json(path, tuples)
+    consumed = collector.consumed()
+    write_consumed(output_dir / SRT_PROBLEMS, consumed)
     summary = collector.stats.summary() | {
         "unreadable_records": len(loaded.bad),
         "repeated_records": loaded.repeated,
@@ -126,10 +141,13 @@ def collect(argv: list[str]) -> None:
             JUDGED_BY_EXAMPLES_ONLY: loaded.num_examples_only(collector.attempts.responses),
         }
     summary["seconds"] = round(time.monotonic() - started, 1)
-    close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples)})
-    print_summary("Collection", summary | {"tuples written": len(tuples), "file": path})
+    right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
+    counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
+    close_run(output_dir, summary | counts | {"clean": config.clean, "problems": len(consumed)})
+    print_summary("Collection", summary | counts | {"problems used": len(consumed), "file": path})
     if len(tuples) < config.target_revision_samples:
+        share = "" if config.right_share is None else f" with RIGHT_SHARE={config.right_share:g}"
         print(
-            f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}: "
-            "all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
+            f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}"
+            f"{share}: all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
         )

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from srt.contract.metrics import REVISIONS_TRUNCATED, by_reward
 from srt.contract.records import Response, Revision
 
 _LABELS = {
@@ -18,7 +19,7 @@ class CollectionStats:
     """Counts over all graded samples, those of earlier runs included.
 
     `kept`: tuples as they will be written. `cleaned`: changes by kind. `set_aside`: samples by reason.
-    `revised[r]`: [revisions, right revisions] of responses with reward r.
+    `revised[r]`: [revisions, right revisions, truncated revisions] of responses with reward r.
     """
 
     responses: int = 0
@@ -28,7 +29,7 @@ class CollectionStats:
     tokens: int = 0
     cleaned: Counter[str] = field(default_factory=Counter)
     set_aside: Counter[str] = field(default_factory=Counter)
-    revised: dict[int, list[int]] = field(default_factory=lambda: {0: [0, 0], 1: [0, 0]})
+    revised: dict[int, list[int]] = field(default_factory=lambda: {0: [0, 0, 0], 1: [0, 0, 0]})
 
     def add_response(self, response: Response) -> None:
         self.responses += 1
@@ -39,6 +40,7 @@ class CollectionStats:
     def add_revision(self, revision: Revision, r: int) -> None:
         self.revised[r][0] += 1
         self.revised[r][1] += revision.y_revised_correct
+        self.revised[r][2] += revision.y_revised_finish_reason == "length"
         self.tokens += revision.y_revised_tokens
 
     @property
@@ -73,4 +75,5 @@ class CollectionStats:
             "truncated_share": rate(self.truncated, self.responses),
             "wrong_to_right": rate(self.revised[0][1], self.revised[0][0]),
             "right_to_right": rate(self.revised[1][1], self.revised[1][0]),
+            **{by_reward(REVISIONS_TRUNCATED, r): rate(self.revised[r][2], self.revised[r][0]) for r in (0, 1)},
         }

@@ -135,6 +135,13 @@ def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
     return [ids] if isinstance(ids, int) else list(dict.fromkeys(ids))
 
 
+def count_parameters(model_path: str) -> int:
+    """The model's parameters, tied ones once; only its config is read."""
+    config = _load("config", model_path, AutoConfig.from_pretrained)
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
+
+
 def context_limit(model_path: str) -> int:
     """Context length of the model in tokens, prompt and response together."""
     config = _load("config", model_path, AutoConfig.from_pretrained)

@@ -31,6 +31,7 @@ TRAINED_RESPONSES = "trained_responses"
 TRAINED_TOKENS = "trained_tokens"
 SHORTENED_FOR_TEACHER = "shortened_for_teacher"
 SET_ASIDE = "set_aside"
+TRAINED_ON = "trained_on"  # of an evaluation: phase -> problems that it trained the checkpoint on
 JUDGED_BY_EXAMPLES_ONLY = "judged_by_examples_only"  # responses to code problems without hidden tests
 
 SECONDS = "seconds"  # how long each part of the step took: part -> seconds
@@ -41,6 +42,7 @@ VALIDATION = "val_"
 AVG_AT_K = "avg_at_k"
 REVISE = "revise"  # by_reward: accuracy of y_revised after responses of that reward
 REVISIONS = "revisions"  # by_reward: number of those revisions
+REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the token limit cut off
 
 _FORMER_NAMES = {"agreement": TOP1_AGREEMENT, "dropped_columns": DROPPED_VOCAB_FRACTION, "refresh": WEIGHT_SYNC}
 

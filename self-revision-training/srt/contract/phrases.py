@@ -36,11 +36,16 @@ PHRASE_SETS = {
     "olmo": PhraseSet(
         name="olmo", wrong="Wrong. I need to redo all.", right="Let me rephrase the above solution."
     ),
+    "paper": PhraseSet(
+        name="paper",
+        wrong="Wait, this response is not correct, let me start over.",
+        right="Let me rephrase the above solution.",
+    ),
 }
 
 
 def load_phrases(knob: str) -> PhraseSet:
-    """The set that CONTROL_PHRASES names: qwen, olmo, or a YAML file with the keys `0` and `1`.
+    """The set that CONTROL_PHRASES names: qwen, olmo, paper, or a YAML file with the keys `0` and `1`.
 
     Raises UserError for anything else.
     """
@@ -83,6 +88,6 @@ def reconcile_phrases(knob: str | None, stored: dict[str, str] | None, where: st
             raise UserError(
                 f"CONTROL_PHRASES={knob} contradicts {where}, which was made with the set "
                 f"'{from_artifact.name}' ({from_artifact.wrong!r} / {from_artifact.right!r}); leave the knob "
-                f"unset, or use a checkpoint and data made with '{requested.name}'"
+                f"unset and RECIPE as it was there, or use a checkpoint and data made with '{requested.name}'"
             )
     return from_artifact

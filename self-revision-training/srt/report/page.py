@@ -10,6 +10,7 @@ from srt.contract.metrics import (
     LOGPROB_GAP,
     LR,
     RESPONSE_TOKENS,
+    REVISIONS_TRUNCATED,
     REWARD,
     TEACHER_ENTROPY,
     TOP1_AGREEMENT,
@@ -44,11 +45,12 @@ from srt.report.plots import (
     smoothing_window,
 )
 from srt.report.provenance import provenance
-from srt.report.table import differing_settings, evaluation_setup, percent, shared_k, stage_table
+from srt.report.table import differing_settings, evaluation_setup, percent, shared_k, stage_table, trained_problems
 
 TABLE_NOTE = (
     "Interval: 95% bootstrap interval over problems. Tokens: mean per response. Revise: accuracy of the revisions "
-    "of wrong (r\u00a0=\u00a00) and of correct (r\u00a0=\u00a01) responses."
+    "of wrong (r\u00a0=\u00a00) and of correct (r\u00a0=\u00a01) responses. Truncated: share of the responses, "
+    "and of the revisions after each kind, that the token limit cut off."
 )
 
 
@@ -123,7 +125,7 @@ def _evaluation(run: RunData) -> Html | None:
         "Evaluation",
         _soft(evaluation_setup(stages[0]), f". {TABLE_NOTE}"),
         table(stage_table(stages), highlighted),
-        *(element("p", f"Note: {note}.") for note in differing_settings(stages)),
+        *(element("p", f"Note: {note}.") for note in differing_settings(stages) + trained_problems(stages)),
         element(
             "div",
             _plot("Accuracy", f"one response, and the best of {k}", accuracy_plot(stages, k)),
@@ -144,7 +146,13 @@ def _collection(run: RunData) -> Html | None:
         "cut off by the token limit": percent(results["truncated_share"]),
         "revisions": f"{results['revisions']:,}",
         "wrong \u2192 correct": percent(results["wrong_to_right"]),
+        "cut off by the limit, of the revisions of wrong ones": percent(
+            results.get(by_reward(REVISIONS_TRUNCATED, 0))
+        ),
         "correct \u2192 correct": percent(results["right_to_right"]),
+        "cut off by the limit, of the revisions of correct ones": percent(
+            results.get(by_reward(REVISIONS_TRUNCATED, 1))
+        ),
         "correct revisions": f"{results['kept']:,}",
         "tuples kept": f"{results['tuples']:,}",
         "set aside": f"{results['set_aside']:,}",

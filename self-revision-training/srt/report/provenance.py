@@ -12,11 +12,13 @@ SETTINGS = (
     "num_responses",
     "num_revisions",
     "revise_correct",
+    "right_share",
     "num_samples",
     "epochs_stage1",
     "epochs_stage2",
     "lr_stage1",
     "lr_stage2",
+    "tuples_per_update",
     "kl_type",
     "topk",
     "teacher_sync_steps",
@@ -51,7 +53,13 @@ def _parts(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
     for name, part in runs.items():
         config = part["config"]
         model = config.get("model_path") or config.get("base_model") or config.get("student_model")
-        facts = (_data(config), _settings(config), f"seed {config['seed']}", f"git {_short(part['git_commit'])}")
+        facts = (
+            _data(config),
+            *_recipe(config),
+            _settings(config),
+            f"seed {config['seed']}",
+            f"git {_short(part['git_commit'])}",
+        )
         terms_by_facts.setdefault(facts, []).append(element("dt", element("strong", name), f": {model}"))
     for facts, terms in terms_by_facts.items():
         yield join(*terms, element("dd", "; ".join(facts)))
@@ -66,6 +74,12 @@ def _data(config: dict[str, Any]) -> str:
         )
     default = DEFAULT_DATASETS[config["mode"]][0]
     return config.get("dataset") or config.get("train_dataset") or default
+
+
+def _recipe(config: dict[str, Any]) -> Iterator[str]:
+    if isinstance(recipe := config.get("recipe"), dict):
+        changes = [f"{name}={value}" for name, value in recipe["overridden"].items()]
+        yield f"recipe {recipe['name']}" + (f" with {', '.join(changes)}" if changes else "")
 
 
 def _settings(config: dict[str, Any]) -> str:

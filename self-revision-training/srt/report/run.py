@@ -8,7 +8,7 @@ from srt.common.files import atomic_write, write_json
 from srt.config import load_config, option
 from srt.contract.paths import PHASE1
 from srt.report.data import RunData, read_run
-from srt.report.table import differing_settings, print_stage_table, summary
+from srt.report.table import differing_settings, print_stage_table, summary, trained_problems
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ def report(argv: list[str]) -> None:
         print(f"left out of the report: {'; '.join(run.missing)}")
     if run.stages:
         print_stage_table(run.stages)
-    for note in differing_settings(run.stages):
+    for note in differing_settings(run.stages) + trained_problems(run.stages):
         print(f"note: {note}")
     print(f"\nreport:  {page_path}\nsummary: {summary_path}")
 

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from srt.contract.metrics import AVG_AT_K, REVISE, TRUNCATED, by_reward
+from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS_TRUNCATED, TRAINED_ON, TRUNCATED, by_reward
 from srt.report.data import EvaluatedStage
 
 # Stages are comparable if these settings in their run.json are equal.
@@ -29,7 +29,12 @@ def summary(stages: list[EvaluatedStage]) -> dict[str, dict[str, Any]]:
             f"avg_at_{k}_interval": metrics["avg_at_k_interval"],
             f"pass_at_{k}": metrics["pass_at_k"],
             "mean_response_tokens": metrics["mean_response_tokens"],
-            **{by_reward(REVISE, r): metrics[by_reward(REVISE, r)] for r in (0, 1)},
+            TRUNCATED: metrics[TRUNCATED],
+            **{
+                by_reward(name, r): metrics.get(by_reward(name, r))
+                for name in (REVISE, REVISIONS_TRUNCATED)
+                for r in (0, 1)
+            },
         }
     return summaries
 
@@ -58,7 +63,9 @@ def stage_table(stages: list[EvaluatedStage]) -> list[list[str]]:
         "tokens": lambda m: f"{m['mean_response_tokens']:,.1f}",
         "truncated": lambda m: percent(m[TRUNCATED]),
         "revise r=0": lambda m: percent(m[by_reward(REVISE, 0)]),
+        "truncated r=0": lambda m: percent(m.get(by_reward(REVISIONS_TRUNCATED, 0))),
         "revise r=1": lambda m: percent(m[by_reward(REVISE, 1)]),
+        "truncated r=1": lambda m: percent(m.get(by_reward(REVISIONS_TRUNCATED, 1))),
     }
     rows = [["", *columns]]
     for stage in stages:
@@ -90,4 +97,16 @@ def differing_settings(stages: list[EvaluatedStage]) -> list[str]:
         if len({str(value) for value in values.values()}) > 1:
             listed = ", ".join(f"{stage}: {value}" for stage, value in values.items())
             notes.append(f"the stages were evaluated with different {name} ({listed}); compare them with care")
+    return notes
+
+
+def trained_problems(stages: list[EvaluatedStage]) -> list[str]:
+    """A sentence for each stage that was evaluated on problems it was trained on."""
+    notes = []
+    for stage in stages:
+        if counts := stage.metrics.get(TRAINED_ON):
+            phases = ", ".join(f"{count} in {phase}" for phase, count in counts.items())
+            notes.append(
+                f"{stage.name} was trained on some of its {stage.metrics['problems']} problems ({phases})"
+            )
     return notes

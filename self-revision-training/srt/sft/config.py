@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import AdamConfig, LoraConfig
+from srt.config_groups import AdamConfig, LoraConfig, RecipeConfig
 
 
 @dataclass(frozen=True)
-class SftConfig(AdamConfig, LoraConfig):
+class SftConfig(RecipeConfig, AdamConfig, LoraConfig):
     """One field per knob; loaded and validated by srt/config.py."""
 
     base_model: str = option()
@@ -21,9 +21,9 @@ class SftConfig(AdamConfig, LoraConfig):
     epochs_stage2: float = option(ge=0.001)
     lr_stage1: float = option(ge=0)
     lr_stage2: float = option(ge=0)
+    tuples_per_update: int = option(ge=1)
+    gradient_accumulation: int | None = option(ge=1)
     batch_size_per_device: int = option(ge=1)
-    gradient_accumulation: int = option(ge=1)
-    tuples_per_update: int | None = option(ge=1)
     packing: str = option(choices=("auto", "0", "1"))
     max_tokens_per_pass: int = option(ge=1)
     lr_schedule: str = option(choices=("cosine", "linear", "constant_with_warmup"))
@@ -42,6 +42,7 @@ class SftConfig(AdamConfig, LoraConfig):
 
 # Knobs that change neither the trained weights nor the logs of a finished stage.
 NOT_IDENTITY = (
+    "recipe",
     "mode",
     "output_dir",
     "train_data_dir",

@@ -10,7 +10,7 @@ from srt.common.files import read_json, write_jsonl
 from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
-from srt.contract.paths import data_prefix, sft_dir, stage_file
+from srt.contract.paths import data_prefix, problems_file, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
     check_revisions,
@@ -24,9 +24,13 @@ from srt.contract.provenance import (
     started_identity,
     tokenizer_fingerprint,
 )
+from srt.recipe import print_recipe, recipe_record
+from srt.sft.batching import count_updates
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
+
+FEW_UPDATES = 200  # the paper makes 3 000 and more
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,22 @@ class Stage:
     def lengths(self) -> list[int]:
         return [len(sequence.ids) for sequence in self.sequences]
 
+    def count_updates(self, tuples_per_update: int) -> int:
+        return count_updates(len(self.train), self.epochs, tuples_per_update)
+
+    def few_updates(self, tuples_per_update: int) -> str | None:
+        """A warning in words when the stage makes too few updates to learn much; None otherwise."""
+        updates = self.count_updates(tuples_per_update)
+        if updates >= FEW_UPDATES:
+            return None
+        epochs_knob = f"EPOCHS_STAGE{1 if self.revision_starts else self.number}"
+        return (
+            f"stage {self.number} makes {updates} update{'s' if updates > 1 else ''} ({len(self.train)} tuples, "
+            f"{self.epochs:g} epochs, {tuples_per_update} tuples an update); below about {FEW_UPDATES} a model "
+            f"hardly changes at the usual learning rates: collect more tuples, raise {epochs_knob}, or lower "
+            "TUPLES_PER_UPDATE"
+        )
+
 
 @dataclass(frozen=True)
 class TrainingPlan:
@@ -66,15 +86,19 @@ class TrainingPlan:
     output_dir: Path
     layout: Layout
     stages: list[Stage]
+    problems_file: Path | None  # the problems that the data was made of (srt/collect/consumed.py), if it says so
 
 
-def make_plan(config: SftConfig) -> TrainingPlan:
-    """Read the data, check it against the configuration and open the run.
+def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
+    """Read the data, check it against the configuration and open the run (unless `dry_run`).
 
     Raises UserError for data that cannot be trained on, before anything is written.
     """
-    check_gpu()
+    if not dry_run:
+        check_gpu()
     check_reporter(config.report_to)
+    print_recipe(config, "sft")
+    recipe = recipe_record(config, "sft")
     processes = find_processes(config.num_processes, config.master_port)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
@@ -94,6 +118,7 @@ def make_plan(config: SftConfig) -> TrainingPlan:
         "mode": collection.get("mode", "math"),
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
+        "recipe": collection.get("recipe", {}) | {"sft": recipe},
         "revisions": collection.get("revisions", {}) | revisions,
         "git_commit": git_commit(),
         "packages": package_versions(),
@@ -135,15 +160,27 @@ def make_plan(config: SftConfig) -> TrainingPlan:
     }
     if layout.prompt.date:
         identity["date"] = layout.prompt.date
-    if processes.machine_rank == 0:
-        open_run(output_dir, identity, asdict(config), revisions)
+    if processes.machine_rank == 0 and not dry_run:
+        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions)
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
-    return TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
+    problems = problems_file(config.train_data_dir, prefix)
+    return TrainingPlan(
+        config,
+        processes,
+        tuples_per_update,
+        output_dir,
+        layout,
+        stages,
+        problems if problems.is_file() else None,
+    )
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:
-    """The identity of the collection and its `revisions`, from the run.json beside the stage file; else empty."""
+    """The identity of the collection, its `revisions` and its `recipe`, from the run.json beside the stage file.
+
+    Empty if that is missing.
+    """
     path = metadata_path(stage_path)
     if not path.is_file():
         print(
@@ -152,7 +189,11 @@ def read_collection_identity(stage_path: Path) -> dict[str, Any]:
         )
         return {}
     run = read_json(path)
-    return run["identity"] | {"revisions": run.get("revisions", {})}
+    recipe = run.get("config", {}).get("recipe")
+    return run["identity"] | {
+        "revisions": run.get("revisions", {}),
+        "recipe": {"srt_data": recipe} if recipe else {},
+    }
 
 
 def layout_for_data(
@@ -218,17 +259,23 @@ def _is_held_out(record: dict[str, Any], config: SftConfig) -> bool:
 
 
 def _tuples_per_update(config: SftConfig, processes: Processes, output_dir: Path) -> int:
-    """The knob if set, else the number this run started with, else the product for the number of processes."""
-    if config.tuples_per_update:
+    """TUPLES_PER_UPDATE, or what its factors make of it: then a run that is continued keeps its number, since the
+    number of processes may be another one."""
+    if not config.gradient_accumulation:
         return config.tuples_per_update
-    default = config.batch_size_per_device * config.gradient_accumulation * processes.total
-    path = output_dir / "run.json"
-    started_with = read_json(path)["identity"].get("tuples_per_update") if path.is_file() else None
-    if started_with and started_with != default:
+    product = config.batch_size_per_device * config.gradient_accumulation * processes.total
+    started_with = (started_identity(output_dir) or {}).get("tuples_per_update")
+    if started_with and started_with != product:
         print(
             f"the run in {output_dir} started with {started_with} tuples per update and continues with that number"
         )
-    return started_with or default
+    elif product != config.tuples_per_update:
+        print(
+            f"TUPLES_PER_UPDATE: {product}, set by BATCH_SIZE_PER_DEVICE={config.batch_size_per_device} x "
+            f"GRADIENT_ACCUMULATION={config.gradient_accumulation} x {processes.total} "
+            f"process{'es' if processes.total > 1 else ''}"
+        )
+    return started_with or product
 
 
 def _write_set_aside(path: Path, records: list[dict], built: StageSequences) -> None:

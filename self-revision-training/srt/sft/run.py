@@ -11,17 +11,27 @@ import pickle
 
 import torch
 
+from srt.common.dry_run import DRY_RUN
 from srt.common.files import atomic_write
 from srt.config import load_config
 from srt.sft.config import SftConfig
+from srt.sft.dry_run import show_plan
 from srt.sft.launch import launch
 from srt.sft.plan import make_plan
 from srt.sft.stages import train_stages
 
 
 def train(argv: list[str]) -> None:
-    """Train all stages. Complete stages are not trained again; an interrupted one is resumed."""
-    plan = make_plan(load_config(SftConfig, "sft", argv))
+    """Train all stages. Complete stages are not trained again; an interrupted one is resumed.
+
+    With --dry-run, only print what would be done.
+    """
+    dry_run = DRY_RUN in argv
+    config = load_config(SftConfig, "sft", [argument for argument in argv if argument != DRY_RUN])
+    plan = make_plan(config, dry_run)
+    if dry_run:
+        show_plan(plan)
+        return
     plan_path = plan.output_dir / f".plan{plan.processes.machine_rank}.pickle"
     plan_path.unlink(missing_ok=True)  # left if the run was killed
     if plan.processes.total == 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from srt.collect.consumed import SRT_PROBLEMS
 from srt.common.console import print_summary
 from srt.common.files import write_json
 from srt.common.models import load_model, stored_dtype
@@ -56,12 +57,16 @@ def _train_stage(plan: TrainingPlan, stage: Stage, model_path: str, folder: Path
     print(f"\nstage {stage.number} ({stage.title}) from {model_path}: {stage.description}")
     attention = choose_attention(config.packing)
     batches, validation = _plan_batches(plan, stage, attention.packed)
+    passes = f"{batches.passes_per_update} {'packed' if attention.packed else 'padded'} pass"
+    passes = passes if batches.passes_per_update == 1 else f"at most {passes}es"
     print(
         f"attention: {attention.description}; loss: TRL's fused head, in tiles\n"
-        f"update: {plan.tuples_per_update} tuples in {batches.passes_per_update} "
-        f"{'packed' if attention.packed else 'padded'} pass{'es' if batches.passes_per_update > 1 else ''} "
+        f"{len(batches.updates):,} update{'s' if len(batches.updates) > 1 else ''} of {plan.tuples_per_update} "
+        f"tuple{'s' if plan.tuples_per_update > 1 else ''}, each in {passes} "
         f"on {batches.processes} process{'es (FSDP2)' if batches.processes > 1 else ''}"
     )
+    if warning := stage.few_updates(plan.tuples_per_update):
+        print(f"warning: {warning}")
     started = time.monotonic()
     checkpoint = _newest_complete_checkpoint(work_dir)
     model = new_model(model_path, config, attention.implementation)
@@ -124,7 +129,10 @@ def _export(
     model.save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", log)
-    write_metadata(finished, stage.metadata)
+    if plan.problems_file:
+        shutil.copyfile(plan.problems_file, finished / SRT_PROBLEMS)
+    updates = stage.count_updates(plan.tuples_per_update)
+    write_metadata(finished, stage.metadata | {"tuples_per_update": plan.tuples_per_update, "updates": updates})
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(finished, folder)

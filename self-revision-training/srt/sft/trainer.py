@@ -35,6 +35,7 @@ from srt.sft.callbacks import CheckpointMarker
 from srt.sft.config import SftConfig
 
 WEIGHTS, OPTIMIZER, SCHEDULE = "weights.safetensors", "optimizer.pt", "scheduler.pt"
+SKIPPED = "skipped"  # in a batch: no process has a tuple in this pass
 
 
 class PassCollator:
@@ -54,11 +55,12 @@ class PassCollator:
         self.sequences, self.revision_starts = sequences, revision_starts
         self.collate = DataCollatorForLanguageModeling(pad_token_id=pad_id, padding_free=packed)
 
-    def __call__(self, passes: list[dict[str, list[int]]]) -> dict[str, Any]:
+    def __call__(self, passes: list[dict[str, Any]]) -> dict[str, Any]:
         indices = passes[0]["tuples"]
-        if not indices:  # keeps the processes in step and trains on nothing
+        if not indices:  # trains on nothing; unless it is skipped, it keeps the processes in step
             ids = self.sequences[0].ids[:2]
-            return self._with_weights(self.collate([{"input_ids": ids, "labels": [-100] * len(ids)}]), [])
+            batch = self._with_weights(self.collate([{"input_ids": ids, "labels": [-100] * len(ids)}]), [])
+            return batch | {SKIPPED: True} if passes[0][SKIPPED] else batch
         sequences = [self.sequences[index] for index in indices]
         batch = self.collate(
             [{"input_ids": s.ids, "labels": [-100] * s.start + s.ids[s.start :]} for s in sequences]
@@ -91,6 +93,7 @@ class PackedSFTTrainer(SFTTrainer):
 
     def __init__(self, *args: Any, supervised_tokens_per_validation_pass: float = 0.0, **kwargs: Any):
         self.supervised_tokens_per_validation_pass = supervised_tokens_per_validation_pass
+        self._sums: dict[str, Any] = {}  # "train" or "eval" -> (4,): supervised tokens, entropy, correct, tokens
         super().__init__(*args, **kwargs)
 
     def create_accelerator_and_postprocess(self) -> None:
@@ -118,9 +121,16 @@ class PackedSFTTrainer(SFTTrainer):
             self.lr_scheduler = LambdaLR(optimizer or self.optimizer, factor)
         return self.lr_scheduler
 
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
+        if inputs.pop(SKIPPED, False):
+            return torch.zeros((), device=self.args.device)
+        return super().training_step(model, inputs, num_items_in_batch)
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
+        """TRL's loss from its fused head. Its metrics are summed on the device and exchanged once a log entry: TRL
+        itself gathers four of them in each pass and waits for the GPU before the backward pass can start."""
         weights = inputs.pop("loss_weights", None)
         if not self.model.training:
             # The Trainer averages over passes; this turns it into the mean over tokens.
@@ -132,8 +142,34 @@ class PackedSFTTrainer(SFTTrainer):
                 outputs.log_probs = outputs.log_probs * weights[:, 1:]
             return outputs
 
-        wrapped: Any = weighted  # TRL only calls it
-        return super().compute_loss(wrapped, inputs, return_outputs, num_items_in_batch)
+        if self.aux_loss_enabled:  # a mixture of experts: TRL adds the loss of its router
+            wrapped: Any = weighted  # TRL only calls it
+            return super().compute_loss(wrapped, inputs, return_outputs, num_items_in_batch)
+        outputs = weighted(**inputs, use_cache=False, fused_lm_head=True)
+        self._add_metrics(inputs, outputs)
+        # A sum over the processes' tokens, divided by all of them: FSDP averages gradients over processes.
+        return -outputs.log_probs.sum() / num_items_in_batch * self.accelerator.num_processes
+
+    def _add_metrics(self, inputs: dict[str, Any], outputs: Any) -> None:
+        mask = inputs.get("attention_mask")
+        tokens = inputs["input_ids"].new_tensor(inputs["input_ids"].numel()) if mask is None else mask.sum()
+        sums = (outputs.label_mask.sum(), outputs.entropy.detach().sum(), outputs.is_top1.sum(), tokens)
+        mode = "train" if self.model.training else "eval"
+        self._sums[mode] = self._sums.get(mode, 0) + torch.stack([value.double() for value in sums])
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the metrics since the last entry; a collective call."""
+        mode = "train" if self.model.training else "eval"
+        if mode in self._sums:
+            sums = self.accelerator.reduce(self._sums.pop(mode)).tolist()
+            supervised, entropy, correct, tokens = sums
+            self._total_train_tokens += int(tokens) if mode == "train" else 0
+            self._metrics[mode] |= {
+                "entropy": [entropy / max(supervised, 1)],
+                "mean_token_accuracy": [correct / max(supervised, 1)],
+                "num_tokens": [self._total_train_tokens],
+            }
+        super().log(logs, start_time)
 
     # Checkpoints hold full tensors under the parameter names, written by rank 0, and can be resumed with any
     # number of processes. The format of the Trainer's own depends on that number.
@@ -214,6 +250,7 @@ def training_arguments(
         output_dir=str(work_dir),
         num_train_epochs=1,  # the plan covers all epochs
         learning_rate=learning_rate,
+        optim="adamw_torch_fused",  # one kernel for all weights: with few tuples an update, its share is large
         per_device_train_batch_size=1,  # one pass
         per_device_eval_batch_size=1,
         gradient_accumulation_steps=plan.passes_per_update,
@@ -279,4 +316,4 @@ def make_trainer(
 
 
 def _dataset(plan: BatchPlan) -> Dataset:
-    return Dataset.from_dict({"tuples": plan.passes})
+    return Dataset.from_dict({"tuples": plan.passes, SKIPPED: plan.skipped})

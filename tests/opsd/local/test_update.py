@@ -172,6 +172,11 @@ def test_every_update_has_a_learning_rate_and_reports_it(
     assert moved == [True, True, True]
 
 
+def test_the_warm_up_starts_where_warmup_start_says(open_run, tiny_checkpoint):
+    opened = open_run(tiny_checkpoint, PROBLEMS, lr=1e-2, warmup_steps=20, warmup_start=0.1)
+    assert opened.engine.optimizer_step.scheduler.get_last_lr() == pytest.approx([1e-3])
+
+
 def test_a_step_makes_one_update_for_each_global_batch(open_run, tiny_checkpoint, monkeypatch):
     opened = open_run(
         tiny_checkpoint, PROBLEMS, num_prompts_per_step=6, train_global_batch_size=2, max_total_sequence_length=20

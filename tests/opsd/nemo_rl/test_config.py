@@ -80,7 +80,7 @@ def test_the_optimisation_is_the_local_engines(make_config, model_config):
     assert policy["dtensor_cfg"]["activation_checkpointing"] is False
     assert policy["scheduler"] == {
         "name": SCHEDULE,
-        "kwargs": {"kind": "linear", "warmup_steps": 5, "total_steps": 77},
+        "kwargs": {"kind": "linear", "warmup_steps": 5, "total_steps": 77, "warmup_start": None},
     }
     unclipped = policy_config(make_config(max_grad_norm=0), cluster_shape(config, 2, model_config, 1), {}, 1)
     assert unclipped["max_grad_norm"] is None
@@ -105,7 +105,11 @@ def test_the_optimisation_is_the_same_one_with_megatron(make_config, model_confi
     assert (optimizer["lr"], optimizer["adam_beta2"], optimizer["clip_grad"]) == (3e-6, 0.9, 0.5)
     assert optimizer["weight_decay"] == schedule["start_weight_decay"] == schedule["end_weight_decay"] == 0.1
     assert (schedule["lr_decay_style"], schedule["lr_decay_iters"]) == ("cosine", 77)
-    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (5, 5e-7, 0.0)
+    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (
+        5,
+        pytest.approx(5e-7),
+        0.0,
+    )
     assert (megatron["tensor_model_parallel_size"], megatron["sequence_parallel"]) == (2, True)
     assert megatron["activation_checkpointing"] is False
     others = ("pipeline_model", "context", "expert_model", "expert_tensor")
@@ -119,6 +123,8 @@ def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_confi
 def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_config):
     schedule = megatron_section(make_config(warmup_steps=5), 1, 3)["scheduler"]
     assert schedule["lr_decay_iters"] > schedule["lr_warmup_iters"] == 5
+    started = megatron_section(make_config(warmup_steps=20, warmup_start=0.1, lr=1e-5), 1, 30)["scheduler"]
+    assert started["lr_warmup_init"] == pytest.approx(1e-6)
 
 
 def test_what_megatron_does_not_do_is_refused(make_config, model_config):
@@ -143,8 +149,9 @@ def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_conf
     assert generation["vllm_cfg"]["enforce_eager"] is False
 
 
+@pytest.mark.parametrize("start", [None, 0.1])
 @pytest.mark.parametrize("kind", ["linear", "cosine", "constant_with_warmup"])
-def test_the_schedule_is_the_local_engines(kind):
+def test_the_schedule_is_the_local_engines(kind, start):
     def rates(make):
         optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
         scheduler = make(optimizer)
@@ -155,8 +162,10 @@ def test_the_schedule_is_the_local_engines(kind):
             scheduler.step()
         return found
 
-    ours = rates(lambda optimizer: WarmupSchedule(optimizer, kind=kind, warmup_steps=3, total_steps=10))
-    factor = lr_factor(kind, 3, 10)
+    ours = rates(
+        lambda optimizer: WarmupSchedule(optimizer, kind=kind, warmup_steps=3, total_steps=10, warmup_start=start)
+    )
+    factor = lr_factor(kind, 3, 10, start)
     assert ours == [2.0 * factor(update) for update in range(12)]
     assert len(set(ours)) > 2
 

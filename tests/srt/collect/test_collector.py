@@ -9,6 +9,7 @@ import pytest
 from quickstart.tokenizer import build_tokenizer
 from srt.collect.attempts import Attempts
 from srt.collect.collector import Collector, CollectorConfig
+from srt.collect.selection import Selection
 from srt.common.files import read_jsonl
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
@@ -37,7 +38,7 @@ def grader():
 def collect(layout, grader, tmp_path):
     """collect(name): runs a collection in `tmp_path`/name and returns it with its sampler."""
 
-    def run(name, problems=PROBLEMS, order=0, model=None, **changes):
+    def run(name, problems=PROBLEMS, order=0, model=None, target=None, right_share=None, **changes):
         config = {
             "num_responses": 2,
             "num_revisions": 2,
@@ -47,7 +48,7 @@ def collect(layout, grader, tmp_path):
             "max_model_len": 500,
             "max_in_flight": 4,
             "seed": 0,
-            "target": None,
+            "selection": Selection(target, right_share) if target else None,
         }
         sampler = ScriptedSampler(layout, order, **model or {})
         collector = Collector(
@@ -120,6 +121,12 @@ def test_a_truncated_response_is_wrong_and_its_revision_is_optional(collect):
     assert 0 < len(truncated) < 24
     assert all(r.r == 0 and "\\boxed{7}" in r.y_init for r in truncated)  # right, had it been graded
     assert {key[:2] for key in collector.attempts.revisions} == {r.key[:2] for r in truncated}
+    cut = [revision.truncated for revision in collector.attempts.revisions.values()]
+    assert 0 < sum(cut) < len(cut)
+    summary = collector.stats.summary()
+    assert summary["truncated_share"] == round(len(truncated) / 24, 4)
+    assert summary["revisions_truncated_r0"] == round(sum(cut) / len(cut), 4)
+    assert summary["revisions_truncated_r1"] is None
     model = {"right_share": 1.0, "truncated_share": 0.5}
     left_alone, _ = collect("left", model=model, revise_truncated=False)
     assert not left_alone.attempts.revisions
@@ -247,6 +254,46 @@ def test_the_tuples_do_not_depend_on_scheduling(collect, target, order, max_in_f
     assert collector.tuples() == everything[:target]
 
 
+@pytest.mark.parametrize(("order", "max_in_flight"), [(0, 1), (1, 4), (2, 12)])
+def test_the_problems_that_count_as_used_do_not_depend_on_scheduling(collect, order, max_in_flight):
+    limited, _ = collect("limited", order=order, max_in_flight=max_in_flight, target=5)
+    last = limited.tuples()[-1]["id"]
+    assert [problem.id for problem in limited.consumed()] == [p.id for p in PROBLEMS[: int(last[1:]) + 1]]
+    assert len(limited.consumed()) < len(PROBLEMS)
+    unlimited, _ = collect("unlimited", order=order, max_in_flight=max_in_flight, target=1000)
+    assert unlimited.consumed() == PROBLEMS
+
+
+BOTH = {"revise": frozenset({0, 1}), "model": {"right_share": 0.5}}
+
+
+@pytest.mark.parametrize(("target", "share"), [(8, 0.5), (8, 0.25), (6, 0.0), (6, 1.0)])
+@pytest.mark.parametrize(("order", "max_in_flight"), [(0, 1), (1, 12)])
+def test_a_share_of_right_responses_takes_the_first_of_each_kind(collect, target, share, order, max_in_flight):
+    everything = collect("reference", **BOTH)[0].tuples()
+    collector, sampler = collect(
+        "run", order=order, max_in_flight=max_in_flight, target=target, right_share=share, **BOTH
+    )
+    tuples = collector.tuples()
+    for right, count in ((True, round(share * target)), (False, target - round(share * target))):
+        of_kind = [tuple_ for tuple_ in everything if tuple_["y_init_correct"] is right]
+        assert len(of_kind) > count
+        assert [tuple_ for tuple_ in tuples if tuple_["y_init_correct"] is right] == of_kind[:count]
+    assert tuples == [tuple_ for tuple_ in everything if tuple_ in tuples]  # in problem order
+    if max_in_flight == 1:  # and no problem after the last one is sampled
+        assert max(key.problem for key, _ in sampler.requests) + 1 == len(collector.consumed())
+
+
+def test_a_share_that_cannot_be_filled_is_kept_with_fewer_tuples(collect):
+    everything = collect("reference", **BOTH)[0].tuples()
+    wrong = sum(not tuple_["y_init_correct"] for tuple_ in everything)
+    collector, _ = collect("run", target=1000, right_share=0.25, **BOTH)
+    tuples = collector.tuples()
+    assert sum(not tuple_["y_init_correct"] for tuple_ in tuples) == wrong
+    assert sum(tuple_["y_init_correct"] for tuple_ in tuples) == round(0.25 * len(tuples)) == len(tuples) - wrong
+    assert collector.consumed() == PROBLEMS
+
+
 def test_a_target_that_is_reached_leaves_later_problems_alone(collect):
     _, sampler = collect("run", target=1, max_in_flight=1)
     assert max(key[0] for key, _ in sampler.requests) < 11
@@ -308,4 +355,4 @@ def test_memory_holds_places_and_not_texts(collect, layout, tmp_path):
     count = len(attempts.responses) + len(attempts.revisions)
     assert count == len(lines) > 900 and attempts.stats.kept == run.stats.kept > 100
     assert highest / count < 1000  # bytes; a line has more than 5000
-    assert attempts.tuples(None)[0]["y_init"].endswith(" " * 5000)
+    assert attempts.tuples(attempts.kept.in_order())[0]["y_init"].endswith(" " * 5000)

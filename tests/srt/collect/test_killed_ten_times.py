@@ -9,6 +9,7 @@ import pytest
 
 from quickstart.tokenizer import build_tokenizer
 from srt.collect.collector import Collector, CollectorConfig
+from srt.collect.selection import Selection
 from srt.common.files import read_jsonl
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
@@ -29,7 +30,7 @@ CONFIG = CollectorConfig(
     max_model_len=1000,
     max_in_flight=8,
     seed=0,
-    target=70,
+    selection=Selection(70),
     clean=True,
 )
 
@@ -81,7 +82,7 @@ def size(folder: Path) -> int:
 
 def test_killed_ten_times_it_gives_the_tuples_of_a_run_that_was_never_killed(layout, tmp_path):
     whole = collect(layout, tmp_path / "whole", order=0)
-    assert len(whole) == CONFIG.target
+    assert len(whole) == 70
     steps = random.Random(0)
     folder, written = tmp_path / "killed", size(tmp_path / "whole")
     for kill in range(KILLS):

@@ -2,11 +2,14 @@
 
 import datetime
 import json
+import re
 import shutil
 
 import pytest
 
+from srt.collect.consumed import read_consumed, text_sha256
 from srt.collect.run import CollectConfig, collect, selected_problems
+from srt.collect.selection import Selection
 from srt.common.errors import UserError
 from srt.common.files import read_json
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
@@ -95,13 +98,21 @@ def test_the_numbers_reach_the_collector(collector_config):
         "num_revisions=2",
         "batch_size=5",
         "target_revision_samples=4",
+        "revise_correct=1",
+        "right_share=0.25",
         "seed=9",
         "revise_truncated=0",
         "clean=0",
     )
     assert (config.num_responses, config.num_revisions, config.max_in_flight) == (3, 2, 5)
-    assert (config.target, config.seed) == (4, 9)
+    assert (config.selection, config.seed) == (Selection(4, 0.25), 9)
     assert (config.revise_truncated, config.clean) == (False, False)
+
+
+def test_a_share_of_right_responses_that_are_not_revised_is_refused(config_for):
+    with pytest.raises(UserError, match=r"RIGHT_SHARE=0\.5 asks for .* REVISE_CORRECT=0 .*; set REVISE_CORRECT=1"):
+        collect(config_for("right_share=0.5"))
+    collect([*config_for("right_share=0"), "--dry-run"])
 
 
 def test_cleaning_is_on_unless_it_is_switched_off(collector_config):
@@ -161,7 +172,12 @@ def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsy
     assert (results["unreadable_records"], results["repeated_records"]) == (1, 1)
     assert results["set_aside"] == 1 and results["set_aside_by_reason"] == {"the prompt is too long": 1}
     assert (results["cleaned"], results["clean"], results["tuples"]) == ({}, True, 0)
-    assert "set_aside_by_reason  the prompt is too long: 1" in capsys.readouterr().out
+    assert re.search("set_aside_by_reason +the prompt is too long: 1\n", capsys.readouterr().out)
+    recipe = {"name": "readme", "overridden": {"max_tokens": 3}}
+    assert read_json(tmp_path / "output" / "run.json")["config"]["recipe"] == recipe
+    used = read_consumed(tmp_path / "output" / "srt_problems.jsonl")
+    assert list(used.values()) == [*(f"p{n}" for n in range(10)), "long"] and results["problems"] == 11
+    assert text_sha256("x = 3") in used
 
 
 # Dry run ------------------------------------------------------------------------------------------------

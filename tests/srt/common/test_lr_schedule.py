@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.optim.lr_scheduler import LinearLR
 from transformers import get_scheduler
 
 from srt.common.lr_schedule import KINDS, lr_factor
@@ -21,6 +22,18 @@ def test_no_update_has_a_learning_rate_of_zero(kind, warmup, total):
 @pytest.mark.parametrize("kind", KINDS)
 def test_warm_up_rises_in_equal_steps_to_the_peak(kind):
     assert factors(kind, 3, 10)[:4] == pytest.approx([0.25, 0.5, 0.75, 1.0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_warm_up_with_a_start_is_torchs_linear_lr(kind):
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=1.0)
+    scheduler = LinearLR(optimizer, start_factor=0.1, total_iters=20)
+    factor = lr_factor(kind, 20, 100, warmup_start=0.1)
+    for update in range(21):
+        assert factor(update) == pytest.approx(scheduler.get_last_lr()[0])
+        optimizer.step()
+        scheduler.step()
+    assert lr_factor(kind, 0, 10, warmup_start=0.1)(0) == 1  # without a warm-up
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -18,6 +18,11 @@ def test_the_wording_of_the_paper():
             "1": "Let me rephrase the above solution.",
             "0": "Wrong. I need to redo all.",
         },
+        "paper": {
+            "name": "paper",
+            "1": "Let me rephrase the above solution.",
+            "0": "Wait, this response is not correct, let me start over.",
+        },
     }
 
 
@@ -60,7 +65,7 @@ def test_a_file_that_is_not_yaml_is_refused_in_one_sentence(tmp_path):
 
 @pytest.mark.parametrize("knob", ["gwen", "Qwen", "", "phrases.json"])
 def test_an_unknown_set_is_refused_with_the_known_ones(knob):
-    with pytest.raises(UserError, match=r"CONTROL_PHRASES=.*named set \(qwen, olmo\) nor a \.yaml file"):
+    with pytest.raises(UserError, match=r"CONTROL_PHRASES=.*named set \(qwen, olmo, paper\) nor a \.yaml file"):
         load_phrases(knob)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import torch
 from transformers import TrainerCallback
 
+from srt.common.files import read_json
 from srt.common.models import load_model, load_tokenizer
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
@@ -75,6 +76,11 @@ def naive_update(
     loss = total / supervised
     loss.backward()
     return float(loss.detach()), {name: p.grad.float() for name, p in model.named_parameters()}
+
+
+def log_of(stage_folder: Path) -> list[dict]:
+    """The entries of training_log.json that describe updates."""
+    return [entry for entry in read_json(stage_folder / "training_log.json") if "loss" in entry]
 
 
 def largest_difference(actual: Gradients, expected: Gradients) -> float:

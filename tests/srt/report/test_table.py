@@ -1,6 +1,6 @@
 """summary.json and the table of evaluated stages."""
 
-from srt.common.files import read_json
+from srt.common.files import read_json, write_json
 from tests.srt.helpers.report_runs import Page, make_report, write_evaluation
 
 
@@ -13,8 +13,11 @@ def test_the_summary_has_the_four_stages_and_their_metrics(whole):
         "avg_at_8_interval": stored["avg_at_k_interval"],
         "pass_at_8": 1.0,
         "mean_response_tokens": 5.0,
+        "truncated": 0.0,
         "revise_r0": 0.5,
         "revise_r1": 0.5,
+        "revisions_truncated_r0": 0.0,
+        "revisions_truncated_r1": 0.0,
     }
     assert summary["base"]["avg_at_8"] == 0.5 and summary["base"]["pass_at_8"] == 0.5
     assert summary["srt"]["avg_at_8_interval"] == [0.5, 1.0]
@@ -39,7 +42,7 @@ def test_a_stage_without_revisions_has_none_in_the_summary_and_a_dash_in_the_tab
     summary, _ = make_report(tmp_path)
     assert summary["base"]["revise_r0"] is None
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("  base"))
-    assert row.split()[-2:] == ["-", "50.0%"]
+    assert row.split()[-4:] == ["-", "-", "50.0%", "0.0%"]
 
 
 def test_the_printed_table_is_aligned_and_followed_by_the_paths(whole):
@@ -63,6 +66,24 @@ def test_the_names_contain_the_k_of_the_evaluation(tmp_path, capsys):
     assert "avg_at_4" in summary["base"] and "avg_at_2" in summary["srt"]
     printed = capsys.readouterr().out
     assert "avg@k" in printed and "base, k=4" in printed and "after stage 2 (SRT), k=2" in printed
+
+
+def test_truncated_shares_and_problems_of_the_training_are_in_the_table_and_on_the_page(tmp_path, capsys):
+    folder = tmp_path / "evaluation" / "srt"
+    write_evaluation(folder, correct=2)
+    cut = {"truncated": 0.125, "revisions_truncated_r0": 0.25, "revisions_truncated_r1": 0.375}
+    stored = read_json(folder / "evaluation.json") | cut | {"trained_on": {"Phase 1": 2}}
+    write_json(folder / "evaluation.json", stored)
+    summary, html = make_report(tmp_path)
+    assert summary["srt"].items() >= cut.items()
+    printed = capsys.readouterr().out
+    row = next(line for line in printed.splitlines() if line.startswith("  after stage 2"))
+    assert row.split()[-5:] == ["12.5%", "50.0%", "25.0%", "50.0%", "37.5%"]
+    note = "after stage 2 (SRT) was trained on some of its 2 problems (2 in Phase 1)"
+    assert f"note: {note}" in printed and f"Note: {note}." in Page(html).text
+    del stored["revisions_truncated_r0"]  # of an earlier version
+    write_json(folder / "evaluation.json", stored)
+    assert make_report(tmp_path)[0]["srt"]["revisions_truncated_r0"] is None
 
 
 def test_differing_evaluation_settings_are_reported(tmp_path, capsys):

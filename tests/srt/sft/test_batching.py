@@ -67,6 +67,21 @@ def test_the_processes_have_similar_loads_in_each_pass():
     assert all(abs(a - b) < 0.2 * a for a, b in zip(loads[::2], loads[1::2], strict=True)), loads
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("packed", [True, False])
+def test_an_update_has_only_the_passes_it_needs_and_begins_with_those_it_skips(processes, packed):
+    lengths = [90] * 8 + [10] * 8
+    updates = [list(range(8)), list(range(8, 16)), [15]]
+    plan = plan_packed(updates, lengths, 100, processes) if packed else plan_padded(updates, lengths, 1, processes)
+    assert plan.passes_per_update == 8 // processes
+    needed = [8 // processes, 1, 1] if packed else [8 // processes, 8 // processes, 1]
+    for number, passes in enumerate(needed):
+        skipped = (plan.passes_per_update - passes) * processes
+        size = plan.passes_per_update * processes
+        assert plan.skipped[number * size : (number + 1) * size] == [True] * skipped + [False] * (size - skipped)
+        assert not any(passes_of(plan, number)[:skipped])
+
+
 def test_fewer_tuples_than_processes_leave_empty_passes_at_the_end():
     for plan in (plan_packed([[3, 4]], LENGTHS, 1000, 4), plan_padded([[3, 4]], LENGTHS, 1, 4)):
         assert sorted(map(len, plan.passes[:2])) == [1, 1] and plan.passes[2:] == [[], []]

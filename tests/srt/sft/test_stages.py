@@ -1,66 +1,18 @@
 """SFT through its entry point: validation, length limit, adapters, the joint objective, resuming."""
 
-import random
 import re
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, Qwen3Config
 
 import srt.sft.stages
-from srt.collect.split import metadata_path
 from srt.common.errors import UserError
-from srt.common.files import read_json, read_jsonl, write_json
+from srt.common.files import read_json, read_jsonl
 from srt.common.models import load_model, load_tokenizer
 from srt.contract.layout import TokenSequence
-from srt.contract.phrases import PHRASE_SETS
 from srt.sft.batching import BatchPlan
-from srt.sft.run import train
 from tests.srt.helpers.sft_updates import naive_update
-
-PHRASES = PHRASE_SETS["qwen"]
-
-
-@pytest.fixture
-def run_train(tiny_checkpoint, tmp_path):
-    """Writes two stage files of 12 tuples each and runs SFT on them; returns the output folder."""
-    draw = random.Random(0)
-    for stage in (1, 2):
-        path = tmp_path / "data" / f"p_stage{stage}.json"
-        records = [
-            {
-                "id": f"problem {number}",
-                "x": f"x = {number}",
-                "y_init": "A 1",
-                "p_r": PHRASES.wrong,
-                "y_revised": "A " + "2 " * (1 + (number + draw.randrange(3)) % 9),
-            }
-            for number in range(12)
-        ]
-        write_json(path, records)
-        write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
-
-    def run(*config: str, base: Path = tiny_checkpoint) -> Path:
-        train(
-            [
-                f"base_model={base}",
-                f"train_data_dir={tmp_path / 'data'}",
-                "data_prefix=p",
-                "report_to=none",
-                "num_processes=1",
-                f"output_dir={tmp_path / 'out'}",
-                "gradient_accumulation=4",
-                "lr_stage1=1e-3",
-                "lr_stage2=1e-3",
-                "epochs_stage1=1",
-                "epochs_stage2=1",
-                *config,
-            ]
-        )
-        return tmp_path / "out"
-
-    return run
 
 
 @pytest.fixture
@@ -132,21 +84,25 @@ def test_the_joint_objective_trains_all_tuples_once_and_ends_in_stage2(run_train
     assert read_json(out / "stage2" / "sd_zero.json")["objective"] == "joint"
 
 
-def test_a_resumed_run_keeps_its_tuples_per_update(run_train, monkeypatch, capsys):
-    """On two processes the default would be twice as many."""
+def test_the_number_of_processes_changes_only_what_its_factor_decides(run_train, monkeypatch, capsys, tmp_path):
+    """GRADIENT_ACCUMULATION would make it twice as many on two processes: a run that goes on keeps its number."""
 
     def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("srt.sft.stages._train_stage", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_train()
+        run_train("gradient_accumulation=3")
+    assert "TUPLES_PER_UPDATE: 3, set by BATCH_SIZE_PER_DEVICE=1 x GRADIENT_ACC" in capsys.readouterr().out
     monkeypatch.setattr("srt.sft.run.launch", stop)
     with pytest.raises(KeyboardInterrupt):
-        run_train("num_processes=2")
-    assert "started with 4 tuples per update and continues with that number" in capsys.readouterr().out
-    with pytest.raises(UserError, match="tuples_per_update was 4 and is now 8"):
+        run_train("gradient_accumulation=3", "num_processes=2")
+    assert "started with 3 tuples per update and continues with that number" in capsys.readouterr().out
+    with pytest.raises(UserError, match="tuples_per_update was 3 and is now 8"):
         run_train("tuples_per_update=8")
+    with pytest.raises(KeyboardInterrupt):
+        run_train("num_processes=2", f"output_dir={tmp_path / 'two'}")
+    assert read_json(tmp_path / "two" / "run.json")["identity"]["tuples_per_update"] == 4
 
 
 def test_a_model_with_sliding_windows_trains_the_same_packed_and_padded(run_train, tiny_checkpoint, tmp_path):

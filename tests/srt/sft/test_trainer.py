@@ -104,7 +104,7 @@ def test_with_a_gpu_the_log_names_the_kernel_for_packing(monkeypatch):
 
 
 def test_an_empty_pass_supervises_nothing(sequences):
-    batch = PassCollator(sequences, 0, packed=True)([{"tuples": []}])
+    batch = PassCollator(sequences, 0, packed=True)([{"tuples": [], "skipped": False}])
     assert (batch["labels"] == -100).all() and batch["input_ids"].shape == (1, 2)
 
 

@@ -148,6 +148,7 @@ def _dtensor_sections(config: RunConfig, shape: ClusterShape, total_updates: int
                 "kind": config.lr_schedule,
                 "warmup_steps": config.warmup_steps,
                 "total_steps": total_updates,
+                "warmup_start": config.warmup_start,
             },
         },
     }

@@ -4,6 +4,7 @@ from typing import Any
 
 from opsd.config import RunConfig
 from srt.common.errors import UserError
+from srt.common.lr_schedule import first_factor
 
 # The schedules of LR_SCHEDULE under Megatron's names: the same curves, from 0 and to 0.
 DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
@@ -83,7 +84,7 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
             # Megatron requires the end to come after the warm-up, which a short run does not reach.
             "lr_decay_iters": max(total_updates, config.warmup_steps + 1),
             "lr_warmup_iters": config.warmup_steps,
-            "lr_warmup_init": config.lr / (config.warmup_steps + 1),  # as in srt/common/lr_schedule.py
+            "lr_warmup_init": config.lr * first_factor(config.warmup_steps, config.warmup_start),
         },
         "train_iters": total_updates,
         "distributed_data_parallel_config": {

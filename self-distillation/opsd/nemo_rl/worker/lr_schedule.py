@@ -9,5 +9,12 @@ from srt.common.lr_schedule import lr_factor
 class WarmupSchedule(LambdaLR):
     """The same learning rates as in the local engine."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, kind: str, warmup_steps: int, total_steps: int):
-        super().__init__(optimizer, lr_factor(kind, warmup_steps, total_steps))
+    def __init__(
+        self,
+        optimizer: torch.optim.Optimizer,
+        kind: str,
+        warmup_steps: int,
+        total_steps: int,
+        warmup_start: float | None,
+    ):
+        super().__init__(optimizer, lr_factor(kind, warmup_steps, total_steps, warmup_start))
