@@ -39,6 +39,7 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     kl_temperature: float = option(ge=0.001)
     topk: int = option(ge=0)
     kl_grad_eps: float = option(ge=0, le=0.01)
+    kl_single_pass: bool = option()
     include_truncated: bool = option()
     max_teacher_tokens: int = option(ge=8)
     teacher_sync_steps: int = option(ge=0)
@@ -90,6 +91,7 @@ NOT_IDENTITY = (
     "sampler_batch",
     "gpu_memory_utilization",
     "tokens_per_micro_batch",
+    "kl_single_pass",
     "gradient_checkpointing",
     "num_nodes",
     "gpus_per_node",
@@ -145,4 +147,5 @@ def kl_config(config: DistillConfig) -> KLConfig:
         jsd_beta=config.jsd_beta,
         temperature=config.kl_temperature,
         topk=config.topk,
+        single_pass=config.kl_single_pass,
     )
