@@ -6,6 +6,7 @@ from typing import Any, cast
 from opsd.kl import KLConfig
 from opsd.kl.divergences import Kind
 from srt.common.errors import UserError
+from srt.common.optimizer import OptimizerConfig
 from srt.config import option
 from srt.config_groups import (
     AdamConfig,
@@ -148,4 +149,18 @@ def kl_config(config: DistillConfig) -> KLConfig:
         temperature=config.kl_temperature,
         topk=config.topk,
         single_pass=config.kl_single_pass,
+    )
+
+
+def optimizer_config(config: DistillConfig, total_updates: int) -> OptimizerConfig:
+    """How the student's weights are updated, whatever the engine."""
+    return OptimizerConfig(
+        lr=config.lr,
+        schedule=config.lr_schedule,
+        warmup_updates=config.warmup_steps,
+        total_updates=total_updates,
+        beta1=config.adam_beta1,
+        beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
     )
