@@ -169,11 +169,13 @@ def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(make
         train_global_batch_size=3,
         max_total_sequence_length=24,
         tokens_per_micro_batch=1,
-        max_num_steps=1,
+        max_num_steps=3,
+        log_samples_period=2,
     )
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "samples.jsonl")
-    assert {line["id"] for line in lines} == {problem.id for problem in run.problems(0)[:4]}
+    expected = [(step, problem.id) for step in (0, 2) for problem in run.problems(step)[:4]]
+    assert [(line["step"], line["id"]) for line in lines] == expected
     for line in lines:
         assert len(line["kl"]) == len(line["tokens"]) > 0
         assert line["p_r"] == PHRASES[line["r"]]

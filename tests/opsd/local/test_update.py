@@ -153,20 +153,22 @@ def test_every_update_has_a_learning_rate_and_reports_it(
     assert moved == [True, True, True]
 
 
-def test_a_step_makes_one_update_for_each_global_batch(open_run, tiny_checkpoint, monkeypatch):
+def test_a_step_makes_one_update_for_each_global_batch_in_order(open_run, tiny_checkpoint, monkeypatch):
     opened = open_run(
         tiny_checkpoint, PROBLEMS, num_prompts_per_step=6, train_global_batch_size=2, max_total_sequence_length=20
     )
-    sizes = []
+    updates = []
     run_step = opened.engine.optimizer_step.run
 
-    def counted(pairs):
-        sizes.append(len(pairs))
+    def noted(pairs):
+        updates.append([pair.rollout.problem.id for pair in pairs])
         return run_step(pairs)
 
-    monkeypatch.setattr(opened.engine.optimizer_step, "run", counted)
+    monkeypatch.setattr(opened.engine.optimizer_step, "run", noted)
     metrics = opened.step(0)
-    assert sizes == [2, 2, 2]
+    ids = [problem.id for problem in opened.run.problems(0)]
+    assert len(set(ids)) == 6
+    assert updates == [ids[:2], ids[2:4], ids[4:]]  # in the order of the step's problems
     assert metrics["trained_responses"] == metrics["rollouts"] == 6
 
 
