@@ -28,6 +28,7 @@ from transformers.trainer_utils import SchedulerType
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
+from srt.common.adapters import lora_config
 from srt.common.lr_schedule import lr_factor
 from srt.common.models import load_model
 from srt.common.optimizer import OptimizerConfig
@@ -196,16 +197,10 @@ def new_model(model_path: str, config: SftConfig, attn_implementation: str) -> A
 def with_adapters(model: Any, config: SftConfig) -> Any:
     if not config.lora_rank:
         return model
-    from peft import LoraConfig, get_peft_model  # takes seconds to import
+    from peft import get_peft_model  # takes seconds to import
 
     torch.manual_seed(config.seed)  # for the random initialization of the adapters
-    lora_config = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - scaled by lora_alpha / r, any number
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
-    return get_peft_model(model, lora_config)
+    return get_peft_model(model, lora_config(config.lora_rank, config.lora_alpha))
 
 
 def optimizer_config(config: SftConfig, lr: float, total_updates: int) -> OptimizerConfig:

@@ -10,6 +10,7 @@ from opsd.pairs import build_pair
 from srt.common.models import load_model
 from tests.opsd.helpers.papers_loss import papers_loss
 from tests.opsd.helpers.problems import PROBLEMS
+from tests.srt.helpers.adapters import ALPHA, RANK, fill_adapters, merged_by_hand
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, TOTAL_UPDATES, assert_trained_with_settings
 
 
@@ -55,3 +56,14 @@ def test_updates_that_bf16_would_round_away_are_kept(
     moved = (weight.detach() - before).abs()
     assert moved.max() == pytest.approx(1e-6, rel=0.05)  # Adam's first update: the rate itself
     assert (before.bfloat16() == weight.bfloat16()).float().mean() > 0.9  # bf16 would not have shown it
+
+
+def test_an_adapter_adds_alpha_over_rank_times_its_product(open_run, tiny_checkpoint, tmp_path):
+    student = open_run(tiny_checkpoint, PROBLEMS, lora_rank=RANK, lora_alpha=ALPHA).engine.student
+    fill_adapters(student.adapter)
+    base = dict(load_model(str(tiny_checkpoint), "float32").named_parameters())
+    expected = merged_by_hand(student.adapter, {name: weight.detach() for name, weight in base.items()})
+    torch.testing.assert_close({name: weight.detach() for name, weight in student.named_weights()}, expected)
+    student.export(tmp_path / "merged", torch.float32)
+    exported = dict(load_model(str(tmp_path / "merged"), "float32").named_parameters())
+    torch.testing.assert_close({name: weight.detach() for name, weight in exported.items()}, expected)

@@ -24,8 +24,11 @@ class ReferenceAdamW:
     eps: float = 1e-8
     decays_vectors: bool = False
 
-    def train(self, model: Any, losses: list[Loss]) -> Weights:
-        """One update for each loss; `model`, in float64, is changed. The trained weights by name."""
+    def train(self, model: Any, losses: list[Loss], norms: list[float] | None = None) -> Weights:
+        """One update for each loss; `model`, in float64, is changed. The trained weights by name.
+
+        norms: gets the norm of each gradient, before it is clipped.
+        """
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         first = {name: torch.zeros_like(p) for name, p in parameters.items()}
         second = {name: torch.zeros_like(p) for name, p in parameters.items()}
@@ -33,6 +36,8 @@ class ReferenceAdamW:
             model.zero_grad()
             loss(model).backward()
             norm = math.sqrt(sum(float(p.grad.square().sum()) for p in parameters.values()))
+            if norms is not None:
+                norms.append(norm)
             for name, p in parameters.items():
                 gradient = p.grad * min(1.0, self.max_norm / norm)
                 first[name] = self.beta1 * first[name] + (1 - self.beta1) * gradient
@@ -72,17 +77,20 @@ WRONG = {
 }
 
 
-def assert_trained_with_settings(actual: Weights, model: Callable[[], Any], losses: list[Loss]) -> None:
-    """`actual` are the weights that SETTINGS give, and not those that any of WRONG gives.
+def assert_trained_with_settings(
+    actual: Weights, model: Callable[[], Any], losses: list[Loss], wrong: dict[str, ReferenceAdamW] = WRONG
+) -> None:
+    """`actual` are the weights that SETTINGS give, and not those that any of `wrong` gives.
 
-    model: a new copy of the model as it was before, in float64.
+    model: a new copy of the model as it was before, in float64. wrong: {} saves the time of training it that
+    often, where it is enough that another backend's test can tell them.
     """
     before = {name: p.detach().clone() for name, p in model().named_parameters()}
     expected = SETTINGS.train(model(), losses)
     error = difference(actual, expected, before)
     assert error < TOLERANCE, f"not the reference's weights: {error:.2g}"
-    for name, wrong in WRONG.items():
-        error = difference(actual, wrong.train(model(), losses), before)
+    for name, settings in wrong.items():
+        error = difference(actual, settings.train(model(), losses), before)
         assert error > 2 * TOLERANCE, f"the test could not tell {name}: {error:.2g}"
 
 
