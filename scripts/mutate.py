@@ -14,11 +14,15 @@ Exit code: 0, all were caught (or skipped, and listed as such); 1, some survived
 
 import argparse
 import ast
+import contextlib
 import fnmatch
+import importlib.util
+import multiprocessing
 import os
 import queue
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -33,6 +37,19 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LISTS = REPOSITORY / "tests" / "mutations"
 KEYS = {"name", "file", "old", "new", "tests"}
 OPTIONAL = {"environment"}
+FORKS = multiprocessing.get_context("forkserver")
+# Other people's packages only: ours are what is edited.
+PRELOADED = [
+    "pytest",
+    "torch.distributed.fsdp",
+    "transformers.models.qwen3.modeling_qwen3",
+    "trl.trainer.sft_trainer",
+    "peft",
+    "math_verify",
+    "omegaconf",
+    "beartype",
+]
+BROKE_DOWN = 99
 CAUGHT, SURVIVED, SKIPPED, BROKEN = "caught", "SURVIVED", "skipped", "ERROR"
 
 
@@ -120,21 +137,46 @@ class Copies:
             self.free.put(copy)
 
 
+def start_server() -> None:
+    """Prepare the process that runs of tests are forked from: it has imported what takes seconds to import."""
+    os.environ |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    os.environ.pop("PYTHONPATH", None)
+    FORKS.set_forkserver_preload([name for name in PRELOADED if importlib.util.find_spec(name.split(".")[0])])
+
+
 def run_tests(copy: Path, tests: tuple[str, ...], variables: tuple[str, ...], timeout: float) -> tuple[int, str]:
     """pytest's exit code (-1: over `timeout` seconds) and the end of its output, in a copy."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    with tempfile.NamedTemporaryFile(prefix="mutate-", suffix=".log") as log:
+        process = FORKS.Process(target=in_child, args=(copy, tests, variables, log.name))
+        process.start()
+        process.join(timeout)
+        if late := process.is_alive():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid or 0, signal.SIGKILL)  # the tests' own processes too
+            process.join()
+        code = -1 if late else process.exitcode
+        return BROKE_DOWN if code is None else code, Path(log.name).read_text(errors="replace")[-2000:]
+
+
+def in_child(copy: Path, tests: tuple[str, ...], variables: tuple[str, ...], log: str) -> None:
+    """Run pytest in this process; variables that are read when a module is imported need a new one."""
+    os.setsid()
+    output = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(copy)
     paths = [str(copy / "self-revision-training"), str(copy / "self-distillation")]
-    environment["PYTHONPATH"] = os.pathsep.join(paths)
-    environment |= dict(variable.split("=", 1) for variable in variables)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-rs", "-p", "no:cacheprovider", "--no-header", *tests]
-    try:
-        done = subprocess.run(
-            command, cwd=copy, env=environment, capture_output=True, text=True, timeout=timeout, errors="replace"
-        )
-    except subprocess.TimeoutExpired:
-        return -1, f"over {timeout:.0f} s"
-    return done.returncode, (done.stdout + done.stderr)[-2000:]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(paths), **dict(v.split("=", 1) for v in variables)}
+    arguments = ["-q", "-x", "-rs", "-p", "no:cacheprovider", "--no-header", *tests]
+    if variables:
+        os.execv(sys.executable, [sys.executable, "-m", "pytest", *arguments])
+    sys.path[:0] = [str(copy), *paths]
+    import pytest
+
+    code = pytest.main(arguments)
+    sys.stdout.flush()
+    os._exit(code)  # threads that a library left behind do not matter
 
 
 def why_unusable(copy: Path, test: str, variables: tuple[str, ...], timeout: float) -> tuple[str, str] | None:
@@ -167,6 +209,7 @@ def try_mutation(copy: Path, mutation: Mutation, timeout: float) -> Result:
 
 def run(mutations: list[Mutation], jobs: int, timeout: float) -> list[Result]:
     """One line for each as it ends; the results in the order of the lists."""
+    start_server()
     with tempfile.TemporaryDirectory(prefix="mutate-") as folder, ThreadPoolExecutor(jobs) as pool:
         copies = Copies(Path(folder), jobs)
 
@@ -190,7 +233,8 @@ def run(mutations: list[Mutation], jobs: int, timeout: float) -> list[Result]:
                 result = Result(mutation, outcome, 0.0, detail)
             else:
                 result = in_a_copy(try_mutation, mutation)
-            print(f"{result.outcome:8}  {result.seconds:5.0f} s  {mutation.name}", flush=True)
+            late = f" ({result.detail})" if result.outcome == CAUGHT and result.detail else ""
+            print(f"{result.outcome:8}  {result.seconds:5.0f} s  {mutation.name}{late}", flush=True)
             return result
 
         return list(pool.map(try_one, mutations))
@@ -215,19 +259,19 @@ def report(results: list[Result]) -> int:
 
 def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", metavar="PATTERN", default="*", help="names to run, e.g. 'kl-*'")
+    parser.add_argument("--only", metavar="PATTERN", nargs="+", default=["*"], help="names to run, e.g. 'kl-*'")
     parser.add_argument("-j", "--jobs", type=int, default=1, help="mutations at the same time (default: 1)")
     parser.add_argument("--timeout", type=float, default=600, help="seconds for one run of tests (default: 600)")
     parser.add_argument("--check", action="store_true", help="run nothing; check that every edit applies")
     parser.add_argument("--list", action="store_true", help="run nothing; print the mutations")
     arguments = parser.parse_args(argv)
-    mutations = [m for m in read_mutations() if fnmatch.fnmatch(m.name, arguments.only)]
+    mutations = [m for m in read_mutations() if any(fnmatch.fnmatch(m.name, only) for only in arguments.only)]
     if arguments.list:
         for m in mutations:
             print(f"{m.name:45} {m.file}")
         return 0
     if not mutations:
-        print(f"error: no mutation is called {arguments.only}", file=sys.stderr)
+        print(f"error: no mutation is called {' or '.join(arguments.only)}", file=sys.stderr)
         return 2
     if found := [problem for mutation in mutations for problem in problems_of(mutation)]:
         print("\n".join(found), file=sys.stderr)

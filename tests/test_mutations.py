@@ -1,6 +1,6 @@
 """The mutations of tests/mutations still fit the code; scripts/mutate.py runs them, which takes too long here."""
 
-import importlib.util
+import importlib
 import subprocess
 import sys
 from collections import Counter
@@ -13,13 +13,9 @@ SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "mutate.py"
 
 @pytest.fixture(scope="module")
 def mutate():
-    spec = importlib.util.spec_from_file_location("mutate", SCRIPT)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutate"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["mutate"]
+    sys.path.insert(0, str(SCRIPT.parent))  # also for the processes that it forks
+    yield importlib.import_module("mutate")
+    sys.path.remove(str(SCRIPT.parent))
 
 
 def test_every_edit_applies_exactly_once_and_its_tests_exist(mutate):
@@ -54,6 +50,7 @@ def repository(mutate, tmp_path, monkeypatch):
         subprocess.run(["git", *command], cwd=tmp_path, check=True)
     monkeypatch.setattr(mutate, "REPOSITORY", tmp_path)
     monkeypatch.setattr(mutate, "LISTS", tmp_path / "tests" / "mutations")
+    monkeypatch.setattr(mutate, "PRELOADED", ["pytest"])
 
     def run(capsys, old, new, test):
         lines = [
