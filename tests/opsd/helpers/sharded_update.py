@@ -5,7 +5,7 @@ r"""Run by test_dtensor_step.py, once for each of two ranks: updates of a sharde
 
 layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads work.pt, with the updates and the sections of
 NeMo-RL's configuration that describe them, and writes <layout><rank>.pt: the results of the updates, and the
-student's gradients and weights, whole; then those of updates with other losses, at a rate of 0.
+student's gradients and weights, whole; then the results of updates with other losses, at a rate of 0.
 """
 
 import importlib
@@ -114,8 +114,7 @@ def main(layout: str, folder: str) -> None:
         "bytes_left": bytes_left,
         "back": back,
     }
-    worker.scheduler.base_lrs = [0.0] * len(worker.scheduler.base_lrs)
-    worker.scheduler.step()
+    worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"], work["sections at rate 0"])
     found["other losses"] = [
         worker.distill(updates[:1], **loss, pad_id=0).updates[0] for loss in work["other losses"]
     ]
