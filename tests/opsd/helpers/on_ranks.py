@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from opsd.hidden_states import lm_head, predicting_hidden
@@ -15,6 +16,12 @@ from opsd.nemo_rl.micro_batches import RankUpdate, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pair_kl import pair_kl
 from opsd.pairs import SequencePair
+
+
+# Seconds, for a busy machine: the processes take half a minute, nearly all of it to import their packages. A test
+# that waits for them has this mark, since its own limit must be longer.
+GENEROUS = 1500
+waits_for_ranks = pytest.mark.timeout(3 * GENEROUS)
 
 
 def three_updates(pairs: list[SequencePair]) -> dict[str, list[list[RankUpdate]]]:
@@ -64,7 +71,7 @@ def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str
         )
         for rank in range(ranks)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=GENEROUS)[1] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(errors)
     return [torch.load(folder / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]
 

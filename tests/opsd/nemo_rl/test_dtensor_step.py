@@ -17,7 +17,14 @@ from opsd.nemo_rl.worker.swap_weights import swap_weights
 from opsd.pair_kl import pair_kl
 from srt.common.models import load_model
 from srt.config import load_config
-from tests.opsd.helpers.on_ranks import assert_same, in_updates, local_engines_kl, run_ranks, three_updates
+from tests.opsd.helpers.on_ranks import (
+    assert_same,
+    in_updates,
+    local_engines_kl,
+    run_ranks,
+    three_updates,
+    waits_for_ranks,
+)
 from tests.srt.helpers.reference_adamw import (
     KNOBS,
     PEAK,
@@ -26,6 +33,7 @@ from tests.srt.helpers.reference_adamw import (
     assert_trained_with_settings,
 )
 
+pytestmark = waits_for_ranks
 TWO_RANKS = Path(__file__).parents[1] / "helpers" / "sharded_update.py"
 
 

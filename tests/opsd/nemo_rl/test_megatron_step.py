@@ -12,13 +12,16 @@ import torch
 
 from opsd.config import DistillConfig, optimizer_config
 from srt.config import load_config
-from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, three_updates
+from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, three_updates, waits_for_ranks
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, SETTINGS, TOTAL_UPDATES, difference
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
-    reason="megatron-core is not installed: the step on Megatron models was NOT run",
-)
+pytestmark = [
+    waits_for_ranks,
+    pytest.mark.skipif(
+        importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
+        reason="megatron-core is not installed: the step on Megatron models was NOT run",
+    ),
+]
 
 RUN = Path(__file__).parents[1] / "helpers" / "megatron_update.py"
 RANKS = {"dense": 1, "one": 1, "data": 2, "tensor": 2, "sequence": 2}

@@ -20,6 +20,7 @@ from tests.opsd.helpers.on_ranks import (
     outputs_in_order,
     run_ranks,
     three_updates,
+    waits_for_ranks,
 )
 from tests.srt.helpers.reference_adamw import SETTINGS, difference
 
@@ -30,6 +31,7 @@ missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if "megatron" not in missing and importlib.util.find_spec("megatron.bridge") is None:
     missing.append("megatron.bridge")
 pytestmark = [
+    waits_for_ranks,
     pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU"),
     pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: the Megatron worker was NOT run"),
     pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: the Megatron worker was NOT run"),
