@@ -114,8 +114,8 @@ def problems_of(mutation: Mutation) -> list[str]:
 
 
 def test_exists(test: str) -> bool:
-    """A pytest id without parameters, e.g. tests/opsd/kl/test_chunks.py::test_a; or a whole file."""
-    file, _, name = test.partition("::")
+    """A pytest id, e.g. tests/opsd/kl/test_chunks.py::test_a or ...::test_a[parameters]; or a whole file."""
+    file, _, name = test.partition("[")[0].partition("::")
     path = REPOSITORY / file
     if not path.is_file():
         return False

@@ -17,7 +17,6 @@ from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pair_kl import pair_kl
 from opsd.pairs import SequencePair
 
-
 # Seconds, for a busy machine: the processes take half a minute, nearly all of it to import their packages. A test
 # that waits for them has this mark, since its own limit must be longer.
 GENEROUS = 1500

@@ -1,5 +1,6 @@
 """The update inside NeMo-RL's policy workers: the local engine's numbers, however the model is sharded."""
 
+import functools
 from functools import partial
 from pathlib import Path
 
@@ -117,7 +118,7 @@ BOTH = pytest.mark.parametrize("sharding", ["fsdp", "tp"])
 
 @pytest.fixture(scope="module")
 def two_ranks(tmp_path_factory, coin_checkpoint, other_checkpoint, five_pairs):
-    """Three updates on two processes, for each layout: what rank 0 and rank 1 found."""
+    """two_ranks(layout): three updates on two processes with "fsdp" or "tp", what rank 0 and rank 1 found."""
     folder = tmp_path_factory.mktemp("two ranks")
 
     def sections(lr):
@@ -134,7 +135,7 @@ def two_ranks(tmp_path_factory, coin_checkpoint, other_checkpoint, five_pairs):
     }
     torch.save(work, folder / "work.pt")
     models = {"STUDENT": str(coin_checkpoint), "TEACHER": str(other_checkpoint)}
-    return {name: run_ranks(TWO_RANKS, name, 2, folder, **models) for name in ("fsdp", "tp")}
+    return functools.cache(lambda layout: run_ranks(TWO_RANKS, layout, 2, folder, **models))
 
 
 @pytest.fixture
@@ -156,7 +157,7 @@ def test_a_sharded_model_gets_the_gradient_of_a_whole_one_clipped(two_ranks, exa
     norm = sum(float(g.square().sum()) for g in expected.values()) ** 0.5
     assert norm > 2 * SETTINGS.max_norm
     clipped = {name: (g * SETTINGS.max_norm / norm).float() for name, g in expected.items()}
-    for rank in two_ranks[sharding]:
+    for rank in two_ranks(sharding):
         assert_same(rank["gradients"][0], clipped, rtol=1e-3, atol=1e-7)
         assert rank["result"].updates[0].grad_norm == pytest.approx(norm, rel=1e-4)
 
@@ -164,10 +165,10 @@ def test_a_sharded_model_gets_the_gradient_of_a_whole_one_clipped(two_ranks, exa
 @BOTH
 def test_three_updates_are_adamw_with_every_setting_of_the_knobs(two_ranks, exact_models, pairs, sharding):
     new_student, teacher = exact_models
-    for rank in two_ranks[sharding]:
+    for rank in two_ranks(sharding):
         assert [update.lr for update in rank["result"].updates] == pytest.approx(SETTINGS.rates)
     assert_trained_with_settings(
-        two_ranks[sharding][0]["after"],
+        two_ranks(sharding)[0]["after"],
         new_student,
         [partial(mean_kl, teacher=teacher, pairs=update) for update in in_updates(pairs)],
         wrong={},
@@ -178,7 +179,7 @@ def test_three_updates_are_adamw_with_every_setting_of_the_knobs(two_ranks, exac
 @pytest.mark.parametrize("index", range(len(OTHER_LOSSES)))
 def test_the_loss_is_the_one_that_was_asked_for(two_ranks, exact_models, pairs, sharding, index):
     student, teacher = (model.float() for model in (exact_models[0](), exact_models[1]))
-    outputs = [rank["other losses"][index].outputs for rank in two_ranks[sharding]]
+    outputs = [rank["other losses"][index].outputs for rank in two_ranks(sharding)]
     in_order = [*outputs[0], outputs[1][0]] if sharding == "fsdp" else outputs[0]
     for output, batch in zip(in_order, (pairs[:2], [pairs[4]], [pairs[2]]), strict=True):
         expected = local_engines_kl(student, teacher, batch, 1.0, **OTHER_LOSSES[index])
@@ -190,19 +191,19 @@ def test_the_loss_is_the_one_that_was_asked_for(two_ranks, exact_models, pairs, 
 
 @BOTH
 def test_swapping_a_sharded_models_weights_changes_none_of_them(two_ranks, sharding):
-    for rank in two_ranks[sharding]:
+    for rank in two_ranks(sharding):
         assert_same(rank["again"], rank["after"], rtol=0, atol=0)
 
 
 @BOTH
 def test_a_sharded_model_leaves_its_memory_and_comes_back(two_ranks, sharding):
-    for rank in two_ranks[sharding]:
+    for rank in two_ranks(sharding):
         assert rank["bytes_left"] == 0
         assert_same(rank["back"], rank["after"], rtol=0, atol=0)
 
 
 def test_a_rank_without_work_returns_nothing_for_that_round(two_ranks, pairs):
-    first, second = (rank["result"].updates[:2] for rank in two_ranks["fsdp"])
+    first, second = (rank["result"].updates[:2] for rank in two_ranks("fsdp"))
     assert [output is None for output in first[0].outputs] == [False, False]
     assert [output is None for output in second[0].outputs] == [False, True]
     assert len(first[0].outputs[0].token_kl) == len(pairs[0].targets) + len(pairs[1].targets)
