@@ -6,6 +6,7 @@ from typing import Any, cast
 from opsd.kl import KLConfig
 from opsd.kl.divergences import Kind
 from srt.common.errors import UserError
+from srt.common.optimizer import OptimizerConfig
 from srt.config import option
 from srt.config_groups import (
     AdamConfig,
@@ -42,6 +43,7 @@ class DistillConfig(
     kl_temperature: float = option(ge=0.001)
     topk: int = option(ge=0)
     kl_grad_eps: float = option(ge=0, le=0.01)
+    kl_single_pass: bool = option()
     include_truncated: bool = option()
     max_teacher_tokens: int = option(ge=8)
     teacher_sync_steps: int = option(ge=0)
@@ -95,6 +97,7 @@ NOT_IDENTITY = (
     "sampler_batch",
     "gpu_memory_utilization",
     "tokens_per_micro_batch",
+    "kl_single_pass",
     "gradient_checkpointing",
     "num_nodes",
     "gpus_per_node",
@@ -150,4 +153,20 @@ def kl_config(config: DistillConfig) -> KLConfig:
         jsd_beta=config.jsd_beta,
         temperature=config.kl_temperature,
         topk=config.topk,
+        single_pass=config.kl_single_pass,
+    )
+
+
+def optimizer_config(config: DistillConfig, total_updates: int) -> OptimizerConfig:
+    """How the student's weights are updated, whatever the engine."""
+    return OptimizerConfig(
+        lr=config.lr,
+        schedule=config.lr_schedule,
+        warmup_updates=config.warmup_steps,
+        total_updates=total_updates,
+        beta1=config.adam_beta1,
+        beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
+        warmup_start=config.warmup_start,
     )

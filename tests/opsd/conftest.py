@@ -29,10 +29,14 @@ def problem(x, answer="7", id=None):
 
 @pytest.fixture(scope="session")
 def other_checkpoint(tmp_path_factory) -> Path:
-    """The same architecture and tokenizer as tiny_checkpoint, other weights."""
+    """The same architecture and tokenizer as tiny_checkpoint, other weights, those of the norms included."""
     folder = tmp_path_factory.mktemp("other") / "other-qwen3"
     tokenizer = build_tokenizer()
-    save_checkpoint(new_model(tokenizer, seed=1), tokenizer, folder)
+    model = new_model(tokenizer, seed=1)
+    for name, parameter in model.named_parameters():
+        if "norm" in name:  # all ones in a new model
+            parameter.data.uniform_(0.7, 1.3, generator=torch.Generator().manual_seed(len(name)))
+    save_checkpoint(model, tokenizer, folder)
     return folder
 
 

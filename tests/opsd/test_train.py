@@ -9,6 +9,7 @@ from opsd.run_log import RunLog
 from srt.common.console import progress
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
+from srt.common.models import load_model
 from tests.opsd.helpers.problems import PHRASES, PROBLEMS, TOO_LONG, problem
 from tests.opsd.helpers.runs import train_run
 from tests.opsd.helpers.states import equal
@@ -169,14 +170,26 @@ def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(make
         train_global_batch_size=3,
         max_total_sequence_length=24,
         tokens_per_micro_batch=1,
-        max_num_steps=1,
+        max_num_steps=3,
+        log_samples_period=2,
     )
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "samples.jsonl")
-    assert {line["id"] for line in lines} == {problem.id for problem in run.problems(0)[:4]}
+    expected = [(step, problem.id) for step in (0, 2) for problem in run.problems(step)[:4]]
+    assert [(line["step"], line["id"]) for line in lines] == expected
     for line in lines:
         assert len(line["kl"]) == len(line["tokens"]) > 0
         assert line["p_r"] == PHRASES[line["r"]]
+
+
+def test_the_loop_syncs_the_teacher_only_when_that_is_due(make_run, grader, coin_checkpoint):
+    settings = {"max_num_steps": 3, "lr": 1e-3, "max_total_sequence_length": 24}
+    start = load_model(str(coin_checkpoint)).state_dict()
+    frozen = train_run(make_run(coin_checkpoint, PROBLEMS, folder="frozen", **settings), grader)
+    assert equal(frozen.teacher.model.state_dict(), start)
+    synced = train_run(make_run(coin_checkpoint, PROBLEMS, teacher_sync_steps=2, **settings), grader)
+    teacher, student = (model.model.state_dict() for model in (synced.teacher, synced.student))
+    assert not equal(teacher, start) and not equal(teacher, student)  # the student of step 2
 
 
 # Validation ---------------------------------------------------------------------------------------------

@@ -20,8 +20,11 @@ def test_vllm_samples_from_the_weights_in_training_and_not_from_its_cache(tiny_c
     greedy = SamplingConfig(0.0, 1.0, tuple(layout.eot_ids))
     student = load_model(str(tiny_checkpoint), "float32")
     theirs = TransformersSampler(student, layout.tokenizer.pad_token_id, greedy, 4)
-    ours = VllmSampler(str(tiny_checkpoint), greedy, max_model_len=64, max_batch=4, can_sleep=True)
-    requests = [SampleRequest(layout.chat(X), seed=0, max_tokens=24)]
+    ours = VllmSampler(str(tiny_checkpoint), greedy, max_model_len=512, max_batch=4, can_sleep=True)
+    prompt = layout.chat(" ".join([X] * 40))
+    # Only whole blocks of a prompt are cached.
+    assert len(prompt) > 2 * ours.engine.vllm_config.cache_config.block_size
+    requests = [SampleRequest(prompt, seed=0, max_tokens=24)]
     samples = []
     try:
         for seed in (0, 1):

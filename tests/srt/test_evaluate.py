@@ -50,10 +50,11 @@ def test_the_order_of_the_responses_does_not_matter():
 
 
 def test_length_and_truncation():
-    responses = [new_response(0, 0, 1, tokens=2), new_response(0, 1, 0, tokens=10, finish_reason="length")]
-    metrics = evaluation_metrics(responses, [], k=2, seed=0)
-    assert metrics["mean_response_tokens"] == 6
-    assert metrics["truncated"] == 0.5
+    responses = [new_response(0, index, 1, tokens=tokens) for index, tokens in enumerate((2, 3, 4))]
+    responses.append(new_response(0, 3, 0, tokens=11, finish_reason="length"))
+    metrics = evaluation_metrics(responses, [], k=4, seed=0)
+    assert metrics["mean_response_tokens"] == 5  # not the median, 3.5
+    assert metrics["truncated"] == 0.25
 
 
 def test_revisions_are_split_by_the_reward_of_the_response_they_revise():

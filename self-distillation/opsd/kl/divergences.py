@@ -48,6 +48,9 @@ class KLConfig:
         by `topk_support`, a set that the gradient treats as constant; k >= V is the whole vocabulary again.
     topk_tail: True lumps all other vocab entries into one more bucket per model; False renormalizes both models
         over the support.
+    single_pass: whether the fused kernels may form values and gradient in one launch, whose programs wait for each
+        other (opsd.kl.kernels.single_pass says what that assumes of the GPU); False: always in two launches, which
+        wait for nothing. It chooses a kernel, not a divergence.
     Raises ValueError when an option is out of range, or when the combination makes the loss always zero.
     """
 
@@ -58,6 +61,7 @@ class KLConfig:
     topk: int = 0
     topk_support: Support = "teacher"
     topk_tail: bool = True
+    single_pass: bool = True
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import torch
 
+from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
 
 
@@ -59,7 +60,13 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 
 def load_optimizer(checkpoint: Path, optimizer: Any, scheduler: Any, device: torch.device) -> None:
+    """Raises UserError for an optimizer of an earlier version, which had all parameters in one group."""
     state = torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True)
+    if len(state["optimizer"]["param_groups"]) != len(optimizer.param_groups):
+        raise UserError(
+            f"{checkpoint / 'optimizer.pt'}: written by an earlier version, whose optimizer state does not fit; "
+            "finish the run with that version, or begin again in a new OUTPUT_DIR"
+        )
     optimizer.load_state_dict(state["optimizer"])
     scheduler.load_state_dict(state["scheduler"])
 

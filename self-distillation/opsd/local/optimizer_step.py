@@ -1,13 +1,9 @@
 """One optimizer step: score both sequences of every pair, take the exact KL, update the student."""
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch.optim.lr_scheduler import LambdaLR
-
-from opsd.config import RunConfig, kl_config
+from opsd.config import RunConfig, kl_config, optimizer_config
 from opsd.engine import require_finite
 from opsd.kl import KLOutput
 from opsd.local.checkpoint import load_optimizer
@@ -16,7 +12,6 @@ from opsd.local.teacher import Teacher
 from opsd.pair_kl import detach_to_cpu, pair_kl
 from opsd.pairs import SequencePair, micro_batches
 from opsd.timing import span
-from srt.common.lr_schedule import lr_factor
 
 
 @dataclass(frozen=True)
@@ -50,18 +45,11 @@ class OptimizerStep:
         self.grad_eps = config.kl_grad_eps
         self.pad_id = pad_id
         self.tokens_per_micro_batch = config.tokens_per_micro_batch
-        self.max_grad_norm = config.max_grad_norm or math.inf
         self.parameters = student.trained_parameters()
         device = student.model.device
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.lr,
-            betas=(config.adam_beta1, config.adam_beta2),
-            weight_decay=config.weight_decay,
-            fused=device.type == "cuda",
-        )
-        factor = lr_factor(config.lr_schedule, config.warmup_steps, total_updates, config.warmup_start)
-        self.scheduler = LambdaLR(self.optimizer, factor)
+        self.optimizer_config = optimizer_config(config, total_updates)
+        self.optimizer = self.optimizer_config.adamw(self.parameters, fused=device.type == "cuda")
+        self.scheduler = self.optimizer_config.lr_scheduler(self.optimizer)
         if checkpoint:
             load_optimizer(checkpoint, self.optimizer, self.scheduler, device)
 
@@ -72,7 +60,7 @@ class OptimizerStep:
         for batch in micro_batches(pairs, self.tokens_per_micro_batch):
             scored.append((batch, self._accumulate_gradients(batch, 1 / total_tokens)))
         with span("update"):
-            grad_norm = float(torch.nn.utils.clip_grad_norm_(self.parameters, self.max_grad_norm))
+            grad_norm = self.optimizer_config.clip(self.parameters)
             require_finite(grad_norm)
             lr = self.optimizer.param_groups[0]["lr"]
             self.optimizer.step()

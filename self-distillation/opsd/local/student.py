@@ -7,12 +7,13 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dict
+from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from opsd.config import RunConfig
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden, turn_off_dropout
+from srt.common.adapters import lora_config
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
 
@@ -98,12 +99,7 @@ def _open_adapter(model: nn.Module, config: RunConfig, checkpoint: Path | None) 
     if checkpoint:
         return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
     torch.manual_seed(config.seed)  # an adapter starts at random
-    adapter_config = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - scaled by lora_alpha / r, any number
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
-    )
+    adapter_config = lora_config(config.lora_rank, config.lora_alpha)
     adapter = get_peft_model(model, adapter_config)  # pyright: ignore[reportArgumentType] - any transformers model
     assert isinstance(adapter, PeftModel)  # not a mixed one, which only mixed=True makes
     return adapter

@@ -4,6 +4,7 @@ TRL's loss never materializes all logits: its fused head computes log-probs in t
 mean over the supervised tokens of all its tuples, across all passes and processes.
 """
 
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,10 @@ from transformers.trainer_utils import SchedulerType
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 
+from srt.common.adapters import lora_config
 from srt.common.lr_schedule import lr_factor
 from srt.common.models import load_model
+from srt.common.optimizer import OptimizerConfig
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import BatchPlan
 from srt.sft.callbacks import CheckpointMarker
@@ -230,16 +233,24 @@ def new_model(model_path: str, config: SftConfig, attn_implementation: str) -> A
 def with_adapters(model: Any, config: SftConfig) -> Any:
     if not config.lora_rank:
         return model
-    from peft import LoraConfig, get_peft_model  # takes seconds to import
+    from peft import get_peft_model  # takes seconds to import
 
     torch.manual_seed(config.seed)  # for the random initialization of the adapters
-    lora_config = LoraConfig(
-        r=config.lora_rank,
-        lora_alpha=config.lora_alpha,  # pyright: ignore[reportArgumentType] - scaled by lora_alpha / r, any number
-        target_modules="all-linear",
-        task_type="CAUSAL_LM",
+    return get_peft_model(model, lora_config(config.lora_rank, config.lora_alpha))
+
+
+def optimizer_config(config: SftConfig, lr: float, total_updates: int) -> OptimizerConfig:
+    """How the weights of a stage are updated; `lr`: its peak learning rate."""
+    return OptimizerConfig(
+        lr=lr,
+        schedule=config.lr_schedule,
+        warmup_updates=math.ceil(config.warmup_ratio * total_updates),
+        total_updates=total_updates,
+        beta1=config.adam_beta1,
+        beta2=config.adam_beta2,
+        weight_decay=config.weight_decay,
+        max_grad_norm=config.max_grad_norm,
     )
-    return get_peft_model(model, lora_config)
 
 
 def training_arguments(
@@ -249,19 +260,13 @@ def training_arguments(
     arguments = SFTConfig(
         output_dir=str(work_dir),
         num_train_epochs=1,  # the plan covers all epochs
-        learning_rate=learning_rate,
         optim="adamw_torch_fused",  # one kernel for all weights: with few tuples an update, its share is large
         per_device_train_batch_size=1,  # one pass
         per_device_eval_batch_size=1,
         gradient_accumulation_steps=plan.passes_per_update,
         train_sampling_strategy="sequential",
         average_tokens_across_devices=True,
-        lr_scheduler_type=config.lr_schedule,
-        warmup_steps=config.warmup_ratio,  # below 1: a fraction of all updates
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.max_grad_norm,
+        **optimizer_config(config, learning_rate, len(plan.updates)).trainer_arguments(),
         max_length=None,  # no truncation: the sequences are final
         gradient_checkpointing=config.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,

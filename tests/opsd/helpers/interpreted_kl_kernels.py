@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from opsd.kl import KLConfig, chunks, exact, exact_kl
-from opsd.kl.kernels import fused, single_pass
+from opsd.kl.kernels import block_sums, fused, single_pass
 from opsd.kl.sparse import MAX_DROPPED
 from opsd.kl.sparse_rows import SparseRowAccumulator
 from tests.opsd.helpers.kl_cases import (
@@ -95,24 +95,79 @@ def test_gradient_in_bf16_is_the_gradient_rounded(kind):
     torch.testing.assert_close(rounded.float(), chunk.dense(), rtol=2**-7, atol=0)
 
 
+def in_one_launch(*arguments):
+    """single_pass.sums_and_gradient in the interpreter, where programs run one after another.
+
+    A first run writes every block's sums; the second finds them, as programs that have waited for each other do.
+    """
+    real_zeros, blocks = torch.zeros, arguments[4].shape[1]
+
+    def all_arrived(size, **options):
+        return torch.cat([torch.full((size - 1,), blocks, **options), real_zeros(1, **options)])
+
+    with mock.patch.object(torch, "zeros", all_arrived):
+        for _ in range(2):
+            launch(*arguments)
+
+
+launch = single_pass.sums_and_gradient
+WITHOUT_NORMS = block_sums.E2.value  # the fields from here on serve the flags alone
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @pytest.mark.parametrize("scale", [0.02, 20.0])
 @pytest.mark.parametrize("vocab", [20, 32, 300])
-def test_one_launch_gives_the_gradient_of_two(vocab, scale):
+def test_one_launch_gives_the_sums_and_gradient_of_two(vocab, scale, temperature):
     generator = torch.Generator().manual_seed(0)
     student = torch.randn(3, vocab, generator=generator) * 5
     teacher = student + torch.randn(3, vocab, generator=generator) * scale
-    two = fused.compare(student, teacher, torch.rand(3, generator=generator), KLConfig())
+    weights = torch.rand(3, generator=generator)
+    two = fused.compare(student, teacher, weights, KLConfig(temperature=temperature))
     expected = two.dense(torch.empty_like(student))
-    blocks, real_zeros = fused.block_count(vocab), torch.zeros
-
-    def all_arrived(size, **arguments):
-        # Programs run one after another here, and would wait for later ones, whose sums are already written.
-        return torch.cat([torch.full((size - 1,), blocks, **arguments), real_zeros(1, **arguments)])
-
-    actual = torch.empty_like(student)
-    with mock.patch.object(torch, "zeros", all_arrived):
-        single_pass.sums_and_gradient(student, teacher, two.scale, 1.0, two.sums, actual)
+    actual, sums = torch.empty_like(student), torch.full_like(two.sums, torch.nan)
+    in_one_launch(student, teacher, two.scale, temperature, sums, actual)
     assert relative_error(actual, expected) <= 1e-5
+    torch.testing.assert_close(sums[..., :WITHOUT_NORMS], two.sums[..., :WITHOUT_NORMS])
+
+
+@pytest.fixture
+def launches(monkeypatch):
+    """As on a GPU with room for 40 programs: the number of single-pass launches so far."""
+    supports, made = single_pass.supports, []
+    monkeypatch.setattr(single_pass, "_concurrent_programs", lambda device: 40)
+    monkeypatch.setattr(single_pass, "supports", lambda *chunk: supports(*chunk[:2], torch.device("cuda")))
+    monkeypatch.setattr(single_pass, "sums_and_gradient", lambda *chunk: made.append(in_one_launch(*chunk)))
+    return made
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_switch_selects_two_launches_with_the_same_values_and_gradient(launches, temperature):
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(4, 120, generator=generator) * 3 for _ in range(2))
+    weights = torch.rand(4, generator=generator)
+
+    def compare(allowed):
+        config = KLConfig(temperature=temperature, single_pass=allowed)
+        chunk = fused.compare(student, teacher, weights, config, out=torch.empty_like(student))
+        return chunk.token_kl, chunk.dense(torch.empty_like(student)), len(launches)
+
+    *one, number = compare(allowed=True)
+    assert number == 1
+    *two, number = compare(allowed=False)
+    assert number == 1  # no further one
+    for actual, expected in zip(one, two, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
+def test_a_token_whose_programs_do_not_fit_or_that_mps_limits_takes_two_launches(launches, monkeypatch):
+    gpu = torch.device("cuda")
+    assert single_pass.supports(KLConfig(), 20 * 32, gpu)
+    assert not single_pass.supports(KLConfig(), 20 * 32 + 1, gpu)  # 21 programs are more than half of 40
+    monkeypatch.setenv("CUDA_MPS_ACTIVE_THREAD_PERCENTAGE", "25")
+    assert not single_pass.supports(KLConfig(), 20 * 32, gpu)
+    logits = torch.randn(2, 3, 100)
+    fused.compare(*logits, torch.ones(3), KLConfig(), out=torch.empty(3, 100))
+    assert not launches
 
 
 def peaked_case(dtype=torch.float32):

@@ -5,6 +5,7 @@ GPTModel, tensor and sequence parallelism (over gloo), DDP, optimizer and schedu
 """
 
 import contextlib
+from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
@@ -125,35 +126,29 @@ def wrapped(model: GPTModel, distributed_optimizer: bool) -> DistributedDataPara
     return DistributedDataParallel(config, ddp, Float16Module(config, model) if config.bf16 else model)
 
 
-def optimizer_and_schedule(model: DistributedDataParallel, clip: float, increment: int):
-    """AdamW with a rate of 1e-3 that falls by a fourth with each update of `increment` samples."""
+def optimizer_and_schedule(model: DistributedDataParallel, sections: dict[str, Any], increment: int):
+    """AdamW and its schedule as NeMo-RL makes them of `sections`, with `increment` samples for each update."""
     bf16 = model.config.bf16
     optimizer = get_megatron_optimizer(
         OptimizerConfig(
-            optimizer="adam",
-            lr=1e-3,
-            min_lr=0.0,
-            weight_decay=0.0,
-            adam_beta1=0.9,
-            adam_beta2=0.95,
+            **sections["optimizer"],
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
-            clip_grad=clip,
             use_distributed_optimizer=model.ddp_config.use_distributed_optimizer,
         ),
         [model],
     )
-    schedule = OptimizerParamScheduler(
+    schedule = sections["scheduler"]
+    return optimizer, OptimizerParamScheduler(
         optimizer,
-        init_lr=0.0,
-        max_lr=1e-3,
-        min_lr=0.0,
-        lr_warmup_steps=0,
-        lr_decay_steps=4 * increment,
-        lr_decay_style="linear",
-        start_wd=0.0,
-        end_wd=0.0,
-        wd_incr_steps=4 * increment,
-        wd_incr_style="constant",
+        init_lr=schedule["lr_warmup_init"],
+        max_lr=sections["optimizer"]["lr"],
+        min_lr=sections["optimizer"]["min_lr"],
+        lr_warmup_steps=schedule["lr_warmup_iters"] * increment,
+        lr_decay_steps=schedule["lr_decay_iters"] * increment,
+        lr_decay_style=schedule["lr_decay_style"],
+        start_wd=schedule["start_weight_decay"],
+        end_wd=schedule["end_weight_decay"],
+        wd_incr_steps=schedule["lr_decay_iters"] * increment,
+        wd_incr_style=schedule["weight_decay_incr_style"],
     )
-    return optimizer, schedule

@@ -1,8 +1,9 @@
-r"""Run by test_nemo_megatron.py, once for each rank: the update of a Megatron model on one or two CPU processes.
+r"""Run by test_megatron_step.py, once for each rank: the update of a Megatron model on one or two CPU processes.
 
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python megatron_update.py <layout> <folder>
 
-layout: dense (one process, the model's own full logits, torch's AdamW), one (one process), data (data parallel 2),
+layout: dense (one process, the model's own full logits, AdamW written out), one (one process), data (data parallel
+2),
 tensor (tensor parallel 2) or sequence (that with sequence parallelism). Reads work.pt and writes
 <layout><rank>.pt: what was found with tied and with untied embeddings, weights and gradients whole.
 """
@@ -10,6 +11,7 @@ tensor (tensor parallel 2) or sequence (that with sequence parallelism). Reads w
 import math
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +25,8 @@ from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.megatron_lm_head_hook import run_to_output_layer
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
+from tests.srt.helpers.reference_adamw import SETTINGS
 
-CLIP = 0.02  # less than the gradients' norm
 STUDENT, TEACHER = 0, 1  # seeds
 
 
@@ -82,7 +84,9 @@ class Worker(MegatronStep):
         fill(model, STUDENT)
         self.model = wrapped(model, distributed_optimizer=True)
         self.copies = PinnedCpuCopies()
-        self.optimizer, self.scheduler = optimizer_and_schedule(self.model, CLIP, self.schedule_increment)
+        self.optimizer, self.scheduler = optimizer_and_schedule(
+            self.model, work["sections"], self.schedule_increment
+        )
         self.gradients: list[dict[str, Tensor]] = []
         norm = self.optimizer.get_grad_norm
         self.optimizer.get_grad_norm = lambda: self.note_gradients() or norm()
@@ -149,21 +153,24 @@ def dense(work: dict[str, Any], tied: bool) -> dict[str, Any]:
     student, teacher = (gpt_model(work["rows"], tied, False, torch.float32) for _ in range(2))
     fill(student, STUDENT)
     fill(teacher, TEACHER)
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
     found = {"token_kl": [], "norms": [], "gradients": []}
-    for number, update in enumerate(work["updates"]["one"][0]):
-        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - number / 4)
-        optimizer.zero_grad()
+
+    def mean_kl(student, update) -> Tensor:
+        total = torch.zeros(())
         for batch in update.micro_batches:
             ours = log_probs(student, [pair.student for pair in batch], work["vocab_size"])
             with torch.no_grad():
                 theirs = log_probs(teacher, [pair.teacher for pair in batch], work["vocab_size"])
             token_kl = (ours.exp() * (ours - theirs)).sum(-1)
-            (token_kl.sum() / update.tokens).backward()
             found["token_kl"].append(token_kl.detach())
-        found["gradients"].append({name: p.grad.clone() for name, p in named(student)})
-        found["norms"].append(float(torch.nn.utils.clip_grad_norm_(student.parameters(), CLIP)))
-        optimizer.step()
+            total = total + token_kl.sum() / update.tokens
+        return total
+
+    updates = work["updates"]["one"][0]
+    mean_kl(student, updates[0]).backward()
+    found["gradients"].append({name: p.grad.clone() for name, p in named(student)})
+    found["token_kl"].clear()
+    SETTINGS.train(student, [partial(mean_kl, update=update) for update in updates], found["norms"])
     return found | {"after": weights(student)}
 
 

@@ -1,4 +1,4 @@
-r"""Run by test_nemo_megatron_worker.py, once for each rank: NeMo-RL's Megatron worker with our step, on CPUs.
+r"""Run by test_megatron_worker.py, once for each rank: NeMo-RL's Megatron worker with our step, on CPUs.
 
     RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... STUDENT=<folder> \
         python megatron_worker_on_cpu.py <layout> <folder>
@@ -81,16 +81,20 @@ from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_c
 from opsd.nemo_rl.worker.megatron import MegatronDistillationWorkerImpl  # noqa: E402
 from opsd.nemo_rl.worker.swap_weights import shards  # noqa: E402
 from srt.config import load_config  # noqa: E402
+from tests.srt.helpers.reference_adamw import KNOBS, PEAK, TOTAL_UPDATES  # noqa: E402
 
 gpt_provider.transformer_engine_layer_spec = megatron_on_cpu.layers
 
 
 def configuration(student: str, ranks: int, tensor_parallel: int) -> dict[str, Any]:
     """Ours, for fp32 and without Transformer Engine."""
-    settings = ("trainer_backend=megatron", "lr=1e-3", "warmup_steps=0", "gradient_checkpointing=0")
-    config = load_config(DistillConfig, "distill", [f"student_model={student}", "max_grad_norm=0.5", *settings])
+    settings = {"trainer_backend": "megatron", "student_model": student, "gradient_checkpointing": 0}
+    settings |= KNOBS | {"lr": PEAK, "warmup_steps": 1}
+    config = load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
     shape = ClusterShape(1, ranks, tensor_parallel, 1)
-    policy_section = policy_config(config, shape, generation_config(config, shape, 100, [1], 0), total_updates=4)
+    policy_section = policy_config(
+        config, shape, generation_config(config, shape, 100, [1], 0), total_updates=TOTAL_UPDATES
+    )
     megatron = policy_section["megatron_cfg"]
     policy_section["precision"] = megatron["pipeline_dtype"] = "float32"
     megatron["optimizer"] |= {"bf16": False, "use_precision_aware_optimizer": False}

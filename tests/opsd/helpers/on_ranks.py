@@ -1,4 +1,4 @@
-"""What the tests of sharded updates share: two updates of five pairs, and processes that each are a rank."""
+"""What the tests of sharded updates share: three updates of five pairs, and processes that each are a rank."""
 
 import os
 import socket
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 from opsd.hidden_states import lm_head, predicting_hidden
@@ -16,19 +17,35 @@ from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pair_kl import pair_kl
 from opsd.pairs import SequencePair
 
+# Seconds, for a busy machine: the processes take half a minute, nearly all of it to import their packages. A test
+# that waits for them has this mark, since its own limit must be longer.
+GENEROUS = 1500
+waits_for_ranks = pytest.mark.timeout(3 * GENEROUS)
 
-def two_updates(pairs: list[SequencePair]) -> dict[str, list[list[RankUpdate]]]:
+
+def three_updates(pairs: list[SequencePair]) -> dict[str, list[list[RankUpdate]]]:
     """By rank: "data" for two data-parallel ranks, "one" for ranks that do the same.
 
-    The micro-batches of "one" are those of rank 0, then those of rank 1.
+    The micro-batches of "one" are those of rank 0, then those of rank 1. `in_updates` has the same without ranks.
     """
-    first = [[pairs[:2], [pairs[4]]], [[pairs[2]], []]]  # rank 1 has nothing to do in the second round
-    second = [[[pairs[3]]], [[pairs[0]]]]
-    together = [[[batch for rank in assigned for batch in rank if batch]] for assigned in (first, second)]
+    # Rank 1 has nothing to do in the second round of the first update.
+    first, second = [[pairs[:2], [pairs[4]]], [[pairs[2]], []]], [[[pairs[3]]], [[pairs[0]]]]
+    third = [[[pairs[1]]], [[pairs[2], pairs[4]]]]
+    assigned = (first, second, third)
+    together = [[[batch for rank in update for batch in rank if batch]] for update in assigned]
     return {
-        "data": [[rank_updates(assigned)[rank] for assigned in (first, second)] for rank in (0, 1)],
-        "one": [[rank_updates(assigned)[0] for assigned in together]],
+        "data": [[rank_updates(update)[rank] for update in assigned] for rank in (0, 1)],
+        "one": [[rank_updates(update)[0] for update in together]],
     }
+
+
+def in_updates(pairs: list[SequencePair]) -> list[list[SequencePair]]:
+    """The pairs of each of `three_updates`, in the order of "one"."""
+    return [
+        [*pairs[:2], pairs[4], pairs[2]],
+        [pairs[3], pairs[0]],
+        [pairs[1], pairs[2], pairs[4]],
+    ]
 
 
 def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str) -> list[Any]:
@@ -53,19 +70,26 @@ def run_ranks(script: Path, name: str, ranks: int, folder: Path, **settings: str
         )
         for rank in range(ranks)
     ]
-    errors = [process.communicate(timeout=300)[1] for process in processes]
+    errors = [process.communicate(timeout=GENEROUS)[1] for process in processes]
     assert not any(process.returncode for process in processes), "\n".join(errors)
     return [torch.load(folder / f"{name}{rank}.pt", weights_only=False) for rank in range(ranks)]
 
 
-def local_engines_kl(student: Any, teacher: Any, pairs: list[SequencePair], weight: float) -> KLOutput:
+def local_engines_kl(
+    student: Any,
+    teacher: Any,
+    pairs: list[SequencePair],
+    weight: float,
+    kl_config: KLConfig = KLConfig(),  # noqa: B008 - frozen
+    grad_eps: float = 0.0,
+) -> KLOutput:
     """The loss as opsd/local/optimizer_step.py computes it."""
     with torch.no_grad():
         teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
     sequences = [pair.student for pair in pairs]
     student_hidden = predicting_hidden(student, sequences, 0)
     return pair_kl(
-        student_hidden, lm_head(student), teacher_hidden, lm_head(teacher), sequences, weight, KLConfig(), 0.0
+        student_hidden, lm_head(student), teacher_hidden, lm_head(teacher), sequences, weight, kl_config, grad_eps
     )
 
 

@@ -1,4 +1,4 @@
-"""Run by test_nemo_engine.py: the knobs' run with the NeMo-RL engine, on FAKE_GPUS CPU workers."""
+"""Run by test_engine.py: the knobs' run with the NeMo-RL engine, on FAKE_GPUS CPU workers."""
 
 import functools
 import os

@@ -1,15 +1,18 @@
-r"""Run by test_nemo_updates.py, once for each of two ranks: the update of a sharded model on two CPU processes.
+r"""Run by test_dtensor_step.py, once for each of two ranks: updates of a sharded model on two CPU processes.
 
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... STUDENT=<folder> TEACHER=<folder> \
         python sharded_update.py <layout> <folder>
 
-layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads updates.pt and writes <layout><rank>.pt: the
-results of the updates, and the student's gradients and weights, whole.
+layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads work.pt, with the updates and the sections of
+NeMo-RL's configuration that describe them, and writes <layout><rank>.pt: the results of the updates, and the
+student's gradients and weights, whole; then the results of updates with other losses, at a rate of 0.
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
@@ -28,16 +31,17 @@ from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
 class Worker(DTensorStep):
     """What NeMo-RL's DTensor worker has, on CPUs: layers and root sharded as by its _parallelize_model."""
 
-    def __init__(self, layout: str, student: str, teacher: str):
+    def __init__(self, layout: str, student: str, teacher: str, sections: dict[str, Any]):
         self.dtype = torch.float32
         self.dp_size, tp_size = (2, 1) if layout == "fsdp" else (1, 2)
         mesh = init_device_mesh("cpu", (self.dp_size, tp_size), mesh_dim_names=("dp", "tp"))
-        self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], None
+        self.dp_cp_mesh, self.tp_mesh, self.max_grad_norm = mesh["dp"], mesh["tp"], sections["max_grad_norm"]
         self.model = self._sharded(student, mesh, tp_size)
         self.teacher = {n: shard.clone() for n, shard in shards(self._sharded(teacher, mesh, tp_size)).items()}
         self.copies = PinnedCpuCopies()
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0.0, foreach=False)
-        self.scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer, factor=1.0)
+        # As NeMo-RL's worker makes them.
+        self.optimizer = by_name(sections["optimizer"])(self.model.parameters(), **sections["optimizer"]["kwargs"])
+        self.scheduler = by_name(sections["scheduler"])(self.optimizer, **sections["scheduler"]["kwargs"])
         self.gradients: list[dict[str, torch.Tensor]] = []
         self.optimizer.register_step_pre_hook(lambda *_: self._note_gradients())
 
@@ -65,6 +69,11 @@ class Worker(DTensorStep):
         return swap_weights(self.model, self.teacher, self.copies)
 
 
+def by_name(section: dict[str, Any]) -> Any:
+    module, _, name = section["name"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
 def weights(model) -> dict[str, torch.Tensor]:
     return {plain(name): whole(parameter) for name, parameter in model.named_parameters()}
 
@@ -81,10 +90,12 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 def main(layout: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo")
     rank = torch.distributed.get_rank()
-    work = torch.load(Path(folder) / "updates.pt", weights_only=False)
-    worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"])
+    work = torch.load(Path(folder) / "work.pt", weights_only=False)
+    updates = work["updates"][layout][rank]
+    worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"], work["sections"])
     before = weights(worker.model)
-    result = worker.distill(work[layout][rank], KLConfig(), grad_eps=0.0, pad_id=0)
+    result = worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
+    gradients = list(worker.gradients)
     restored = swap_weights(worker.model, worker.teacher, worker.copies)
     after = weights(worker.model)
     with restored:
@@ -96,13 +107,17 @@ def main(layout: str, folder: str) -> None:
     back = weights(worker.model)
     found = {
         "result": result,
-        "gradients": worker.gradients,
+        "gradients": gradients,
         "before": before,
         "after": after,
         "again": again,
         "bytes_left": bytes_left,
         "back": back,
     }
+    worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"], work["sections at rate 0"])
+    found["other losses"] = [
+        worker.distill(updates[:1], **loss, pad_id=0).updates[0] for loss in work["other losses"]
+    ]
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")
     torch.distributed.destroy_process_group()
 

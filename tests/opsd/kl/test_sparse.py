@@ -83,6 +83,13 @@ def test_threshold_follows_the_gradient_not_the_loss_scale():
     assert out.dropped_vocab_fraction == expected.dropped_vocab_fraction
 
 
+def test_an_entry_is_kept_where_a_tokens_gradient_exceeds_eps_times_the_mean_norm():
+    # The tokens' norms are 4 and nearly 0: their root mean square is 4 / sqrt(2) = 2.83.
+    gradient = torch.tensor([[4.0, 0.27, 0.29], [0.0, 0.0, 0.0]], dtype=torch.float64)
+    flags = chunk_gradient.flag_entries(gradient, 0.1, 1.0, lambda x: x)
+    assert flags.tolist() == [True, False, True]
+
+
 def uneven_case():
     """24 tokens over 6 000 vocab entries: most spread over 1 200 of them, those of the first chunks over three."""
     case = make_case(24, 6000, 16, 16, 1.0)

@@ -7,7 +7,9 @@ import torch
 from transformers import get_scheduler
 
 from opsd.local.checkpoint import load_optimizer, newest_checkpoint, read_state, save_checkpoint
+from srt.common.errors import UserError
 from srt.common.models import load_model
+from srt.common.optimizer import AdamW
 
 
 class Saved:
@@ -98,6 +100,13 @@ def test_training_goes_on_as_if_it_had_not_stopped(model, tmp_path):
     assert resumed.scheduler.get_last_lr() == straight.scheduler.get_last_lr()
     for (name, got), wanted in zip(resumed.student.named_parameters(), straight.student.parameters(), strict=True):
         assert torch.equal(got, wanted), name
+
+
+def test_an_optimizer_of_an_earlier_version_is_refused_in_one_sentence(run, model, tmp_path):
+    run.save(tmp_path, 1)
+    now = AdamW(model.parameters(), weight_decay=0.0)  # matrices and vectors apart
+    with pytest.raises(UserError, match="optimizer.pt: written by an earlier version"):
+        load_optimizer(newest_checkpoint(tmp_path), now, run.scheduler, torch.device("cpu"))
 
 
 def test_a_teacher_is_saved_only_when_it_is_given(run, model, tmp_path):

@@ -10,7 +10,8 @@ from opsd.engine import UpdateResult
 from opsd.metrics import TokenMetrics
 from opsd.pairs import build_pair
 from srt.common.errors import UserError
-from tests.opsd.helpers.problems import PHRASES, PROBLEMS
+from tests.opsd.helpers.papers_loss import papers_loss
+from tests.opsd.helpers.problems import PROBLEMS
 from tests.opsd.helpers.states import equal
 
 
@@ -24,26 +25,6 @@ def rollouts(make_rollout):
         make_rollout("A 9 * 9 = 1\n\\boxed{1}", r=1, x="x = 9 [A] * 9"),
         make_rollout("7", r=0),
     ]
-
-
-def papers_loss(student, teacher, rollouts, tokenizer):
-    """sum_t KL(pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t)) over all y, divided by their tokens.
-
-    Written from section 2.2 of arXiv:2604.12002: one sequence after the other, the logits of the whole
-    vocabulary, float64. Also returns the terms of the sum, a list for each rollout.
-    """
-    token_kl = []
-    for rollout in rollouts:
-        said = [token for token in rollout.y if token != tokenizer.eos_token_id]
-        cue = tokenizer.encode("\n\n" + PHRASES[rollout.r] + "\n\n")
-        log_probs = []
-        for model, before in ((student, rollout.chat), (teacher, rollout.chat + said + cue)):
-            logits = model(input_ids=torch.tensor([before + rollout.y])).logits[0].double()
-            log_probs.append(logits[len(before) - 1 : -1].log_softmax(-1))
-        log_p, log_q = log_probs
-        token_kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
-    tokens = sum(len(rollout.y) for rollout in rollouts)
-    return sum(kl.sum() for kl in token_kl) / tokens, [kl.tolist() for kl in token_kl]
 
 
 @pytest.fixture(scope="module")
@@ -174,23 +155,25 @@ def test_every_update_has_a_learning_rate_and_reports_it(
 
 def test_the_warm_up_starts_where_warmup_start_says(open_run, tiny_checkpoint):
     opened = open_run(tiny_checkpoint, PROBLEMS, lr=1e-2, warmup_steps=20, warmup_start=0.1)
-    assert opened.engine.optimizer_step.scheduler.get_last_lr() == pytest.approx([1e-3])
+    assert opened.engine.optimizer_step.scheduler.get_last_lr() == pytest.approx([1e-3] * 2)
 
 
-def test_a_step_makes_one_update_for_each_global_batch(open_run, tiny_checkpoint, monkeypatch):
+def test_a_step_makes_one_update_for_each_global_batch_in_order(open_run, tiny_checkpoint, monkeypatch):
     opened = open_run(
         tiny_checkpoint, PROBLEMS, num_prompts_per_step=6, train_global_batch_size=2, max_total_sequence_length=20
     )
-    sizes = []
+    updates = []
     run_step = opened.engine.optimizer_step.run
 
-    def counted(pairs):
-        sizes.append(len(pairs))
+    def noted(pairs):
+        updates.append([pair.rollout.problem.id for pair in pairs])
         return run_step(pairs)
 
-    monkeypatch.setattr(opened.engine.optimizer_step, "run", counted)
+    monkeypatch.setattr(opened.engine.optimizer_step, "run", noted)
     metrics = opened.step(0)
-    assert sizes == [2, 2, 2]
+    ids = [problem.id for problem in opened.run.problems(0)]
+    assert len(set(ids)) == 6
+    assert updates == [ids[:2], ids[2:4], ids[4:]]  # in the order of the step's problems
     assert metrics["trained_responses"] == metrics["rollouts"] == 6
 
 

@@ -1,19 +1,40 @@
 """The update inside NeMo-RL's policy workers: the local engine's numbers, however the model is sharded."""
 
+import functools
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from opsd.config import DistillConfig
 from opsd.kl import KLConfig
+from opsd.nemo_rl.driver.config import ClusterShape, policy_config
 from opsd.nemo_rl.micro_batches import rank_updates
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.lm_head_hook import run_to_lm_head
 from opsd.nemo_rl.worker.swap_weights import swap_weights
 from opsd.pair_kl import pair_kl
-from tests.opsd.helpers.on_ranks import assert_same, local_engines_kl, run_ranks, two_updates
+from srt.common.models import load_model
+from srt.config import load_config
+from tests.opsd.helpers.on_ranks import (
+    assert_same,
+    in_updates,
+    local_engines_kl,
+    run_ranks,
+    three_updates,
+    waits_for_ranks,
+)
+from tests.srt.helpers.reference_adamw import (
+    KNOBS,
+    PEAK,
+    SETTINGS,
+    TOTAL_UPDATES,
+    assert_trained_with_settings,
+)
 
+pytestmark = waits_for_ranks
 TWO_RANKS = Path(__file__).parents[1] / "helpers" / "sharded_update.py"
 
 
@@ -88,57 +109,101 @@ def test_the_students_weights_come_back_also_after_an_error(models):
 # Sharded over two processes -------------------------------------------------------------------------------
 
 
+OTHER_LOSSES = (
+    {"kl_config": KLConfig("mixed", mixed_weight=0.3, temperature=0.8), "grad_eps": 0.0},
+    {"kl_config": KLConfig(temperature=0.2), "grad_eps": 1e-3},  # peaked: some of the vocab entries are left out
+)
+BOTH = pytest.mark.parametrize("sharding", ["fsdp", "tp"])
+
+
 @pytest.fixture(scope="module")
-def two_ranks(tmp_path_factory, tiny_checkpoint, other_checkpoint, five_pairs):
-    """Two updates on two processes, for each layout: what rank 0 and rank 1 found."""
+def two_ranks(tmp_path_factory, coin_checkpoint, other_checkpoint, five_pairs):
+    """two_ranks(layout): three updates on two processes with "fsdp" or "tp", what rank 0 and rank 1 found."""
     folder = tmp_path_factory.mktemp("two ranks")
-    updates = two_updates(five_pairs)
-    torch.save({"fsdp": updates["data"], "tp": updates["one"] * 2}, folder / "updates.pt")
-    models = {"STUDENT": str(tiny_checkpoint), "TEACHER": str(other_checkpoint)}
-    return {name: run_ranks(TWO_RANKS, name, 2, folder, **models) for name in ("fsdp", "tp")}
+
+    def sections(lr):
+        settings = [f"{name}={value}" for name, value in {**KNOBS, "lr": lr, "warmup_steps": 1}.items()]
+        config = load_config(DistillConfig, "distill", settings)
+        return policy_config(config, ClusterShape(1, 2, 1, 1), {}, TOTAL_UPDATES)
+
+    updates = three_updates(five_pairs)
+    work = {
+        "updates": {"fsdp": updates["data"], "tp": updates["one"] * 2},
+        "sections": sections(PEAK),
+        "sections at rate 0": sections(0),
+        "other losses": OTHER_LOSSES,
+    }
+    torch.save(work, folder / "work.pt")
+    models = {"STUDENT": str(coin_checkpoint), "TEACHER": str(other_checkpoint)}
+    return functools.cache(lambda layout: run_ranks(TWO_RANKS, layout, 2, folder, **models))
 
 
-@pytest.mark.parametrize("sharding", ["fsdp", "tp"])
-def test_a_sharded_model_gets_the_gradient_of_a_whole_one(two_ranks, models, pairs, sharding):
-    student, teacher = models
-    tokens = sum(len(pair.targets) for pair in (*pairs[:3], pairs[4]))
-    local = local_engines_kl(student, teacher, [*pairs[:2], pairs[4], pairs[2]], 1 / tokens)
-    local.loss.backward()
+@pytest.fixture
+def exact_models(coin_checkpoint, other_checkpoint):
+    """The student and the teacher of `two_ranks`, in float64; each call of the first makes a new one."""
+    teacher = load_model(str(other_checkpoint), "float64", "cpu")
+    return lambda: load_model(str(coin_checkpoint), "float64", "cpu"), teacher
+
+
+def mean_kl(student, teacher, pairs):
+    return local_engines_kl(student, teacher, pairs, 1 / sum(len(pair.targets) for pair in pairs)).loss
+
+
+@BOTH
+def test_a_sharded_model_gets_the_gradient_of_a_whole_one_clipped(two_ranks, exact_models, pairs, sharding):
+    student = exact_models[0]()
+    mean_kl(student, exact_models[1], in_updates(pairs)[0]).backward()
     expected = gradients(student)
-    for rank in two_ranks[sharding]:
-        assert_same(rank["gradients"][0], expected, rtol=1e-3, atol=1e-6)
-    norm = sum(float(g.pow(2).sum()) for g in expected.values()) ** 0.5
-    assert two_ranks[sharding][0]["result"].updates[0].grad_norm == pytest.approx(norm, rel=1e-4)
+    norm = sum(float(g.square().sum()) for g in expected.values()) ** 0.5
+    assert norm > 2 * SETTINGS.max_norm
+    clipped = {name: (g * SETTINGS.max_norm / norm).float() for name, g in expected.items()}
+    for rank in two_ranks(sharding):
+        assert_same(rank["gradients"][0], clipped, rtol=1e-3, atol=1e-7)
+        assert rank["result"].updates[0].grad_norm == pytest.approx(norm, rel=1e-4)
 
 
-@pytest.mark.parametrize("sharding", ["fsdp", "tp"])
-def test_a_sharded_models_second_update_starts_from_the_first_ones_weights(two_ranks, models, pairs, sharding):
-    student, teacher = models
-    after_first = two_ranks[sharding][0]
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, weight_decay=0.0)
-    for batch in ([*pairs[:2], pairs[4], pairs[2]], [pairs[3], pairs[0]]):
-        optimizer.zero_grad()
-        local_engines_kl(student, teacher, batch, 1 / sum(len(pair.targets) for pair in batch)).loss.backward()
-        optimizer.step()
-    assert_same(after_first["after"], {n: p.detach() for n, p in student.named_parameters()}, rtol=1e-2, atol=5e-4)
-    assert not any(torch.equal(after_first["after"][n], weight) for n, weight in after_first["before"].items())
+@BOTH
+def test_three_updates_are_adamw_with_every_setting_of_the_knobs(two_ranks, exact_models, pairs, sharding):
+    new_student, teacher = exact_models
+    for rank in two_ranks(sharding):
+        assert [update.lr for update in rank["result"].updates] == pytest.approx(SETTINGS.rates)
+    assert_trained_with_settings(
+        two_ranks(sharding)[0]["after"],
+        new_student,
+        [partial(mean_kl, teacher=teacher, pairs=update) for update in in_updates(pairs)],
+        wrong={},
+    )
 
 
-@pytest.mark.parametrize("sharding", ["fsdp", "tp"])
+@BOTH
+@pytest.mark.parametrize("index", range(len(OTHER_LOSSES)))
+def test_the_loss_is_the_one_that_was_asked_for(two_ranks, exact_models, pairs, sharding, index):
+    student, teacher = (model.float() for model in (exact_models[0](), exact_models[1]))
+    outputs = [rank["other losses"][index].outputs for rank in two_ranks(sharding)]
+    in_order = [*outputs[0], outputs[1][0]] if sharding == "fsdp" else outputs[0]
+    for output, batch in zip(in_order, (pairs[:2], [pairs[4]], [pairs[2]]), strict=True):
+        expected = local_engines_kl(student, teacher, batch, 1.0, **OTHER_LOSSES[index])
+        torch.testing.assert_close(output.token_kl, expected.token_kl, rtol=1e-3, atol=1e-5)
+        assert output.dropped_vocab_fraction == pytest.approx(float(expected.dropped_vocab_fraction), abs=0.02)
+    dropped = max(float(output.dropped_vocab_fraction) for output in in_order)
+    assert (dropped > 0.1) == (OTHER_LOSSES[index]["grad_eps"] > 0)
+
+
+@BOTH
 def test_swapping_a_sharded_models_weights_changes_none_of_them(two_ranks, sharding):
-    for rank in two_ranks[sharding]:
+    for rank in two_ranks(sharding):
         assert_same(rank["again"], rank["after"], rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("sharding", ["fsdp", "tp"])
+@BOTH
 def test_a_sharded_model_leaves_its_memory_and_comes_back(two_ranks, sharding):
-    for rank in two_ranks[sharding]:
+    for rank in two_ranks(sharding):
         assert rank["bytes_left"] == 0
         assert_same(rank["back"], rank["after"], rtol=0, atol=0)
 
 
 def test_a_rank_without_work_returns_nothing_for_that_round(two_ranks, pairs):
-    first, second = (rank["result"].updates for rank in two_ranks["fsdp"])
+    first, second = (rank["result"].updates[:2] for rank in two_ranks("fsdp"))
     assert [output is None for output in first[0].outputs] == [False, False]
     assert [output is None for output in second[0].outputs] == [False, True]
     assert len(first[0].outputs[0].token_kl) == len(pairs[0].targets) + len(pairs[1].targets)

@@ -18,6 +18,7 @@ from transformers import AutoModelForCausalLM
 
 from opsd.select_engine import nemo_rl_source
 from srt.common.files import read_jsonl, write_jsonl
+from tests.opsd.helpers.on_ranks import GENEROUS, waits_for_ranks
 
 RUN = Path(__file__).parents[1] / "helpers" / "run_nemo_on_cpu.py"
 LOCAL = Path(__file__).parents[3] / "self-distillation" / "run_distillation.py"
@@ -42,6 +43,15 @@ SETTINGS = {
     "GRADING_WORKERS": "1",
     "GRADIENT_CHECKPOINTING": "0",
     "TOKENS_PER_MICRO_BATCH": "150",
+    "KL_TYPE": "mixed",
+    "MIXED_KL_WEIGHT": "0.3",
+    "KL_TEMPERATURE": "0.7",
+    "KL_GRAD_EPS": "1e-4",
+    "LR_SCHEDULE": "cosine",
+    "WEIGHT_DECAY": "2",
+    "ADAM_BETA1": "0.7",
+    "ADAM_BETA2": "0.8",
+    "MAX_GRAD_NORM": "0.5",
     "MAX_NUM_STEPS": "4",
     "TEACHER_SYNC_STEPS": "2",
     "SAVE_PERIOD": "1",
@@ -79,11 +89,11 @@ def start(script, environment, output):
 
 
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
-@pytest.mark.timeout(900)
+@waits_for_ranks
 def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel):
     folder = Path(environment["FOLDER"])
     local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
-    assert start(LOCAL, environment, local).wait(300) == 0
+    assert start(LOCAL, environment, local).wait(GENEROUS) == 0
 
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)}
     first = start(RUN, settings, nemo)
@@ -91,7 +101,7 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     assert first.wait() == -signal.SIGKILL
-    assert start(RUN, settings, nemo).wait(300) == 0
+    assert start(RUN, settings, nemo).wait(GENEROUS) == 0
 
     lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
     assert [line["step"] for line in found] == [0, 1, 2, 3]

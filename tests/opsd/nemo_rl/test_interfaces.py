@@ -153,6 +153,7 @@ def test_the_schedule_and_optimizer_are_found_by_their_names(make_config, tiny_c
     config = make_config(student_model=tiny_checkpoint)
     shape = cluster_shape(config, 1, AutoConfig.from_pretrained(tiny_checkpoint), 1)
     policy = policy_config(config, shape, {}, 10)
-    optimizer = get_class(policy["optimizer"]["name"])([torch.zeros(1)], **policy["optimizer"]["kwargs"])
+    parameters = [torch.zeros(2, 2), torch.zeros(1)]
+    optimizer = get_class(policy["optimizer"]["name"])(parameters, **policy["optimizer"]["kwargs"])
     scheduler = get_class(policy["scheduler"]["name"])(optimizer, **policy["scheduler"]["kwargs"])
-    assert scheduler.get_last_lr() == [config.lr / (config.warmup_steps + 1)]
+    assert scheduler.get_last_lr() == pytest.approx([config.lr / (config.warmup_steps + 1)] * 2)

@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, two_updates
+from opsd.config import DistillConfig, optimizer_config
+from srt.config import load_config
+from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, three_updates, waits_for_ranks
+from tests.srt.helpers.reference_adamw import KNOBS, PEAK, SETTINGS, TOTAL_UPDATES, difference
 
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
-    reason="megatron-core is not installed: the step on Megatron models was NOT run",
-)
+pytestmark = [
+    waits_for_ranks,
+    pytest.mark.skipif(
+        importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
+        reason="megatron-core is not installed: the step on Megatron models was NOT run",
+    ),
+]
 
 RUN = Path(__file__).parents[1] / "helpers" / "megatron_update.py"
 RANKS = {"dense": 1, "one": 1, "data": 2, "tensor": 2, "sequence": 2}
@@ -32,10 +38,13 @@ def vocab_size(layout):
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory, five_pairs, vocab_size):
-    """Two updates with every layout: what each rank found."""
+    """Three updates with every layout: what each rank found."""
     folder = tmp_path_factory.mktemp("megatron")
     rows = -(-(vocab_size + PADDING) // 2) * 2
-    work = {"updates": two_updates(five_pairs), "vocab_size": vocab_size, "rows": rows}
+    settings = [f"{name}={value}" for name, value in {**KNOBS, "lr": PEAK, "warmup_steps": 1}.items()]
+    config = load_config(DistillConfig, "distill", settings)
+    sections = optimizer_config(config, TOTAL_UPDATES).megatron_sections()
+    work = {"sections": sections, "updates": three_updates(five_pairs), "vocab_size": vocab_size, "rows": rows}
     torch.save(work, folder / "work.pt")
     return {name: run_ranks(RUN, name, ranks, folder) for name, ranks in RANKS.items()}
 
@@ -44,12 +53,12 @@ def found(tmp_path_factory, five_pairs, vocab_size):
 def test_every_tokens_kl_is_that_of_the_full_logits(found, sharding, tied):
     expected = torch.cat(found["dense"][0][tied]["token_kl"])
     results = [rank[tied]["result"] for rank in found[sharding]]
-    outputs = outputs_in_order(results, dealt=sharding == "data")
+    outputs = outputs_in_order(results, assigned=sharding == "data")
     if sharding == "data":
         assert results[1].updates[0].outputs[1] is None
     else:
         for result in results[1:]:
-            theirs = outputs_in_order([result], dealt=False)
+            theirs = outputs_in_order([result], assigned=False)
             assert all(torch.equal(a.token_kl, b.token_kl) for a, b in zip(outputs, theirs, strict=True))
     torch.testing.assert_close(torch.cat([output.token_kl for output in outputs]), expected, rtol=1e-4, atol=1e-6)
 
@@ -71,16 +80,16 @@ def test_the_norm_is_of_all_ranks_and_the_rate_follows_the_schedule(found, shard
     for rank in found[sharding]:
         updates = rank[tied]["result"].updates
         assert [update.grad_norm for update in updates] == pytest.approx(expected, rel=1e-4)
-        assert [update.lr for update in updates] == pytest.approx([1e-3, 0.75e-3])
-    assert min(expected) > 0.02  # they were clipped
+        assert [update.lr for update in updates] == pytest.approx(SETTINGS.rates)
+    assert min(expected) > 2 * SETTINGS.max_norm  # they were clipped
 
 
 @EVERY
-def test_two_clipped_updates_are_those_of_adamw_on_the_full_logits(found, sharding, tied):
+def test_three_updates_are_adamw_with_every_setting_of_the_knobs(found, sharding, tied):
     expected = found["dense"][0][tied]["after"]
     for rank in found[sharding]:
         before, after = rank[tied]["before"], rank[tied]["after"]
-        assert_same(after, expected, rtol=1e-3, atol=2e-5)
+        assert difference(after, expected, {name: weight.double() for name, weight in before.items()}) < 0.01
         assert not any(torch.equal(after[name], weight) for name, weight in before.items())
 
 

@@ -4,6 +4,7 @@ Needs NeMo-RL's source, Megatron-Core, Megatron-Bridge and what they import; ski
 """
 
 import importlib.util
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,17 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from opsd.select_engine import nemo_rl_source
-from tests.opsd.helpers.on_ranks import assert_same, local_engines_kl, outputs_in_order, run_ranks, two_updates
+from srt.common.models import load_model
+from tests.opsd.helpers.on_ranks import (
+    assert_same,
+    in_updates,
+    local_engines_kl,
+    outputs_in_order,
+    run_ranks,
+    three_updates,
+    waits_for_ranks,
+)
+from tests.srt.helpers.reference_adamw import SETTINGS, difference
 
 RUN = Path(__file__).parents[1] / "helpers" / "megatron_worker_on_cpu.py"
 RANKS = {"one": 1, "data": 2, "tensor": 2}
@@ -20,6 +31,7 @@ missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
 if "megatron" not in missing and importlib.util.find_spec("megatron.bridge") is None:
     missing.append("megatron.bridge")
 pytestmark = [
+    waits_for_ranks,
     pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU"),
     pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: the Megatron worker was NOT run"),
     pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: the Megatron worker was NOT run"),
@@ -34,27 +46,26 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def found(folder, five_pairs, tiny_checkpoint):
     """What each rank found, by sharding."""
-    torch.save(two_updates(five_pairs), folder / "work.pt")
+    torch.save(three_updates(five_pairs), folder / "work.pt")
     student = str(tiny_checkpoint)
     return {name: run_ranks(RUN, name, ranks, folder, STUDENT=student) for name, ranks in RANKS.items()}
 
 
 @pytest.fixture(scope="module")
 def expected(five_pairs, tiny_checkpoint):
-    """The same updates by transformers and AdamW: KL of every token, norms, weights."""
-    student, teacher = (AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32) for _ in "12")
-    optimizer = torch.optim.AdamW(student.parameters(), lr=1e-3, betas=(0.9, 0.95), weight_decay=0.0)
+    """The same updates by transformers and AdamW written out: KL of every token, norms, weights."""
+    student, teacher = (load_model(str(tiny_checkpoint), "float64", "cpu") for _ in range(2))
+    before = {name: weight.clone() for name, weight in weights_of(student).items()}
     token_kl, norms = [], []
-    pairs = five_pairs
-    for number, batch in enumerate(([*pairs[:2], pairs[4], pairs[2]], [pairs[3], pairs[0]])):
-        optimizer.param_groups[0]["lr"] = 1e-3 * (1 - number / 4)
-        optimizer.zero_grad()
-        output = local_engines_kl(student, teacher, batch, 1 / sum(len(pair.targets) for pair in batch))
-        output.loss.backward()
+
+    def mean_kl(student, pairs):
+        output = local_engines_kl(student, teacher, pairs, 1 / sum(len(pair.targets) for pair in pairs))
         token_kl.append(output.token_kl)
-        norms.append(float(torch.nn.utils.clip_grad_norm_(student.parameters(), 0.5)))
-        optimizer.step()
-    return {"token_kl": torch.cat(token_kl), "norms": norms, "weights": weights_of(student)}
+        return output.loss
+
+    losses = [partial(mean_kl, pairs=pairs) for pairs in in_updates(five_pairs)]
+    after = SETTINGS.train(student, losses, norms)
+    return {"token_kl": torch.cat(token_kl), "norms": norms, "before": before, "weights": after}
 
 
 def weights_of(model):
@@ -76,15 +87,16 @@ def test_before_training_the_written_student_is_the_checkpoint(found, folder, ti
 
 
 @EVERY
-def test_two_updates_are_the_local_engines(found, folder, expected, sharding):
+def test_three_updates_are_adamw_with_every_setting_of_the_knobs(found, folder, expected, sharding):
     results = [rank["result"] for rank in found[sharding]]
-    token_kl = torch.cat([output.token_kl for output in outputs_in_order(results, dealt=sharding == "data")])
+    token_kl = torch.cat([output.token_kl for output in outputs_in_order(results, assigned=sharding == "data")])
     torch.testing.assert_close(token_kl, expected["token_kl"], rtol=1e-3, atol=1e-5)
     for result in results:
         updates = result.updates
         assert [update.grad_norm for update in updates] == pytest.approx(expected["norms"], rel=1e-3)
-        assert [update.lr for update in updates] == pytest.approx([1e-3, 0.75e-3])
-    assert_same(load(folder / f"of {sharding}" / "student"), expected["weights"], rtol=1e-2, atol=2e-4)
+        assert [update.lr for update in updates] == pytest.approx(SETTINGS.rates)
+    student = load(folder / f"of {sharding}" / "student")
+    assert difference(student, expected["weights"], expected["before"]) < 0.01
 
 
 @EVERY

@@ -1,6 +1,7 @@
 """One update of the trainer, and its reference: a naive sum over tuples."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import TrainerCallback
@@ -11,7 +12,7 @@ from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
 from srt.sft.config import SftConfig
 from srt.sft.packed_attention import choose_attention
-from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
+from srt.sft.trainer import PassCollator, make_trainer, new_model, trained_weights, training_arguments
 
 Gradients = dict[str, torch.Tensor]
 
@@ -58,11 +59,56 @@ def one_update(
     return loss, recorder.gradients
 
 
+class _StopAfter(TrainerCallback):
+    """Ends the training early, as a killed run: the schedule is that of the whole one."""
+
+    def __init__(self, updates: int):
+        self.updates = updates
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop = state.global_step == self.updates
+        return control
+
+
+def weights_after(
+    checkpoint: Path,
+    sequences: list[TokenSequence],
+    updates: list[list[int]],
+    work_dir: Path,
+    config: SftConfig,
+    lr: float,
+    stop_after: int,
+) -> dict[str, torch.Tensor]:
+    """The trained weights after the first of `updates`, each of which names its sequences; padded."""
+    attention = choose_attention("0")
+    plan = plan_padded(updates, [len(s.ids) for s in sequences], config.batch_size_per_device, 1)
+    trainer = make_trainer(
+        new_model(str(checkpoint), config, attention.implementation),
+        training_arguments(config, work_dir, plan, lr, False),
+        PassCollator(sequences, 0, False),
+        plan,
+        None,
+        load_tokenizer(str(checkpoint)),
+        [_StopAfter(stop_after)],
+    )
+    trainer.train()
+    return trained_weights(trainer.model)
+
+
 def naive_update(
     checkpoint: Path, sequences: list[TokenSequence], revision_starts: list[int] | None = None
 ) -> tuple[float, Gradients]:
-    """One tuple at a time, on the CPU in float64: sum of weighted losses / number of supervised tokens."""
+    """The loss below on the checkpoint, and its gradients."""
     model = load_model(str(checkpoint), "float64", "cpu")
+    loss = naive_loss(model, sequences, revision_starts)
+    loss.backward()
+    return float(loss.detach()), {name: p.grad.float() for name, p in model.named_parameters()}
+
+
+def naive_loss(
+    model: Any, sequences: list[TokenSequence], revision_starts: list[int] | None = None
+) -> torch.Tensor:
+    """One tuple at a time, on the CPU in float64: sum of weighted losses / number of supervised tokens."""
     supervised = sum(len(sequence.ids) - sequence.start for sequence in sequences)
     total = torch.zeros((), dtype=torch.float64)
     for number, sequence in enumerate(sequences):
@@ -73,9 +119,7 @@ def naive_update(
         if revision_starts:
             weights[revision_starts[number] :] += 1
         total = total - (weights[1:] * log_probs).sum()
-    loss = total / supervised
-    loss.backward()
-    return float(loss.detach()), {name: p.grad.float() for name, p in model.named_parameters()}
+    return total / supervised
 
 
 def log_of(stage_folder: Path) -> list[dict]:

@@ -179,6 +179,21 @@ def test_a_response_that_is_cut_off_has_no_end_of_turn_token(model, prompts):
             assert sample.token_ids.index(0) == len(sample.token_ids) - 1
 
 
+def test_an_end_of_turn_beyond_a_samples_own_limit_is_not_reached(model, prompts):
+    """The other request of the batch goes on for longer."""
+    drawn = [greedy_continuation(model, prompt, 24) for prompt in prompts]
+    prompt, ids, first = next(
+        (prompt, ids, position)
+        for prompt, ids in zip(prompts, drawn, strict=True)
+        for position in range(2, 24)
+        if ids.index(ids[position]) == position
+    )
+    requests = [SampleRequest(prompt, 0, limit) for limit in (first, 24)]
+    short, long = sample_all(new_sampler(model, 0.0, eot_ids=(0, ids[first])), requests)
+    assert (short.token_ids, short.finish_reason) == (ids[:first], "length")
+    assert (long.token_ids, long.finish_reason) == (ids[: first + 1], "stop")
+
+
 def test_an_end_of_turn_at_the_limit_is_a_stop(model, prompts):
     expected = greedy_continuation(model, prompts[0], 12)
     eot = expected[0]

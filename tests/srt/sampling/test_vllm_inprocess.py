@@ -72,6 +72,19 @@ def test_different_seeds_differ(sampler, prompts):
     assert len({tuple(s.token_ids) for s in samples}) == 12
 
 
+def test_samples_come_from_the_nucleus_of_top_p_and_from_all_of_it(sampler, model, prompts):
+    """The nucleus: the most likely tokens, up to the one with which their probabilities exceed top_p."""
+    top_p, request_count = 0.3, 300
+    requests = [SampleRequest(prompts[0], seed, 1) for seed in range(request_count)]
+    drawn = {s.token_ids[0] for s in sample(sampler, SamplingConfig(1.0, top_p, (2,)), requests)}
+    with torch.no_grad():
+        probabilities = model(input_ids=torch.tensor([prompts[0]])).logits[0, -1].softmax(-1)
+    ordered, ids = probabilities.sort(descending=True)
+    nucleus = ids[ordered.cumsum(0) - ordered < top_p].tolist()
+    assert drawn <= set(nucleus)
+    assert 10 < len(nucleus) < 0.5 * len(ids) and len(drawn) > 0.8 * len(nucleus)
+
+
 def test_a_response_ends_with_its_end_of_turn_token(sampler, prompts):
     request = SampleRequest(prompts[0], 0, 12)
     (cut_off,) = sample(sampler, GREEDY, [request])

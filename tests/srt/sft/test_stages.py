@@ -1,6 +1,7 @@
 """SFT through its entry point: validation, length limit, adapters, the joint objective, resuming."""
 
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,20 @@ def test_only_adapters_are_trained_and_then_merged_into_an_ordinary_checkpoint(r
     assert changed and all("proj" in name for name in changed)
     differences = [merged[name] - base[name] for name in sorted(changed)]
     assert all(torch.linalg.matrix_rank(d, rtol=1e-3) <= 4 for d in differences)
+
+
+def test_each_stage_has_its_own_learning_rate(run_train, tiny_checkpoint, tmp_path):
+    """With a rate of 0 a stage ends as it began."""
+
+    def moved(folder: Path, start: Path) -> bool:
+        after, before = (load_model(str(path), "float32").state_dict() for path in (folder, start))
+        return any(not torch.equal(after[name], before[name]) for name in before)
+
+    for rates, expected in (((0, 1e-3), [False, True]), ((1e-3, 0), [True, False])):
+        folder = tmp_path / f"{rates}"
+        run_train(f"lr_stage1={rates[0]}", f"lr_stage2={rates[1]}", f"output_dir={folder}")
+        stage1, stage2 = folder / "stage1", folder / "stage2"
+        assert [moved(stage1, tiny_checkpoint), moved(stage2, stage1)] == expected
 
 
 def test_the_joint_objective_trains_all_tuples_once_and_ends_in_stage2(run_train, seen):

@@ -4,16 +4,23 @@ A program holds its block of a token's logits in registers. It writes the block'
 the token's blocks are written, merges the four that the gradient needs, and forms the gradient of the logits it
 still holds. Two launches (`fused`) read the logits twice.
 
-No program waits forever: programs take their blocks in the order in which they started, so that the blocks of the
-first incomplete token are all taken by running programs, or will be by the next ones to start; a program that
-waits has already written its own sums. This requires that the programs of one token can run on the GPU at the same
-time (`supports`).
+What progress this assumes. Programs take their blocks in the order in which they started, so that the blocks of
+the first incomplete token are all taken by running programs, or will be by the next ones to start; a program that
+waits has already written its own sums, and one that runs is never suspended for good. Programs that wait keep
+their place on the GPU, so all programs of one token must fit on it together, beside whatever else occupies it:
+`supports` requires that they fit on half of it, as this process sees it. That is enough beside another such launch
+(one that cannot fill its half leaves the other half to this one) and beside kernels that end by themselves, which
+give their place back. It is NOT enough where three such launches share a GPU, or where MPS gives this process
+fewer multiprocessors than the device reports (CUDA_MPS_ACTIVE_THREAD_PERCENTAGE): every place could then be taken
+by programs that wait for one that cannot start. `KLConfig.single_pass=False` (KL_SINGLE_PASS=0) turns the kernel
+off for such machines; it is also off where MPS is told to limit this process.
 """
 
 # pyright: basic, reportArgumentType=false, reportCallIssue=false
 # (Kernel bodies are Triton's language, not Python's, and launches have parameters that Triton's types omit.)
 
 import functools
+import os
 
 import torch
 import triton
@@ -28,9 +35,14 @@ from opsd.kl.kernels.block_sums import E_H, E, X, Y, block_field, exp, load, sum
 # each other, the better; with this many registers, what a program holds while it waits does not spill.
 BLOCK, WARPS, REGISTERS = 8192, 8, 128
 
+MPS_LIMIT = "CUDA_MPS_ACTIVE_THREAD_PERCENTAGE"  # MPS: the share of the GPU that this process may use
+
 
 def supports(config: KLConfig, vocab_size: int, device: torch.device) -> bool:
-    """Whether the divergence is the reverse KL and a token's programs fit on half of the GPU at the same time."""
+    """Whether the kernel is allowed, the divergence is the reverse KL, and a token's programs fit on half of the
+    GPU at the same time."""
+    if not config.single_pass or os.environ.get(MPS_LIMIT):
+        return False
     if config.kind != "reverse" or device.type != "cuda" or torch.version.hip:  # no register limit on ROCm
         return False
     return triton.cdiv(vocab_size, BLOCK) <= _concurrent_programs(device) // 2

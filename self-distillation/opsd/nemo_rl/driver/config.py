@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.config import RunConfig
+from opsd.config import RunConfig, optimizer_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
 
@@ -18,8 +18,6 @@ TENSOR_PARALLEL_BY_SIZE = ((10e9, 1), (20e9, 2), (40e9, 4))
 # fp32 gradients: 6 bytes per parameter.
 MEGATRON_BY_SIZE = ((5e9, 1), (10e9, 2), (20e9, 4))
 MAX_TENSOR_PARALLEL = 8
-
-SCHEDULE = "opsd.nemo_rl.worker.lr_schedule.WarmupSchedule"
 
 
 @dataclass(frozen=True)
@@ -129,29 +127,7 @@ def _dtensor_sections(config: RunConfig, shape: ClusterShape, total_updates: int
             "context_parallel_size": 1,  # a sequence's positions must be on one GPU: the KL selects among them
             "custom_parallel_plan": None,
         },
-        "max_grad_norm": config.max_grad_norm or None,
-        "optimizer": {
-            "name": "torch.optim.AdamW",
-            "kwargs": {
-                "lr": config.lr,
-                "weight_decay": config.weight_decay,
-                "betas": [config.adam_beta1, config.adam_beta2],
-                "eps": 1e-8,
-                # One parameter at a time: a tensor-parallel model's parameters live on different meshes.
-                "foreach": False,
-                "fused": False,
-            },
-        },
-        "scheduler": {
-            "name": SCHEDULE,
-            "kwargs": {
-                "kind": config.lr_schedule,
-                "warmup_steps": config.warmup_steps,
-                "total_steps": total_updates,
-                "warmup_start": config.warmup_start,
-            },
-        },
-    }
+    } | optimizer_config(config, total_updates).dtensor_sections()
 
 
 def generation_config(

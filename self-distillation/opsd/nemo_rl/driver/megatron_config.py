@@ -2,12 +2,8 @@
 
 from typing import Any
 
-from opsd.config import RunConfig
+from opsd.config import RunConfig, optimizer_config
 from srt.common.errors import UserError
-from srt.common.lr_schedule import first_factor
-
-# The schedules of LR_SCHEDULE under Megatron's names: the same curves, from 0 and to 0.
-DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
 
 
 def check_megatron(config: RunConfig, model_config: Any) -> None:
@@ -32,6 +28,7 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
     ranks. Where our configuration has no counterpart, the values are those of NeMo-RL's recipes, except for the
     overlaps.
     """
+    update = optimizer_config(config, total_updates).megatron_sections()
     return {
         "enabled": True,
         # So that the all-gathers of sequence parallelism are launched before the products that hide them.
@@ -57,16 +54,9 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
         "use_fused_weighted_squared_relu": False,
         "mtp_num_layers": 0,
         "peft": {"enabled": False},
-        "optimizer": {
-            "optimizer": "adam",
-            "lr": config.lr,
-            "min_lr": 0.0,
-            "weight_decay": config.weight_decay,
-            "adam_beta1": config.adam_beta1,
-            "adam_beta2": config.adam_beta2,
-            "adam_eps": 1e-8,
+        "optimizer": update["optimizer"]
+        | {
             "sgd_momentum": 0.9,
-            "clip_grad": config.max_grad_norm,  # 0: not clipped
             "bf16": True,
             "fp16": False,
             "params_dtype": "float32",
@@ -76,16 +66,7 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
             "optimizer_cpu_offload": False,
             "optimizer_offload_fraction": 0.0,
         },
-        "scheduler": {
-            "start_weight_decay": config.weight_decay,
-            "end_weight_decay": config.weight_decay,
-            "weight_decay_incr_style": "constant",
-            "lr_decay_style": DECAY[config.lr_schedule],
-            # Megatron requires the end to come after the warm-up, which a short run does not reach.
-            "lr_decay_iters": max(total_updates, config.warmup_steps + 1),
-            "lr_warmup_iters": config.warmup_steps,
-            "lr_warmup_init": config.lr * first_factor(config.warmup_steps, config.warmup_start),
-        },
+        "scheduler": update["scheduler"],
         "train_iters": total_updates,
         "distributed_data_parallel_config": {
             "grad_reduce_in_fp32": True,

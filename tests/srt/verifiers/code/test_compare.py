@@ -46,6 +46,8 @@ def test_equal(output, expected):
         ("5.0", "5", "expected '5', got '5.0'"),
         ("12", "1 2", "expected '1', got '12'"),
         ("0.333", "0.333333333", "got '0.333'"),
+        ("0.000002", "0.0", "got '0.000002'"),  # twice the absolute tolerance
+        ("1000002000.0", "1000000000.0", "got '1000002000.0'"),  # and the relative one
         ("nan", "0.5", "expected '0.5', got 'nan'"),
         ("inf", "1e999", "expected '1e999', got 'inf'"),
         ("0.1_0", "0.10", "expected '0.10', got '0.1_0'"),
