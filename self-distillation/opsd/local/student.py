@@ -12,7 +12,9 @@ from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from opsd.config import RunConfig
-from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden, turn_off_dropout
+from opsd.determinism import check_deterministic, turn_off_dropout
+from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
+from opsd.logits import check_logits, find_logit_transform
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
 
@@ -38,14 +40,16 @@ class Student:
         turn_off_dropout(self.model)
         if config.gradient_checkpointing:
             self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.model.train()
+        check_deterministic(self.model, config.student_model)
+        self.logit_transform = find_logit_transform(self.model, config.student_model)
+        check_logits(self.model, config.student_model, self.lm_head())
 
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
         """See hidden_states.predicting_hidden; differentiable."""
         return predicting_hidden(self.model, sequences, pad_id)
 
     def lm_head(self) -> LMHead:
-        return lm_head(self.model)
+        return lm_head(self.model, self.logit_transform)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]

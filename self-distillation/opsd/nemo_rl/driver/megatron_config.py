@@ -8,6 +8,15 @@ from srt.common.errors import UserError
 # The schedules of LR_SCHEDULE under Megatron's names: the same curves, from 0 and to 0.
 DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
 
+# Config entries that change logits after the LM head. (The other engines ask the model's forward pass instead.)
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
+
 
 def check_megatron(config: RunConfig, model_config: Any) -> None:
     """Raises UserError for what the Megatron worker does not do. `model_config`: the student's."""
@@ -17,6 +26,13 @@ def check_megatron(config: RunConfig, model_config: Any) -> None:
             f"{config.teacher_model} must be STUDENT_MODEL or unset; TRAINER_BACKEND=dtensor supports others"
         )
     text = model_config.get_text_config()
+    for entry in LOGIT_CHANGES:
+        if getattr(text, entry, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"TRAINER_BACKEND=megatron: the config of {config.student_model} sets {entry}="
+                f"{getattr(text, entry)}, which changes logits after the LM head and is not implemented; "
+                "TRAINER_BACKEND=dtensor supports it"
+            )
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise UserError(
             f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "

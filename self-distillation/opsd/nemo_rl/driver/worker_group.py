@@ -87,6 +87,8 @@ class WorkerGroup:
             self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
         elif config.teacher_model != config.student_model:
             self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
+        if config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
+            self.policy.run_all_workers_single_data("check_logits")
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:

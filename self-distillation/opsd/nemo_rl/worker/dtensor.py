@@ -14,7 +14,7 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.hidden_states import turn_off_dropout
+from opsd.determinism import policy_mode, turn_off_dropout
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
@@ -60,7 +60,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     def prepare_for_training(self) -> None:
         self._student_copies.onload(shards(self.model))
         self._optimizer_copies.onload(self._optimizer_state())
-        self.model.train()
+        policy_mode(self.model)
 
     def _optimizer_state(self) -> dict[str, torch.Tensor]:
         """Adam's moments by name; its step counts are on the CPU."""
@@ -70,6 +70,13 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
             for name, value in state.items()
             if value.device == self.model.device
         }
+
+    def check_logits(self) -> None:
+        """Raises UserError, before the first rollout, when either model's logits are not supported."""
+        self.logit_transform(self.model)
+        if self._own_teacher is not None:
+            with self.teacher_swapped_in() as teacher:
+                self.logit_transform(teacher)
 
     # The teacher ----------------------------------------------------------------------------------------
 
