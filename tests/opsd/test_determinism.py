@@ -172,9 +172,7 @@ def test_a_model_that_is_random_all_the_same_is_refused():
     model.__class__ = Noisy
     check_deterministic(model, "some/model")
     model.gradient_checkpointing_enable()
-    with pytest.raises(
-        UserError, match="some/model: in training mode .* GRADIENT_CHECKPOINTING=0"
-    ):
+    with pytest.raises(UserError, match="some/model: in training mode .* GRADIENT_CHECKPOINTING=0"):
         check_deterministic(model, "some/model")
 
 

@@ -4,11 +4,14 @@ import shutil
 
 import pytest
 
+from opsd.local.engine import LocalEngine
 from opsd.monitors import HealthMonitor
 from opsd.run_log import RunLog
+from opsd.train import train
 from srt.common.console import progress
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
+from srt.common.models import load_model
 from tests.opsd.helpers.problems import PHRASES, PROBLEMS, TOO_LONG, problem
 from tests.opsd.helpers.runs import train_run
 from tests.opsd.helpers.states import equal
@@ -35,6 +38,18 @@ def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_run, t
     opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=15, include_truncated=0)
     with pytest.raises(UserError, match=r"no response enters the loss \(4 of 4 were graded\).*INCLUDE_TRUNCATED"):
         opened.step(0)
+
+
+def test_a_sampler_of_another_model_ends_the_run_in_its_first_step(
+    make_run, grader, coin_checkpoint, tiny_checkpoint
+):
+    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2)
+    assert run.claim_folder()
+    engine = LocalEngine(run, grader)
+    engine.sampler.model = load_model(str(tiny_checkpoint)).eval()
+    with pytest.raises(UserError, match="sampler and trainer disagree .* in the first step"):
+        train(run, engine)
+    assert not list(run.output_dir.glob("checkpoints/*"))
 
 
 def test_responses_that_were_shortened_for_the_teacher_are_counted(open_run, tiny_checkpoint):

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
+from opsd.checkpoint_names import as_in_checkpoint
 from opsd.config import RunConfig
 from opsd.determinism import check_deterministic, turn_off_dropout
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
@@ -56,15 +58,23 @@ class Student:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors as in a plain model's checkpoint: an adapter is added to the weights beneath it."""
+        weights = self.model.named_parameters() if self.adapter is None else self._merged_weights()
+        return as_in_checkpoint(self.model, weights)
+
+    @torch.no_grad()
+    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names as in the model without its adapter."""
         for name, weight in self.model.named_parameters():
-            if self.adapter is None:
-                yield name, weight
-            elif ".lora_" not in name:
-                plain = name.replace(".base_layer.", ".")
-                if name.endswith(".base_layer.weight"):
-                    layer = self.model.get_submodule(plain.removesuffix(".weight"))
-                    weight = weight.detach() + layer.get_delta_weight(ADAPTER).detach()
-                yield plain, weight
+            if ".lora_" in name:
+                continue
+            module, _, parameter = name.rpartition(".")
+            # An adapted parameter of experts has a wrapper of its own: they are nested.
+            while module.endswith(".base_layer"):
+                module = module.removesuffix(".base_layer")
+                layer: Any = self.model.get_submodule(module)
+                if getattr(layer, "parameter_name", "weight") == parameter:
+                    weight = weight + layer.get_delta_weight(ADAPTER).to(weight.dtype)
+            yield f"{module}.{parameter}", weight
 
     def save(self, folder: Path) -> None:
         """What a run needs to continue: all weights, or the adapter."""

@@ -36,7 +36,7 @@ def check_megatron(config: RunConfig, model_config: Any) -> None:
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise UserError(
             f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "
-            "TRAINER_BACKEND=dtensor supports it"
+            "ENGINE=local supports it"
         )
 
 
