@@ -61,7 +61,8 @@ class VllmSampler:
             self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except (ValueError, RuntimeError, OSError) as error:
             raise did_not_start(model_path, error) from error
-        self._unloaded: set[str] = set()  # parameters that the last update of weights left alone
+        # The parameters that the last update of weights reached, where vLLM tells.
+        self._loaded: set[str] | None = None
         self.engine.apply_model(self._record_loading)
         self._model_path = model_path
         self._on_gpu = on_gpu
@@ -104,11 +105,12 @@ class VllmSampler:
         if self._asleep:
             self.engine.wake_up()
             self._asleep = False
+        parameters = set().union(*self.engine.apply_model(_parameter_names))  # a tied head is not listed twice
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        if self._unloaded:
-            some = ", ".join(sorted(self._unloaded)[:3])
+        if missing := parameters - (parameters if self._loaded is None else self._loaded):
+            some = ", ".join(sorted(missing)[:3])
             raise UserError(
-                f"vLLM took no weight for {len(self._unloaded)} parameters of {self._model_path} ({some}, ...): "
+                f"vLLM took no weight for {len(missing)} parameters of {self._model_path} ({some}, ...): "
                 "it would sample with old ones; SAMPLER=transformers samples without vLLM"
             )
         if not self._on_gpu:
@@ -120,10 +122,8 @@ class VllmSampler:
         load = model.load_weights
 
         def load_weights(*args: Any, **kwargs: Any) -> set[str] | None:
-            self._unloaded = {name for name, _ in model.named_parameters()}
-            loaded = load(*args, **kwargs)
-            self._unloaded = self._unloaded - loaded if loaded is not None else set()
-            return loaded
+            self._loaded = load(*args, **kwargs)
+            return self._loaded
 
         model.load_weights = load_weights
 
@@ -139,6 +139,10 @@ class VllmSampler:
         shutdown = getattr(getattr(self.engine, "engine_core", None), "shutdown", None)
         if shutdown is not None:
             shutdown()
+
+
+def _parameter_names(model: Any) -> set[str]:
+    return {name for name, _ in model.named_parameters()}
 
 
 def _repack_for_cpu(model: Any) -> None:

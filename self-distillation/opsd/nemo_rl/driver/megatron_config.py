@@ -4,6 +4,7 @@ from typing import Any
 
 from opsd.config import RunConfig
 from srt.common.errors import UserError
+from srt.common.rope import fixed_config
 
 # The schedules of LR_SCHEDULE under Megatron's names: the same curves, from 0 and to 0.
 DECAY = {"linear": "linear", "cosine": "cosine", "constant_with_warmup": "constant"}
@@ -33,6 +34,11 @@ def check_megatron(config: RunConfig, model_config: Any) -> None:
                 f"{getattr(text, entry)}, which changes logits after the LM head and is not implemented; "
                 "TRAINER_BACKEND=dtensor supports it"
             )
+    if fixed_config(text) is not None:
+        raise UserError(
+            f"TRAINER_BACKEND=megatron: the rotary frequencies of {config.student_model} depend on lengths "
+            "(rope_parameters), which is not implemented; TRAINER_BACKEND=dtensor supports it"
+        )
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise UserError(
             f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "

@@ -19,6 +19,7 @@ from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
+from srt.common.rope import fix_rope
 
 TEACHER_WEIGHTS = "weights"  # the folder inside a saved teacher's, in NeMo-RL's checkpoint format
 
@@ -38,6 +39,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         self._teacher_copies = PinnedCpuCopies()
         self._own_teacher: Any = None
         super().__init__(*args, **kwargs)
+        fix_rope(self.model, self.model.config.name_or_path)
         turn_off_dropout(self.model)
 
     # On and off the GPU, called by the driver under NeMo-RL's names ---------------------------------------
@@ -117,6 +119,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         )
         teacher.tie_weights()
         self._own_teacher = self.move_to_cuda(teacher.requires_grad_(False))
+        fix_rope(self._own_teacher, model_path)
         turn_off_dropout(self._own_teacher)
         self._teacher_copies.offload(shards(self._own_teacher))
 
