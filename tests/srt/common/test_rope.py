@@ -117,7 +117,7 @@ def test_vllm_computes_the_same_whatever_its_limit(checkpoint, max_model_len):
     finally:
         ours.close()
     assert sample.token_ids == expected.token_ids
-    assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+    assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-3)
 
 
 def test_other_kinds_are_left_alone():
