@@ -23,10 +23,20 @@ def as_in_checkpoint(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Itera
         yield from revert_weight_conversion(model, {name: weight.detach() for name, weight in group}).items()
 
 
+def saved_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
+    """What a checkpoint of the model holds, under the names in memory: parameters, tied ones once, and buffers, such
+    as the correction bias of DeepSeek's router."""
+    seen: set[int] = set()
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
 def changed_names(model: Any) -> list[str]:
     """Weights of the model that its checkpoint holds under another name or in another layout."""
-    names = [name for name, _ in model.named_parameters()]
-    saved = {name for name, _ in as_in_checkpoint(model, model.named_parameters())}
+    names = [name for name, _ in saved_tensors(model)]
+    saved = {name for name, _ in as_in_checkpoint(model, saved_tensors(model))}
     return [name for name in names if name not in saved]
 
 

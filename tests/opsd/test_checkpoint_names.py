@@ -13,8 +13,10 @@ from transformers import (
     Qwen3MoeForCausalLM,
 )
 
-from opsd.checkpoint_names import as_in_checkpoint, changed_names
+from opsd.checkpoint_names import as_in_checkpoint, changed_names, saved_tensors
 from opsd.local.student import Student
+from srt.common.errors import UserError
+from tests.families.phase2_models import tiny
 
 SIZES = {
     "vocab_size": 32,
@@ -87,3 +89,32 @@ def test_an_adapter_is_handed_over_as_it_is_exported(make, make_config, tmp_path
         torch.testing.assert_close(weight, saved[name])
     before = load_file(tmp_path / "srt" / "model.safetensors")
     assert any(not torch.allclose(saved[name], before[name]) for name in saved)
+
+
+def test_buffers_of_a_checkpoint_are_handed_over_too(tmp_path):
+    """vLLM expects the router's correction bias, which is not trained."""
+    torch.manual_seed(0)
+    config = tiny("deepseek_v3")[0]
+    model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(tmp_path)
+    names = [name for name, _ in as_in_checkpoint(model, saved_tensors(model))]
+    assert sorted(names) == sorted(load_file(tmp_path / "model.safetensors"))
+    assert any(name.endswith("e_score_correction_bias") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "message"),
+    [
+        ("mamba", {"lora_rank": 2}, "LORA_RANK=2: PEFT cannot adapt .*mamba.*LORA_RANK=0"),
+        ("no checkpointing", {"gradient_checkpointing": 1}, "GRADIENT_CHECKPOINTING=1: .* does not support it"),
+    ],
+)
+def test_what_a_family_does_not_support_is_a_sentence(
+    family, settings, message, make_config, tmp_path, monkeypatch
+):
+    if family == "no checkpointing":
+        monkeypatch.setattr(Qwen3ForCausalLM, "supports_gradient_checkpointing", False)
+    model = tiny("mamba")[1] if family == "mamba" else qwen3()
+    model.save_pretrained(tmp_path / family)
+    with pytest.raises(UserError, match=message):
+        Student(make_config(student_model=tmp_path / family, **settings), checkpoint=None)

@@ -1,6 +1,7 @@
 """The training loop with the local engine: what enters the loss, logs, stopping and resuming, validation."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -50,6 +51,28 @@ def test_a_sampler_of_another_model_ends_the_run_in_its_first_step(
     with pytest.raises(UserError, match="sampler and trainer disagree .* in the first step"):
         train(run, engine)
     assert not list(run.output_dir.glob("checkpoints/*"))
+
+
+def test_a_response_with_a_token_that_the_teacher_lacks_stays_out_of_the_loss(
+    open_run, tiny_checkpoint, layout, tmp_path, capsys
+):
+    student = load_model(str(tiny_checkpoint))
+    vocab = student.config.vocab_size
+    student.resize_token_embeddings(vocab + 8)
+    student.save_pretrained(tmp_path / "student")
+    layout.tokenizer.save_pretrained(tmp_path / "student")
+    opened = open_run(tmp_path / "student", PROBLEMS, teacher=tiny_checkpoint)
+    assert f"has {vocab} vocab entries" in capsys.readouterr().out
+    with opened.engine.sampling() as sampler:
+        rollouts = opened.rollout_worker.sample(sampler, opened.run.problems(0), 0)
+    rollouts = [replace(rollout, y=[token % vocab for token in rollout.y]) for rollout in rollouts]
+    padding = replace(rollouts[0], y=[vocab + 3, *rollouts[0].y[1:]])
+    pairs = opened.run.build_pairs([padding, *rollouts[1:]], 0)
+    assert len(pairs) == len(rollouts) - 1
+    opened.engine.update(pairs)
+    capsys.readouterr()
+    assert len(open_run(tiny_checkpoint, PROBLEMS, folder="same").run.build_pairs(rollouts, 0)) == len(rollouts)
+    assert "vocab entries" not in capsys.readouterr().out
 
 
 def test_responses_that_were_shortened_for_the_teacher_are_counted(open_run, tiny_checkpoint):

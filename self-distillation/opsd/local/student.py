@@ -12,11 +12,12 @@ from peft import LoraConfig, PeftModel, get_peft_model, set_peft_model_state_dic
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
-from opsd.checkpoint_names import as_in_checkpoint
+from opsd.checkpoint_names import as_in_checkpoint, saved_tensors
 from opsd.config import RunConfig
 from opsd.determinism import check_deterministic, turn_off_dropout
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
 from opsd.logits import check_logits, find_logit_transform
+from srt.common.errors import UserError, reason_of
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
 
@@ -41,7 +42,7 @@ class Student:
         check_supported(self.model, config.student_model)
         turn_off_dropout(self.model)
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            _enable_gradient_checkpointing(self.model, config.student_model)
         check_deterministic(self.model, config.student_model)
         self.logit_transform = find_logit_transform(self.model, config.student_model)
         check_logits(self.model, config.student_model, self.lm_head())
@@ -58,13 +59,13 @@ class Student:
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors as in a plain model's checkpoint: an adapter is added to the weights beneath it."""
-        weights = self.model.named_parameters() if self.adapter is None else self._merged_weights()
+        weights = saved_tensors(self.model) if self.adapter is None else self._merged_weights()
         return as_in_checkpoint(self.model, weights)
 
     @torch.no_grad()
     def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names as in the model without its adapter."""
-        for name, weight in self.model.named_parameters():
+        for name, weight in saved_tensors(self.model):
             if ".lora_" in name:
                 continue
             module, _, parameter = name.rpartition(".")
@@ -98,6 +99,16 @@ class Student:
         model.to(dtype).save_pretrained(folder)
 
 
+def _enable_gradient_checkpointing(model: Any, name: str) -> None:
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"GRADIENT_CHECKPOINTING=1: {name} does not support it ({reason_of(error)}); set "
+            "GRADIENT_CHECKPOINTING=0"
+        ) from error
+
+
 def save_adapter(adapter: PeftModel, name: str, folder: Path) -> None:
     """One adapter of a model, in `folder` itself (PEFT puts all but the first one into a subfolder)."""
     adapter.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
@@ -118,6 +129,12 @@ def _open_adapter(model: nn.Module, config: RunConfig, checkpoint: Path | None) 
         target_modules="all-linear",
         task_type="CAUSAL_LM",
     )
-    adapter = get_peft_model(model, adapter_config)  # pyright: ignore[reportArgumentType] - any transformers model
+    try:
+        adapter = get_peft_model(model, adapter_config)  # pyright: ignore[reportArgumentType] - any transformers model
+    except ValueError as error:
+        raise UserError(
+            f"LORA_RANK={config.lora_rank}: PEFT cannot adapt the linear layers of {config.student_model} "
+            f"({reason_of(error)}); LORA_RANK=0 trains all weights"
+        ) from error
     assert isinstance(adapter, PeftModel)  # not a mixed one, which only mixed=True makes
     return adapter

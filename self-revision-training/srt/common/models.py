@@ -148,6 +148,11 @@ def vllm_overrides(model_path: str) -> dict[str, Any]:
     return rope_overrides(_load("config", model_path, AutoConfig.from_pretrained), model_path)
 
 
+def vocab_size(model_path: str) -> int:
+    """The number of tokens in the model's embedding."""
+    return int(_load("config", model_path, AutoConfig.from_pretrained).get_text_config().vocab_size)
+
+
 def stored_dtype(model_path: str) -> torch.dtype:
     """The dtype in which a checkpoint's weights are stored; fp32 if its config does not say."""
     config = _load("config", model_path, AutoConfig.from_pretrained)
