@@ -24,8 +24,8 @@ def as_in_checkpoint(model: Any, weights: Iterable[tuple[str, Tensor]]) -> Itera
 
 
 def saved_tensors(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """What a checkpoint of the model holds, under the names in memory: parameters, tied ones once, and buffers, such
-    as the correction bias of DeepSeek's router."""
+    """What a checkpoint of the model holds, under the names in memory: parameters, tied ones once, and buffers
+    (the correction bias of DeepSeek's router, for example)."""
     seen: set[int] = set()
     for name, tensor in model.state_dict(keep_vars=True).items():
         if id(tensor) not in seen:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from opsd.kl import KLConfig
 from opsd.nemo_rl.micro_batches import rank_updates
@@ -109,6 +109,35 @@ def test_a_sharded_model_gets_the_gradient_of_a_whole_one(two_ranks, models, pai
         assert_same(rank["gradients"][0], expected, rtol=1e-3, atol=1e-6)
     norm = sum(float(g.pow(2).sum()) for g in expected.values()) ** 0.5
     assert two_ranks[sharding][0]["result"].updates[0].grad_norm == pytest.approx(norm, rel=1e-4)
+
+
+@pytest.mark.parametrize("sharding", ["fsdp", "tp"])
+def test_a_sharded_model_finds_its_soft_cap(tmp_path, layout, pairs, sharding):
+    config = Gemma2Config(
+        vocab_size=len(layout.tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=3.0,
+        initializer_range=0.3,
+    )
+    for seed, name in enumerate(("student", "teacher")):
+        torch.manual_seed(seed)
+        Gemma2ForCausalLM(config).save_pretrained(tmp_path / name)
+    updates = two_updates(pairs)
+    torch.save({"fsdp": updates["data"], "tp": updates["one"] * 2}, tmp_path / "updates.pt")
+    folders = {"STUDENT": str(tmp_path / "student"), "TEACHER": str(tmp_path / "teacher")}
+    ranks = run_ranks(TWO_RANKS, sharding, 2, tmp_path, **folders)
+
+    student, teacher = (AutoModelForCausalLM.from_pretrained(folder) for folder in folders.values())
+    tokens = sum(len(pair.targets) for pair in (*pairs[:3], pairs[4]))
+    local_engines_kl(student, teacher, [*pairs[:2], pairs[4], pairs[2]], 1 / tokens).loss.backward()
+    expected = gradients(student)
+    for rank in ranks:
+        assert_same(rank["gradients"][0], expected, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("sharding", ["fsdp", "tp"])
