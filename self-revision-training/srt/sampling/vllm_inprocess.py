@@ -63,7 +63,7 @@ class VllmSampler:
             raise did_not_start(model_path, error) from error
         # The parameters that the last update of weights reached, where vLLM tells.
         self._loaded: set[str] | None = None
-        self.engine.apply_model(self._record_loading)
+        self._records_loading = False
         self._model_path = model_path
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
@@ -105,6 +105,9 @@ class VllmSampler:
         if self._asleep:
             self.engine.wake_up()
             self._asleep = False
+        if not self._records_loading:
+            self.engine.apply_model(self._record_loading)
+            self._records_loading = True
         parameters = set().union(*self.engine.apply_model(_parameter_names))  # a tied head is not listed twice
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
         if missing := parameters - (parameters if self._loaded is None else self._loaded):
