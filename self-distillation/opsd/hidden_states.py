@@ -7,27 +7,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
 
+from opsd.kl import IDENTITY, LogitTransform
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence, predicting_positions
-
-# Config entries that change logits after the LM head; the exact KL reads hidden states, so it would miss them.
-UNSUPPORTED_LOGIT_SCALING = (
-    "final_logit_softcapping",
-    "logits_scaling",
-    "logit_scale",
-    "lm_head_multiplier",
-    "output_multiplier",
-)
-
-
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
 class LMHead:
-    """logits = hidden @ weight.T + bias.
+    """logits = transform(hidden @ weight.T + bias).
 
     `group`: the ranks that share the `vocab_size` entries (tensor parallel); None: all are here. Entries beyond
     `vocab_size`, counted over all ranks, are padding.
@@ -37,6 +27,7 @@ class LMHead:
     bias: Float[Tensor, " Vp"] | None
     vocab_size: int
     group: dist.ProcessGroup | None = None
+    transform: LogitTransform = IDENTITY
 
     def detached_copy(self) -> "LMHead":
         """The head as it is now, without gradients, in memory of its own."""
@@ -45,57 +36,10 @@ class LMHead:
 
 
 def check_supported(model: Any, name: str) -> None:
-    """Raises UserError for a model whose tokens look ahead, or whose logits are more than hidden @ head.T + bias.
-
-    In `predicting_hidden` tokens that look ahead would see padding.
-    """
+    """Raises UserError for a model whose tokens look ahead: in `predicting_hidden` they would see padding."""
     config = model.config.get_text_config()
     if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
         raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
-    for entry in UNSUPPORTED_LOGIT_SCALING:
-        if getattr(config, entry, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"{name}: its config sets {entry}={getattr(config, entry)}; models that change their logits after "
-                "the LM head are not supported"
-            )
-
-
-def turn_off_dropout(model: nn.Module) -> None:
-    """Set every dropout rate of the modules to 0; the config, which is exported with the model, keeps its own.
-
-    The policy that samples, scores and is trained must be one and the same: with dropout, the log-probs in
-    training differ from the sampler's, and a run cannot be repeated. (`eval()` is not an alternative: gradient
-    checkpointing works in training mode only.)
-    """
-    for module in model.modules():
-        if isinstance(module, DROPOUTS):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-                setattr(module, name, 0.0)
-
-
-@torch.no_grad()
-def check_logits(model: Any, name: str, token_id: int) -> None:
-    """Raises UserError when the model's logits are not hidden @ head.T + bias, whatever its config says.
-
-    One forward pass over a few tokens decides: some families scale or cap their logits under names of their own.
-    """
-    sequence = TokenSequence([token_id] * 4, start=1)
-    hidden = predicting_hidden(model, [sequence], pad_id=token_id)
-    head = lm_head(model)
-    ids = torch.tensor([sequence.ids], device=model.device)
-    with autocast(model.device, autocast_dtype(model.device)):
-        logits = model(input_ids=ids, use_cache=False).logits[0, :-1].float()  # (T, V)
-    expected = hidden.to(head.weight.dtype).float() @ head.weight.float().T
-    if head.bias is not None:
-        expected += head.bias.float()
-    error = (logits - expected).abs().max() / expected.abs().max().clamp(min=1e-6)
-    if not error < 0.02:  # bf16 rounds to 0.4%
-        raise UserError(
-            f"{name}: its logits differ from its last hidden states times its LM head (by {error:.0%} of the "
-            "largest one); models that change their logits after the LM head are not supported"
-        )
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:
@@ -136,9 +80,18 @@ def padded(
     return ids, sequence_index, positions
 
 
-def lm_head(model: Any) -> LMHead:
+def lm_head(model: Any, transform: LogitTransform = IDENTITY) -> LMHead:
     """The model's LM head in the dtype of its matrix products; differentiable."""
-    layer = model.get_output_embeddings()
+    head = lm_head_of(model.get_output_embeddings(), transform)
+    dtype = torch.bfloat16 if head.weight.is_cuda else head.weight.dtype
+    return replace(head, weight=head.weight.to(dtype), bias=None if head.bias is None else head.bias.to(dtype))
+
+
+def lm_head_of(layer: Any, transform: LogitTransform = IDENTITY) -> LMHead:
+    """The layer's weight and bias; of a tensor-parallel one this rank's entries. Gradients reach the
+    parameters."""
     weight, bias = layer.weight, getattr(layer, "bias", None)
-    dtype = torch.bfloat16 if weight.is_cuda else weight.dtype
-    return LMHead(weight.to(dtype), None if bias is None else bias.to(dtype), vocab_size=len(weight))
+    if not isinstance(weight, DTensor):
+        return LMHead(weight, bias, len(weight), None, transform)
+    local_bias = None if bias is None else bias.to_local()
+    return LMHead(weight.to_local(), local_bias, len(weight), weight.device_mesh.get_group("tp"), transform)

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
+from srt.common.errors import UserError
 from srt.contract import metrics as names
 from srt.contract.metrics import by_reward
 
@@ -14,6 +15,7 @@ KL_RATIO = 2.0
 KL_FLOOR = 0.02  # nats per token; below it a ratio means nothing
 ENTROPY_FRACTION = 0.1
 GAP_LIMIT = 0.05  # nats per token
+MAX_FIRST_GAP = 0.5  # nats per token; precision alone makes a tenth of that
 GAP_GROWTH, GAP_FLOOR = 3.0, 0.02  # relative to the first steps; nats per token
 REWARD_DROP, REWARD_ERRORS = 0.05, 3.0  # a drop must exceed both, the second one in standard errors
 KEPT_RIGHT, MIN_REVISIONS = 0.8, 20  # what a reviser should reach, and how many revisions are evidence
@@ -30,6 +32,18 @@ def check_reviser(validation: Mapping[str, Any]) -> str | None:
         f"asked to rephrase its right responses, the SRT model keeps only {kept:.1%} of them right: as a teacher "
         "it will pull the student away from right answers; REVISE_CORRECT=1 in Phase 1 trains it to keep them"
     )
+
+
+def require_on_policy(metrics: Mapping[str, Any]) -> None:
+    """Raises UserError when sampler and trainer are different models. `metrics`: of the first step."""
+    gap = metrics.get(names.LOGPROB_GAP)
+    if gap is not None and not gap <= MAX_FIRST_GAP:
+        raise UserError(
+            f"sampler and trainer disagree on the log-probs of sampled tokens by {gap:.2f} nats per token in the "
+            f"first step, {MAX_FIRST_GAP} at most are expected: they compute different models, and nothing that "
+            "follows would be on-policy. No checkpoint was written. SAMPLER=transformers, in a new OUTPUT_DIR, "
+            "samples with the trainer's own model"
+        )
 
 
 class HealthMonitor:

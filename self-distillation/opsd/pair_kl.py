@@ -37,6 +37,8 @@ def pair_kl(
         targets=targets.to(student_hidden.device),
         student_bias=student_head.bias,
         teacher_bias=teacher_head.bias,
+        student_transform=student_head.transform,
+        teacher_transform=teacher_head.transform,
         # Heads may be padded beyond the tokenizer, each model's differently.
         vocab_size=min(student_head.vocab_size, teacher_head.vocab_size),
         grad_eps=grad_eps,

@@ -10,7 +10,7 @@ from opsd.problem_order import ProblemOrder
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
-from srt.common.models import context_limit
+from srt.common.models import context_limit, vocab_size
 from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default
 from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
@@ -50,6 +50,13 @@ class Run:
         self.max_revision_tokens = min(self.max_teacher_tokens, 2 * self.max_total_tokens + longest_cue)
         revises = validation_set is not None and config.val_revise
         self.max_model_len = max(self.max_total_tokens, self.max_revision_tokens if revises else 0)
+        self.teacher_vocab = vocab_size(config.teacher_model)
+        if self.teacher_vocab < vocab_size(config.student_model):
+            print(
+                f"note: {config.teacher_model} has {self.teacher_vocab} vocab entries and {config.student_model} "
+                f"{vocab_size(config.student_model)}: responses with a token that the teacher does not have stay "
+                "out of the loss"
+            )
         pad_id = layout.tokenizer.pad_token_id
         self.pad_id: int = layout.eot_ids[0] if pad_id is None else pad_id
 
@@ -119,7 +126,8 @@ class Run:
 
     def _enters_loss(self, pair: SequencePair) -> bool:
         truncated = pair.rollout.finish_reason == "length"
-        return bool(pair.targets) and (self.config.include_truncated or not truncated)
+        is_known = max(pair.teacher.ids) < self.teacher_vocab
+        return bool(pair.targets) and is_known and (self.config.include_truncated or not truncated)
 
     # When things are due ----------------------------------------------------------------------------------
 

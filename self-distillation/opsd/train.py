@@ -9,6 +9,7 @@ from contextlib import closing
 from opsd.engine import Engine
 from opsd.export import export_student
 from opsd.metrics import StepOutput
+from opsd.monitors import require_on_policy
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
 from opsd.run_log import RunLog
@@ -34,10 +35,13 @@ def train(run: Run, engine: Engine) -> None:
             if validator.collapsed:
                 break
             output = train_step(run, engine, rollout_worker, step)
+            metrics = output.metrics()
+            if step == engine.start_step:
+                require_on_policy(metrics)
             finished = step + 1
             if run.teacher_sync_due(finished):
                 engine.sync_teacher()
-            log.step(step, output.metrics() | validator.run_if_due(finished), output)
+            log.step(step, metrics | validator.run_if_due(finished), output)
             if run.checkpoint_due(finished) or validator.collapsed:
                 engine.save_checkpoint(finished)
                 validator.discard_former_best()

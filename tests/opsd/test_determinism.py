@@ -1,25 +1,32 @@
-"""One policy samples, scores and is trained: no dropout, one precision, logits that the KL computes too."""
+"""One policy samples, scores and is trained: no dropout, no other noise, one precision."""
 
 import copy
 
 import pytest
 import torch
 from transformers import (
-    Gemma2Config,
-    Gemma2ForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
+    MixtralConfig,
+    MixtralForCausalLM,
+    OPTConfig,
+    OPTForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
 )
 
 from opsd import hidden_states
-from opsd.hidden_states import check_logits, lm_head, predicting_hidden, turn_off_dropout
+from opsd.determinism import check_deterministic, policy_mode, turn_off_dropout
+from opsd.hidden_states import lm_head, predicting_hidden
 from opsd.kl import KLConfig
 from opsd.local.teacher import keep_residual_in_fp32
 from opsd.pair_kl import pair_kl
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence
+from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
+from srt.sampling.transformers import TransformersSampler
 
 SEQUENCES = [TokenSequence([1, 5, 9, 2, 7, 7, 3], start=2), TokenSequence([4, 8, 1], start=1)]
 
@@ -80,40 +87,101 @@ def test_student_and_teacher_with_equal_weights_have_no_kl_under_autocast(monkey
     assert kl() < 1e-6
 
 
-@pytest.mark.parametrize("make", [gpt2, qwen3], ids=["gpt2", "qwen3"])
-def test_models_with_plain_logits_pass_the_check(make):
-    check_logits(make().eval(), "tiny", token_id=3)
-
-
-def test_logits_that_are_changed_after_the_head_are_found_without_a_name():
-    class Scaled(Qwen3ForCausalLM):
-        """A family with a scaling that no list knows."""
-
-        def forward(self, *args, **kwargs):
-            output = super().forward(*args, **kwargs)
-            output.logits = 0.5 * output.logits
-            return output
-
-    model = qwen3()
-    model.__class__ = Scaled
-    with pytest.raises(UserError, match="some/model: its logits differ from its last hidden states"):
-        check_logits(model, "some/model", token_id=3)
-
-
-def test_soft_capped_logits_are_found():
+def opt():
     torch.manual_seed(0)
-    config = Gemma2Config(
+    config = OPTConfig(
+        vocab_size=32,
+        hidden_size=16,
+        word_embed_proj_dim=16,
+        ffn_dim=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=32,
+        layerdrop=1.0,
+        dropout=0.0,
+    )
+    return OPTForCausalLM(config)
+
+
+def falcon():
+    torch.manual_seed(0)
+    config = FalconConfig(
+        vocab_size=32,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        attention_dropout=0.5,
+        hidden_dropout=0.5,
+    )
+    return FalconForCausalLM(config)
+
+
+def mixtral():
+    torch.manual_seed(0)
+    config = MixtralConfig(
         vocab_size=32,
         hidden_size=16,
         intermediate_size=16,
-        num_hidden_layers=1,
+        num_hidden_layers=2,
         num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        final_logit_softcapping=1.0,
+        num_key_value_heads=2,
+        num_local_experts=4,
+        router_jitter_noise=0.9,
     )
-    model = Gemma2ForCausalLM(config)
-    with torch.no_grad():
-        model.lm_head.weight.mul_(50)
-    with pytest.raises(UserError, match="its logits differ"):
-        check_logits(model, "gemma", token_id=3)
+    return MixtralForCausalLM(config)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
+@pytest.mark.parametrize("make", [opt, falcon, mixtral], ids=["layerdrop", "read from the config", "router noise"])
+def test_randomness_that_is_not_a_dropout_module_is_off(make, checkpointing):
+    model = make()
+    if checkpointing:
+        model.gradient_checkpointing_enable()
+    expected = predicting_hidden(copy.deepcopy(model).eval(), SEQUENCES, 0)
+    model.train()
+    assert not torch.allclose(predicting_hidden(model, SEQUENCES, 0), expected)
+    turn_off_dropout(model)
+    check_deterministic(model, "tiny")
+    for _ in range(3):
+        torch.testing.assert_close(predicting_hidden(model, SEQUENCES, 0), expected)
+
+
+def test_gradient_checkpointing_stays_on():
+    model = qwen3()
+    model.gradient_checkpointing_enable()
+    model.train()
+    policy_mode(model)
+    calls = []
+    function = model.model.layers[0]._gradient_checkpointing_func
+    model.model.layers[0]._gradient_checkpointing_func = lambda *rest, **named: (
+        calls.append(1) or function(*rest, **named)
+    )
+    predicting_hidden(model, SEQUENCES, 0).sum().backward()
+    assert calls and not model.model.layers[0].mlp.training
+
+
+def test_a_model_that_is_random_all_the_same_is_refused():
+    class Noisy(Qwen3ForCausalLM):
+        def forward(self, *args, **kwargs):
+            output = super().forward(*args, **kwargs)
+            if self.model.layers[0].training:
+                output.logits = output.logits + torch.randn_like(output.logits)
+            return output
+
+    model = qwen3()
+    model.__class__ = Noisy
+    check_deterministic(model, "some/model")
+    model.gradient_checkpointing_enable()
+    with pytest.raises(UserError, match="some/model: in training mode .* GRADIENT_CHECKPOINTING=0"):
+        check_deterministic(model, "some/model")
+
+
+def test_sampling_leaves_the_training_mode_as_it_was():
+    model = qwen3()
+    model.gradient_checkpointing_enable()
+    policy_mode(model)
+    before = [module.training for module in model.modules()]
+    assert any(before) and not all(before)
+    sampler = TransformersSampler(model, 0, SamplingConfig(1.0, 1.0, (0,)), 4)
+    sample_all(sampler, [SampleRequest([1, 2, 3], seed=0, max_tokens=2)])
+    assert [module.training for module in model.modules()] == before

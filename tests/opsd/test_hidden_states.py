@@ -79,11 +79,6 @@ def tiny_gemma(**settings):
     return Gemma2ForCausalLM(config)
 
 
-def test_a_model_that_changes_its_logits_after_the_head_is_refused():
-    with pytest.raises(UserError, match="some/model: its config sets final_logit_softcapping=30.0"):
-        check_supported(tiny_gemma(final_logit_softcapping=30.0), "some/model")
-
-
 def test_a_model_whose_tokens_look_ahead_is_refused(model):
     with pytest.raises(UserError, match="some/model: its config sets use_bidirectional_attention"):
         check_supported(tiny_gemma(use_bidirectional_attention=True, final_logit_softcapping=None), "some/model")
@@ -110,8 +105,3 @@ def test_padding_does_not_matter_to_sliding_windows(sequences, window):
     batched = predicting_hidden(gemma, sequences, pad_id=0)
     alone = torch.cat([predicting_hidden(gemma, [sequence], pad_id=0) for sequence in sequences])
     torch.testing.assert_close(batched, alone, rtol=1e-4, atol=1e-5)
-
-
-def test_a_model_with_plain_logits_is_accepted(model):
-    check_supported(model, "tiny")
-    check_supported(tiny_gemma(final_logit_softcapping=None), "gemma")

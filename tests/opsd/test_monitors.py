@@ -2,7 +2,8 @@
 
 import pytest
 
-from opsd.monitors import WINDOW, HealthMonitor, check_reviser
+from opsd.monitors import WINDOW, HealthMonitor, check_reviser, require_on_policy
+from srt.common.errors import UserError
 
 HEALTHY = {"kl_r0": 0.3, "kl_r1": 0.1, "entropy": 0.5, "logprob_gap": 0.001, "reward": 0.6, "rollouts": 128}
 ILL = {
@@ -79,3 +80,11 @@ def test_steps_without_right_or_without_wrong_responses_are_no_trouble():
     only_right = {name: value for name, value in HEALTHY.items() if name != "kl_r0"}
     assert health.check(only_right | {"kl_r1": 0.5}) == []
     assert health.check({"kl_r0": None, "entropy": None}) == []
+
+
+@pytest.mark.parametrize("gap", [0.6, 5.0, float("nan")])
+def test_a_sampler_that_is_another_model_ends_the_run(gap):
+    with pytest.raises(UserError, match="in the first step, 0.5 at most are expected"):
+        require_on_policy(HEALTHY | {"logprob_gap": gap})
+    for fine in (0.0, 0.05, 0.5, None):
+        require_on_policy(HEALTHY | {"logprob_gap": fine})

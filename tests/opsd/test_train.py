@@ -1,11 +1,14 @@
 """The training loop with the local engine: what enters the loss, logs, stopping and resuming, validation."""
 
 import shutil
+from dataclasses import replace
 
 import pytest
 
+from opsd.local.engine import LocalEngine
 from opsd.monitors import HealthMonitor
 from opsd.run_log import RunLog
+from opsd.train import train
 from srt.common.console import progress
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
@@ -36,6 +39,40 @@ def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_run, t
     opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=15, include_truncated=0)
     with pytest.raises(UserError, match=r"no response enters the loss \(4 of 4 were graded\).*INCLUDE_TRUNCATED"):
         opened.step(0)
+
+
+def test_a_sampler_of_another_model_ends_the_run_in_its_first_step(
+    make_run, grader, coin_checkpoint, tiny_checkpoint
+):
+    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2)
+    assert run.claim_folder()
+    engine = LocalEngine(run, grader)
+    engine.sampler.model = load_model(str(tiny_checkpoint)).eval()
+    with pytest.raises(UserError, match="sampler and trainer disagree .* in the first step"):
+        train(run, engine)
+    assert not list(run.output_dir.glob("checkpoints/*"))
+
+
+def test_a_response_with_a_token_that_the_teacher_lacks_stays_out_of_the_loss(
+    open_run, tiny_checkpoint, layout, tmp_path, capsys
+):
+    student = load_model(str(tiny_checkpoint))
+    vocab = student.config.vocab_size
+    student.resize_token_embeddings(vocab + 8)
+    student.save_pretrained(tmp_path / "student")
+    layout.tokenizer.save_pretrained(tmp_path / "student")
+    opened = open_run(tmp_path / "student", PROBLEMS, teacher=tiny_checkpoint)
+    assert f"has {vocab} vocab entries" in capsys.readouterr().out
+    with opened.engine.sampling() as sampler:
+        rollouts = opened.rollout_worker.sample(sampler, opened.run.problems(0), 0)
+    rollouts = [replace(rollout, y=[token % vocab for token in rollout.y]) for rollout in rollouts]
+    padding = replace(rollouts[0], y=[vocab + 3, *rollouts[0].y[1:]])
+    pairs = opened.run.build_pairs([padding, *rollouts[1:]], 0)
+    assert len(pairs) == len(rollouts) - 1
+    opened.engine.update(pairs)
+    capsys.readouterr()
+    assert len(open_run(tiny_checkpoint, PROBLEMS, folder="same").run.build_pairs(rollouts, 0)) == len(rollouts)
+    assert "vocab entries" not in capsys.readouterr().out
 
 
 def test_responses_that_were_shortened_for_the_teacher_are_counted(open_run, tiny_checkpoint):

@@ -2,7 +2,11 @@
 
 import pytest
 import torch
+from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
+from opsd.checkpoint_names import as_in_checkpoint
+from quickstart.tokenizer import build_tokenizer
+from srt.common.errors import UserError
 from srt.common.files import read_jsonl
 from srt.common.models import load_model
 from srt.contract.records import Problem
@@ -44,6 +48,47 @@ def test_vllm_samples_from_the_weights_in_training_and_not_from_its_cache(tiny_c
     finally:
         ours.close()
     assert samples[0] != samples[1]
+
+
+def test_experts_are_refreshed_and_a_parameter_left_out_is_noticed(tmp_path, layout):
+    tokenizer = build_tokenizer()
+    torch.manual_seed(0)
+    config = Qwen3MoeConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        moe_intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=32,
+        num_experts=4,
+        num_experts_per_tok=2,
+        initializer_range=0.1,
+    )
+    Qwen3MoeForCausalLM(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    student = load_model(str(tmp_path), "float32").eval()
+    greedy = SamplingConfig(0.0, 1.0, tuple(layout.eot_ids))
+    theirs = TransformersSampler(student, layout.tokenizer.pad_token_id, greedy, 4)
+    ours = VllmSampler(str(tmp_path), greedy, max_model_len=64, max_batch=4, can_sleep=True)
+    requests = [SampleRequest(layout.chat(X), seed=0, max_tokens=12)]
+    try:
+        for _ in range(2):
+            with torch.no_grad():
+                for name, parameter in student.named_parameters():
+                    if ".experts." in name:
+                        parameter.add_(0.3 * torch.randn_like(parameter))
+            ours.update_weights(as_in_checkpoint(student, student.named_parameters()))
+            expected, sample = (sample_all(sampler, requests)[0] for sampler in (theirs, ours))
+            assert sample.token_ids == expected.token_ids
+            assert sample.logprobs == pytest.approx(expected.logprobs, abs=1e-4)
+        weights = as_in_checkpoint(student, student.named_parameters())
+        with pytest.raises(UserError, match=r"vLLM took no weight for 1 parameters of .*experts.*w2_weight"):
+            ours.update_weights(
+                (name, weight) for name, weight in weights if not ("layers.1" in name and "down_proj" in name)
+            )
+    finally:
+        ours.close()
 
 
 def test_an_engine_with_vllm_stays_on_policy(make_run, grader, coin_checkpoint):

@@ -2,5 +2,6 @@
 
 from opsd.kl.divergences import KLConfig
 from opsd.kl.exact import KLOutput, exact_kl
+from opsd.kl.logit_transform import IDENTITY, LogitTransform
 
-__all__ = ["KLConfig", "KLOutput", "exact_kl"]
+__all__ = ["IDENTITY", "KLConfig", "KLOutput", "LogitTransform", "exact_kl"]

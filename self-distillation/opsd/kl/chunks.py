@@ -34,11 +34,14 @@ def split(selected: Int[Tensor, " S"], total: int, chunk_tokens: int) -> Iterato
         yield chunk if len(selected) == total else selected[chunk]
 
 
-def chunk_size(requested: int | None, vocab: int, tokens: int, device: torch.device, fused: bool) -> int:
+def chunk_size(
+    requested: int | None, vocab: int, tokens: int, device: torch.device, fused: bool, buffers: int = 2
+) -> int:
     """Tokens per chunk: `requested` if given, else as many as the budget of logits, or with the fused kernels the
-    free memory, allows. vocab: vocab entries of this process."""
+    free memory, allows. vocab: vocab entries of this process. buffers: fp32 matrices of the size of a model's
+    logits that the fused kernels need."""
     if requested is None and fused:
-        bytes_per_token = 8 * vocab / FUSED_MEMORY_FRACTION
+        bytes_per_token = 4 * buffers * vocab / FUSED_MEMORY_FRACTION
         free = free_memory(device, enough=FUSED_CHUNK_TOKENS * bytes_per_token)
         most = min(FUSED_CHUNK_TOKENS, max(1, int(free / bytes_per_token)))
         return max(1, -(-tokens // -(-tokens // most))) if tokens else 1  # chunks of equal size

@@ -71,10 +71,25 @@ class ChunkComparison:
         reservation: where the fused kernels may already leave the gradient of all vocab entries.
         """
         targets = None if self.targets is None else self.targets[tokens].long()
-        if self.fused:
+        transform, weights = self.student.transform, self.weights[tokens]
+        if transform.cap is None:
             out = None if reservation is None else reservation.output_buffer
-            return self._by_kernels(*logits, self.weights[tokens], targets, out)
-        return self._by_torch(*logits, self.weights[tokens], targets)
+            if transform.scale != 1.0:
+                weights = weights * transform.scale
+            return self._compare(*logits, weights, targets, out)
+        derivative = transform.derivative(logits[0]) if self.with_gradient else None
+        values, gradient = self._compare(*logits, weights, targets, None)
+        if derivative is None or gradient is None:
+            return values, None
+        return values, DenseGradient(derivative.mul_(gradient.dense()), self.vocabulary)
+
+    def _compare(
+        self, student: Tensor, teacher: Tensor, weights: Tensor, targets: Tensor | None, out: Tensor | None
+    ) -> tuple[Values, ChunkGradient | None]:
+        """`compare`, where the gradient is that of the transformed logits; `weights` only enter the gradient."""
+        if self.fused:
+            return self._by_kernels(student, teacher, weights, targets, out)
+        return self._by_torch(student, teacher, weights, targets)
 
     def _by_torch(
         self, student: Tensor, teacher: Tensor, weights: Tensor, targets: Tensor | None

@@ -24,6 +24,7 @@ from opsd.kl.divergences import KLConfig
 from opsd.kl.gradients import PrecomputedGradient, StudentGradients
 from opsd.kl.inputs import check_targets, check_tensors, resolve_vocabulary
 from opsd.kl.lm_head import LMHead
+from opsd.kl.logit_transform import IDENTITY, LogitTransform
 from opsd.kl.sparse import SparseAccumulator
 
 Trained = tuple[Tensor, Tensor, Tensor | None]  # the student's hidden states, lm_head weight and bias
@@ -61,6 +62,8 @@ def exact_kl(
     targets: Int[Tensor, " T"] | None = None,
     student_bias: Float[Tensor, " Vs"] | None = None,
     teacher_bias: Float[Tensor, " Vt"] | None = None,
+    student_transform: LogitTransform = IDENTITY,
+    teacher_transform: LogitTransform = IDENTITY,
     vocab_size: int | None = None,
     chunk_tokens: int | None = None,
     with_stats: bool = True,
@@ -70,10 +73,11 @@ def exact_kl(
     """sum_t weights[t] * divergence_t between student and teacher, over the whole vocabulary V.
 
     student_hidden, teacher_hidden: the inputs of each model's lm_head; position t of both predicts the same token.
-    student_head, teacher_head: the lm_heads' weights, logits = hidden @ head.T (+ bias); the two models may differ
-        in H and dtype.
+    student_head, teacher_head: the lm_heads' weights, logits = transform(hidden @ head.T (+ bias)); the models may
+        differ in H and dtype.
     weights: a constant. A token of weight zero contributes exactly nothing, whatever its hidden states and target.
     targets: token ids whose log-probability under both models is requested.
+    student_transform, teacher_transform: what each model does to its logits (scaling, soft-capping).
     vocab_size: V; rows of the weights and biases beyond it are padding. None: all rows, of which both models must
         then have the same number.
     chunk_tokens: tokens per chunk. None: as many as fit CHUNK_ELEMENTS (of opsd.kl.chunks) logits or, with the
@@ -126,12 +130,18 @@ def exact_kl(
     if chunk_tokens is None and fused and group is not None:
         # Not by free memory, which differs: processes with more chunks would wait for the others forever.
         chunk_tokens = FUSED_CHUNK_TOKENS
-    chunk_tokens = chunk_size(chunk_tokens, local_vocab, len(counted), weights.device, fused)
+    # Two models' logits; with a cap also its derivative.
+    buffers = 2 if student_transform.cap is None else 3
+    chunk_tokens = chunk_size(chunk_tokens, local_vocab, len(counted), weights.device, fused, buffers)
 
     trained = (student_hidden, student_head, student_bias)
     comparison = ChunkComparison(
-        student=LMHead(student_hidden.detach(), student_head.detach(), student_bias, local_vocab, compute),
-        teacher=LMHead(teacher_hidden.detach(), teacher_head.detach(), teacher_bias, local_vocab, compute),
+        student=LMHead(
+            student_hidden.detach(), student_head.detach(), student_bias, local_vocab, compute, student_transform
+        ),
+        teacher=LMHead(
+            teacher_hidden.detach(), teacher_head.detach(), teacher_bias, local_vocab, compute, teacher_transform
+        ),
         weights=weights,
         targets=targets,
         config=config,
@@ -192,8 +202,10 @@ def _compare_all(
 def _accumulator(
     comparison: ChunkComparison, trained: Trained, counted: int, grad_eps: float
 ) -> DenseAccumulator | SparseAccumulator:
+    # With a cap, the gradient of a token's logits no longer sums to zero: see `sparse`.
+    subtract_mean_row = grad_eps > 0 and comparison.student.transform.cap is None
     gradients = StudentGradients(
-        comparison.student, trained, comparison.vocabulary, grad_eps > 0, comparison.fused
+        comparison.student, trained, comparison.vocabulary, subtract_mean_row, comparison.fused
     )
     dense = DenseAccumulator(gradients, counted)
     return SparseAccumulator(gradients, dense, grad_eps) if grad_eps else dense

@@ -9,18 +9,21 @@ from torch import Tensor
 
 from opsd.kl import chunks
 from opsd.kl.chunks import Tokens
+from opsd.kl.logit_transform import LogitTransform
 from opsd.kl.matmul import can_mm_natively, mm_fp32
 
 
 @dataclass(frozen=True)
 class LMHead:
-    """hidden @ weight.T (+ bias), over the first `vocab_size` vocab entries, in `compute` (fp32 or fp64)."""
+    """transform(hidden @ weight.T (+ bias)), over the first `vocab_size` vocab entries, in `compute` (fp32 or
+    fp64)."""
 
     hidden: Float[Tensor, "T H"]
     weight: Float[Tensor, "Vp H"]
     bias: Float[Tensor, " Vp"] | None
     vocab_size: int
     compute: torch.dtype
+    transform: LogitTransform
 
     def logits(self, tokens: Tokens) -> Float[Tensor, "N V"]:
         hidden = self.hidden[tokens]
@@ -30,7 +33,9 @@ class LMHead:
             logits = hidden.new_empty(len(hidden), self.vocab_size, dtype=self.compute)
             for piece in self.vocab_pieces():
                 logits[:, piece] = mm_fp32(hidden, self.weight[piece].T, self.compute)
-        return logits if self.bias is None else logits.add_(self.bias.detach()[: self.vocab_size])
+        if self.bias is not None:
+            logits.add_(self.bias.detach()[: self.vocab_size])
+        return self.transform.apply_(logits)
 
     def gradient_dtype(self) -> torch.dtype:
         """The dtype in which the logits' gradient enters its two products."""

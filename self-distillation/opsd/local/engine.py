@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from opsd.engine import START_STATE, UpdateResult, split_into_updates
-from opsd.hidden_states import autocast_dtype, check_logits
+from opsd.hidden_states import autocast_dtype
 from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
 from opsd.local.optimizer_step import OptimizerStep
 from opsd.local.student import Student
@@ -40,7 +40,6 @@ class LocalEngine:
             self.student = Student(config, checkpoint and checkpoint / "student")
             synced = checkpoint / "teacher" if checkpoint and state["teacher_was_synced"] else None
             self.teacher = open_teacher(config, self.student, synced)
-            check_logits(self.student.model, config.student_model, run.pad_id)
             self.optimizer_step = OptimizerStep(
                 config, self.student, self.teacher, run.pad_id, run.total_updates, checkpoint
             )

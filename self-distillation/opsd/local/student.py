@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,9 +12,13 @@ from peft import PeftModel, get_peft_model, set_peft_model_state_dict
 from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
+from opsd.checkpoint_names import as_in_checkpoint, saved_tensors
 from opsd.config import RunConfig
-from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden, turn_off_dropout
+from opsd.determinism import check_deterministic, turn_off_dropout
+from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
+from opsd.logits import check_logits, find_logit_transform
 from srt.common.adapters import lora_config
+from srt.common.errors import UserError, reason_of
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
 
@@ -38,30 +43,40 @@ class Student:
         check_supported(self.model, config.student_model)
         turn_off_dropout(self.model)
         if config.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        self.model.train()
+            _enable_gradient_checkpointing(self.model, config.student_model)
+        check_deterministic(self.model, config.student_model)
+        self.logit_transform = find_logit_transform(self.model, config.student_model)
+        check_logits(self.model, config.student_model, self.lm_head())
 
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
         """See hidden_states.predicting_hidden; differentiable."""
         return predicting_hidden(self.model, sequences, pad_id)
 
     def lm_head(self) -> LMHead:
-        return lm_head(self.model)
+        return lm_head(self.model, self.logit_transform)
 
     def trained_parameters(self) -> list[nn.Parameter]:
         return [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """Names and tensors as in a plain model's checkpoint: an adapter is added to the weights beneath it."""
-        for name, weight in self.model.named_parameters():
-            if self.adapter is None:
-                yield name, weight
-            elif ".lora_" not in name:
-                plain = name.replace(".base_layer.", ".")
-                if name.endswith(".base_layer.weight"):
-                    layer = self.model.get_submodule(plain.removesuffix(".weight"))
-                    weight = weight.detach() + layer.get_delta_weight(ADAPTER).detach()
-                yield plain, weight
+        weights = saved_tensors(self.model) if self.adapter is None else self._merged_weights()
+        return as_in_checkpoint(self.model, weights)
+
+    @torch.no_grad()
+    def _merged_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Names as in the model without its adapter."""
+        for name, weight in saved_tensors(self.model):
+            if ".lora_" in name:
+                continue
+            module, _, parameter = name.rpartition(".")
+            # An adapted parameter of experts has a wrapper of its own: they are nested.
+            while module.endswith(".base_layer"):
+                module = module.removesuffix(".base_layer")
+                layer: Any = self.model.get_submodule(module)
+                if getattr(layer, "parameter_name", "weight") == parameter:
+                    weight = weight + layer.get_delta_weight(ADAPTER).to(weight.dtype)
+            yield f"{module}.{parameter}", weight
 
     def save(self, folder: Path) -> None:
         """What a run needs to continue: all weights, or the adapter."""
@@ -85,6 +100,16 @@ class Student:
         model.to(dtype).save_pretrained(folder)
 
 
+def _enable_gradient_checkpointing(model: Any, name: str) -> None:
+    try:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise UserError(
+            f"GRADIENT_CHECKPOINTING=1: {name} does not support it ({reason_of(error)}); set "
+            "GRADIENT_CHECKPOINTING=0"
+        ) from error
+
+
 def save_adapter(adapter: PeftModel, name: str, folder: Path) -> None:
     """One adapter of a model, in `folder` itself (PEFT puts all but the first one into a subfolder)."""
     adapter.save_pretrained(str(folder), selected_adapters=[name], save_embedding_layers=False)
@@ -100,6 +125,12 @@ def _open_adapter(model: nn.Module, config: RunConfig, checkpoint: Path | None) 
         return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
     torch.manual_seed(config.seed)  # an adapter starts at random
     adapter_config = lora_config(config.lora_rank, config.lora_alpha)
-    adapter = get_peft_model(model, adapter_config)  # pyright: ignore[reportArgumentType] - any transformers model
+    try:
+        adapter = get_peft_model(model, adapter_config)  # pyright: ignore[reportArgumentType] - any transformers model
+    except ValueError as error:
+        raise UserError(
+            f"LORA_RANK={config.lora_rank}: PEFT cannot adapt the linear layers of {config.student_model} "
+            f"({reason_of(error)}); LORA_RANK=0 trains all weights"
+        ) from error
     assert isinstance(adapter, PeftModel)  # not a mixed one, which only mixed=True makes
     return adapter

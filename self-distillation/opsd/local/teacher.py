@@ -11,8 +11,10 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from opsd.config import RunConfig
+from opsd.determinism import policy_mode
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
 from opsd.local.student import ADAPTER, Student, save_adapter
+from opsd.logits import check_logits, find_logit_transform
 from srt.common.errors import UserError
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
@@ -55,6 +57,8 @@ class FrozenTeacher:
         self.was_synced = checkpoint is not None
         check_supported(self.model, config.teacher_model)
         keep_residual_in_fp32(self.model)
+        self.logit_transform = find_logit_transform(self.model, config.teacher_model)
+        check_logits(self.model, config.teacher_model, self.lm_head())
         student_shapes, shapes = (
             {name: tensor.shape for name, tensor in model.state_dict().items()}
             for model in (student.model, self.model)
@@ -70,7 +74,7 @@ class FrozenTeacher:
         return predicting_hidden(self.model, sequences, pad_id)
 
     def lm_head(self) -> LMHead:
-        return lm_head(self.model)
+        return lm_head(self.model, self.logit_transform)
 
     def copy_from(self, student: Student) -> None:
         self.model.load_state_dict(student.model.state_dict())  # casts to the teacher's dtype
@@ -97,6 +101,7 @@ class BaseWeightsTeacher:
 
     def __init__(self, student: Student, adapter: PeftModel, checkpoint: Path | None):
         self.model = student.model
+        self.logit_transform = student.logit_transform
         self.adapter = adapter
         self.was_synced = checkpoint is not None
         if checkpoint:
@@ -108,7 +113,7 @@ class BaseWeightsTeacher:
             return predicting_hidden(self.model, sequences, pad_id)
 
     def lm_head(self) -> LMHead:
-        return lm_head(self.model)  # adapters leave it alone
+        return lm_head(self.model, self.logit_transform)  # adapters leave it alone
 
     def copy_from(self, student: Student) -> None:
         if not self.was_synced:
@@ -131,4 +136,4 @@ class BaseWeightsTeacher:
         else:
             with self.adapter.disable_adapter():
                 yield
-        self.model.train()
+        policy_mode(self.model)

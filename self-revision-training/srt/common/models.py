@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging
 
 from srt.common.errors import UserError, disk_full_reason, reason_of
+from srt.common.rope import fix_rope, rope_overrides
 
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
@@ -116,6 +117,7 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
     # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
+    fix_rope(model, model_path)
     return model.to(device or default_device())
 
 
@@ -146,6 +148,16 @@ def context_limit(model_path: str) -> int:
     """Context length of the model in tokens, prompt and response together."""
     config = _load("config", model_path, AutoConfig.from_pretrained)
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1)
+
+
+def vllm_overrides(model_path: str) -> dict[str, Any]:
+    """What vLLM must read otherwise than the model's config has it, to compute what `load_model` computes."""
+    return rope_overrides(_load("config", model_path, AutoConfig.from_pretrained), model_path)
+
+
+def vocab_size(model_path: str) -> int:
+    """The number of tokens in the model's embedding."""
+    return int(_load("config", model_path, AutoConfig.from_pretrained).get_text_config().vocab_size)
 
 
 def stored_dtype(model_path: str) -> torch.dtype:

@@ -121,7 +121,9 @@ class TransformersSampler:
             prompts[index, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask[index, width - len(request.prompt_ids) :] = 1
         sampling = _SeededSampling(requests, self.config, device)
-        was_training, own_config = self.model.training, self.model.generation_config
+        # Module by module: a model in training may have only some of its modules in training mode.
+        modes = [(module, module.training) for module in self.model.modules()]
+        own_config = self.model.generation_config
         self.model.eval()
         # The checkpoint's own defaults (a repetition penalty, suppressed tokens, ...) must not interfere.
         self.model.generation_config = GenerationConfig()
@@ -138,7 +140,8 @@ class TransformersSampler:
                 )
         finally:
             self.model.generation_config = own_config
-            self.model.train(was_training)
+            for module, was_training in modes:
+                module.training = was_training
         tokens = output[:, width:].tolist()
         logprobs = torch.stack(sampling.logprobs, dim=1).tolist()
         return [

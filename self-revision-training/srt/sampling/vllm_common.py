@@ -43,10 +43,13 @@ def engine_arguments(
     seed: int,
 ) -> dict[str, Any]:
     """Arguments of vLLM's engine. Chunked prefill and asynchronous scheduling are on by default."""
+    from srt.common.models import vllm_overrides  # torch is heavy
+
     return {
         "model": model_path,
         "dtype": ("bfloat16" if on_gpu else "float32") if dtype == "auto" else dtype,
         "max_model_len": max_model_len,
+        "hf_overrides": vllm_overrides(model_path),
         "max_num_seqs": max_batch,
         # A batch without a CUDA graph waits for Python to launch its kernels, so all sizes get one. The graphs
         # between vLLM's default of 512 and 1024 take a few more seconds at the start.

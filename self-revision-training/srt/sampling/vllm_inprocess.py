@@ -8,6 +8,7 @@ import os
 from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
+from srt.common.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
 
@@ -60,6 +61,10 @@ class VllmSampler:
             self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except (ValueError, RuntimeError, OSError) as error:
             raise did_not_start(model_path, error) from error
+        # The parameters that the last update of weights reached, where vLLM tells.
+        self._loaded: set[str] | None = None
+        self._records_loading = False
+        self._model_path = model_path
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._asleep = False
@@ -88,7 +93,11 @@ class VllmSampler:
         ]
 
     def update_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
-        """Sample from these weights from now on (Hugging Face names, any dtype); wakes a sleeping engine."""
+        """Sample from these weights from now on (names and layout of the checkpoint, any dtype); wakes a sleeping
+        engine.
+
+        Raises UserError when one of the engine's parameters got no weight: it would keep an old one.
+        """
         if self._can_sleep:
             import torch
 
@@ -96,10 +105,30 @@ class VllmSampler:
         if self._asleep:
             self.engine.wake_up()
             self._asleep = False
+        if not self._records_loading:
+            self.engine.apply_model(self._record_loading)
+            self._records_loading = True
+        parameters = set().union(*self.engine.apply_model(_parameter_names))  # a tied head is not listed twice
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        if missing := parameters - (parameters if self._loaded is None else self._loaded):
+            some = ", ".join(sorted(missing)[:3])
+            raise UserError(
+                f"vLLM took no weight for {len(missing)} parameters of {self._model_path} ({some}, ...): "
+                "it would sample with old ones; SAMPLER=transformers samples without vLLM"
+            )
         if not self._on_gpu:
-            self.engine.apply_model(_repack_lm_head)
+            self.engine.apply_model(_repack_for_cpu)
         self.engine.reset_prefix_cache()  # its content came from the old weights
+
+    def _record_loading(self, model: Any) -> None:
+        """Note which parameters vLLM's `load_weights` loads; vLLM itself only logs a warning about the others."""
+        load = model.load_weights
+
+        def load_weights(*args: Any, **kwargs: Any) -> set[str] | None:
+            self._loaded = load(*args, **kwargs)
+            return self._loaded
+
+        model.load_weights = load_weights
 
     def sleep(self) -> None:
         """Free the GPU memory of weights and cache until `update_weights`; does nothing without a GPU."""
@@ -115,7 +144,16 @@ class VllmSampler:
             shutdown()
 
 
-def _repack_lm_head(model: Any) -> None:
-    """The CPU build keeps a packed copy of the lm_head weights; reloading does not update it if they are tied."""
+def _parameter_names(model: Any) -> set[str]:
+    return {name for name, _ in model.named_parameters()}
+
+
+def _repack_for_cpu(model: Any) -> None:
+    """The CPU build computes with packed weights. Reloading leaves those of a tied lm_head as they were, and those
+    of experts unpacked."""
     if hasattr(model.lm_head, "cpu_linear"):
         model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+    for module in model.modules():
+        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        if kernel is not None and hasattr(module, "w13_weight"):
+            kernel.fused_experts.process_weights_after_loading(module)

@@ -9,7 +9,7 @@ from unittest import mock
 import pytest
 import torch
 
-from opsd.kl import KLConfig, chunks, exact, exact_kl
+from opsd.kl import KLConfig, LogitTransform, chunks, exact, exact_kl
 from opsd.kl.kernels import block_sums, fused, single_pass
 from opsd.kl.sparse import MAX_DROPPED
 from opsd.kl.sparse_rows import SparseRowAccumulator
@@ -53,6 +53,27 @@ def test_every_kind_with_statistics_biases_and_chunks(kind, temperature):
         expected = log_probs.gather(-1, targets[:, None])[:, 0].float()
         torch.testing.assert_close(getattr(out, f"{name}_logprob"), expected)
     assert torch.equal(out.top1_agreement, student.argmax(-1) == teacher.argmax(-1))
+
+
+@pytest.mark.parametrize("grad_eps", [0.0, 1e-4])
+@pytest.mark.parametrize("kind", FUSED_KINDS)
+@pytest.mark.parametrize(
+    "transforms",
+    [(LogitTransform(0.25), LogitTransform(0.5)), (LogitTransform(1.5, cap=4.0), LogitTransform(cap=5.0))],
+    ids=["scaled", "capped"],
+)
+def test_logits_that_are_scaled_or_soft_capped(kind, transforms, grad_eps):
+    case = make_case(5, 120, scale=3.0, dtype=torch.float32)
+    assert_matches(
+        case,
+        KLConfig(kind, mixed_weight=0.3, temperature=0.7),
+        2e-5 if not grad_eps else 2 * MAX_DROPPED,
+        chunk_tokens=3,
+        targets=torch.arange(5) * 23,
+        student_transform=transforms[0],
+        teacher_transform=transforms[1],
+        grad_eps=grad_eps,
+    )
 
 
 @pytest.mark.parametrize("kind", FUSED_KINDS)

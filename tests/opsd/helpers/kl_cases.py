@@ -4,7 +4,7 @@ import math
 
 import torch
 
-from opsd.kl import KLConfig, exact_kl
+from opsd.kl import IDENTITY, KLConfig, exact_kl
 
 KINDS = ("reverse", "forward", "mixed", "jsd")
 NAMES = ("student_hidden", "student_head", "student_bias", "teacher_hidden", "teacher_head", "teacher_bias")
@@ -68,16 +68,22 @@ def naive_token_kl(student_logits, teacher_logits, config):
     return share * forward + (1 - share) * reverse
 
 
-def naive(case, config=KLConfig(), vocab_size=None):  # noqa: B008 - frozen
+def transformed(logits, transform):
+    """The definition: scaled, and capped by tanh where there is a cap."""
+    scaled = logits * transform.scale
+    return scaled if transform.cap is None else transform.cap * torch.tanh(scaled / transform.cap)
+
+
+def naive(case, config=KLConfig(), vocab_size=None, transforms=(IDENTITY, IDENTITY)):  # noqa: B008 - frozen
     """Loss, per-token values, gradients and both logits in float64, from the very numbers `case` holds."""
     x = {name: v.detach().double() for name, v in case.items() if v.is_floating_point()}
     leaves = [x[name].requires_grad_() for name in NAMES[:3] if name in x]
     logits = []
-    for role in ("student", "teacher"):
+    for role, transform in zip(("student", "teacher"), transforms, strict=True):
         full = x[f"{role}_hidden"] @ x[f"{role}_head"].T
         if f"{role}_bias" in x:
             full = full + x[f"{role}_bias"]
-        logits.append(full[:, :vocab_size])
+        logits.append(transformed(full[:, :vocab_size], transform))
     token_kl = naive_token_kl(*logits, config)
     loss = (x["weights"] * token_kl).sum()
     return loss.detach(), token_kl.detach(), torch.autograd.grad(loss, leaves), [y.detach() for y in logits]
@@ -96,7 +102,8 @@ def run(case, **arguments):
 
 def assert_matches(case, config=KLConfig(), tolerance=1e-10, vocab_size=None, **arguments):  # noqa: B008
     out, gradients = run(case, config=config, vocab_size=vocab_size, **arguments)
-    loss, token_kl, expected, _ = naive(case, config, vocab_size)
+    transforms = [arguments.get(f"{role}_transform", IDENTITY) for role in ("student", "teacher")]
+    loss, token_kl, expected, _ = naive(case, config, vocab_size, transforms)
     assert relative_error(out.loss, loss) <= tolerance
     assert relative_error(out.token_kl, token_kl) <= max(tolerance, 2e-7)  # always reported in fp32
     assert len(gradients) == len(expected)

@@ -12,6 +12,7 @@ import torch
 
 from opsd.hidden_states import lm_head, predicting_hidden
 from opsd.kl import KLConfig, KLOutput
+from opsd.logits import find_logit_transform
 from opsd.nemo_rl.micro_batches import RankUpdate, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pair_kl import pair_kl
@@ -88,9 +89,8 @@ def local_engines_kl(
         teacher_hidden = predicting_hidden(teacher, [pair.teacher for pair in pairs], 0)
     sequences = [pair.student for pair in pairs]
     student_hidden = predicting_hidden(student, sequences, 0)
-    return pair_kl(
-        student_hidden, lm_head(student), teacher_hidden, lm_head(teacher), sequences, weight, kl_config, grad_eps
-    )
+    heads = [lm_head(model, find_logit_transform(model, "tiny")) for model in (student, teacher)]
+    return pair_kl(student_hidden, heads[0], teacher_hidden, heads[1], sequences, weight, kl_config, grad_eps)
 
 
 def outputs_in_order(results: list[RankStepResult], assigned: bool) -> list[KLOutput]:

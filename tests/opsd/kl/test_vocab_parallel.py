@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from opsd.kl import KLConfig, exact_kl
+from opsd.kl import KLConfig, LogitTransform, exact_kl
 from tests.opsd.helpers.kl_cases import make_case, relative_error, require_grad
 
 # Uneven shards of a vocabulary of 37; the last process of each also holds padding.
@@ -47,12 +47,12 @@ def outputs(case, **arguments):
     return out, [case[name].grad for name in names]
 
 
-def compare_with_one_process(rank, group, config, grad_eps=0.0, tolerance=1e-10):
+def compare_with_one_process(rank, group, config, grad_eps=0.0, tolerance=1e-10, **transforms):
     sizes = SHARDS[dist.get_world_size(group)]
     case = whole_case()
-    expected, (hidden, head, bias) = outputs(case, config=config, chunk_tokens=13)
+    expected, (hidden, head, bias) = outputs(case, config=config, chunk_tokens=13, **transforms)
     out, actual = outputs(
-        sharded(case, sizes, rank), config=config, chunk_tokens=5, group=group, grad_eps=grad_eps
+        sharded(case, sizes, rank), config=config, chunk_tokens=5, group=group, grad_eps=grad_eps, **transforms
     )
     assert relative_error(out.loss, expected.loss) <= tolerance
     for name in VALUES:
@@ -85,6 +85,9 @@ def process(rank, processes, store):
     for config in CONFIGS:
         compare_with_one_process(rank, group, config)
     compare_with_one_process(rank, group, KLConfig(), grad_eps=3e-3, tolerance=5e-3)
+    capped = {"student_transform": LogitTransform(1.5, cap=4.0), "teacher_transform": LogitTransform(0.5)}
+    compare_with_one_process(rank, group, KLConfig(), **capped)
+    compare_with_one_process(rank, group, KLConfig(), grad_eps=3e-3, tolerance=5e-3, **capped)
     bad_shards_are_refused_everywhere(rank, group)
     dist.destroy_process_group()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from opsd.config import DistillConfig
 from opsd.kl import KLConfig
@@ -120,13 +120,18 @@ BOTH = pytest.mark.parametrize("sharding", ["fsdp", "tp"])
 def two_ranks(tmp_path_factory, coin_checkpoint, other_checkpoint, five_pairs):
     """two_ranks(layout): three updates on two processes with "fsdp" or "tp", what rank 0 and rank 1 found."""
     folder = tmp_path_factory.mktemp("two ranks")
+    return functools.cache(
+        lambda layout: ran_on_two_ranks(layout, folder, five_pairs, coin_checkpoint, other_checkpoint)
+    )
 
+
+def ran_on_two_ranks(layout, folder, pairs, student, teacher):
     def sections(lr):
         settings = [f"{name}={value}" for name, value in {**KNOBS, "lr": lr, "warmup_steps": 1}.items()]
         config = load_config(DistillConfig, "distill", settings)
         return policy_config(config, ClusterShape(1, 2, 1, 1), {}, TOTAL_UPDATES)
 
-    updates = three_updates(five_pairs)
+    updates = three_updates(pairs)
     work = {
         "updates": {"fsdp": updates["data"], "tp": updates["one"] * 2},
         "sections": sections(PEAK),
@@ -134,8 +139,7 @@ def two_ranks(tmp_path_factory, coin_checkpoint, other_checkpoint, five_pairs):
         "other losses": OTHER_LOSSES,
     }
     torch.save(work, folder / "work.pt")
-    models = {"STUDENT": str(coin_checkpoint), "TEACHER": str(other_checkpoint)}
-    return functools.cache(lambda layout: run_ranks(TWO_RANKS, layout, 2, folder, **models))
+    return run_ranks(TWO_RANKS, layout, 2, folder, STUDENT=str(student), TEACHER=str(teacher))
 
 
 @pytest.fixture
@@ -149,17 +153,43 @@ def mean_kl(student, teacher, pairs):
     return local_engines_kl(student, teacher, pairs, 1 / sum(len(pair.targets) for pair in pairs)).loss
 
 
-@BOTH
-def test_a_sharded_model_gets_the_gradient_of_a_whole_one_clipped(two_ranks, exact_models, pairs, sharding):
-    student = exact_models[0]()
-    mean_kl(student, exact_models[1], in_updates(pairs)[0]).backward()
+def assert_first_gradient(ranks, student, teacher, pairs):
+    """That every rank's first gradient is that of a whole model, clipped."""
+    mean_kl(student, teacher, in_updates(pairs)[0]).backward()
     expected = gradients(student)
     norm = sum(float(g.square().sum()) for g in expected.values()) ** 0.5
     assert norm > 2 * SETTINGS.max_norm
     clipped = {name: (g * SETTINGS.max_norm / norm).float() for name, g in expected.items()}
-    for rank in two_ranks(sharding):
+    for rank in ranks:
         assert_same(rank["gradients"][0], clipped, rtol=1e-3, atol=1e-7)
         assert rank["result"].updates[0].grad_norm == pytest.approx(norm, rel=1e-4)
+
+
+@BOTH
+def test_a_sharded_model_gets_the_gradient_of_a_whole_one_clipped(two_ranks, exact_models, pairs, sharding):
+    assert_first_gradient(two_ranks(sharding), exact_models[0](), exact_models[1], pairs)
+
+
+@BOTH
+def test_a_sharded_model_finds_its_soft_cap(tmp_path, layout, pairs, sharding):
+    config = Gemma2Config(
+        vocab_size=len(layout.tokenizer),
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        final_logit_softcapping=3.0,
+        initializer_range=0.3,
+    )
+    for seed, name in enumerate(("student", "teacher")):
+        torch.manual_seed(seed)
+        Gemma2ForCausalLM(config).save_pretrained(tmp_path / name)
+    models = [tmp_path / name for name in ("student", "teacher")]
+    ranks = ran_on_two_ranks(sharding, tmp_path, pairs, *models)
+    student, teacher = (load_model(str(model), "float64", "cpu") for model in models)
+    assert_first_gradient(ranks, student, teacher, pairs)
 
 
 @BOTH

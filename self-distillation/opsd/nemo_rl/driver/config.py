@@ -131,7 +131,12 @@ def _dtensor_sections(config: RunConfig, shape: ClusterShape, total_updates: int
 
 
 def generation_config(
-    config: RunConfig, shape: ClusterShape, max_model_len: int, eot_ids: list[int], pad_id: int
+    config: RunConfig,
+    shape: ClusterShape,
+    max_model_len: int,
+    eot_ids: list[int],
+    pad_id: int,
+    hf_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
     return {
@@ -161,5 +166,5 @@ def generation_config(
             "use_tqdm": False,
         },
         # Passed on to vLLM's engine.
-        "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": {}},
+        "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": hf_overrides or {}},
     }

@@ -14,6 +14,7 @@ import torch
 from nemo_rl.environments.utils import create_env
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from opsd.checkpoint_names import changed_names
 from opsd.engine import UpdateResult, require_finite, split_into_updates
 from opsd.hidden_states import check_supported
 from opsd.nemo_rl.driver import runtime
@@ -23,6 +24,7 @@ from opsd.nemo_rl.driver.megatron_config import check_megatron
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.pairs import SequencePair
 from opsd.run import Run
+from srt.common.errors import UserError
 from srt.contract import metrics as names
 from srt.sampling.base import Sampler
 
@@ -37,6 +39,12 @@ class NemoEngine:
             with torch.device("meta"):  # only the model's class and config matter
                 model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
             check_supported(model, model_path)
+            if names := changed_names(model):
+                raise UserError(
+                    f"ENGINE=nemo-rl: {model_path} has {len(names)} weights that its checkpoint holds in another "
+                    f"layout ({names[0]}, for example; fused experts are stored one by one), which the refresh of "
+                    "vLLM's weights does not convert; ENGINE=local supports such models"
+                )
         model_config = AutoConfig.from_pretrained(config.student_model)
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)

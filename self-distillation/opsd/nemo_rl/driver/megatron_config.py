@@ -4,6 +4,16 @@ from typing import Any
 
 from opsd.config import RunConfig, optimizer_config
 from srt.common.errors import UserError
+from srt.common.rope import fixed_config
+
+# Config entries that change logits after the LM head. (The other engines ask the model's forward pass instead.)
+LOGIT_CHANGES = (
+    "final_logit_softcapping",
+    "logits_scaling",
+    "logit_scale",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
 
 
 def check_megatron(config: RunConfig, model_config: Any) -> None:
@@ -14,10 +24,22 @@ def check_megatron(config: RunConfig, model_config: Any) -> None:
             f"{config.teacher_model} must be STUDENT_MODEL or unset; TRAINER_BACKEND=dtensor supports others"
         )
     text = model_config.get_text_config()
+    for entry in LOGIT_CHANGES:
+        if getattr(text, entry, None) not in (None, 1, 1.0):
+            raise UserError(
+                f"TRAINER_BACKEND=megatron: the config of {config.student_model} sets {entry}="
+                f"{getattr(text, entry)}, which changes logits after the LM head and is not implemented; "
+                "TRAINER_BACKEND=dtensor supports it"
+            )
+    if fixed_config(text) is not None:
+        raise UserError(
+            f"TRAINER_BACKEND=megatron: the rotary frequencies of {config.student_model} depend on lengths "
+            "(rope_parameters), which is not implemented; TRAINER_BACKEND=dtensor supports it"
+        )
     if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
         raise UserError(
             f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "
-            "TRAINER_BACKEND=dtensor supports it"
+            "ENGINE=local supports it"
         )
 
 

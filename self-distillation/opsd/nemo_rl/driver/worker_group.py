@@ -22,7 +22,7 @@ from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import add_span, span
-from srt.common.models import stored_dtype
+from srt.common.models import stored_dtype, vllm_overrides
 from srt.contract import metrics as names
 
 REPLICATED_AXES = ["context_parallel", "tensor_parallel", "pipeline_parallel"]
@@ -66,7 +66,8 @@ class WorkerGroup:
             max_colocated_worker_groups=2,  # a policy worker and a vLLM worker on each GPU
             name="sd_zero",
         )
-        generation = generation_config(config, shape, run.max_model_len, run.layout.eot_ids, run.pad_id)
+        overrides = vllm_overrides(config.student_model)
+        generation = generation_config(config, shape, run.max_model_len, run.layout.eot_ids, run.pad_id, overrides)
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
         self.generation = open_generation(self.cluster, generation)
         self.generation.finish_generation()
@@ -87,6 +88,8 @@ class WorkerGroup:
             self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
         elif config.teacher_model != config.student_model:
             self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
+        if config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
+            self.policy.run_all_workers_single_data("check_logits")
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:

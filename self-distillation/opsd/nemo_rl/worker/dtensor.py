@@ -14,11 +14,12 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.hidden_states import turn_off_dropout
+from opsd.determinism import policy_mode, turn_off_dropout
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
+from srt.common.rope import fix_rope
 
 TEACHER_WEIGHTS = "weights"  # the folder inside a saved teacher's, in NeMo-RL's checkpoint format
 
@@ -38,6 +39,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         self._teacher_copies = PinnedCpuCopies()
         self._own_teacher: Any = None
         super().__init__(*args, **kwargs)
+        fix_rope(self.model, self.model.config.name_or_path)
         turn_off_dropout(self.model)
 
     # On and off the GPU, called by the driver under NeMo-RL's names ---------------------------------------
@@ -60,7 +62,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     def prepare_for_training(self) -> None:
         self._student_copies.onload(shards(self.model))
         self._optimizer_copies.onload(self._optimizer_state())
-        self.model.train()
+        policy_mode(self.model)
 
     def _optimizer_state(self) -> dict[str, torch.Tensor]:
         """Adam's moments by name; its step counts are on the CPU."""
@@ -70,6 +72,13 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
             for name, value in state.items()
             if value.device == self.model.device
         }
+
+    def check_logits(self) -> None:
+        """Raises UserError, before the first rollout, when either model's logits are not supported."""
+        self.logit_transform(self.model)
+        if self._own_teacher is not None:
+            with self.teacher_swapped_in() as teacher:
+                self.logit_transform(teacher)
 
     # The teacher ----------------------------------------------------------------------------------------
 
@@ -110,6 +119,7 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         )
         teacher.tie_weights()
         self._own_teacher = self.move_to_cuda(teacher.requires_grad_(False))
+        fix_rope(self._own_teacher, model_path)
         turn_off_dropout(self._own_teacher)
         self._teacher_copies.offload(shards(self._own_teacher))
 

@@ -5,7 +5,9 @@ Only torch is needed here, so that it can be tested without NeMo-RL; dtensor.py 
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Float
@@ -13,11 +15,16 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.tensor import DTensor
 
+from opsd.determinism import policy_mode
 from opsd.hidden_states import LMHead
-from opsd.nemo_rl.worker.lm_head_hook import Result, run_to_lm_head
+from opsd.kl import LogitTransform
+from opsd.logits import find_logit_transform
+from opsd.nemo_rl.worker.lm_head_hook import Result, forward, run_to_lm_head
 from opsd.nemo_rl.worker.step import DistillationStep
 from opsd.nemo_rl.worker.swap_weights import local_shard
 from srt.contract.layout import TokenSequence
+
+_TRANSFORMS: WeakKeyDictionary[Any, LogitTransform] = WeakKeyDictionary()  # by model
 
 
 class DTensorStep(DistillationStep):
@@ -38,8 +45,24 @@ class DTensorStep(DistillationStep):
         pad_id: int,
         then: Callable[[Float[Tensor, "T H"], LMHead], Result],
     ) -> Result:
-        autocast_dtype = None if self.dtype == torch.float32 else self.dtype
-        return run_to_lm_head(model, sequences, pad_id, autocast_dtype, then)
+        return run_to_lm_head(model, sequences, pad_id, self._autocast_dtype, then, self.logit_transform(model))
+
+    def logit_transform(self, model: Any) -> LogitTransform:
+        """What the model does to its logits after the LM head, found on first use; all ranks must call together.
+
+        Raises UserError for a model that is not supported.
+        """
+        if model not in _TRANSFORMS:
+            call = partial(forward, model, autocast_dtype=self._autocast_dtype)
+            _TRANSFORMS[model] = find_logit_transform(model, model.config.name_or_path, call)
+        return _TRANSFORMS[model]
+
+    def _set_training_mode(self) -> None:
+        policy_mode(self.model)
+
+    @property
+    def _autocast_dtype(self) -> torch.dtype | None:
+        return None if self.dtype == torch.float32 else self.dtype
 
     def _token_weight(self, tokens: int) -> float:
         # FSDP takes the mean of the ranks' gradients; the loss is a sum over all of them.

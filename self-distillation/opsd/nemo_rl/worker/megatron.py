@@ -15,7 +15,7 @@ from megatron.bridge.training import initialize
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
-from opsd.hidden_states import turn_off_dropout
+from opsd.determinism import turn_off_dropout
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep

@@ -46,6 +46,11 @@ class MegatronStep(DistillationStep):
         # With calculate_per_token_loss, Megatron's DDP sums the ranks' gradients, as the loss is a sum over them.
         return 1.0 / tokens
 
+    def _set_training_mode(self) -> None:
+        # Megatron recomputes activations in training mode only. Dropout is off (determinism.turn_off_dropout), and
+        # models with experts are refused.
+        self.model.train()
+
     def _zero_gradients(self) -> None:
         self.model.zero_grad_buffer()
         self.optimizer.zero_grad()

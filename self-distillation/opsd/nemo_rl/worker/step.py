@@ -71,6 +71,10 @@ class DistillationStep(ABC):
         """The weight of each of the update's `tokens` on a rank that makes the loss their mean over all ranks."""
 
     @abstractmethod
+    def _set_training_mode(self) -> None:
+        """The model as it is trained: with gradients, and computing what it computes when it samples."""
+
+    @abstractmethod
     def _zero_gradients(self) -> None: ...
 
     @abstractmethod
@@ -103,7 +107,7 @@ class DistillationStep(ABC):
     ) -> list[RankUpdateResult]:
         with span("teacher"), self.teacher_swapped_in() as teacher:
             hidden, head = self._teacher_hidden(teacher, updates, pad_id)
-        self.model.train()
+        self._set_training_mode()
         results = []
         for update, teacher_hidden in zip(updates, hidden, strict=True):
             results.append(self._make_update(update, teacher_hidden, head, kl_config, grad_eps, pad_id))
