@@ -10,7 +10,7 @@ from opsd.problem_order import ProblemOrder
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
-from srt.common.models import context_limit
+from srt.common.models import context_limit, padding_id
 from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default
 from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
@@ -49,8 +49,7 @@ class Run:
         self.max_revision_tokens = min(self.max_teacher_tokens, 2 * self.max_total_tokens + longest_cue)
         revises = validation_set is not None and config.val_revise
         self.max_model_len = max(self.max_total_tokens, self.max_revision_tokens if revises else 0)
-        pad_id = layout.tokenizer.pad_token_id
-        self.pad_id: int = layout.eot_ids[0] if pad_id is None else pad_id
+        self.pad_id = padding_id(config.student_model, layout.tokenizer, layout.eot_ids[0])
 
     # Its folder -----------------------------------------------------------------------------------------
 

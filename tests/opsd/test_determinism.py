@@ -14,10 +14,11 @@ from transformers import (
 )
 
 from opsd import hidden_states
-from opsd.hidden_states import check_logits, lm_head, predicting_hidden, turn_off_dropout
+from opsd.hidden_states import check_logits, lm_head, predicting_hidden
 from opsd.kl import KLConfig
 from opsd.local.teacher import keep_residual_in_fp32
 from opsd.pair_kl import pair_kl
+from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence
 

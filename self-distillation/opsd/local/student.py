@@ -12,7 +12,8 @@ from peft.utils import load_peft_weights
 from torch import Tensor, nn
 
 from opsd.config import RunConfig
-from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden, turn_off_dropout
+from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
+from srt.common.dropout import turn_off_dropout
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence
 
