@@ -7,22 +7,11 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
+from srt.common.distillable import why_not_distillable
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence, predicting_positions
-
-# Config entries that change logits after the LM head; the exact KL reads hidden states, so it would miss them.
-UNSUPPORTED_LOGIT_SCALING = (
-    "final_logit_softcapping",
-    "logits_scaling",
-    "logit_scale",
-    "lm_head_multiplier",
-    "output_multiplier",
-)
-
-
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 @dataclass(frozen=True)
@@ -49,30 +38,8 @@ def check_supported(model: Any, name: str) -> None:
 
     In `predicting_hidden` tokens that look ahead would see padding.
     """
-    config = model.config.get_text_config()
-    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
-        raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
-    for entry in UNSUPPORTED_LOGIT_SCALING:
-        if getattr(config, entry, None) not in (None, 1, 1.0):
-            raise UserError(
-                f"{name}: its config sets {entry}={getattr(config, entry)}; models that change their logits after "
-                "the LM head are not supported"
-            )
-
-
-def turn_off_dropout(model: nn.Module) -> None:
-    """Set every dropout rate of the modules to 0; the config, which is exported with the model, keeps its own.
-
-    The policy that samples, scores and is trained must be one and the same: with dropout, the log-probs in
-    training differ from the sampler's, and a run cannot be repeated. (`eval()` is not an alternative: gradient
-    checkpointing works in training mode only.)
-    """
-    for module in model.modules():
-        if isinstance(module, DROPOUTS):
-            module.p = 0.0
-        for name, value in list(vars(module).items()):
-            if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
-                setattr(module, name, 0.0)
+    if reason := why_not_distillable(model.config):
+        raise UserError(f"{name}: {reason}")
 
 
 @torch.no_grad()

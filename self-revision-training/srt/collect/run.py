@@ -8,6 +8,7 @@ from srt.collect.collector import Collector, CollectorConfig
 from srt.collect.config import CollectConfig
 from srt.collect.dry_run import show_plan
 from srt.common.console import print_summary
+from srt.common.distillable import warn_before_phase1
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
@@ -52,6 +53,7 @@ def collect(argv: list[str]) -> None:
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)
+    warn_before_phase1(config.model_path)
     started = time.monotonic()
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     output_dir = collection_dir(config.output_dir, prefix)
