@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from srt.collect.split import metadata_path
+from srt.common.distillable import warn_before_phase1
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_jsonl
-from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
+from srt.common.models import (
+    check_gpu,
+    check_reporter,
+    check_saving,
+    check_token_ids,
+    eot_ids,
+    load_tokenizer,
+    padding_id,
+)
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, sft_dir, stage_file
@@ -27,6 +36,8 @@ from srt.contract.provenance import (
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
+from srt.sft.model_check import check_model
+from srt.sft.packed_attention import AttentionChoice
 
 
 @dataclass(frozen=True)
@@ -65,6 +76,8 @@ class TrainingPlan:
     tuples_per_update: int
     output_dir: Path
     layout: Layout
+    pad_id: int
+    attention: AttentionChoice
     stages: list[Stage]
 
 
@@ -75,6 +88,7 @@ def make_plan(config: SftConfig) -> TrainingPlan:
     """
     check_gpu()
     check_reporter(config.report_to)
+    warn_before_phase1(config.base_model)
     processes = find_processes(config.num_processes, config.master_port)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
@@ -105,6 +119,8 @@ def make_plan(config: SftConfig) -> TrainingPlan:
             raise UserError(
                 f"stage {stage}: all {len(built.too_long)} tuples are longer than MAX_LENGTH={config.max_length}"
             )
+        ids = (index for sequence in built.sequences for index in sequence.ids)
+        check_token_ids(config.base_model, layout.tokenizer, ids)
         return built
 
     revision_starts = None
@@ -127,6 +143,8 @@ def make_plan(config: SftConfig) -> TrainingPlan:
         )
         for number, built in built_by_stage.items()
     ]
+    longest = max(length for stage in stages for length in stage.lengths)
+    attention = check_model(config, longest, "cpu" if processes.total > 1 else None)
     tuples_per_update = _tuples_per_update(config, processes, output_dir)
     identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY} | {
         "tuples_per_update": tuples_per_update,
@@ -139,7 +157,8 @@ def make_plan(config: SftConfig) -> TrainingPlan:
         open_run(output_dir, identity, asdict(config), revisions)
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
-    return TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
+    pad_id = padding_id(config.base_model, layout.tokenizer, layout.eot_ids[0])
+    return TrainingPlan(config, processes, tuples_per_update, output_dir, layout, pad_id, attention, stages)
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:

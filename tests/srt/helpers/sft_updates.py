@@ -1,5 +1,6 @@
 """One update of the trainer, and its reference: a naive sum over tuples."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from srt.common.models import load_model, load_tokenizer
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
 from srt.sft.config import SftConfig
-from srt.sft.packed_attention import choose_attention
+from srt.sft.model_check import check_model
 from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
 
 Gradients = dict[str, torch.Tensor]
@@ -34,9 +35,9 @@ def one_update(
     revision_starts: list[int] | None = None,
 ) -> tuple[float, Gradients]:
     """Loss and gradients of one update on all sequences, in as many passes as the configuration requires."""
-    attention = choose_attention("1" if packed else "0")
-    assert attention.packed == packed
     lengths, updates = [len(sequence.ids) for sequence in sequences], [list(range(len(sequences)))]
+    attention = check_model(replace(config, packing="1" if packed else "0"), max(lengths))
+    assert attention.packed == packed
     if packed:
         plan = plan_packed(updates, lengths, config.max_tokens_per_pass, 1)
     else:
