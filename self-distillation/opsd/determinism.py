@@ -1,34 +1,12 @@
 """One policy samples, scores and is trained: whatever a model does only while it is trained is off."""
 
-import copy
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig
 
 from opsd.hidden_states import autocast, autocast_dtype
 from srt.common.errors import UserError
-
-DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
-
-
-def turn_off_dropout(model: nn.Module) -> None:
-    """Set every dropout rate to 0: of modules, in their attributes, and in the configs that they read while they
-    run. The model's own config, which is exported with it, keeps its rates.
-
-    With dropout, the log-probs in training differ from the sampler's, and a run cannot be repeated.
-    """
-    own = getattr(model, "config", None)
-    quiet: dict[int, PreTrainedConfig] = {}  # by the id of the config that it replaces
-    for module in model.modules():
-        if isinstance(module, DROPOUTS):
-            module.p = 0.0
-        _zero_rates(module)
-        config = getattr(module, "config", None)
-        if module is not model and isinstance(config, PreTrainedConfig):
-            module.config = quiet.setdefault(id(config), _without_dropout(config))
-    assert getattr(model, "config", None) is own
 
 
 def policy_mode(model: nn.Module) -> None:
@@ -69,16 +47,3 @@ def probe_logits(model: Any, ids: torch.Tensor) -> torch.Tensor:
     """The model's logits (1, L, V), in the precision in which it is trained."""
     with autocast(model.device, autocast_dtype(model.device)):
         return model(input_ids=ids, use_cache=False).logits
-
-
-def _without_dropout(config: PreTrainedConfig) -> PreTrainedConfig:
-    config = copy.deepcopy(config)
-    _zero_rates(config)
-    return config
-
-
-def _zero_rates(holder: Any) -> None:
-    """`dropout`, `attn_pdrop`, `hidden_dropout_prob`, `layerdrop`, ..."""
-    for name, value in list(vars(holder).items()):
-        if "drop" in name and isinstance(value, float):
-            setattr(holder, name, 0.0)

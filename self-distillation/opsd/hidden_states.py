@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from opsd.kl import IDENTITY, LogitTransform
+from srt.common.distillable import why_not_distillable
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence, predicting_positions
 
@@ -37,9 +38,8 @@ class LMHead:
 
 def check_supported(model: Any, name: str) -> None:
     """Raises UserError for a model whose tokens look ahead: in `predicting_hidden` they would see padding."""
-    config = model.config.get_text_config()
-    if getattr(config, "use_bidirectional_attention", None) in (True, "all"):
-        raise UserError(f"{name}: its config sets use_bidirectional_attention; only causal models are supported")
+    if reason := why_not_distillable(model.config):
+        raise UserError(f"{name}: {reason}")
 
 
 def autocast_dtype(device: torch.device) -> torch.dtype | None:

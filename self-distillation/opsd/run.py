@@ -10,7 +10,7 @@ from opsd.problem_order import ProblemOrder
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
-from srt.common.models import context_limit, vocab_size
+from srt.common.models import context_limit, padding_id, vocab_size
 from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default
 from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
@@ -57,8 +57,7 @@ class Run:
                 f"{vocab_size(config.student_model)}: responses with a token that the teacher does not have stay "
                 "out of the loss"
             )
-        pad_id = layout.tokenizer.pad_token_id
-        self.pad_id: int = layout.eot_ids[0] if pad_id is None else pad_id
+        self.pad_id = padding_id(config.student_model, layout.tokenizer, layout.eot_ids[0])
 
     # Its folder -----------------------------------------------------------------------------------------
 

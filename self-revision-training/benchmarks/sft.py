@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ from srt.sft.batching import BatchPlan, plan_packed, plan_padded, plan_updates
 from srt.sft.config import SftConfig
 from srt.sft.dataset import build_sequences, load_stage
 from srt.sft.launch import shard_alone
-from srt.sft.packed_attention import choose_attention
+from srt.sft.model_check import check_model
 from srt.sft.plan import layout_for_data, read_collection_identity
 from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
 
@@ -207,10 +207,10 @@ class Benchmark:
             )
             return trainer, model_flops(model, measured), arguments.gradient_accumulation_steps
         kind, _, size = name.partition(":")
-        attention = choose_attention("1" if kind == "packed" else "0")
-        plan = self._plan(attention.packed, int(size or 0))
         config = load_config(SftConfig, "sft", [f"base_model={self.options.model}", "save_steps=1000000"])
+        attention = check_model(replace(config, packing="1" if kind == "packed" else "0"), max(self.lengths))
         model = new_model(self.options.model, config, attention.implementation)
+        plan = self._plan(attention.packed, int(size or 0))
         flops = model_flops(model, measured)
         arguments = training_arguments(config, work, plan, config.lr_stage1, False)
         for key, value in self._logging_arguments().items():

@@ -18,11 +18,12 @@ from transformers import (
 )
 
 from opsd import hidden_states
-from opsd.determinism import check_deterministic, policy_mode, turn_off_dropout
+from opsd.determinism import check_deterministic, policy_mode
 from opsd.hidden_states import lm_head, predicting_hidden
 from opsd.kl import KLConfig
 from opsd.local.teacher import keep_residual_in_fp32
 from opsd.pair_kl import pair_kl
+from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all

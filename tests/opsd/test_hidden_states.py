@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from opsd.hidden_states import check_supported, lm_head, predicting_hidden
 from opsd.kl import exact_kl
 from opsd.pairs import build_pair
 from srt.common.errors import UserError
 from srt.common.models import load_model
+from tests.families.models import tiny
 
 TEXTS = ("\\boxed{2}", "A 1 + 1 = 2\nB 2 * 3 = 6\n\\boxed{6}", "7", "A 1 + 1 = 3\n\\boxed{3}")
 
@@ -66,17 +66,7 @@ def test_gradient_through_a_tied_head_reaches_the_embedding(model, sequences):
 
 
 def tiny_gemma(**settings):
-    config = Gemma2Config(
-        vocab_size=32,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        num_key_value_heads=1,
-        head_dim=8,
-        **settings,
-    )
-    return Gemma2ForCausalLM(config)
+    return tiny("gemma2", **settings)[1]
 
 
 def test_a_model_whose_tokens_look_ahead_is_refused(model):
@@ -90,18 +80,7 @@ def test_a_model_whose_tokens_look_ahead_is_refused(model):
 @torch.no_grad()
 def test_padding_does_not_matter_to_sliding_windows(sequences, window):
     """Without a mask a window must still be one of the real tokens before, whatever follows."""
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=400,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=8,
-        sliding_window=window,
-    )
-    gemma = Gemma2ForCausalLM(config).eval()
+    gemma = tiny_gemma(vocab_size=400, sliding_window=window)
     batched = predicting_hidden(gemma, sequences, pad_id=0)
     alone = torch.cat([predicting_hidden(gemma, [sequence], pad_id=0) for sequence in sequences])
     torch.testing.assert_close(batched, alone, rtol=1e-4, atol=1e-5)

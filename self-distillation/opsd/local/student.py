@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from opsd.checkpoint_names import as_in_checkpoint, saved_tensors
 from opsd.config import RunConfig
-from opsd.determinism import check_deterministic, turn_off_dropout
+from opsd.determinism import check_deterministic
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
 from opsd.logits import check_logits, find_logit_transform
 from srt.common.adapters import lora_config
+from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError, reason_of
 from srt.common.models import load_model
 from srt.contract.layout import TokenSequence

@@ -10,6 +10,7 @@ from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
 from srt.common.console import print_summary
+from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import write_json
@@ -64,6 +65,7 @@ def collect(argv: list[str]) -> None:
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)
+    warn_before_phase1(config.model_path)
     started = time.monotonic()
     print_recipe(config, "srt_data")
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 from transformers.utils import logging
 
+from srt.common.attention import use_exact_attention
 from srt.common.errors import UserError, disk_full_reason, reason_of
 from srt.common.rope import fix_rope, rope_overrides
 
@@ -30,6 +32,10 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
             f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
             f"({reason_of(error)})"
         ) from error
+
+
+def load_model_config(model_path: str) -> Any:
+    return _load("config", model_path, AutoConfig.from_pretrained)
 
 
 def load_tokenizer(model_path: str) -> Any:
@@ -79,7 +85,7 @@ def check_saving(model_path: str, tokenizer: Any, eot_ids: list[int]) -> None:
 
     Raises UserError, naming the part, where transformers refuses: after the training would be too late.
     """
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     try:
         generation = GenerationConfig.from_pretrained(model_path)
     except OSError:  # it has none
@@ -112,13 +118,45 @@ def resolve_dtype(dtype: str) -> torch.dtype:
 
 
 def load_model(model_path: str, dtype: str = "auto", device: str | None = None) -> Any:
-    """A causal language model on `device` (default: the GPU if there is one). Raises UserError if that fails."""
+    """A causal language model on `device` (default: the GPU if there is one), with an attention that it supports.
+
+    Raises UserError if that fails.
+    """
     # On Hopper, cuDNN's attention gives NaN gradients for some lengths with a padding mask (pytorch issue 196678;
     # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
+    if model.base_model is model and isinstance(getattr(model, "model", None), torch.nn.Module):
+        model.base_model_prefix = "model"  # Llama 4's text model names another one, which it does not have
     fix_rope(model, model_path)
-    return model.to(device or default_device())
+    model = model.to(device or default_device())
+    use_exact_attention(model)
+    return model
+
+
+def vocab_size(model_path: str) -> int:
+    """The number of tokens in the model's embedding."""
+    return int(load_model_config(model_path).get_text_config().vocab_size)
+
+
+def padding_id(model_path: str, tokenizer: Any, eot_id: int) -> int:
+    """The tokenizer's padding token; the end of turn where it has none, or one beyond the model's embedding.
+
+    Padding is masked, so any token of the model would do.
+    """
+    pad_id = tokenizer.pad_token_id
+    return eot_id if pad_id is None or pad_id >= vocab_size(model_path) else pad_id
+
+
+def check_token_ids(model_path: str, tokenizer: Any, ids: Iterable[int]) -> None:
+    """Raises UserError for a token without an embedding, which on a GPU ends in an assertion of a CUDA kernel."""
+    size, largest = vocab_size(model_path), max(ids, default=0)
+    if largest >= size:
+        raise UserError(
+            f"{model_path}: its tokenizer writes {tokenizer.convert_ids_to_tokens(largest)!r} as token {largest}, "
+            f"and its embedding ends at {size - 1} (vocab_size in its config); use a tokenizer that fits, or "
+            "enlarge the embedding with resize_token_embeddings in a local copy"
+        )
 
 
 def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
@@ -139,29 +177,24 @@ def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
 
 def count_parameters(model_path: str) -> int:
     """The model's parameters, tied ones once; only its config is read."""
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     with torch.device("meta"):
         return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def context_limit(model_path: str) -> int:
     """Context length of the model in tokens, prompt and response together."""
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1)
 
 
 def vllm_overrides(model_path: str) -> dict[str, Any]:
     """What vLLM must read otherwise than the model's config has it, to compute what `load_model` computes."""
-    return rope_overrides(_load("config", model_path, AutoConfig.from_pretrained), model_path)
-
-
-def vocab_size(model_path: str) -> int:
-    """The number of tokens in the model's embedding."""
-    return int(_load("config", model_path, AutoConfig.from_pretrained).get_text_config().vocab_size)
+    return rope_overrides(load_model_config(model_path), model_path)
 
 
 def stored_dtype(model_path: str) -> torch.dtype:
     """The dtype in which a checkpoint's weights are stored; fp32 if its config does not say."""
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -4,7 +4,7 @@ import importlib.util
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.common.models import context_limit
+from srt.common.models import check_token_ids, context_limit
 from srt.config_groups import ParallelSamplerConfig
 from srt.contract.layout import Layout
 from srt.contract.records import Problem
@@ -58,8 +58,10 @@ def sampler_from_config(
     """The sampler for collection or evaluation, and the maximum of prompt and response together, in tokens."""
     # The prompt of a revision contains a whole response. Prompts longer than the measured ones are rare: their
     # responses are cut short, or they are set aside, and both are counted.
-    longest_prompt = max(len(layout.chat(problem.x)) for problem in problems[:MEASURED_PROMPTS])
-    longest_sequence = longest_prompt + 2 * config.max_tokens + max(len(layout.cue(r)) for r in (0, 1))
+    prompts = [layout.chat(problem.x) for problem in problems[:MEASURED_PROMPTS]]
+    cues = [layout.cue(r) for r in (0, 1)]
+    check_token_ids(model_path, layout.tokenizer, (index for ids in (*prompts, *cues) for index in ids))
+    longest_sequence = max(map(len, prompts)) + 2 * config.max_tokens + max(map(len, cues))
     max_model_len = min(context_limit(model_path), longest_sequence)
     backend = choose_backend(config.sampler)
     options: dict[str, Any] = {"max_batch": config.sampler_batch, "dtype": config.dtype}

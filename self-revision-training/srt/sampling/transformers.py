@@ -1,6 +1,7 @@
 """Sampling with transformers' `generate`: no extra package, any device, and also a model in training."""
 
 import contextlib
+import inspect
 from collections.abc import Hashable, Iterable
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from srt.common.models import load_model, load_tokenizer
+from srt.common.models import load_model, load_tokenizer, padding_id
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 
@@ -60,7 +61,8 @@ class _SeededSampling(LogitsProcessor):
 class TransformersSampler:
     """Samples in batches of at most `max_batch` requests, one `generate` call each.
 
-    A batch is the oldest request and those with the most similar prompt lengths, which keeps padding small.
+    A batch is the oldest request and those with the most similar prompt lengths, which keeps padding small; with
+    models whose samples depend on padding (some recurrent ones), those with prompts of the same length.
     `autocast`: the dtype of matrix products, if it differs from that of the weights.
     """
 
@@ -78,13 +80,14 @@ class TransformersSampler:
         self.config = config
         self.max_batch = max_batch
         self._queue: list[tuple[Hashable, SampleRequest]] = []
+        self._can_pad: bool | None = None  # unknown until a batch would be padded
 
     @classmethod
     def from_checkpoint(
         cls, model_path: str, config: SamplingConfig, *, max_batch: int, dtype: str = "auto"
     ) -> "TransformersSampler":
         tokenizer = load_tokenizer(model_path)
-        pad_id = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else config.eot_ids[0]
+        pad_id = padding_id(model_path, tokenizer, config.eot_ids[0])
         return cls(load_model(model_path, dtype).eval(), pad_id, config, max_batch)
 
     @property
@@ -99,6 +102,11 @@ class TransformersSampler:
             return []
         oldest = len(self._queue[0][1].prompt_ids)
         nearest = sorted(range(len(self._queue)), key=lambda i: abs(len(self._queue[i][1].prompt_ids) - oldest))
+        if (
+            any(len(self._queue[i][1].prompt_ids) != oldest for i in nearest[: self.max_batch])
+            and self._pads_not()
+        ):
+            nearest = [i for i in nearest if len(self._queue[i][1].prompt_ids) == oldest]
         chosen = set(nearest[: self.max_batch])
         batch = [item for index, item in enumerate(self._queue) if index in chosen]
         self._queue = [item for index, item in enumerate(self._queue) if index not in chosen]
@@ -110,6 +118,19 @@ class TransformersSampler:
 
     def sleep(self) -> None:
         """Nothing to do: the sampler holds no GPU memory besides the model."""
+
+    def _pads_not(self) -> bool:
+        """Whether batches must not be padded; printed when it turns out so."""
+        if self._can_pad is None:
+            was_training = self.model.training
+            self.model.eval()
+            with self._autocast():
+                self._can_pad = ignores_padding(self.model, self.pad_id)
+            self.model.train(was_training)
+            if not self._can_pad:
+                name = type(self.model).__name__
+                print(f"sampling prompts of one length at a time: padding changes what {name} samples")
+        return not self._can_pad
 
     @torch.no_grad()
     def _generate(self, requests: list[SampleRequest]) -> list[Sample]:
@@ -163,3 +184,21 @@ class TransformersSampler:
 
     def close(self) -> None:
         self._queue.clear()
+
+
+@torch.no_grad()
+def ignores_padding(model: Any, pad_id: int) -> bool:
+    """Whether padding before a prompt leaves its next token's logits as they are, up to rounding."""
+    ids = torch.randint(
+        model.config.get_text_config().vocab_size, (1, 8), generator=torch.Generator().manual_seed(0)
+    )
+    padded = torch.cat([torch.full((1, 24), pad_id), ids], dim=1)
+    mask = torch.cat([torch.zeros(1, 24, dtype=torch.long), torch.ones_like(ids)], dim=1)
+    arguments = {"attention_mask": mask}
+    if "position_ids" in inspect.signature(model.forward).parameters:  # as `generate` counts them
+        arguments["position_ids"] = (mask.cumsum(-1) - 1).clamp(min=0)
+    arguments = {name: x.to(model.device) for name, x in arguments.items()}
+    expected = model(input_ids=ids.to(model.device), use_cache=False).logits[0, -1]
+    actual = model(input_ids=padded.to(model.device), use_cache=False, **arguments).logits[0, -1]
+    tolerance = 1e-3 if expected.dtype == torch.float32 else 0.1  # of the logits' standard deviation
+    return bool((actual - expected).abs().max() < tolerance * expected.std())

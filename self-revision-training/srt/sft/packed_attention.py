@@ -2,11 +2,13 @@
 
 Under its own "sdpa", transformers would build a dense [T, T] block-diagonal mask for packed sequences, which
 torch's flash kernels do not accept. This module needs no mask: it passes the sequence boundaries to torch's
-variable-length flash kernel, or, where that is missing, runs causal attention one sequence at a time.
+variable-length flash kernel. Where that is missing, or ignores what the model asks for (capped scores, attention
+sinks), it runs causal attention one sequence at a time.
 """
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -33,16 +35,20 @@ class AttentionChoice(NamedTuple):
     description: str
 
 
-def choose_attention(packing: str) -> AttentionChoice:
-    """The attention for PACKING=auto, 0 or 1 on this machine."""
+def choose_attention(packing: str, flash_attention: bool = True) -> AttentionChoice:
+    """The attention for PACKING=auto, 0 or 1 on this machine, for a model that supports all of them.
+
+    `flash_attention`: the model supports FlashAttention 2.
+    """
     on_gpu = torch.cuda.is_available()
-    if on_gpu and is_flash_attn_2_available():
+    if flash_attention and on_gpu and is_flash_attn_2_available():
         return AttentionChoice("flash_attention_2", packing != "0", "FlashAttention 2")
     if packing == "0" or (packing == "auto" and not (on_gpu and varlen_attn)):
-        description = "SDPA (FlashAttention is not installed)" if on_gpu else "SDPA"
+        description = "SDPA (FlashAttention is not installed)" if on_gpu and flash_attention else "SDPA"
         return AttentionChoice("sdpa", False, description)
     if on_gpu and varlen_attn:
-        description = "torch's variable-length flash kernel (FlashAttention is not installed)"
+        description = "torch's variable-length flash kernel"
+        description += " (FlashAttention is not installed)" if flash_attention else ""
         return AttentionChoice(PACKED, True, description)
     return AttentionChoice(PACKED, True, "SDPA, one sequence at a time")
 
@@ -58,24 +64,31 @@ def packed_attention(
     sliding_window: int | None = None,
     cu_seq_lens_q: torch.Tensor | None = None,
     max_length_q: int | None = None,
+    softcap: float | None = None,
+    s_aux: torch.Tensor | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Causal attention within each sequence, with the signature of a transformers attention function.
 
     query (1, H, T, D), key and value (1, H_kv, T, D); `cu_seq_lens_q` (N + 1,) int32: the start of each of the N
-    sequences, then T. Returns (1, T, H, D).
-    Raises UserError for models whose attention is not plain softmax(q k^T) v.
+    sequences, then T. `softcap`: scores become softcap * tanh(scores / softcap). `s_aux` (H,): attention sinks, a
+    score of each head that takes probability and has no value. Returns (1, T, H, D).
+    Raises UserError for models that do not pass on the boundaries, or that have dropout or a position bias in it.
     """
-    if dropout or kwargs.get("softcap") or kwargs.get("s_aux") is not None:
-        raise UserError("this model's attention has dropout, a softcap or sinks; set PACKING=0")
-    assert cu_seq_lens_q is not None and max_length_q is not None, "the collator packs without padding"
+    if dropout or kwargs.get("position_bias") is not None:
+        raise UserError("its attention has dropout or a position bias")
+    if cu_seq_lens_q is None or max_length_q is None:
+        raise UserError("it does not tell its attention where a tuple ends")
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings return fp32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
-    if query.is_cuda and varlen_attn is not None and query.dtype in (torch.bfloat16, torch.float16):
+    if softcap or s_aux is not None:
+        attend = partial(_eager, softcap=softcap, sinks=s_aux)
+        output = _per_sequence(query, key, value, cu_seq_lens_q.tolist(), scaling, sliding_window, attend)
+    elif query.is_cuda and varlen_attn is not None and query.dtype in (torch.bfloat16, torch.float16):
         output = _varlen(varlen_attn, query, key, value, cu_seq_lens_q, max_length_q, scaling, sliding_window)
     else:
-        output = _per_sequence(query, key, value, cu_seq_lens_q.tolist(), scaling, sliding_window)
+        output = _per_sequence(query, key, value, cu_seq_lens_q.tolist(), scaling, sliding_window, _sdpa)
     return output, None
 
 
@@ -116,6 +129,7 @@ def _per_sequence(
     boundaries: list[int],
     scaling: float | None,
     sliding_window: int | None,
+    attend: Callable[..., torch.Tensor],
 ) -> torch.Tensor:
     outputs = []
     for start, end in zip(boundaries, boundaries[1:], strict=False):
@@ -123,18 +137,47 @@ def _per_sequence(
         if sliding_window and end - start > sliding_window:
             ones = torch.ones(end - start, end - start, dtype=torch.bool, device=query.device)
             mask = ones.tril() & ones.triu(1 - sliding_window)
-        outputs.append(
-            scaled_dot_product_attention(
-                query[:, :, start:end],
-                key[:, :, start:end],
-                value[:, :, start:end],
-                attn_mask=mask,
-                is_causal=mask is None,
-                scale=scaling,
-                enable_gqa=query.shape[1] != key.shape[1],
-            )
-        )
+        parts = (tensor[:, :, start:end] for tensor in (query, key, value))
+        outputs.append(attend(*parts, mask=mask, scaling=scaling))
     return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
+
+
+def _sdpa(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, mask: torch.Tensor | None, scaling: float | None
+) -> torch.Tensor:
+    return scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=mask,
+        is_causal=mask is None,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+
+
+def _eager(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Like _sdpa, with capped scores and attention sinks; the mask is causal if none is given."""
+    length, groups = query.shape[2], query.shape[1] // key.shape[1]
+    key, value = (tensor.repeat_interleave(groups, dim=1) for tensor in (key, value))
+    scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
+    if softcap:
+        scores = softcap * torch.tanh(scores / softcap)
+    if mask is None:
+        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()
+    scores = scores.masked_fill(~mask, -torch.inf)  # (1, H, L, L)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.to(scores).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)], dim=-1)
+    return scores.softmax(-1)[..., :length].to(value.dtype) @ value
 
 
 AttentionInterface.register(PACKED, packed_attention)

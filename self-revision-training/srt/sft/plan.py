@@ -5,9 +5,18 @@ from pathlib import Path
 from typing import Any
 
 from srt.collect.split import metadata_path
+from srt.common.distillable import warn_before_phase1
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_jsonl
-from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
+from srt.common.models import (
+    check_gpu,
+    check_reporter,
+    check_saving,
+    check_token_ids,
+    eot_ids,
+    load_tokenizer,
+    padding_id,
+)
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, problems_file, sft_dir, stage_file
@@ -29,6 +38,8 @@ from srt.sft.batching import count_updates
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
+from srt.sft.model_check import check_model
+from srt.sft.packed_attention import AttentionChoice
 
 FEW_UPDATES = 200  # the paper makes 3 000 and more
 
@@ -85,6 +96,8 @@ class TrainingPlan:
     tuples_per_update: int
     output_dir: Path
     layout: Layout
+    pad_id: int
+    attention: AttentionChoice
     stages: list[Stage]
     problems_file: Path | None  # the problems that the data was made of (srt/collect/consumed.py), if it says so
 
@@ -99,6 +112,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     check_reporter(config.report_to)
     print_recipe(config, "sft")
     recipe = recipe_record(config, "sft")
+    warn_before_phase1(config.base_model)
     processes = find_processes(config.num_processes, config.master_port)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
@@ -130,6 +144,8 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
             raise UserError(
                 f"stage {stage}: all {len(built.too_long)} tuples are longer than MAX_LENGTH={config.max_length}"
             )
+        ids = (index for sequence in built.sequences for index in sequence.ids)
+        check_token_ids(config.base_model, layout.tokenizer, ids)
         return built
 
     revision_starts = None
@@ -152,6 +168,8 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         )
         for number, built in built_by_stage.items()
     ]
+    longest = max(length for stage in stages for length in stage.lengths)
+    attention = check_model(config, longest, "cpu" if processes.total > 1 else None)
     tuples_per_update = _tuples_per_update(config, processes, output_dir)
     identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY} | {
         "tuples_per_update": tuples_per_update,
@@ -171,6 +189,8 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         tuples_per_update,
         output_dir,
         layout,
+        padding_id(config.base_model, layout.tokenizer, layout.eot_ids[0]),
+        attention,
         stages,
         problems if problems.is_file() else None,
     )

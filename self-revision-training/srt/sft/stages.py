@@ -19,7 +19,6 @@ from srt.common.models import load_model, stored_dtype
 from srt.contract.provenance import CHECKPOINT_METADATA, write_metadata
 from srt.sft.batching import BatchPlan, plan_packed, plan_padded, plan_updates
 from srt.sft.callbacks import COMPLETE, ProgressBar
-from srt.sft.packed_attention import choose_attention
 from srt.sft.plan import Stage, TrainingPlan
 from srt.sft.trainer import (
     WEIGHTS,
@@ -55,7 +54,7 @@ def _is_rank0() -> bool:
 def _train_stage(plan: TrainingPlan, stage: Stage, model_path: str, folder: Path, work_dir: Path) -> None:
     config, layout = plan.config, plan.layout
     print(f"\nstage {stage.number} ({stage.title}) from {model_path}: {stage.description}")
-    attention = choose_attention(config.packing)
+    attention = plan.attention
     batches, validation = _plan_batches(plan, stage, attention.packed)
     passes = f"{batches.passes_per_update} {'packed' if attention.packed else 'padded'} pass"
     passes = passes if batches.passes_per_update == 1 else f"at most {passes}es"
@@ -74,8 +73,7 @@ def _train_stage(plan: TrainingPlan, stage: Stage, model_path: str, folder: Path
         load_trained(model, load_file(checkpoint / WEIGHTS))
     arguments = training_arguments(config, work_dir, batches, stage.learning_rate, bool(validation))
     arguments.eval_on_start &= checkpoint is None
-    pad_id = layout.tokenizer.pad_token_id if layout.tokenizer.pad_token_id is not None else layout.eot_ids[0]
-    collator = PassCollator(stage.sequences, pad_id, attention.packed, stage.revision_starts)
+    collator = PassCollator(stage.sequences, plan.pad_id, attention.packed, stage.revision_starts)
     with contextlib.closing(ProgressBar(f"stage {stage.number}", batches, stage.lengths)) as bar:
         trainer = make_trainer(model, arguments, collator, batches, validation, layout.tokenizer, [bar])
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)

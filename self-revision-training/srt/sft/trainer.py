@@ -27,8 +27,11 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import SchedulerType
 from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
+from trl.trainer.utils import add_fused_lm_head
 
 from srt.common.adapters import lora_config
+from srt.common.dropout import turn_off_dropout
+from srt.common.errors import UserError, reason_of
 from srt.common.lr_schedule import lr_factor
 from srt.common.models import load_model
 from srt.common.optimizer import OptimizerConfig
@@ -222,21 +225,29 @@ def load_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
 
 
 def new_model(model_path: str, config: SftConfig, attn_implementation: str) -> Any:
-    """The model with fp32 weights, and with LoRA adapters when LORA_RANK is set."""
+    """The model with fp32 weights, without dropout, and with LoRA adapters when LORA_RANK is set."""
     # fp32 weights, bf16 computation: bf16 weights would round away updates at a learning rate of 5e-6.
     # A sharded model stays on the CPU here and moves to the GPUs shard by shard.
     model = load_model(model_path, "float32", "cpu" if "ACCELERATE_USE_FSDP" in os.environ else None)
     model.set_attn_implementation(attn_implementation)
+    turn_off_dropout(model)
     return with_adapters(model, config)
 
 
 def with_adapters(model: Any, config: SftConfig) -> Any:
+    """The model with LoRA adapters when LORA_RANK is set. Raises UserError when PEFT refuses it."""
     if not config.lora_rank:
         return model
     from peft import get_peft_model  # takes seconds to import
 
     torch.manual_seed(config.seed)  # for the random initialization of the adapters
-    return get_peft_model(model, lora_config(config.lora_rank, config.lora_alpha))
+    try:
+        return get_peft_model(model, lora_config(config.lora_rank, config.lora_alpha))
+    except ValueError as error:  # of Mamba layers, for example
+        raise UserError(
+            f"LORA_RANK={config.lora_rank}: PEFT has no adapters for all linear layers of {type(model).__name__} "
+            f"({reason_of(error)}); set LORA_RANK=0"
+        ) from error
 
 
 def optimizer_config(config: SftConfig, lr: float, total_updates: int) -> OptimizerConfig:
@@ -251,6 +262,35 @@ def optimizer_config(config: SftConfig, lr: float, total_updates: int) -> Optimi
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
     )
+
+
+@torch.no_grad()
+def check_loss(model: Any, packed: bool) -> None:
+    """Raises UserError when the log-probs of TRL's fused LM head are not those of the model's own logits.
+
+    `model`: with the attention that it trains with, for packed passes or others; it gets the fused head. That
+    multiplies the last hidden states by the LM head; it knows most scalings and caps of the logits by the names of
+    their config entries, and no layers in between.
+    """
+    add_fused_lm_head(model)
+    name = type(model).__name__
+    vocab_size, generator = model.config.get_text_config().vocab_size, torch.Generator().manual_seed(0)
+    ids = torch.randint(vocab_size, (16,), generator=generator).tolist()
+    batch = PassCollator([TokenSequence(ids, start=1)], 0, packed)([{"tuples": [0]}])
+    batch = {key: x.to(model.device) if torch.is_tensor(x) else x for key, x in batch.items()}
+    labels = batch.pop("labels")
+    logits = model(**batch, use_cache=False).logits[:, :-1]
+    expected = logits.log_softmax(-1).gather(-1, labels[:, 1:, None])
+    try:
+        actual = model(**batch, labels=labels, use_cache=False, fused_lm_head=True).log_probs
+    except AttributeError as error:  # its last hidden states or its head are not where transformers has them
+        raise UserError(f"{name} cannot be trained: {reason_of(error)}") from error
+    difference = float((actual - expected[..., 0]).abs().max())
+    if not difference < 1e-3 * float(expected.abs().max()):
+        raise UserError(
+            f"{name} cannot be trained: its log-probs differ by up to {difference:.2g} from those of its last "
+            "hidden states times its LM head, from which the loss is computed"
+        )
 
 
 def training_arguments(
@@ -286,6 +326,9 @@ def training_arguments(
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
+        # Mixtures of experts: without their load-balancing loss, which is not in the paper, and which would depend
+        # on the tuples that share a pass.
+        router_aux_loss_coef=0.0,
     )
     arguments._n_gpu = 1  # or the Trainer would split batches over all visible GPUs (DataParallel)
     return arguments

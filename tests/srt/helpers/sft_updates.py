@@ -1,5 +1,6 @@
 """One update of the trainer, and its reference: a naive sum over tuples."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from srt.common.models import load_model, load_tokenizer
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
 from srt.sft.config import SftConfig
-from srt.sft.packed_attention import choose_attention
+from srt.sft.model_check import check_model
 from srt.sft.trainer import PassCollator, make_trainer, new_model, trained_weights, training_arguments
 
 Gradients = dict[str, torch.Tensor]
@@ -36,9 +37,9 @@ def one_update(
     revision_starts: list[int] | None = None,
 ) -> tuple[float, Gradients]:
     """Loss and gradients of one update on all sequences, in as many passes as the configuration requires."""
-    attention = choose_attention("1" if packed else "0")
-    assert attention.packed == packed
     lengths, updates = [len(sequence.ids) for sequence in sequences], [list(range(len(sequences)))]
+    attention = check_model(replace(config, packing="1" if packed else "0"), max(lengths))
+    assert attention.packed == packed
     if packed:
         plan = plan_packed(updates, lengths, config.max_tokens_per_pass, 1)
     else:
@@ -80,7 +81,7 @@ def weights_after(
     stop_after: int,
 ) -> dict[str, torch.Tensor]:
     """The trained weights after the first of `updates`, each of which names its sequences; padded."""
-    attention = choose_attention("0")
+    attention = check_model(replace(config, packing="0"), max(len(s.ids) for s in sequences))
     plan = plan_padded(updates, [len(s.ids) for s in sequences], config.batch_size_per_device, 1)
     trainer = make_trainer(
         new_model(str(checkpoint), config, attention.implementation),

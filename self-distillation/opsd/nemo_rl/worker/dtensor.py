@@ -14,11 +14,12 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from opsd.determinism import policy_mode, turn_off_dropout
+from opsd.determinism import policy_mode
 from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
+from srt.common.dropout import turn_off_dropout
 from srt.common.rope import fix_rope
 
 TEACHER_WEIGHTS = "weights"  # the folder inside a saved teacher's, in NeMo-RL's checkpoint format

@@ -47,7 +47,7 @@ class MegatronStep(DistillationStep):
         return 1.0 / tokens
 
     def _set_training_mode(self) -> None:
-        # Megatron recomputes activations in training mode only. Dropout is off (determinism.turn_off_dropout), and
+        # Megatron recomputes activations in training mode only. Dropout is off (srt/common/dropout.py), and
         # models with experts are refused.
         self.model.train()
 

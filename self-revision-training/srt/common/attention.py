@@ -1,0 +1,73 @@
+"""Which attention a model needs: what it asks of its attention function, and the fastest one that does all of it.
+
+transformers gives every model that supports it torch's SDPA, which ignores a soft cap on the attention scores
+(Gemma 2) and attention sinks: log-probs were off by up to 2 nats, without a word. The model itself is asked, in a
+forward pass over two tokens, because attribute names differ between families and most that carry such an attribute
+do not use it.
+"""
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+# Arguments that change the attention scores before the softmax.
+SCORE_CHANGES = ("softcap", "s_aux", "position_bias")
+RECORDING = "recording"  # name under which transformers knows _Recorder
+
+
+class _Recorder:
+    """SDPA that notes its arguments; its results are only good enough to get to the next layer."""
+
+    def __init__(self) -> None:
+        self.calls: list[dict[str, Any]] = []
+
+    def __call__(
+        self, module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **kwargs: Any
+    ) -> Any:
+        self.calls.append(kwargs)
+        return sdpa_attention_forward(module, query, key, value, None, scaling=kwargs.get("scaling"))
+
+
+@torch.no_grad()
+def attention_arguments(model: Any) -> list[dict[str, Any]]:
+    """The keyword arguments of each attention call of a forward pass.
+
+    Empty for models without attention, and for those whose modules compute it themselves instead of calling the
+    function that is set.
+    """
+    own, recorder = model.config._attn_implementation, _Recorder()
+    AttentionInterface.register(RECORDING, recorder)
+    try:
+        model.set_attn_implementation(RECORDING)
+        if model.config._attn_implementation == RECORDING:
+            model(input_ids=torch.tensor([[0, 1]], device=model.device), use_cache=False)
+    finally:
+        model.set_attn_implementation(own)
+    return recorder.calls
+
+
+def score_changes(model: Any) -> set[str]:
+    """Those of SCORE_CHANGES that the model asks its attention for."""
+    calls = attention_arguments(model)
+    return {name for name in SCORE_CHANGES for call in calls if call.get(name) is not None}
+
+
+def use_exact_attention(model: Any) -> None:
+    """Replace SDPA by the model's own attention where SDPA would ignore something, and say so."""
+    if model.config._attn_implementation != "sdpa":
+        return
+    if ignored := ignored_by(sdpa_attention_forward, score_changes(model)):
+        model.set_attn_implementation("eager")
+        print(
+            f"attention: eager, because torch's SDPA ignores {', '.join(ignored)} of {type(model).__name__}; it "
+            "is slower, and its memory grows with the square of the length"
+        )
+
+
+def ignored_by(attention: Callable[..., Any], changes: set[str]) -> list[str]:
+    """Those of `changes` that are not among the parameters of an attention function."""
+    return sorted(changes - set(inspect.signature(attention).parameters))
