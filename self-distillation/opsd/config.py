@@ -13,12 +13,15 @@ from srt.config_groups import (
     LoraConfig,
     ProblemFilterConfig,
     PromptConfig,
+    RemoteCodeConfig,
     SamplerConfig,
 )
 
 
 @dataclass(frozen=True)
-class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterConfig, AdamConfig, LoraConfig):
+class DistillConfig(
+    PromptConfig, SamplerConfig, GradingConfig, ProblemFilterConfig, AdamConfig, LoraConfig, RemoteCodeConfig
+):
     """configs/distill.yaml has the meaning and default of every field."""
 
     engine: str = option(choices=("auto", "local", "nemo-rl"))
@@ -79,6 +82,7 @@ class RunConfig(DistillConfig):
 # What decides where output goes, how often something is logged or how the work is spread, not what comes out.
 NOT_IDENTITY = (
     "output_dir",
+    "trust_remote_code",
     "report_to",
     "log_samples_period",
     "save_period",

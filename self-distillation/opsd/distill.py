@@ -14,6 +14,7 @@ from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
 from srt.common.errors import UserError
 from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
+from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
 from srt.contract.layout import Layout
@@ -34,6 +35,7 @@ def distill(argv: list[str]) -> None:
 def prepare(config: DistillConfig) -> Run:
     """Everything that can be checked and read before an engine starts. Raises UserError."""
     check(config)
+    allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_reporter(config.report_to)
     check_verifier(config)
@@ -59,6 +61,7 @@ def open_engine(run: Run) -> Engine:
     if run.config.engine == "nemo-rl":
         from opsd.nemo_rl.driver import runtime
 
+        runtime.prepare_ray(run.config)
         runtime.prepare()
         from opsd.nemo_rl.driver.engine import NemoEngine
 

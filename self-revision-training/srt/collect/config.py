@@ -3,11 +3,17 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig
+from srt.config_groups import (
+    GradingConfig,
+    ParallelSamplerConfig,
+    ProblemFilterConfig,
+    PromptConfig,
+    RemoteCodeConfig,
+)
 
 
 @dataclass(frozen=True)
-class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
+class CollectConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig):
     """See configs/srt_data.yaml for the meaning and default of each option."""
 
     model_path: str = option()

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import logging
 
 from srt.common.errors import UserError, disk_full_reason, reason_of
+from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
@@ -23,8 +24,10 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     if looks_local and not Path(model_path).is_dir():
         raise UserError(f"{model_path}: no such checkpoint folder")
     try:
-        return load(model_path, **kwargs)
+        return load(model_path, trust_remote_code=remote_code_allowed(), **kwargs)
     except (OSError, ValueError, SafetensorError) as error:
+        if needs_remote_code(error):
+            raise UserError(remote_code_message(model_path, what)) from error
         raise UserError(
             f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
             f"({reason_of(error)})"
@@ -33,6 +36,16 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
 
 def load_tokenizer(model_path: str) -> Any:
     return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
+
+
+def load_model_config(model_path: str) -> Any:
+    return _load("config", model_path, AutoConfig.from_pretrained)
+
+
+def model_without_weights(config: Any, **kwargs: Any) -> Any:
+    """A causal language model with this transformers config, whose parameters and buffers take no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed(), **kwargs)
 
 
 def check_gpu() -> None:
@@ -78,7 +91,7 @@ def check_saving(model_path: str, tokenizer: Any, eot_ids: list[int]) -> None:
 
     Raises UserError, naming the part, where transformers refuses: after the training would be too late.
     """
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     try:
         generation = GenerationConfig.from_pretrained(model_path)
     except OSError:  # it has none
@@ -137,12 +150,12 @@ def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
 
 def context_limit(model_path: str) -> int:
     """Context length of the model in tokens, prompt and response together."""
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     return int(getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31 - 1)
 
 
 def stored_dtype(model_path: str) -> torch.dtype:
     """The dtype in which a checkpoint's weights are stored; fp32 if its config does not say."""
-    config = _load("config", model_path, AutoConfig.from_pretrained)
+    config = load_model_config(model_path)
     dtype = getattr(config.get_text_config(), "dtype", None) or getattr(config, "dtype", None) or torch.float32
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
@@ -56,6 +57,7 @@ def engine_arguments(
         "gpu_memory_utilization": memory_utilization,
         "tensor_parallel_size": tensor_parallel_size,
         "seed": seed,
+        "trust_remote_code": remote_code_allowed(),
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
@@ -63,6 +65,8 @@ def engine_arguments(
 
 def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
+    if needs_remote_code(error):
+        return UserError(remote_code_message(model_path, "model"))
     return UserError(
         f"vLLM did not start on {model_path}: {reason_of(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
         "less memory; SAMPLER=transformers works without vLLM)"

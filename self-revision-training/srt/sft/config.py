@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import AdamConfig, LoraConfig
+from srt.config_groups import AdamConfig, LoraConfig, RemoteCodeConfig
 
 
 @dataclass(frozen=True)
-class SftConfig(AdamConfig, LoraConfig):
+class SftConfig(AdamConfig, LoraConfig, RemoteCodeConfig):
     """One field per knob; loaded and validated by srt/config.py."""
 
     base_model: str = option()
@@ -43,6 +43,7 @@ class SftConfig(AdamConfig, LoraConfig):
 # Knobs that change neither the trained weights nor the logs of a finished stage.
 NOT_IDENTITY = (
     "mode",
+    "trust_remote_code",
     "output_dir",
     "train_data_dir",
     "num_processes",

@@ -8,6 +8,7 @@ from srt.collect.split import metadata_path
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_jsonl
 from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
+from srt.common.remote_code import allow_remote_code
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, sft_dir, stage_file
@@ -73,6 +74,7 @@ def make_plan(config: SftConfig) -> TrainingPlan:
 
     Raises UserError for data that cannot be trained on, before anything is written.
     """
+    allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_reporter(config.report_to)
     processes = find_processes(config.num_processes, config.master_port)

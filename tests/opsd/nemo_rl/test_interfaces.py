@@ -155,4 +155,4 @@ def test_the_schedule_and_optimizer_are_found_by_their_names(make_config, tiny_c
     policy = policy_config(config, shape, {}, 10)
     optimizer = get_class(policy["optimizer"]["name"])([torch.zeros(1)], **policy["optimizer"]["kwargs"])
     scheduler = get_class(policy["scheduler"]["name"])(optimizer, **policy["scheduler"]["kwargs"])
-    assert scheduler.get_last_lr() == [config.lr / (config.warmup_steps + 1)]
+    assert scheduler.get_last_lr() == pytest.approx([config.lr / (config.warmup_steps + 1)])

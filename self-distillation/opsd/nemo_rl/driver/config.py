@@ -3,12 +3,10 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from opsd.config import RunConfig
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
+from srt.common.models import model_without_weights
 
 # (most parameters, GPUs that share each layer), for training and for sampling. FSDP splits weights and optimizer
 # over all GPUs in any case; tensor parallelism splits the cost of a single sequence, at the price of communication
@@ -83,8 +81,7 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
 
 def count_parameters(model_config: Any) -> int:
     """The parameters of a model with this transformers config; no weight is allocated."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(model_config).parameters())
+    return sum(parameter.numel() for parameter in model_without_weights(model_config).parameters())
 
 
 def policy_config(

@@ -12,7 +12,6 @@ from pathlib import Path
 import ray
 import torch
 from nemo_rl.environments.utils import create_env
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from opsd.engine import UpdateResult, require_finite, split_into_updates
 from opsd.hidden_states import check_supported
@@ -23,6 +22,7 @@ from opsd.nemo_rl.driver.megatron_config import check_megatron
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.pairs import SequencePair
 from opsd.run import Run
+from srt.common.models import load_model_config, model_without_weights
 from srt.contract import metrics as names
 from srt.sampling.base import Sampler
 
@@ -34,10 +34,9 @@ class NemoEngine:
         config = self.config = run.config
         output_dir = run.output_dir.resolve()  # workers have another working directory
         for model_path in dict.fromkeys((config.student_model, config.teacher_model)):
-            with torch.device("meta"):  # only the model's class and config matter
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
-            check_supported(model, model_path)
-        model_config = AutoConfig.from_pretrained(config.student_model)
+            # Only the model's class and config matter.
+            check_supported(model_without_weights(load_model_config(model_path)), model_path)
+        model_config = load_model_config(config.student_model)
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)
             runtime.prepare_megatron(output_dir)

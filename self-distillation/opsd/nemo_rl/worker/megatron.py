@@ -20,6 +20,9 @@ from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
+from srt.common.remote_code import enforce_remote_code
+
+enforce_remote_code()  # NeMo-RL's worker would run code that comes with the model
 
 
 class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):

@@ -10,8 +10,11 @@ import ray
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.generation.vllm.vllm_worker import VllmGenerationWorkerImpl
 
+from srt.common.remote_code import enforce_remote_code, remote_code_allowed
 from srt.sampling.base import SampleRequest, SamplingConfig
 from srt.sampling.vllm_common import sampling_params
+
+enforce_remote_code()
 
 
 class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
@@ -23,8 +26,9 @@ class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
 
     def _create_engine(self, llm_kwargs: dict[str, Any]) -> None:
         # Log-probs of the model itself: NeMo-RL requests them after temperature and top-p, which would then make
-        # up the gap between sampler and trainer.
-        super()._create_engine({**llm_kwargs, "logprobs_mode": "raw_logprobs"})
+        # up the gap between sampler and trainer. And it would run code that comes with the model.
+        ours = {"logprobs_mode": "raw_logprobs", "trust_remote_code": remote_code_allowed()}
+        super()._create_engine({**llm_kwargs, **ours})
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """`data` also holds `seeds` and `max_tokens`, a number for each prompt."""
