@@ -56,6 +56,8 @@ class DistillConfig(
     lr_schedule: str = option(choices=("linear", "cosine", "constant_with_warmup"))
     warmup_steps: int = option(ge=0)
     gradient_checkpointing: bool = option()
+    check_memory: bool = option()
+    offload: str = option(choices=("auto", "0", "1"))
     seed: int = option()
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
@@ -95,6 +97,8 @@ NOT_IDENTITY = (
     "gpu_memory_utilization",
     "tokens_per_micro_batch",
     "gradient_checkpointing",
+    "check_memory",
+    "offload",
     "num_nodes",
     "gpus_per_node",
     "tensor_parallel_size",

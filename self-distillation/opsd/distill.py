@@ -9,10 +9,12 @@ import torch
 
 from opsd.config import DistillConfig, RunConfig, check
 from opsd.engine import Engine
+from opsd.memory import memory_plan
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
 from srt.common.errors import UserError
+from srt.common.machine import this_machine
 from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
@@ -27,6 +29,7 @@ from srt.verifiers.factory import check_verifier
 def distill(argv: list[str]) -> None:
     """Distill the SRT model into itself; the result is <output_dir>/student."""
     run = prepare(load_config(DistillConfig, "distill", argv))
+    memory_plan(run, this_machine()).check(run.config.check_memory)
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
             train(run, engine)

@@ -48,6 +48,11 @@ def model_without_weights(config: Any, **kwargs: Any) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed(), **kwargs)
 
 
+def count_parameters(config: Any) -> int:
+    """The parameters of a model with this transformers config; no weight is allocated."""
+    return sum(parameter.numel() for parameter in model_without_weights(config).parameters())
+
+
 def check_gpu() -> None:
     """Make sure that a GPU that is present is used, unless CUDA_VISIBLE_DEVICES hides it (empty, for example).
 

@@ -63,6 +63,25 @@ def engine_arguments(
     }
 
 
+def sleep_level(config: Any) -> int:
+    """vLLM's sleep level for an engine that is given all its weights again after waking up.
+
+    config: the model's transformers config. At level 2 the weights are dropped: a copy in main memory (level 1)
+    would only be overwritten. vLLM then keeps the buffers, which are in no checkpoint, and restores them. ALiBi's
+    slopes are neither: they are plain tensors of the attention layers, and would be lost.
+    """
+    text = config.get_text_config()
+    attention = getattr(text, "attn_config", None) or {}
+    attention = attention if isinstance(attention, dict) else vars(attention)
+    has_alibi = (
+        text.model_type == "bloom"
+        or getattr(text, "alibi", False)
+        or attention.get("alibi", False)
+        or getattr(text, "position_embedding_type", None) == "alibi"
+    )
+    return 1 if has_alibi else 2
+
+
 def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
     if needs_remote_code(error):

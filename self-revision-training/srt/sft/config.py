@@ -30,6 +30,7 @@ class SftConfig(AdamConfig, LoraConfig, RemoteCodeConfig):
     warmup_ratio: float = option(ge=0, le=0.999)
     max_length: int = option(ge=2)
     gradient_checkpointing: bool = option()
+    check_memory: bool = option()
     seed: int = option()
     val_fraction: float = option(ge=0, le=0.9)
     val_steps: int = option(ge=1)
@@ -51,6 +52,7 @@ NOT_IDENTITY = (
     "packing",
     "max_tokens_per_pass",
     "gradient_checkpointing",
+    "check_memory",
     "save_steps",
     "logging_steps",
     "report_to",

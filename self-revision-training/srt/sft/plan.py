@@ -7,7 +7,18 @@ from typing import Any
 from srt.collect.split import metadata_path
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_jsonl
-from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
+from srt.common.machine import Machine, this_machine
+from srt.common.memory_plan import MemoryPlan, ModelShape, sft_terms
+from srt.common.memory_plan import make_plan as make_memory_plan
+from srt.common.models import (
+    check_gpu,
+    check_reporter,
+    check_saving,
+    count_parameters,
+    eot_ids,
+    load_model_config,
+    load_tokenizer,
+)
 from srt.common.remote_code import allow_remote_code
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
@@ -25,9 +36,11 @@ from srt.contract.provenance import (
     started_identity,
     tokenizer_fingerprint,
 )
+from srt.sft.batching import BatchPlan, plan_packed, plan_padded, plan_updates
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
+from srt.sft.packed_attention import choose_attention
 
 
 @dataclass(frozen=True)
@@ -67,6 +80,21 @@ class TrainingPlan:
     output_dir: Path
     layout: Layout
     stages: list[Stage]
+
+    def batches(self, stage: Stage, packed: bool) -> tuple[BatchPlan, BatchPlan | None]:
+        """The passes of training, and of a validation if tuples are held out."""
+        config, processes = self.config, self.processes.total
+
+        def plan_passes(updates: list[list[int]]) -> BatchPlan:
+            if packed:
+                return plan_packed(updates, stage.lengths, config.max_tokens_per_pass, processes)
+            return plan_padded(updates, stage.lengths, config.batch_size_per_device, processes)
+
+        updates = [
+            [stage.train[index] for index in update]
+            for update in plan_updates(len(stage.train), stage.epochs, self.tuples_per_update, config.seed)
+        ]
+        return plan_passes(updates), plan_passes([stage.validation]) if stage.validation else None
 
 
 def make_plan(config: SftConfig) -> TrainingPlan:
@@ -137,11 +165,42 @@ def make_plan(config: SftConfig) -> TrainingPlan:
     }
     if layout.prompt.date:
         identity["date"] = layout.prompt.date
+    plan = TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
+    memory_plan(plan, this_machine()).check(config.check_memory)
     if processes.machine_rank == 0:
         open_run(output_dir, identity, asdict(config), revisions)
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
-    return TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
+    return plan
+
+
+def memory_plan(plan: TrainingPlan, machine: Machine) -> MemoryPlan:
+    """Of the stage that takes the most, with the passes that it will make."""
+    config, processes = plan.config, plan.processes
+    model_config = load_model_config(config.base_model)
+    shape = ModelShape.of(model_config, count_parameters(model_config))
+    packed = choose_attention(config.packing).packed
+
+    def of_stage(stage: Stage) -> MemoryPlan:
+        batches, _ = plan.batches(stage, packed)
+        passes = [[stage.lengths[index] for index in indices] for indices in batches.passes if indices]
+        terms = sft_terms(
+            shape,
+            tokens=max(sum(lengths) if packed else len(lengths) * max(lengths) for lengths in passes),
+            processes=processes.total,
+            machines=processes.machines,
+            several_passes=batches.passes_per_update > 1,
+            checkpointing=config.gradient_checkpointing,
+            trained=shape.adapters(config.lora_rank) if config.lora_rank else shape.parameters,
+        )
+        changes = ["more GPUs"]
+        changes += [] if config.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
+        changes += ["a smaller MAX_TOKENS_PER_PASS" if packed else "a smaller BATCH_SIZE_PER_DEVICE"]
+        changes += ["a smaller MAX_LENGTH"]
+        changes += [] if config.lora_rank else ["LORA_RANK=32 LR_STAGE1=1e-4 LR_STAGE2=1e-4"]
+        return make_memory_plan(f"stage {stage.number}", terms, machine, processes.per_machine, changes)
+
+    return max(map(of_stage, plan.stages), key=lambda stage: (stage.gpu_bytes, stage.host_bytes))
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:

@@ -5,12 +5,13 @@ import torch
 from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
-from opsd.nemo_rl.driver.config import SCHEDULE, cluster_shape, count_parameters, generation_config, policy_config
+from opsd.nemo_rl.driver.config import SCHEDULE, cluster_shape, generation_config, policy_config
 from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
 from opsd.nemo_rl.worker.lr_schedule import WarmupSchedule
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
 from srt.common.lr_schedule import lr_factor
+from srt.common.models import count_parameters
 
 
 @pytest.fixture

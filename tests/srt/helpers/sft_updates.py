@@ -10,7 +10,8 @@ from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
 from srt.sft.config import SftConfig
 from srt.sft.packed_attention import choose_attention
-from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
+from srt.sft.trainer import PassCollator, make_trainer, training_arguments
+from srt.sft.weights import new_model
 
 Gradients = dict[str, torch.Tensor]
 

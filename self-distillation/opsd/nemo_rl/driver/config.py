@@ -6,7 +6,6 @@ from typing import Any
 from opsd.config import RunConfig
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
-from srt.common.models import model_without_weights
 
 # (most parameters, GPUs that share each layer), for training and for sampling. FSDP splits weights and optimizer
 # over all GPUs in any case; tensor parallelism splits the cost of a single sequence, at the price of communication
@@ -77,11 +76,6 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
         choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
         choose("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
     )
-
-
-def count_parameters(model_config: Any) -> int:
-    """The parameters of a model with this transformers config; no weight is allocated."""
-    return sum(parameter.numel() for parameter in model_without_weights(model_config).parameters())
 
 
 def policy_config(

@@ -16,13 +16,13 @@ from nemo_rl.environments.utils import create_env
 from opsd.engine import UpdateResult, require_finite, split_into_updates
 from opsd.hidden_states import check_supported
 from opsd.nemo_rl.driver import runtime
-from opsd.nemo_rl.driver.config import cluster_shape, count_parameters
+from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.nemo_rl.driver.generation import NemoGrader
 from opsd.nemo_rl.driver.megatron_config import check_megatron
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.pairs import SequencePair
 from opsd.run import Run
-from srt.common.models import load_model_config, model_without_weights
+from srt.common.models import count_parameters, load_model_config, model_without_weights
 from srt.contract import metrics as names
 from srt.sampling.base import Sampler
 

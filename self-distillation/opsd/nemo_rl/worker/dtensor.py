@@ -14,8 +14,8 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.hidden_states import turn_off_dropout
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights

@@ -15,8 +15,8 @@ from megatron.bridge.training import initialize
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.hidden_states import turn_off_dropout
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
