@@ -162,13 +162,14 @@ def make_plan(
 ) -> MemoryPlan:
     """The plan for this machine. `terms`: from one of the functions below; `processes`: that train on it.
 
-    Without a GPU everything is in main memory.
+    Without a GPU everything is in main memory, and there is no CUDA, which makes processes large.
     """
     phases, host = terms
     if machine.gpus:
         return MemoryPlan(title, phases, host, machine.gpu_bytes, machine.host_bytes, changes)
     largest_phase = max(phases.values(), key=lambda phase: sum(phase.values()))
     host = host | {name: size * processes for name, size in largest_phase.items()}
+    host = {name: size for name, size in host.items() if name not in ("processes", "other")}
     return MemoryPlan(title, {}, host, None, machine.host_bytes, changes)
 
 

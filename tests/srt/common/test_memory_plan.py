@@ -166,7 +166,10 @@ def test_gpu_and_main_memory_must_both_suffice_unless_the_knob_says_otherwise(ca
 
 
 def test_without_a_gpu_everything_is_in_main_memory():
-    terms = ({"training": {"weights": GIB}, "sampling": {"cache": GIB // 2}}, {"processes": 2 * GIB})
+    terms = (
+        {"training": {"weights": GIB}, "sampling": {"cache": GIB // 2}},
+        {"a copy": 2 * GIB, "processes": 9 * GIB},
+    )
     plan = make_plan("SFT", terms, Machine(0, None, 5 * GIB), 2, [])
     assert (plan.gpu_bytes, plan.host_bytes) == (0, 4 * GIB) and plan.fits
     assert "GPU" not in plan.line()
