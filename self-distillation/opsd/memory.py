@@ -4,6 +4,7 @@ import functools
 
 import torch
 
+from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.run import Run
 from srt.common.machine import Machine
 from srt.common.memory_plan import MemoryPlan, ModelShape, local_terms, make_plan, nemo_rl_terms
@@ -51,19 +52,20 @@ def _local_plan(run: Run, machine: Machine, offload: bool) -> MemoryPlan:
 
 def _nemo_rl_plan(run: Run, machine: Machine) -> MemoryPlan:
     config, shape = run.config, _shape(run.config.student_model)
-    per_node = config.gpus_per_node or max(machine.gpus, 1)
+    cluster = cluster_shape(config, machine.gpus, load_model_config(config.student_model), shape.parameters)
     terms = nemo_rl_terms(
         shape,
-        gpus=per_node * config.num_nodes,
-        nodes=config.num_nodes,
+        gpus=cluster.gpus,
+        nodes=cluster.num_nodes,
         student_tokens=_student_tokens(run),
         step_tokens=config.num_prompts_per_step * run.max_total_tokens,
         checkpointing=config.gradient_checkpointing,
         all_vocab_entries=config.kl_grad_eps == 0,
         sampler_bytes=_vllm_bytes(run),
+        megatron_parallel=cluster.tensor_parallel if config.trainer_backend == "megatron" else None,
     )
     changes = ["more GPUs (GPUS_PER_NODE, NUM_NODES)", *_common_changes(run)]
-    return make_plan("ENGINE=nemo-rl", terms, machine, per_node, changes)
+    return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, changes)
 
 
 def _common_changes(run: Run) -> list[str]:

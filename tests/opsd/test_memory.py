@@ -46,6 +46,8 @@ def test_nemo_rl_shards_over_all_gpus_and_nodes(plan):
     assert moments == [4 * moments[2], 2 * moments[2], moments[2]]
     assert one.host["teacher"] == two.host["teacher"] == pytest.approx(2 * four.host["teacher"], abs=1)
     assert two.host["processes"] > one.host["processes"]
+    megatron = plan(engine="nemo-rl", trainer_backend="megatron", tensor_parallel_size=1)
+    assert megatron.gpu["training"]["gradients"] == 2 * two.gpu["training"]["gradients"]
 
 
 def test_a_run_that_does_not_fit_stops_before_it_writes_anything(tiny_checkpoint, tmp_path, monkeypatch):

@@ -286,17 +286,22 @@ def nemo_rl_terms(
     all_vocab_entries: bool,
     sampler_bytes: int,
     sampler_copy: int = 0,
+    megatron_parallel: int | None = None,
 ) -> tuple[dict[str, Terms], Terms]:
     """GPU and host terms of ENGINE=nemo-rl, the host's on each node. `gpus`: on all nodes.
 
     student_tokens: of a micro-batch; step_tokens: responses' tokens of a step, over all GPUs; sampler_bytes:
     vLLM's share of a GPU; sampler_copy: what vLLM keeps in main memory of a GPU's weights while it sleeps.
+    megatron_parallel: under Megatron, the GPUs that share bf16 weights and fp32 gradients; master weights are with
+    Adam's moments, which all GPUs share. None: FSDP, under which they share everything. Megatron's memory was
+    never measured.
     """
-    sharded = {
-        "student": 4 * shape.parameters // gpus,
-        "gradients": 4 * shape.parameters // gpus,
-        "Adam's moments": 8 * shape.parameters // gpus,
-    }
+    if megatron_parallel is None:
+        student, gradients, moments = (size * shape.parameters // gpus for size in (4, 4, 8))
+    else:
+        student, gradients = (size * shape.parameters // megatron_parallel for size in (2, 4))
+        moments = 12 * shape.parameters // gpus
+    sharded = {"student": student, "gradients": gradients, "Adam's moments": moments}
     training = sharded | {
         "activations": shape.layers * student_tokens * shape.width * 2,
         "KL": _kl(shape, all_vocab_entries),
@@ -311,9 +316,9 @@ def nemo_rl_terms(
     sampling = {"sampler": sampler_bytes, "other": OTHER}
     per_node = gpus // nodes
     host = {
-        "student's weights": int(PINNED * 4 * shape.parameters) // nodes,
-        "Adam's moments": int(PINNED * 8 * shape.parameters) // nodes,
-        "teacher": int(PINNED * 4 * shape.parameters) // nodes,
+        "student's weights": int(PINNED * student * per_node),
+        "Adam's moments": int(PINNED * moments * per_node),
+        "teacher": int(PINNED * student * per_node),
         "sampler's weights": sampler_copy * per_node,
         "processes": (2 * per_node + 1) * PROCESS,
         "Ray": RAY_OBJECT_STORE,

@@ -1,6 +1,6 @@
 """OFFLOAD=1: what is not used is in host memory, and every number is the same, bit for bit.
 
-On a CPU the copies are not pinned; tests/gpu/ has the same run on a GPU.
+On a CPU the copies are not pinned.
 """
 
 import copy
