@@ -29,7 +29,8 @@ from srt.verifiers.factory import check_verifier
 def distill(argv: list[str]) -> None:
     """Distill the SRT model into itself; the result is <output_dir>/student."""
     run = prepare(load_config(DistillConfig, "distill", argv))
-    memory_plan(run, this_machine()).check(run.config.check_memory)
+    if not run.is_complete:
+        memory_plan(run, this_machine()).check(run.config.check_memory)
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
             train(run, engine)

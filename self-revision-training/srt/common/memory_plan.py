@@ -52,21 +52,26 @@ class ModelShape:
     def of(cls, config: Any, parameters: int) -> "ModelShape":
         """`config`: a transformers config."""
         text = config.get_text_config()
-        heads = getattr(text, "num_attention_heads", None) or 1
-        head_size = getattr(text, "head_dim", None) or text.hidden_size // heads
-        experts = getattr(text, "num_experts_per_tok", None) or 1
-        inner = (experts > 1 and getattr(text, "moe_intermediate_size", None)) or getattr(
-            text, "intermediate_size", 4 * text.hidden_size
-        )
-        keys = (getattr(text, "num_key_value_heads", None) or heads) * head_size
+
+        def number(name: str, default: int) -> int:
+            """Some configs lack an entry, have none of it, or one for each layer."""
+            value = getattr(text, name, None)
+            value = max(value) if isinstance(value, list) and value else value
+            return value if isinstance(value, int) and value else default
+
+        heads = number("num_attention_heads", 1)
+        head_size = number("head_dim", text.hidden_size // heads)
+        inner = number("intermediate_size", 4 * text.hidden_size)
+        if experts := number("num_experts_per_tok", 0):
+            inner = experts * number("moe_intermediate_size", inner)
         return cls(
             parameters,
             text.vocab_size,
             text.num_hidden_layers,
             text.hidden_size,
-            inner * experts,
+            inner,
             heads * head_size,
-            keys,
+            number("num_key_value_heads", heads) * head_size,
         )
 
     def adapters(self, rank: int) -> int:

@@ -25,6 +25,7 @@ from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
+    CHECKPOINT_METADATA,
     check_revisions,
     fingerprint,
     git_commit,
@@ -80,6 +81,12 @@ class TrainingPlan:
     output_dir: Path
     layout: Layout
     stages: list[Stage]
+
+    def stage_dir(self, stage: Stage) -> Path:
+        return self.output_dir / f"stage{stage.number}"
+
+    def is_complete(self, stage: Stage) -> bool:
+        return (self.stage_dir(stage) / CHECKPOINT_METADATA).is_file()
 
     def batches(self, stage: Stage, packed: bool) -> tuple[BatchPlan, BatchPlan | None]:
         """The passes of training, and of a validation if tuples are held out."""
@@ -166,7 +173,8 @@ def make_plan(config: SftConfig) -> TrainingPlan:
     if layout.prompt.date:
         identity["date"] = layout.prompt.date
     plan = TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
-    memory_plan(plan, this_machine()).check(config.check_memory)
+    if not all(plan.is_complete(stage) for stage in stages):
+        memory_plan(plan, this_machine()).check(config.check_memory)
     if processes.machine_rank == 0:
         open_run(output_dir, identity, asdict(config), revisions)
         for number, built in built_by_stage.items():

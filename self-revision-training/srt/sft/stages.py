@@ -14,7 +14,7 @@ import torch
 from srt.common.console import print_summary
 from srt.common.files import write_json
 from srt.common.models import load_model, stored_dtype
-from srt.contract.provenance import CHECKPOINT_METADATA, write_metadata
+from srt.contract.provenance import write_metadata
 from srt.sft.callbacks import COMPLETE, ProgressBar
 from srt.sft.packed_attention import choose_attention
 from srt.sft.plan import Stage, TrainingPlan
@@ -26,9 +26,9 @@ def train_stages(plan: TrainingPlan) -> None:
     """Train each stage from the previous one; complete stages are skipped, interrupted ones resumed."""
     model_path = plan.config.base_model
     for stage in plan.stages:
-        folder = plan.output_dir / f"stage{stage.number}"
+        folder = plan.stage_dir(stage)
         work_dir = plan.output_dir / f"stage{stage.number}.work"
-        if (folder / CHECKPOINT_METADATA).is_file():
+        if plan.is_complete(stage):
             print(f"stage {stage.number} is complete: {folder}")
             if is_rank0():
                 shutil.rmtree(work_dir, ignore_errors=True)  # left if the run was killed right after the export

@@ -6,7 +6,7 @@ recorded are those that the benchmark's data leads to, and are named.
 """
 
 import pytest
-from transformers import Qwen3Config
+from transformers import GPT2Config, Qwen3Config, Qwen3MoeConfig
 
 from srt.common.errors import UserError
 from srt.common.machine import Machine, free_host_memory
@@ -42,6 +42,13 @@ VLLM = int(0.4 * 79.1 * GIB)
 def test_the_shape_is_read_from_a_models_config():
     assert count_parameters(QWEN3_4B) == LARGE.parameters
     assert LARGE == ModelShape(4_022_468_096, 151936, 36, 2560, 9728, 4096, 1024)
+
+
+def test_configs_with_other_entries_are_read_too():
+    gpt2 = ModelShape.of(GPT2Config(vocab_size=10, n_embd=16, n_layer=2, n_head=4), 1)
+    assert gpt2 == ModelShape(1, 10, 2, 16, 64, 16, 16)
+    moe = Qwen3MoeConfig(hidden_size=16, num_experts_per_tok=2, moe_intermediate_size=5, intermediate_size=99)
+    assert ModelShape.of(moe, 1).inner == 10
 
 
 # Measured peaks --------------------------------------------------------------------------------------------

@@ -57,6 +57,7 @@ def test_a_training_that_does_not_fit_writes_nothing(run_train, tmp_path, monkey
     assert not (tmp_path / "out").exists()
     run_train("check_memory=0")
     assert "does NOT fit" in capsys.readouterr().out and (tmp_path / "out" / "stage2").is_dir()
+    run_train()  # it is complete: there is nothing to fit
 
 
 def test_data_of_the_other_mode_is_refused(run_train, tmp_path):
