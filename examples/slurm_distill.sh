@@ -15,20 +15,31 @@ source self-distillation/setup_env.sh
 nodes=$SLURM_JOB_NUM_NODES
 gpus=${SLURM_GPUS_ON_NODE:-$(nvidia-smi --list-gpus | wc -l)}
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
-address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
-port=$((20000 + SLURM_JOB_ID % 10000))
-common="--num-gpus=$gpus --disable-usage-stats --block"
+export NUM_NODES=$nodes GPUS_PER_NODE=$gpus ENGINE=nemo-rl
 
-# --block: each step runs as long as its part of the cluster, until the job ends.
-srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
-  ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false $common &
-sleep 10
+# A single node needs no cluster of ours: distill.sh starts Ray on the loopback interface.
 if [ "$nodes" -gt 1 ]; then
+  address=$(srun --nodes=1 --ntasks=1 --nodelist="$head" hostname --ip-address | awk '{print $1}')
+  port=$((20000 + SLURM_JOB_ID % 10000))
+  common="--num-gpus=$gpus --disable-usage-stats --block"
+
+  # Ray listens on the network between the nodes and runs what it is sent: it must ask for a token. The token is in a
+  # file that only this user can read, on the shared file system, for as long as the job runs. It is not encrypted on its
+  # way; where others can listen to that network, see RAY_USE_TLS in Ray's documentation.
+  RAY_AUTH_TOKEN_PATH=$(mktemp "$PWD/.ray_token_XXXXXX")
+  trap 'rm -f "$RAY_AUTH_TOKEN_PATH"' EXIT
+  od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$RAY_AUTH_TOKEN_PATH"
+  export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH
+
+  # --block: each step runs as long as its part of the cluster, until the job ends.
+  srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap \
+    ray start --head --node-ip-address="$address" --port="$port" --include-dashboard=false $common &
+  sleep 10
   srun --nodes=$((nodes - 1)) --ntasks=$((nodes - 1)) --exclude="$head" --overlap \
     ray start --address="$address:$port" $common &
-fi
 
-# The driver runs on the first node, inside this cluster, and waits up to a minute for the other nodes.
-sleep 20
-export RAY_ADDRESS="$address:$port" NUM_NODES=$nodes GPUS_PER_NODE=$gpus ENGINE=nemo-rl
+  # The driver runs on the first node, inside this cluster, and waits up to a minute for the other nodes.
+  sleep 20
+  export RAY_ADDRESS="$address:$port"
+fi
 srun --nodes=1 --ntasks=1 --nodelist="$head" --overlap bash scripts/distill.sh "$@"

@@ -21,7 +21,7 @@ HEAVY = {
     "latex2sympy2_extended": ["srt.verifiers.math.expressions"],
     "trl": ["srt.sft.trainer"],
     "datasets": ["srt.sft.trainer"],
-    "accelerate": ["srt.sft.trainer", "opsd.nemo_rl.worker.dtensor"],
+    "accelerate": ["srt.sft.trainer", "srt.sft.weights", "opsd.nemo_rl.worker.dtensor"],
     "peft": ["opsd.local.student", "opsd.local.teacher"],
     "vllm": [],
     "triton": ["opsd.kl.kernels"],

@@ -65,9 +65,11 @@ def main(argv: list[str]) -> None:
     options = Options(**{name: types[name](value) for name, value in given.items()})
 
     from opsd.nemo_rl.driver import runtime
+    from srt.common import ray_auth
 
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
+    ray_auth.protect_own_cluster()
     runtime.prepare()
     rows = measure(options)
     stock = next((row for row in rows if row.name == "stock"), None)

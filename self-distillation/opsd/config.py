@@ -15,13 +15,21 @@ from srt.config_groups import (
     ProblemFilterConfig,
     PromptConfig,
     RecipeConfig,
+    RemoteCodeConfig,
     SamplerConfig,
 )
 
 
 @dataclass(frozen=True)
 class DistillConfig(
-    RecipeConfig, PromptConfig, SamplerConfig, GradingConfig, ProblemFilterConfig, AdamConfig, LoraConfig
+    RecipeConfig,
+    PromptConfig,
+    SamplerConfig,
+    GradingConfig,
+    ProblemFilterConfig,
+    AdamConfig,
+    LoraConfig,
+    RemoteCodeConfig,
 ):
     """configs/distill.yaml has the meaning and default of every field."""
 
@@ -59,6 +67,8 @@ class DistillConfig(
     warmup_steps: int = option(ge=0)
     warmup_start: float | None = option(ge=0, le=1)
     gradient_checkpointing: bool = option()
+    check_memory: bool = option()
+    offload: str = option(choices=("auto", "0", "1"))
     seed: int = option()
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
@@ -86,6 +96,7 @@ class RunConfig(DistillConfig):
 NOT_IDENTITY = (
     "recipe",
     "output_dir",
+    "trust_remote_code",
     "report_to",
     "log_samples_period",
     "save_period",
@@ -99,6 +110,8 @@ NOT_IDENTITY = (
     "tokens_per_micro_batch",
     "kl_single_pass",
     "gradient_checkpointing",
+    "check_memory",
+    "offload",
     "num_nodes",
     "gpus_per_node",
     "tensor_parallel_size",

@@ -10,12 +10,15 @@ import torch
 from opsd.config import DistillConfig, RunConfig, check
 from opsd.dry_run import show_plan
 from opsd.engine import Engine
+from opsd.memory import memory_plan
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.train import train
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
+from srt.common.machine import this_machine
 from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
+from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
 from srt.contract.layout import Layout
@@ -35,6 +38,8 @@ def distill(argv: list[str]) -> None:
     if DRY_RUN in argv:
         show_plan(run)
         return
+    if not run.is_complete:
+        memory_plan(run, this_machine()).check(run.config.check_memory)
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
             train(run, engine)
@@ -43,6 +48,7 @@ def distill(argv: list[str]) -> None:
 def prepare(config: DistillConfig) -> Run:
     """Everything that can be checked and read before an engine starts. Raises UserError."""
     check(config)
+    allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_reporter(config.report_to)
     check_verifier(config)
@@ -69,6 +75,7 @@ def open_engine(run: Run) -> Engine:
     if run.config.engine == "nemo-rl":
         from opsd.nemo_rl.driver import runtime
 
+        runtime.prepare_ray(run.config)
         runtime.prepare()
         from opsd.nemo_rl.driver.engine import NemoEngine
 

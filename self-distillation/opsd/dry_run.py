@@ -1,9 +1,11 @@
 """--dry-run of distill.sh: knobs, steps, tokens and GPU hours; no engine is started, nothing is written."""
 
+from opsd.memory import memory_plan
 from opsd.run import Run
 from srt.common.console import print_summary
 from srt.common.dry_run import ASSUMED_LENGTH, DISTILLATION, gpu_hours, print_knobs
-from srt.common.models import count_parameters
+from srt.common.machine import this_machine
+from srt.common.models import count_parameters, load_model_config
 
 MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
 
@@ -11,13 +13,14 @@ MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
 def show_plan(run: Run) -> None:
     print_knobs(run.config, "distill")
     print_summary("Self-distillation", estimate(run))
+    print(memory_plan(run, this_machine()).line())
     exists = (run.output_dir / "run.json").is_file()
     print(f"\noutput: {run.output_dir} ({'it holds a run, which this would continue' if exists else 'new'})")
     print("dry run: no engine was started, nothing was written")
 
 
 def estimate(run: Run) -> dict[str, object]:
-    """What the run costs, apart from validation. The memory it needs on a GPU belongs here as well."""
+    """What the run costs, apart from validation."""
     prompts = [len(run.layout.chat(problem.x)) for problem in run.train_set.problems[:MEASURED_PROMPTS]]
     prompt = sum(prompts) / len(prompts)
     responses = run.total_steps * run.config.num_prompts_per_step
@@ -35,7 +38,7 @@ def estimate(run: Run) -> dict[str, object]:
         "of their limit",
         "validations": _count_validations(run) if validation else 0,
         "responses per validation": len(validation) * run.config.val_num_samples,
-        "GPU hours": gpu_hours(guess, DISTILLATION, count_parameters(run.config.student_model)),
+        "GPU hours": gpu_hours(guess, DISTILLATION, count_parameters(load_model_config(run.config.student_model))),
     }
 
 

@@ -66,6 +66,10 @@ class Run:
         """Where the result appears, once the run is complete."""
         return self.output_dir / "student"
 
+    @property
+    def is_complete(self) -> bool:
+        return (self.student_folder / CHECKPOINT_METADATA).is_file()
+
     def claim_folder(self) -> bool:
         """False when the run is complete already.
 
@@ -80,7 +84,7 @@ class Run:
         }
         config = asdict(self.config) | {"recipe": recipe_record(self.config, "distill")}
         open_run(self.output_dir, run_identity, config, self.revisions())
-        if (self.student_folder / CHECKPOINT_METADATA).is_file():
+        if self.is_complete:
             print(f"self-distillation is complete: {self.student_folder}")
             return False
         set_aside_bad_records(self.train_set, self.output_dir)

@@ -45,7 +45,8 @@ from srt.sft.dataset import build_sequences, load_stage
 from srt.sft.launch import shard_alone
 from srt.sft.model_check import check_model
 from srt.sft.plan import layout_for_data, read_collection_identity
-from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
+from srt.sft.trainer import PassCollator, make_trainer, training_arguments
+from srt.sft.weights import new_model
 
 
 @dataclass(frozen=True)

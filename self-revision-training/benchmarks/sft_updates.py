@@ -29,7 +29,8 @@ from srt.sft.batching import plan_packed
 from srt.sft.config import SftConfig
 from srt.sft.launch import FSDP2, die_with_parent
 from srt.sft.packed_attention import choose_attention
-from srt.sft.trainer import PassCollator, make_trainer, new_model, training_arguments
+from srt.sft.trainer import PassCollator, make_trainer, training_arguments
+from srt.sft.weights import new_model
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,13 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
+class RemoteCodeConfig:
+    """Whether code that comes with a model may run (srt/common/remote_code.py)."""
+
+    trust_remote_code: bool = option()
+
+
+@dataclass(frozen=True)
 class SamplerConfig:
     """Which sampler to use, and how it samples."""
 

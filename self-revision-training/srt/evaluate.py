@@ -21,8 +21,16 @@ from srt.common.console import print_summary
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
+from srt.common.remote_code import allow_remote_code
 from srt.config import load_config, option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig, RecipeConfig
+from srt.config_groups import (
+    GradingConfig,
+    ParallelSamplerConfig,
+    ProblemFilterConfig,
+    PromptConfig,
+    RecipeConfig,
+    RemoteCodeConfig,
+)
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import (
     AVG_AT_K,
@@ -47,7 +55,9 @@ BOOTSTRAP_DRAWS = 2000
 
 
 @dataclass(frozen=True)
-class EvaluateConfig(RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
+class EvaluateConfig(
+    RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig
+):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
     model_path: str | None = option()
@@ -66,6 +76,7 @@ def evaluate(argv: list[str]) -> None:
     config = load_config(EvaluateConfig, "evaluate", argv)
     if config.model_path is None:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
+    allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_verifier(config)
     started = time.monotonic()

@@ -11,7 +11,8 @@ from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.config import SftConfig
 from srt.sft.model_check import check_model
-from srt.sft.trainer import PassCollator, new_model
+from srt.sft.trainer import PassCollator
+from srt.sft.weights import new_model
 from tests.families.models import VOCAB_SIZE
 
 DRAW = random.Random(0)

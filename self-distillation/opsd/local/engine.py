@@ -10,9 +10,11 @@ from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
 from opsd.local.optimizer_step import OptimizerStep
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
+from opsd.memory import offloads
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import span
+from srt.common.machine import this_machine
 from srt.common.models import stored_dtype
 from srt.contract import metrics as names
 from srt.sampling.base import Sampler, SamplingConfig, WeightSyncedSampler
@@ -39,9 +41,10 @@ class LocalEngine:
             self.grader = grader or resources.enter_context(open_grader(config))
             self.student = Student(config, checkpoint and checkpoint / "student")
             synced = checkpoint / "teacher" if checkpoint and state["teacher_was_synced"] else None
-            self.teacher = open_teacher(config, self.student, synced)
+            offload = offloads(run, this_machine())
+            self.teacher = open_teacher(config, self.student, synced, offload)
             self.optimizer_step = OptimizerStep(
-                config, self.student, self.teacher, run.pad_id, run.total_updates, checkpoint
+                config, self.student, self.teacher, run.pad_id, run.total_updates, checkpoint, offload
             )
             self.sampler = _open_sampler(run, self.student)
             resources.callback(self.sampler.close)
@@ -67,18 +70,20 @@ class LocalEngine:
         )
 
     def sync_teacher(self) -> None:
-        self.teacher.copy_from(self.student)
+        with self.teacher.present():
+            self.teacher.copy_from(self.student)
 
     def save_checkpoint(self, step: int) -> None:
-        save_checkpoint(
-            self.output_dir,
-            step,
-            self.student,
-            self.teacher if self.teacher.was_synced else None,
-            self.optimizer_step.optimizer,
-            self.optimizer_step.scheduler,
-            self.config.keep_checkpoints,
-        )
+        with self.teacher.present(), self.optimizer_step.moments.present():
+            save_checkpoint(
+                self.output_dir,
+                step,
+                self.student,
+                self.teacher if self.teacher.was_synced else None,
+                self.optimizer_step.optimizer,
+                self.optimizer_step.scheduler,
+                self.config.keep_checkpoints,
+            )
 
     def save_student(self, folder: Path) -> None:
         self.student.save(folder)

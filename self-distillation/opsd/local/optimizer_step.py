@@ -1,10 +1,17 @@
 """One optimizer step: score both sequences of every pair, take the exact KL, update the student."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
+
+from jaxtyping import Float
+from torch import Tensor
 
 from opsd.config import RunConfig, kl_config, optimizer_config
+from opsd.cpu_offload import OffGpu
 from opsd.engine import require_finite
+from opsd.hidden_states import LMHead
 from opsd.kl import KLOutput
 from opsd.local.checkpoint import load_optimizer
 from opsd.local.student import Student
@@ -23,6 +30,13 @@ class OptimizerStepResult:
     lr: float
 
 
+class TeacherScore(NamedTuple):
+    """The teacher's hidden states of a micro-batch, and its LM head."""
+
+    hidden: Float[Tensor, "T H"]
+    head: LMHead
+
+
 class OptimizerStep:
     """Optimizer and learning-rate schedule of one student.
 
@@ -38,7 +52,10 @@ class OptimizerStep:
         pad_id: int,
         total_updates: int,
         checkpoint: Path | None,
+        offload: bool = False,
     ):
+        """`offload`: keep Adam's moments, and a teacher of its own, in host memory while they are not used."""
+        self.offload = offload
         self.student = student
         self.teacher = teacher
         self.kl_config = kl_config(config)
@@ -52,38 +69,64 @@ class OptimizerStep:
         self.scheduler = self.optimizer_config.lr_scheduler(self.optimizer)
         if checkpoint:
             load_optimizer(checkpoint, self.optimizer, self.scheduler, device)
+        self.moments = OffGpu(self._moments, offload)
 
     def run(self, pairs: list[SequencePair]) -> OptimizerStepResult:
         """Raises UserError, before the weights are touched, when the gradient is not finite."""
         total_tokens = sum(len(pair.targets) for pair in pairs)
+        batches = list(micro_batches(pairs, self.tokens_per_micro_batch))
+        scores = self._score_all(batches) if self.offload else map(self._score, batches)
         scored = []
-        for batch in micro_batches(pairs, self.tokens_per_micro_batch):
-            scored.append((batch, self._accumulate_gradients(batch, 1 / total_tokens)))
+        for batch in batches:
+            scored.append((batch, self._accumulate_gradients(batch, next(scores), 1 / total_tokens)))
         with span("update"):
             grad_norm = self.optimizer_config.clip(self.parameters)
             require_finite(grad_norm)
             lr = self.optimizer.param_groups[0]["lr"]
-            self.optimizer.step()
+            with self.moments.present():
+                self.optimizer.step()
             self.scheduler.step()
             # 4 bytes per parameter that the sampler can use until the next update.
             self.optimizer.zero_grad(set_to_none=True)
         return OptimizerStepResult(scored, grad_norm, lr)
 
-    def _accumulate_gradients(self, batch: list[SequencePair], token_weight: float) -> KLOutput:
+    def _score_all(self, batches: list[list[SequencePair]]) -> Iterator[TeacherScore]:
+        """The teacher's scores of all micro-batches, so that it is brought to the GPU once for an update."""
+        with self.teacher.present():
+            scores = [self._score(batch) for batch in batches]
+            # Its own head leaves the GPU with it.
+            head = scores[0].head.detached_copy()
+        return iter([TeacherScore(score.hidden.to(head.weight.dtype), head) for score in scores])
+
+    def _score(self, batch: list[SequencePair]) -> TeacherScore:
+        with span("teacher"):
+            hidden = self.teacher.hidden([pair.teacher for pair in batch], self.pad_id)
+            return TeacherScore(hidden, self.teacher.lm_head())
+
+    def _moments(self) -> dict[str, Tensor]:
+        """Adam's state on the student's device, by name."""
+        return {
+            f"{index} {name}": value
+            for index, (parameter, state) in enumerate(self.optimizer.state.items())
+            for name, value in state.items()
+            if isinstance(value, Tensor) and value.device == parameter.device
+        }
+
+    def _accumulate_gradients(
+        self, batch: list[SequencePair], teacher: TeacherScore, token_weight: float
+    ) -> KLOutput:
         """Forward and backward passes of one micro-batch.
 
         A function of its own, so that the gradients which the KL formed, [V, H] among them, are freed before the
         next micro-batch's forward pass.
         """
-        with span("teacher"):
-            teacher_hidden = self.teacher.hidden([pair.teacher for pair in batch], self.pad_id)  # (T, H)
         with span("student"):
             sequences = [pair.student for pair in batch]
             output = pair_kl(
                 self.student.hidden(sequences, self.pad_id),  # (T, H)
                 self.student.lm_head(),
-                teacher_hidden,
-                self.teacher.lm_head(),
+                teacher.hidden,
+                teacher.head,
                 sequences,
                 token_weight,
                 self.kl_config,

@@ -11,6 +11,7 @@ from peft import PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor, nn
 
 from opsd.config import RunConfig
+from opsd.cpu_offload import OffGpu
 from opsd.determinism import policy_mode
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
 from opsd.local.student import ADAPTER, Student, save_adapter
@@ -27,6 +28,10 @@ class Teacher(Protocol):
 
     was_synced: bool
 
+    def present(self) -> contextlib.AbstractContextManager[None]:
+        """The block in which the teacher may be used; elsewhere its weights may be off the GPU."""
+        ...
+
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
         """See hidden_states.predicting_hidden; without gradients."""
         ...
@@ -39,20 +44,22 @@ class Teacher(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-def open_teacher(config: RunConfig, student: Student, checkpoint: Path | None) -> Teacher:
+def open_teacher(config: RunConfig, student: Student, checkpoint: Path | None, offload: bool = False) -> Teacher:
     """`checkpoint`: a folder with a synced teacher, or None for the one that the run starts with.
+
+    `offload`: keep a teacher of its own in host memory while it is not used.
 
     Raises UserError for a teacher that does not support what the configuration requires.
     """
     if student.adapter is not None:
         return BaseWeightsTeacher(student, student.adapter, checkpoint)
-    return FrozenTeacher(config, student, checkpoint)
+    return FrozenTeacher(config, student, checkpoint, offload)
 
 
 class FrozenTeacher:
     """A separate model, in bf16 on a GPU."""
 
-    def __init__(self, config: RunConfig, student: Student, checkpoint: Path | None):
+    def __init__(self, config: RunConfig, student: Student, checkpoint: Path | None, offload: bool = False):
         self.model = load_model(str(checkpoint or config.teacher_model), "auto").eval().requires_grad_(False)
         self.was_synced = checkpoint is not None
         check_supported(self.model, config.teacher_model)
@@ -68,6 +75,10 @@ class FrozenTeacher:
                 f"TEACHER_SYNC_STEPS and TEACHER_SYNC_EPOCHS copy the student's weights into the teacher, but "
                 f"TEACHER_MODEL={config.teacher_model} has another architecture than {config.student_model}"
             )
+        self._weights = OffGpu(lambda: dict(self.model.named_parameters()), offload)
+
+    def present(self) -> contextlib.AbstractContextManager[None]:
+        return self._weights.present()
 
     @torch.no_grad()
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
@@ -106,6 +117,9 @@ class BaseWeightsTeacher:
         self.was_synced = checkpoint is not None
         if checkpoint:
             self.adapter.load_adapter(str(checkpoint), TEACHER_ADAPTER)
+
+    def present(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()  # its weights are the student's
 
     @torch.no_grad()
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:

@@ -17,7 +17,6 @@ loop, the sequences and the KL are the same functions as in the local engine.
     worker/                          one process for each GPU
         step.py                      the distillation step, shared by both training backends
         swap_weights.py              the teacher's weights in the student's place
-        cpu_offload.py               weights and optimizer state off the GPU and back
         hf_export.py                 the exported student
         vllm.py                      seeds for each request
     stubs/                           stand-ins for packages that NeMo-RL imports and Phase 2 does not use

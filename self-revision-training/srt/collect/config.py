@@ -3,11 +3,20 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import GradingConfig, ParallelSamplerConfig, ProblemFilterConfig, PromptConfig, RecipeConfig
+from srt.config_groups import (
+    GradingConfig,
+    ParallelSamplerConfig,
+    ProblemFilterConfig,
+    PromptConfig,
+    RecipeConfig,
+    RemoteCodeConfig,
+)
 
 
 @dataclass(frozen=True)
-class CollectConfig(RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig):
+class CollectConfig(
+    RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig
+):
     """See configs/srt_data.yaml for the meaning and default of each option."""
 
     model_path: str = option()

@@ -5,7 +5,7 @@ from pathlib import Path
 from srt.collect.config import CollectConfig
 from srt.common.console import print_summary
 from srt.common.dry_run import ASSUMED_LENGTH, SAMPLING, gpu_hours, print_knobs
-from srt.common.models import context_limit, count_parameters
+from srt.common.models import context_limit, count_parameters, load_model_config
 from srt.contract.layout import Layout
 from srt.problems import ProblemSet
 
@@ -55,7 +55,7 @@ def estimate(config: CollectConfig, loaded: ProblemSet, layout: Layout) -> dict[
         "rough guess": f"{needed * tokens_per_problem:,.0f} tokens on {needed:,} problems, if responses use "
         f"{ASSUMED_LENGTH:.0%} of MAX_TOKENS and {ASSUMED_YIELD:.0%} of the revisions are kept",
         "GPU hours of this guess": gpu_hours(
-            needed * tokens_per_problem, SAMPLING, count_parameters(config.model_path)
+            needed * tokens_per_problem, SAMPLING, count_parameters(load_model_config(config.model_path))
         ),
     }
 

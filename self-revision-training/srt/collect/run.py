@@ -15,6 +15,7 @@ from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
+from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import JUDGED_BY_EXAMPLES_ONLY
@@ -62,6 +63,7 @@ def collect(argv: list[str]) -> None:
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
     check_right_share(config)
+    allow_remote_code(config.trust_remote_code)
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from srt.common.attention import use_exact_attention
 from srt.common.errors import UserError, disk_full_reason, reason_of
+from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
 
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
@@ -26,20 +27,33 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     if looks_local and not Path(model_path).is_dir():
         raise UserError(f"{model_path}: no such checkpoint folder")
     try:
-        return load(model_path, **kwargs)
+        return load(model_path, trust_remote_code=remote_code_allowed(), **kwargs)
     except (OSError, ValueError, SafetensorError) as error:
+        if needs_remote_code(error):
+            raise UserError(remote_code_message(model_path, what)) from error
         raise UserError(
             f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
             f"({reason_of(error)})"
         ) from error
 
 
+def load_tokenizer(model_path: str) -> Any:
+    return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
+
+
 def load_model_config(model_path: str) -> Any:
     return _load("config", model_path, AutoConfig.from_pretrained)
 
 
-def load_tokenizer(model_path: str) -> Any:
-    return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
+def model_without_weights(config: Any, **kwargs: Any) -> Any:
+    """A causal language model with this transformers config, whose parameters and buffers take no memory."""
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed(), **kwargs)
+
+
+def count_parameters(config: Any) -> int:
+    """The parameters of a model with this transformers config; no weight is allocated."""
+    return sum(parameter.numel() for parameter in model_without_weights(config).parameters())
 
 
 def check_gpu() -> None:
@@ -126,12 +140,17 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
     # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
     model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
-    if model.base_model is model and isinstance(getattr(model, "model", None), torch.nn.Module):
-        model.base_model_prefix = "model"  # Llama 4's text model names another one, which it does not have
-    fix_rope(model, model_path)
+    correct_model(model, model_path)
     model = model.to(device or default_device())
     use_exact_attention(model)
     return model
+
+
+def correct_model(model: Any, model_path: str) -> None:
+    """Change in place what would make a model compute something else from one batch to the next, or fail."""
+    if model.base_model is model and isinstance(getattr(model, "model", None), torch.nn.Module):
+        model.base_model_prefix = "model"  # Llama 4's text model names another one, which it does not have
+    fix_rope(model, model_path)
 
 
 def vocab_size(model_path: str) -> int:
@@ -173,13 +192,6 @@ def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
     if ids is None:
         raise UserError(f"{model_path}: neither its generation config nor its tokenizer names an eos token")
     return [ids] if isinstance(ids, int) else list(dict.fromkeys(ids))
-
-
-def count_parameters(model_path: str) -> int:
-    """The model's parameters, tied ones once; only its config is read."""
-    config = load_model_config(model_path)
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(config).parameters())
 
 
 def context_limit(model_path: str) -> int:

@@ -14,19 +14,22 @@ from srt.sampling.vllm_parallel import engine_count
 MEASURED_PROMPTS = 1000  # tokenized to find the longest one
 
 
+def has_vllm() -> bool:
+    return importlib.util.find_spec("vllm") is not None
+
+
 def choose_backend(knob: str) -> str:
     """The backend for SAMPLER: "vllm" or "transformers", printed. "auto" is vLLM if installed, else transformers.
 
     Raises UserError when vLLM is requested but not installed.
     """
-    has_vllm = importlib.util.find_spec("vllm") is not None
-    if knob == "vllm" and not has_vllm:
+    if knob == "vllm" and not has_vllm():
         raise UserError("SAMPLER=vllm: vLLM is not installed in this environment; use SAMPLER=transformers")
     if knob != "auto":
         print(f"sampler: {knob} (chosen by SAMPLER)")
         return knob
-    backend = "vllm" if has_vllm else "transformers"
-    print(f"sampler: {backend} (SAMPLER=auto; vLLM is {'' if has_vllm else 'not '}installed)")
+    backend = "vllm" if has_vllm() else "transformers"
+    print(f"sampler: {backend} (SAMPLER=auto; vLLM is {'' if has_vllm() else 'not '}installed)")
     return backend
 
 

@@ -5,6 +5,7 @@ import os
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
@@ -59,13 +60,35 @@ def engine_arguments(
         "gpu_memory_utilization": memory_utilization,
         "tensor_parallel_size": tensor_parallel_size,
         "seed": seed,
+        "trust_remote_code": remote_code_allowed(),
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
 
 
+def sleep_level(config: Any) -> int:
+    """vLLM's sleep level for an engine that is given all its weights again after waking up.
+
+    config: the model's transformers config. At level 2 the weights are dropped: a copy in main memory (level 1)
+    would only be overwritten. vLLM then keeps the buffers, which are in no checkpoint, and restores them. ALiBi's
+    slopes are neither: they are plain tensors of the attention layers, and would be lost.
+    """
+    text = config.get_text_config()
+    attention = getattr(text, "attn_config", None) or {}
+    attention = attention if isinstance(attention, dict) else vars(attention)
+    has_alibi = (
+        text.model_type == "bloom"
+        or getattr(text, "alibi", False)
+        or attention.get("alibi", False)
+        or getattr(text, "position_embedding_type", None) == "alibi"
+    )
+    return 1 if has_alibi else 2
+
+
 def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
+    if needs_remote_code(error):
+        return UserError(remote_code_message(model_path, "model"))
     return UserError(
         f"vLLM did not start on {model_path}: {reason_of(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
         "less memory; SAMPLER=transformers works without vLLM)"

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import UserError
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
-from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
+from srt.sampling.vllm_common import (
+    as_sample,
+    did_not_start,
+    engine_arguments,
+    prepare_vllm,
+    sampling_params,
+    sleep_level,
+)
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
     from torch import Tensor
@@ -44,6 +51,8 @@ class VllmSampler:
         import vllm
         from vllm.inputs import tokens_input
 
+        from srt.common.models import load_model_config
+
         self._tokens_input = tokens_input
         self.config = config
         self.with_logprobs = with_logprobs
@@ -68,6 +77,7 @@ class VllmSampler:
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._asleep = False
+        self._sleep_level = sleep_level(load_model_config(model_path))
         self._keys: dict[str, Hashable] = {}
         self._submitted = 0
 
@@ -133,7 +143,7 @@ class VllmSampler:
     def sleep(self) -> None:
         """Free the GPU memory of weights and cache until `update_weights`; does nothing without a GPU."""
         if self._can_sleep:
-            self.engine.sleep(level=2)  # 2: the weights are dropped, not kept in main memory
+            self.engine.sleep(level=self._sleep_level)
             self._asleep = True
 
     def close(self) -> None:

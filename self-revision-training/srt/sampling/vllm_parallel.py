@@ -16,6 +16,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.ray_auth import require_token
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.process_guard import ChildProcessGuard
 from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
@@ -57,6 +58,8 @@ class VllmParallelSampler:
         with_logprobs: bool = False,
         seed: int = 0,
     ):
+        if data_parallel_backend == "ray":
+            require_token("DATA_PARALLEL_BACKEND=ray")  # before vLLM imports it
         on_gpu = prepare_vllm()
         # This process has threads (for grading, and the sampler's own), so a fork of it may hang.
         os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")

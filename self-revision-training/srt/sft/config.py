@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from srt.config import option
-from srt.config_groups import AdamConfig, LoraConfig, RecipeConfig
+from srt.config_groups import AdamConfig, LoraConfig, RecipeConfig, RemoteCodeConfig
 
 
 @dataclass(frozen=True)
-class SftConfig(RecipeConfig, AdamConfig, LoraConfig):
+class SftConfig(RecipeConfig, AdamConfig, LoraConfig, RemoteCodeConfig):
     """One field per knob; loaded and validated by srt/config.py."""
 
     base_model: str = option()
@@ -30,6 +30,7 @@ class SftConfig(RecipeConfig, AdamConfig, LoraConfig):
     warmup_ratio: float = option(ge=0, le=0.999)
     max_length: int = option(ge=2)
     gradient_checkpointing: bool = option()
+    check_memory: bool = option()
     seed: int = option()
     val_fraction: float = option(ge=0, le=0.9)
     val_steps: int = option(ge=1)
@@ -44,6 +45,7 @@ class SftConfig(RecipeConfig, AdamConfig, LoraConfig):
 NOT_IDENTITY = (
     "recipe",
     "mode",
+    "trust_remote_code",
     "output_dir",
     "train_data_dir",
     "num_processes",
@@ -51,6 +53,7 @@ NOT_IDENTITY = (
     "packing",
     "max_tokens_per_pass",
     "gradient_checkpointing",
+    "check_memory",
     "save_steps",
     "logging_steps",
     "report_to",

@@ -2,24 +2,26 @@
 
 from srt.common.console import print_summary
 from srt.common.dry_run import SFT, gpu_hours, print_knobs
-from srt.common.models import count_parameters
-from srt.sft.plan import Stage, TrainingPlan
+from srt.common.machine import this_machine
+from srt.common.models import count_parameters, load_model_config
+from srt.sft.plan import Stage, TrainingPlan, memory_plan
 
 
 def show_plan(plan: TrainingPlan) -> None:
     print_knobs(plan.config, "sft")
-    parameters = count_parameters(plan.config.base_model)
+    parameters = count_parameters(load_model_config(plan.config.base_model))
     for stage in plan.stages:
         print_summary(f"Stage {stage.number}, {stage.title}", _stage_summary(plan, stage, parameters))
         if warning := stage.few_updates(plan.tuples_per_update):
             print(f"warning: {warning}")
+    print(memory_plan(plan, this_machine()).line())
     exists = (plan.output_dir / "run.json").is_file()
     print(f"\noutput: {plan.output_dir} ({'it holds a run, which this would continue' if exists else 'new'})")
     print("dry run: nothing was trained or written")
 
 
 def _stage_summary(plan: TrainingPlan, stage: Stage, parameters: int) -> dict[str, object]:
-    """What a stage costs. The memory it needs on a GPU belongs here as well."""
+    """What a stage costs."""
     lengths = [stage.lengths[index] for index in stage.train]
     updates = stage.count_updates(plan.tuples_per_update)
     tokens = round(sum(lengths) * stage.epochs)

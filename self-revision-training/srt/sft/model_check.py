@@ -6,7 +6,8 @@ from srt.common.models import load_model
 from srt.sft.config import SftConfig
 from srt.sft.packed_attention import AttentionChoice
 from srt.sft.packing import fit_attention
-from srt.sft.trainer import check_loss, with_adapters
+from srt.sft.trainer import check_loss
+from srt.sft.weights import with_adapters
 
 
 def check_model(config: SftConfig, longest: int, device: str | None = None) -> AttentionChoice:

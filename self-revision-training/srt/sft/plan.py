@@ -1,6 +1,6 @@
 """Configuration -> TrainingPlan: the stage files, read and checked, and what each stage trains on."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +8,27 @@ from srt.collect.split import metadata_path
 from srt.common.distillable import warn_before_phase1
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_jsonl
+from srt.common.machine import Machine, this_machine
+from srt.common.memory_plan import MemoryPlan, ModelShape, sft_terms
+from srt.common.memory_plan import make_plan as make_memory_plan
 from srt.common.models import (
     check_gpu,
     check_reporter,
     check_saving,
     check_token_ids,
+    count_parameters,
     eot_ids,
+    load_model_config,
     load_tokenizer,
     padding_id,
 )
+from srt.common.remote_code import allow_remote_code
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
 from srt.contract.paths import data_prefix, problems_file, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
+    CHECKPOINT_METADATA,
     check_revisions,
     fingerprint,
     git_commit,
@@ -34,12 +41,12 @@ from srt.contract.provenance import (
     tokenizer_fingerprint,
 )
 from srt.recipe import print_recipe, recipe_record
-from srt.sft.batching import count_updates
+from srt.sft.batching import BatchPlan, count_updates, plan_packed, plan_padded, plan_updates
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
 from srt.sft.model_check import check_model
-from srt.sft.packed_attention import AttentionChoice
+from srt.sft.packed_attention import AttentionChoice, choose_attention
 
 FEW_UPDATES = 200  # the paper makes 3 000 and more
 
@@ -101,12 +108,34 @@ class TrainingPlan:
     stages: list[Stage]
     problems_file: Path | None  # the problems that the data was made of (srt/collect/consumed.py), if it says so
 
+    def stage_dir(self, stage: Stage) -> Path:
+        return self.output_dir / f"stage{stage.number}"
+
+    def is_complete(self, stage: Stage) -> bool:
+        return (self.stage_dir(stage) / CHECKPOINT_METADATA).is_file()
+
+    def batches(self, stage: Stage) -> tuple[BatchPlan, BatchPlan | None]:
+        """The passes of training, and of a validation if tuples are held out."""
+        config, processes = self.config, self.processes.total
+
+        def plan_passes(updates: list[list[int]]) -> BatchPlan:
+            if self.attention.packed:
+                return plan_packed(updates, stage.lengths, config.max_tokens_per_pass, processes)
+            return plan_padded(updates, stage.lengths, config.batch_size_per_device, processes)
+
+        updates = [
+            [stage.train[index] for index in update]
+            for update in plan_updates(len(stage.train), stage.epochs, self.tuples_per_update, config.seed)
+        ]
+        return plan_passes(updates), plan_passes([stage.validation]) if stage.validation else None
+
 
 def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     """Read the data, check it against the configuration and open the run (unless `dry_run`).
 
     Raises UserError for data that cannot be trained on, before anything is written.
     """
+    allow_remote_code(config.trust_remote_code)
     if not dry_run:
         check_gpu()
     check_reporter(config.report_to)
@@ -168,8 +197,6 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         )
         for number, built in built_by_stage.items()
     ]
-    longest = max(length for stage in stages for length in stage.lengths)
-    attention = check_model(config, longest, "cpu" if processes.total > 1 else None)
     tuples_per_update = _tuples_per_update(config, processes, output_dir)
     identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY} | {
         "tuples_per_update": tuples_per_update,
@@ -178,22 +205,56 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     }
     if layout.prompt.date:
         identity["date"] = layout.prompt.date
-    if processes.machine_rank == 0 and not dry_run:
-        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions)
-        for number, built in built_by_stage.items():
-            _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
     problems = problems_file(config.train_data_dir, prefix)
-    return TrainingPlan(
+    plan = TrainingPlan(
         config,
         processes,
         tuples_per_update,
         output_dir,
         layout,
         padding_id(config.base_model, layout.tokenizer, layout.eot_ids[0]),
-        attention,
+        choose_attention(config.packing),
         stages,
         problems if problems.is_file() else None,
     )
+    if not dry_run and not all(plan.is_complete(stage) for stage in stages):
+        memory_plan(plan, this_machine()).check(config.check_memory)
+        longest = max(length for stage in stages for length in stage.lengths)
+        plan = replace(plan, attention=check_model(config, longest, "cpu" if processes.total > 1 else None))
+    if processes.machine_rank == 0 and not dry_run:
+        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions)
+        for number, built in built_by_stage.items():
+            _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
+    return plan
+
+
+def memory_plan(plan: TrainingPlan, machine: Machine) -> MemoryPlan:
+    """Of the stage that takes the most, with the passes that it will make."""
+    config, processes = plan.config, plan.processes
+    model_config = load_model_config(config.base_model)
+    shape = ModelShape.of(model_config, count_parameters(model_config))
+    packed = plan.attention.packed
+
+    def of_stage(stage: Stage) -> MemoryPlan:
+        batches, _ = plan.batches(stage)
+        passes = [[stage.lengths[index] for index in indices] for indices in batches.passes if indices]
+        terms = sft_terms(
+            shape,
+            tokens=max(sum(lengths) if packed else len(lengths) * max(lengths) for lengths in passes),
+            processes=processes.total,
+            machines=processes.machines,
+            several_passes=batches.passes_per_update > 1,
+            checkpointing=config.gradient_checkpointing,
+            trained=shape.adapters(config.lora_rank) if config.lora_rank else shape.parameters,
+        )
+        changes = ["more GPUs"]
+        changes += [] if config.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1"]
+        changes += ["a smaller MAX_TOKENS_PER_PASS" if packed else "a smaller BATCH_SIZE_PER_DEVICE"]
+        changes += ["a smaller MAX_LENGTH"]
+        changes += [] if config.lora_rank else ["LORA_RANK=32 LR_STAGE1=1e-4 LR_STAGE2=1e-4"]
+        return make_memory_plan(f"stage {stage.number}", terms, machine, processes.per_machine, changes)
+
+    return max(map(of_stage, plan.stages), key=lambda stage: (stage.gpu_bytes, stage.host_bytes))
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:

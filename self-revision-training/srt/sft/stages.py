@@ -10,52 +10,38 @@ import time
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from srt.collect.consumed import SRT_PROBLEMS
 from srt.common.console import print_summary
 from srt.common.files import write_json
 from srt.common.models import load_model, stored_dtype
-from srt.contract.provenance import CHECKPOINT_METADATA, write_metadata
-from srt.sft.batching import BatchPlan, plan_packed, plan_padded, plan_updates
+from srt.contract.provenance import write_metadata
 from srt.sft.callbacks import COMPLETE, ProgressBar
 from srt.sft.plan import Stage, TrainingPlan
-from srt.sft.trainer import (
-    WEIGHTS,
-    PassCollator,
-    load_trained,
-    make_trainer,
-    new_model,
-    trained_weights,
-    training_arguments,
-    with_adapters,
-)
+from srt.sft.trainer import PassCollator, make_trainer, training_arguments
+from srt.sft.weights import is_rank0, load_trained, new_model, trained_weights, with_adapters
 
 
 def train_stages(plan: TrainingPlan) -> None:
     """Train each stage from the previous one; complete stages are skipped, interrupted ones resumed."""
     model_path = plan.config.base_model
     for stage in plan.stages:
-        folder = plan.output_dir / f"stage{stage.number}"
+        folder = plan.stage_dir(stage)
         work_dir = plan.output_dir / f"stage{stage.number}.work"
-        if (folder / CHECKPOINT_METADATA).is_file():
+        if plan.is_complete(stage):
             print(f"stage {stage.number} is complete: {folder}")
-            if _is_rank0():
+            if is_rank0():
                 shutil.rmtree(work_dir, ignore_errors=True)  # left if the run was killed right after the export
         else:
             _train_stage(plan, stage, model_path, folder, work_dir)
         model_path = str(folder)
 
 
-def _is_rank0() -> bool:
-    return os.environ.get("RANK", "0") == "0"
-
-
 def _train_stage(plan: TrainingPlan, stage: Stage, model_path: str, folder: Path, work_dir: Path) -> None:
     config, layout = plan.config, plan.layout
     print(f"\nstage {stage.number} ({stage.title}) from {model_path}: {stage.description}")
     attention = plan.attention
-    batches, validation = _plan_batches(plan, stage, attention.packed)
+    batches, validation = plan.batches(stage)
     passes = f"{batches.passes_per_update} {'packed' if attention.packed else 'padded'} pass"
     passes = passes if batches.passes_per_update == 1 else f"at most {passes}es"
     print(
@@ -68,9 +54,7 @@ def _train_stage(plan: TrainingPlan, stage: Stage, model_path: str, folder: Path
         print(f"warning: {warning}")
     started = time.monotonic()
     checkpoint = _newest_complete_checkpoint(work_dir)
-    model = new_model(model_path, config, attention.implementation)
-    if checkpoint:
-        load_trained(model, load_file(checkpoint / WEIGHTS))
+    model = new_model(model_path, config, attention.implementation, checkpoint)
     arguments = training_arguments(config, work_dir, batches, stage.learning_rate, bool(validation))
     arguments.eval_on_start &= checkpoint is None
     collator = PassCollator(stage.sequences, plan.pad_id, attention.packed, stage.revision_starts)
@@ -78,27 +62,11 @@ def _train_stage(plan: TrainingPlan, stage: Stage, model_path: str, folder: Path
         trainer = make_trainer(model, arguments, collator, batches, validation, layout.tokenizer, [bar])
         trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     weights = trained_weights(trainer.model)
-    if _is_rank0():
+    if is_rank0():
         _export(plan, stage, model_path, weights, trainer.state.log_history, work_dir, folder)
     trainer.accelerator.wait_for_everyone()
     seconds = time.monotonic() - started
     _print_summary(stage, trainer.state.log_history, trainer.state.global_step, bar, seconds, folder)
-
-
-def _plan_batches(plan: TrainingPlan, stage: Stage, packed: bool) -> tuple[BatchPlan, BatchPlan | None]:
-    """The passes of training, and of a validation if tuples are held out."""
-    config, processes = plan.config, plan.processes.total
-
-    def plan_passes(updates: list[list[int]]) -> BatchPlan:
-        if packed:
-            return plan_packed(updates, stage.lengths, config.max_tokens_per_pass, processes)
-        return plan_padded(updates, stage.lengths, config.batch_size_per_device, processes)
-
-    updates = [
-        [stage.train[index] for index in update]
-        for update in plan_updates(len(stage.train), stage.epochs, plan.tuples_per_update, config.seed)
-    ]
-    return plan_passes(updates), plan_passes([stage.validation]) if stage.validation else None
 
 
 def _export(
@@ -144,7 +112,7 @@ def _newest_complete_checkpoint(work_dir: Path) -> Path | None:
         if (checkpoint / COMPLETE).is_file():
             print(f"continuing from {checkpoint}")
             return checkpoint
-        if _is_rank0():
+        if is_rank0():
             print(f"{checkpoint} was cut off while it was written; deleted")
             shutil.rmtree(checkpoint, ignore_errors=True)
     return None

@@ -5,7 +5,6 @@ mean over the supervised tokens of all its tuples, across all passes and process
 """
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from datasets import Dataset
 from safetensors.torch import save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
-    get_model_state_dict,
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
@@ -29,18 +27,16 @@ from trl.trainer.sft_config import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling, SFTTrainer
 from trl.trainer.utils import add_fused_lm_head
 
-from srt.common.adapters import lora_config
-from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError, reason_of
 from srt.common.lr_schedule import lr_factor
-from srt.common.models import load_model
 from srt.common.optimizer import OptimizerConfig
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import BatchPlan
 from srt.sft.callbacks import CheckpointMarker
 from srt.sft.config import SftConfig
+from srt.sft.weights import WEIGHTS, SendWeights, trained_weights
 
-WEIGHTS, OPTIMIZER, SCHEDULE = "weights.safetensors", "optimizer.pt", "scheduler.pt"
+OPTIMIZER, SCHEDULE = "optimizer.pt", "scheduler.pt"
 SKIPPED = "skipped"  # in a batch: no process has a tuple in this pass
 
 
@@ -97,7 +93,14 @@ class PackedSFTTrainer(SFTTrainer):
     optimizer: Any
     lr_scheduler: Any
 
-    def __init__(self, *args: Any, supervised_tokens_per_validation_pass: float = 0.0, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        send_weights: SendWeights,
+        supervised_tokens_per_validation_pass: float = 0.0,
+        **kwargs: Any,
+    ):
+        self.send_weights = send_weights
         self.supervised_tokens_per_validation_pass = supervised_tokens_per_validation_pass
         self._sums: dict[str, Any] = {}  # "train" or "eval" -> (4,): supervised tokens, entropy, correct, tokens
         super().__init__(*args, **kwargs)
@@ -195,7 +198,9 @@ class PackedSFTTrainer(SFTTrainer):
             torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / SCHEDULE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        """Nothing to do: load_trained has loaded the weights before the Trainer was created."""
+        """The weights, which new_model has loaded, before rank 0 loads the optimizer's state beside them."""
+        if model is not None:  # sharded
+            self.send_weights.send(model)
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
@@ -206,48 +211,6 @@ class PackedSFTTrainer(SFTTrainer):
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.accelerator.num_processes > 1)
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=options)
         self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULE, weights_only=True))
-
-
-def trained_weights(model: Any) -> dict[str, torch.Tensor]:
-    """The trainable parameters as full tensors on the CPU, by name. A collective call; only rank 0 gets them."""
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    state: dict[str, Any] = get_model_state_dict(model, options=options)
-    # named_parameters() names tied tensors once, the state dict twice.
-    return {name: state[name].contiguous() for name, _ in model.named_parameters() if name in state}
-
-
-def load_trained(model: Any, weights: dict[str, torch.Tensor]) -> None:
-    """Load the result of trained_weights. Raises ValueError for weights of another model."""
-    missing, unexpected = model.load_state_dict(weights, strict=False)  # tied tensors are stored once
-    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    if unexpected or trained & set(missing):
-        raise ValueError(f"the weights belong to another model: {unexpected or trained & set(missing)}")
-
-
-def new_model(model_path: str, config: SftConfig, attn_implementation: str) -> Any:
-    """The model with fp32 weights, without dropout, and with LoRA adapters when LORA_RANK is set."""
-    # fp32 weights, bf16 computation: bf16 weights would round away updates at a learning rate of 5e-6.
-    # A sharded model stays on the CPU here and moves to the GPUs shard by shard.
-    model = load_model(model_path, "float32", "cpu" if "ACCELERATE_USE_FSDP" in os.environ else None)
-    model.set_attn_implementation(attn_implementation)
-    turn_off_dropout(model)
-    return with_adapters(model, config)
-
-
-def with_adapters(model: Any, config: SftConfig) -> Any:
-    """The model with LoRA adapters when LORA_RANK is set. Raises UserError when PEFT refuses it."""
-    if not config.lora_rank:
-        return model
-    from peft import get_peft_model  # takes seconds to import
-
-    torch.manual_seed(config.seed)  # for the random initialization of the adapters
-    try:
-        return get_peft_model(model, lora_config(config.lora_rank, config.lora_alpha))
-    except ValueError as error:  # of Mamba layers, for example
-        raise UserError(
-            f"LORA_RANK={config.lora_rank}: PEFT has no adapters for all linear layers of {type(model).__name__} "
-            f"({reason_of(error)}); set LORA_RANK=0"
-        ) from error
 
 
 def optimizer_config(config: SftConfig, lr: float, total_updates: int) -> OptimizerConfig:
@@ -348,6 +311,7 @@ def make_trainer(
     if validation:
         held_out = [collator.sequences[index] for index in validation.updates[0]]
         tokens_per_pass = sum(len(s.ids) - s.start for s in held_out) / len(validation.passes)
+    send_weights = SendWeights(model)
     trainer = PackedSFTTrainer(
         model=model,
         args=arguments,
@@ -355,7 +319,8 @@ def make_trainer(
         train_dataset=_dataset(plan),
         eval_dataset=_dataset(validation) if validation else None,
         processing_class=tokenizer,
-        callbacks=[CheckpointMarker(), *callbacks],
+        callbacks=[send_weights, CheckpointMarker(), *callbacks],
+        send_weights=send_weights,
         supervised_tokens_per_validation_pass=tokens_per_pass,
     )
     trainer.remove_callback(PrinterCallback)

@@ -19,9 +19,9 @@ import torch
 from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, wrapped
 from torch import Tensor
 
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.hidden_states import padded
 from opsd.kl import KLConfig
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.megatron_lm_head_hook import run_to_output_layer
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights

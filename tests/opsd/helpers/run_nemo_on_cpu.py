@@ -8,6 +8,9 @@ from pathlib import Path
 
 
 def main(argv: list[str]) -> None:
+    from srt.common.ray_auth import protect_own_cluster
+
+    protect_own_cluster()
     import ray
     import torch
 

@@ -22,8 +22,8 @@ from torch.distributed.tensor import DTensor, Replicate, Shard
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from transformers import AutoModelForCausalLM
 
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.kl import KLConfig
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
 

@@ -4,10 +4,11 @@ import pytest
 from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
-from opsd.nemo_rl.driver.config import cluster_shape, count_parameters, generation_config, policy_config
+from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
 from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
+from srt.common.models import count_parameters
 
 
 @pytest.fixture

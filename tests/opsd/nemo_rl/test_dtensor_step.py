@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from opsd.config import DistillConfig
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.kl import KLConfig
 from opsd.nemo_rl.driver.config import ClusterShape, policy_config
 from opsd.nemo_rl.micro_batches import rank_updates
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.lm_head_hook import run_to_lm_head
 from opsd.nemo_rl.worker.swap_weights import swap_weights
 from opsd.pair_kl import pair_kl

@@ -13,7 +13,8 @@ from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed, plan_padded
 from srt.sft.config import SftConfig
 from srt.sft.model_check import check_model
-from srt.sft.trainer import PassCollator, make_trainer, new_model, trained_weights, training_arguments
+from srt.sft.trainer import PassCollator, make_trainer, training_arguments
+from srt.sft.weights import new_model, trained_weights
 
 Gradients = dict[str, torch.Tensor]
 

@@ -1,9 +1,10 @@
-"""What is said when a vLLM engine does not start."""
+"""What is said when a vLLM engine does not start, and how deeply it sleeps."""
 
 import pydantic
 import pytest
+from transformers import BloomConfig, FalconConfig, LlamaConfig, MptConfig, Qwen3Config
 
-from srt.sampling.vllm_common import did_not_start
+from srt.sampling.vllm_common import did_not_start, sleep_level
 
 
 class ModelConfig(pydantic.BaseModel):
@@ -40,3 +41,15 @@ def test_configuration_errors_are_said_whole(options, said):
 )
 def test_other_errors_are_said_by_their_first_line(error, said):
     assert f"some/model: {said} (a smaller MAX_TOKENS" in str(did_not_start("some/model", error))
+
+
+@pytest.mark.parametrize("config", [Qwen3Config(), LlamaConfig(), FalconConfig(alibi=False)])
+def test_a_sleeping_engine_keeps_no_copy_of_its_weights(config):
+    assert sleep_level(config) == 2
+
+
+@pytest.mark.parametrize(
+    "config", [BloomConfig(), FalconConfig(alibi=True), MptConfig(attn_config={"alibi": True})]
+)
+def test_except_where_waking_up_would_not_bring_everything_back(config):
+    assert sleep_level(config) == 1

@@ -6,7 +6,7 @@ import pytest
 
 from srt.common.dry_run import SFT, Rate, gpu_hours
 from srt.common.files import read_json
-from srt.common.models import count_parameters, load_model
+from srt.common.models import count_parameters, load_model, load_model_config
 from srt.config import CONFIGS, KnobLine, read_knob_table
 from tests.srt.helpers.sft_updates import log_of
 
@@ -47,7 +47,7 @@ def test_gpu_hours_grow_with_tokens_and_parameters_and_name_their_source(tiny_ch
     assert gpu_hours(7_200_000, rate, 4_620_000_000).startswith("6 on H100s for 4.62 B")
     assert "docs/records.md, a section" in gpu_hours(1, rate, 1)
     parameters = sum(parameter.numel() for parameter in load_model(str(tiny_checkpoint)).parameters())
-    assert count_parameters(str(tiny_checkpoint)) == parameters
+    assert count_parameters(load_model_config(str(tiny_checkpoint))) == parameters
 
 
 @pytest.mark.parametrize("figure", ["25 727", "23 800", "8.8", "381"])

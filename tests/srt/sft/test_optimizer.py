@@ -10,7 +10,7 @@ from srt.common.models import load_model
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.config import SftConfig
-from srt.sft.trainer import with_adapters
+from srt.sft.weights import with_adapters
 from tests.srt.helpers.adapters import ALPHA, RANK, fill_adapters, merged_by_hand
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, TOTAL_UPDATES, assert_trained_with_settings
 from tests.srt.helpers.sft_updates import naive_loss, weights_after

@@ -11,6 +11,7 @@ from srt.collect.consumed import consumed_by_checkpoint, text_sha256, write_cons
 from srt.collect.split import metadata_path
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
+from srt.common.machine import Machine
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import Problem
 from srt.sft.run import train
@@ -47,6 +48,18 @@ def test_phrases_that_contradict_the_data_are_refused(run_train, tmp_path):
     with pytest.raises(UserError, match=r"CONTROL_PHRASES=olmo contradicts .*p_stage1\.run\.json.*'qwen'"):
         run_train("control_phrases=olmo")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_training_that_does_not_fit_writes_nothing(run_train, tmp_path, monkeypatch, capsys):
+    """Of the stage with more tokens; the model has 0.6 M parameters and is trained in fp32."""
+    monkeypatch.setattr("srt.sft.plan.this_machine", lambda: Machine(0, None, 5_000_000))
+    words = r"memory of stage [12]: does NOT fit: .*Adam's moments.* Try .*LORA_RANK=32.*; CHECK_MEMORY=0 starts"
+    with pytest.raises(UserError, match=words):
+        run_train()
+    assert not (tmp_path / "out").exists()
+    run_train("check_memory=0")
+    assert "does NOT fit" in capsys.readouterr().out and (tmp_path / "out" / "stage2").is_dir()
+    run_train()  # it is complete: there is nothing to fit
 
 
 def test_data_of_the_other_mode_is_refused(run_train, tmp_path):

@@ -14,7 +14,8 @@ from srt.contract.phrases import PHRASE_SETS
 from srt.sft.config import SftConfig
 from srt.sft.packed_attention import choose_attention, packed_attention
 from srt.sft.packing import fit_attention
-from srt.sft.trainer import PassCollator, load_trained, trained_weights
+from srt.sft.trainer import PassCollator
+from srt.sft.weights import load_trained, trained_weights
 from tests.srt.helpers.sft_updates import largest_difference, naive_update, one_update
 
 PHRASES = PHRASE_SETS["qwen"]

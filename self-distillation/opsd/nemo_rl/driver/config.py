@@ -3,9 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM
-
 from opsd.config import RunConfig, optimizer_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
@@ -77,12 +74,6 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
         choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
         choose("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
     )
-
-
-def count_parameters(model_config: Any) -> int:
-    """The parameters of a model with this transformers config; no weight is allocated."""
-    with torch.device("meta"):
-        return sum(parameter.numel() for parameter in AutoModelForCausalLM.from_config(model_config).parameters())
 
 
 def policy_config(

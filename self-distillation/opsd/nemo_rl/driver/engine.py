@@ -12,19 +12,19 @@ from pathlib import Path
 import ray
 import torch
 from nemo_rl.environments.utils import create_env
-from transformers import AutoConfig, AutoModelForCausalLM
 
 from opsd.checkpoint_names import changed_names
 from opsd.engine import UpdateResult, require_finite, split_into_updates
 from opsd.hidden_states import check_supported
 from opsd.nemo_rl.driver import runtime
-from opsd.nemo_rl.driver.config import cluster_shape, count_parameters
+from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.nemo_rl.driver.generation import NemoGrader
 from opsd.nemo_rl.driver.megatron_config import check_megatron
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from srt.common.errors import UserError
+from srt.common.models import count_parameters, load_model_config, model_without_weights
 from srt.contract import metrics as names
 from srt.sampling.base import Sampler
 
@@ -36,8 +36,8 @@ class NemoEngine:
         config = self.config = run.config
         output_dir = run.output_dir.resolve()  # workers have another working directory
         for model_path in dict.fromkeys((config.student_model, config.teacher_model)):
-            with torch.device("meta"):  # only the model's class and config matter
-                model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model_path))
+            # Only the model's class and config matter.
+            model = model_without_weights(load_model_config(model_path))
             check_supported(model, model_path)
             if names := changed_names(model):
                 raise UserError(
@@ -45,7 +45,7 @@ class NemoEngine:
                     f"layout ({names[0]}, for example; fused experts are stored one by one), which the refresh of "
                     "vLLM's weights does not convert; ENGINE=local supports such models"
                 )
-        model_config = AutoConfig.from_pretrained(config.student_model)
+        model_config = load_model_config(config.student_model)
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)
             runtime.prepare_megatron(output_dir)

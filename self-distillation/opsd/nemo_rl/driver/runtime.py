@@ -9,6 +9,8 @@ from pathlib import Path
 from opsd.config import RunConfig
 from opsd.select_engine import nemo_rl_source, put_nemo_rl_on_path
 from srt.common.errors import UserError
+from srt.common.ray_auth import TOKEN, protect_own_cluster, require_token
+from srt.common.remote_code import enforce_remote_code
 from srt.contract.paths import PHASE1, PHASE2
 
 WORKERS = {  # by TRAINER_BACKEND
@@ -25,10 +27,24 @@ OBJECT_STORE_BYTES = 4 * 2**30  # far more than a step's rollouts need; Ray's de
 NODES_JOIN_SECONDS = 60.0  # within which the cluster's GPUs must have joined
 
 
+def prepare_ray(config: RunConfig) -> None:
+    """To be called before anything imports Ray. Raises UserError for a running cluster that cannot be joined."""
+    if joins_cluster(config):
+        require_token(f"NUM_NODES={config.num_nodes}" if config.num_nodes > 1 else "RAY_ADDRESS is set")
+    else:
+        protect_own_cluster()
+
+
 def prepare() -> None:
     """To be called before anything imports NeMo-RL."""
     prepare_path()
     prepare_registry()
+    enforce_remote_code()
+
+
+def joins_cluster(config: RunConfig) -> bool:
+    """Whether the run joins a Ray cluster that is running already, instead of starting its own."""
+    return config.num_nodes > 1 or bool(os.environ.get("RAY_ADDRESS"))
 
 
 def prepare_path() -> None:
@@ -86,11 +102,12 @@ def join_ray(config: RunConfig, gpus: int) -> None:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if config.worker_logs else "WARNING")
     common = {
-        "runtime_env": {"env_vars": dict(os.environ)},
+        # Ray's processes have the token from their own environment; this one is written into Ray's logs.
+        "runtime_env": {"env_vars": {name: value for name, value in os.environ.items() if name != TOKEN}},
         "log_to_driver": config.worker_logs,
         "include_dashboard": False,
     }
-    if config.num_nodes > 1 or os.environ.get("RAY_ADDRESS"):
+    if joins_cluster(config):
         try:
             ray.init(address="auto", **common)
         except ConnectionError as error:

@@ -14,13 +14,16 @@ from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.determinism import policy_mode
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
 from srt.common.dropout import turn_off_dropout
+from srt.common.remote_code import enforce_remote_code, remote_code_allowed
 from srt.common.rope import fix_rope
+
+enforce_remote_code()  # NeMo-RL's worker would run code that comes with the model
 
 TEACHER_WEIGHTS = "weights"  # the folder inside a saved teacher's, in NeMo-RL's checkpoint format
 
@@ -98,13 +101,16 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
     def load_teacher(self, model_path: str) -> None:
         """A model other than the student: rank 0 broadcasts its weights into the ranks' shards, as NeMo-RL
         does."""
-        config = AutoConfig.from_pretrained(model_path, dtype=torch.float32)
+        trust = remote_code_allowed()
+        config = AutoConfig.from_pretrained(model_path, dtype=torch.float32, trust_remote_code=trust)
         weights = {}
         if self.rank == 0:
-            whole = AutoModelForCausalLM.from_pretrained(model_path, config=config, device_map="cpu")
+            whole = AutoModelForCausalLM.from_pretrained(
+                model_path, config=config, device_map="cpu", trust_remote_code=trust
+            )
             weights = whole.state_dict()
         with init_empty_weights():  # parameters only: buffers such as rotary tables are in no checkpoint
-            teacher = AutoModelForCausalLM.from_config(config)
+            teacher = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
         teacher = _parallelize_model(
             teacher,
             self.dp_cp_mesh,

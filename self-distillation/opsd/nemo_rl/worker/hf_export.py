@@ -5,7 +5,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+from transformers import GenerationConfig
+
+from srt.common.models import load_model_config, model_without_weights
 
 
 def save_hf_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, folder: Path) -> None:
@@ -14,9 +16,7 @@ def save_hf_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, fol
     The model is constructed from its config again: a sharded model's class has another name, which would end up in
     the folder's config, where vLLM looks it up.
     """
-    config = AutoConfig.from_pretrained(like)
-    with torch.device("meta"):
-        model: Any = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    model: Any = model_without_weights(load_model_config(like), dtype=dtype)
     model.load_state_dict({name: weight.to(dtype) for name, weight in weights.items()}, strict=False, assign=True)
     model.tie_weights()
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]

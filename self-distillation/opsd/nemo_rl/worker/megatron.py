@@ -15,11 +15,14 @@ from megatron.bridge.training import initialize
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
+from opsd.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
 from srt.common.dropout import turn_off_dropout
+from srt.common.remote_code import enforce_remote_code
+
+enforce_remote_code()  # NeMo-RL's worker would run code that comes with the model
 
 
 class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):

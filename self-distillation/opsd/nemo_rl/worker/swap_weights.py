@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
+from opsd.cpu_offload import PinnedCpuCopies
 
 
 @contextlib.contextmanager

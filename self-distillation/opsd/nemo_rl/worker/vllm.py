@@ -4,14 +4,20 @@ A sample's seed comes from its identity (srt/contract/seeds.py), so it does not 
 NeMo-RL seeds engines, by their rank.
 """
 
+import gc
 from typing import Any
 
 import ray
+import torch
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.generation.vllm.vllm_worker import VllmGenerationWorkerImpl
 
+from srt.common.models import load_model_config
+from srt.common.remote_code import enforce_remote_code, remote_code_allowed
 from srt.sampling.base import SampleRequest, SamplingConfig
-from srt.sampling.vllm_common import sampling_params
+from srt.sampling.vllm_common import sampling_params, sleep_level
+
+enforce_remote_code()
 
 
 class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
@@ -23,8 +29,20 @@ class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
 
     def _create_engine(self, llm_kwargs: dict[str, Any]) -> None:
         # Log-probs of the model itself: NeMo-RL requests them after temperature and top-p, which would then make
-        # up the gap between sampler and trainer.
-        super()._create_engine({**llm_kwargs, "logprobs_mode": "raw_logprobs"})
+        # up the gap between sampler and trainer. And it would run code that comes with the model.
+        ours = {"logprobs_mode": "raw_logprobs", "trust_remote_code": remote_code_allowed()}
+        super()._create_engine({**llm_kwargs, **ours})
+
+    def sleep(self) -> None:
+        """As NeMo-RL's, which keeps a copy of the weights in main memory until the next weight sync overwrites it.
+
+        Every `sampling()` of the driver begins with a weight sync, which covers all parameters: the engine starts
+        with dummy ones.
+        """
+        self.llm.llm_engine.reset_prefix_cache()
+        self.llm.sleep(level=sleep_level(load_model_config(self.model_name)))
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
         """`data` also holds `seeds` and `max_tokens`, a number for each prompt."""

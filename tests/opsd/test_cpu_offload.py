@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from opsd.nemo_rl.worker.cpu_offload import PinnedCpuCopies
+from opsd.cpu_offload import PinnedCpuCopies
 
 
 @pytest.fixture

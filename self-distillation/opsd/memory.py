@@ -1,0 +1,100 @@
+"""What a run of Phase 2 will take of this machine's memory; the arithmetic is in srt/common/memory_plan.py."""
+
+import functools
+
+import torch
+
+from opsd.nemo_rl.driver.config import cluster_shape
+from opsd.run import Run
+from srt.common.machine import Machine
+from srt.common.memory_plan import MemoryPlan, ModelShape, local_terms, make_plan, nemo_rl_terms
+from srt.common.models import count_parameters, load_model_config
+from srt.sampling.from_config import has_vllm
+
+# Student tokens for each teacher token of a micro-batch: the teacher reads y twice, and both read the prompt once.
+STUDENT_SHARE = 0.6
+
+
+def offloads(run: Run, machine: Machine) -> bool:
+    """Whether ENGINE=local keeps in main memory what it does not use; OFFLOAD=auto decides by the memory plan."""
+    config = run.config
+    if config.offload != "auto":
+        return config.offload == "1"
+    return machine.gpus > 0 and not _local_plan(run, machine, False).fits
+
+
+def memory_plan(run: Run, machine: Machine) -> MemoryPlan:
+    """Of the engine that was selected, at the longest sequences that the run allows."""
+    if run.config.engine == "nemo-rl":
+        return _nemo_rl_plan(run, machine)
+    return _local_plan(run, machine, offloads(run, machine))
+
+
+def _local_plan(run: Run, machine: Machine, offload: bool) -> MemoryPlan:
+    config, shape = run.config, _shape(run.config.student_model)
+    with_vllm = bool(machine.gpus) and config.sampler != "transformers" and has_vllm()
+    terms = local_terms(
+        shape,
+        student_tokens=_student_tokens(run),
+        update_tokens=config.train_global_batch_size * run.max_total_tokens,
+        checkpointing=config.gradient_checkpointing,
+        trained=shape.adapters(config.lora_rank) if config.lora_rank else shape.parameters,
+        separate_teacher=not config.lora_rank,
+        offload=offload,
+        all_vocab_entries=config.kl_grad_eps == 0,
+        sampler_bytes=_vllm_bytes(run) if with_vllm else _cache_bytes(run, shape),
+    )
+    changes = ["ENGINE=nemo-rl on several GPUs"] + ([] if offload else ["OFFLOAD=1"])
+    changes += _common_changes(run) + ([] if config.lora_rank else ["LORA_RANK=32 LR=1e-4"])
+    title = f"ENGINE=local{' with OFFLOAD=1' if offload else ''}"
+    return make_plan(title, terms, machine, 1, changes)
+
+
+def _nemo_rl_plan(run: Run, machine: Machine) -> MemoryPlan:
+    config, shape = run.config, _shape(run.config.student_model)
+    cluster = cluster_shape(config, machine.gpus, load_model_config(config.student_model), shape.parameters)
+    terms = nemo_rl_terms(
+        shape,
+        gpus=cluster.gpus,
+        nodes=cluster.num_nodes,
+        student_tokens=_student_tokens(run),
+        step_tokens=config.num_prompts_per_step * run.max_total_tokens,
+        checkpointing=config.gradient_checkpointing,
+        all_vocab_entries=config.kl_grad_eps == 0,
+        sampler_bytes=_vllm_bytes(run),
+        megatron_parallel=cluster.tensor_parallel if config.trainer_backend == "megatron" else None,
+    )
+    changes = ["more GPUs (GPUS_PER_NODE, NUM_NODES)", *_common_changes(run)]
+    return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, changes)
+
+
+def _common_changes(run: Run) -> list[str]:
+    config = run.config
+    changes = ["a smaller TOKENS_PER_MICRO_BATCH, GPU_MEMORY_UTILIZATION or MAX_TOTAL_SEQUENCE_LENGTH"]
+    changes += ["KL_GRAD_EPS=1e-4"] if config.kl_grad_eps == 0 else []
+    return changes if config.gradient_checkpointing else ["GRADIENT_CHECKPOINTING=1", *changes]
+
+
+def _student_tokens(run: Run) -> int:
+    """Of a micro-batch. A pair that is longer than TOKENS_PER_MICRO_BATCH is one by itself."""
+    return max(run.max_total_tokens, int(STUDENT_SHARE * run.config.tokens_per_micro_batch))
+
+
+def _vllm_bytes(run: Run) -> int:
+    """vLLM's share is a fraction of the whole GPU."""
+    total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
+    return int(run.config.gpu_memory_utilization * total)
+
+
+def _cache_bytes(run: Run, shape: ModelShape) -> int:
+    """The KV cache of transformers at its longest, in 2 bytes (4 without a GPU)."""
+    config = run.config
+    sequences = min(config.sampler_batch, config.num_prompts_per_step)
+    size = 2 if torch.cuda.is_available() else 4
+    return 2 * size * shape.layers * shape.keys * sequences * run.max_total_tokens
+
+
+@functools.cache
+def _shape(model_path: str) -> ModelShape:
+    config = load_model_config(model_path)
+    return ModelShape.of(config, count_parameters(config))

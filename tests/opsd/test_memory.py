@@ -1,0 +1,61 @@
+"""The memory plan of Phase 2: from the knobs of a run, and before anything is written."""
+
+import json
+
+import pytest
+
+from opsd import memory
+from opsd.distill import distill
+from srt.common.errors import UserError
+from srt.common.machine import Machine
+from srt.common.memory_plan import GIB
+from tests.opsd.helpers.problems import PROBLEMS
+
+MACHINE = Machine(2, 80 * GIB, 500 * GIB)
+
+
+@pytest.fixture
+def plan(make_run, tiny_checkpoint):
+    def plan(**settings):
+        settings = {"gradient_checkpointing": 1, "max_total_sequence_length": 400} | settings
+        run = make_run(tiny_checkpoint, PROBLEMS, **settings)
+        return memory.memory_plan(run, MACHINE)
+
+    return plan
+
+
+def test_knobs_that_save_memory_show_in_the_plan(plan):
+    default = plan()
+    wasteful = plan(gradient_checkpointing=0)
+    assert "GRADIENT_CHECKPOINTING=1" in wasteful.changes and "GRADIENT_CHECKPOINTING=1" not in default.changes
+    assert default.gpu["training"]["activations"] < wasteful.gpu["training"]["activations"]
+    fewer = plan(tokens_per_micro_batch=100)
+    assert fewer.gpu["training"]["activations"] < default.gpu["training"]["activations"]
+    assert plan(kl_grad_eps=1e-4).gpu["computing the KL"]["KL"] < default.gpu["computing the KL"]["KL"]
+    assert plan(lora_rank=2).gpu["updating"]["Adam's moments"] < default.gpu["updating"]["Adam's moments"]
+    offloaded = plan(offload=1)
+    assert offloaded.gpu["training"]["Adam's moments"] == 0 and offloaded.host["Adam's moments"] > 0
+    assert default.gpu["training"]["Adam's moments"] > 0
+
+
+def test_nemo_rl_shards_over_all_gpus_and_nodes(plan):
+    two, one, four = (
+        plan(engine="nemo-rl", **settings) for settings in ({}, {"gpus_per_node": 1}, {"num_nodes": 2})
+    )
+    moments = [plan.gpu["training"]["Adam's moments"] for plan in (one, two, four)]
+    assert moments == [4 * moments[2], 2 * moments[2], moments[2]]
+    assert one.host["teacher"] == two.host["teacher"] == pytest.approx(2 * four.host["teacher"], abs=1)
+    assert two.host["processes"] > one.host["processes"]
+    megatron = plan(engine="nemo-rl", trainer_backend="megatron", tensor_parallel_size=1)
+    assert megatron.gpu["training"]["gradients"] == 2 * two.gpu["training"]["gradients"]
+
+
+def test_a_run_that_does_not_fit_stops_before_it_writes_anything(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("opsd.distill.this_machine", lambda: Machine(0, None, 1_000_000))
+    problems = tmp_path / "problems.jsonl"
+    problems.write_text(json.dumps({"id": "p", "problem": "x = 1", "answer": "1"}) + "\n")
+    output = tmp_path / "out"
+    arguments = [f"student_model={tiny_checkpoint}", f"train_dataset={problems}", f"output_dir={output}"]
+    with pytest.raises(UserError, match="memory of ENGINE=local: does NOT fit: .*CHECK_MEMORY=0 starts"):
+        distill([*arguments, "engine=local", "val_period=0"])
+    assert not output.exists()
