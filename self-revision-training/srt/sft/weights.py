@@ -26,8 +26,8 @@ WEIGHTS = "weights.safetensors"  # in a checkpoint to resume from
 
 
 def new_model(model_path: str, config: SftConfig, attn_implementation: str, checkpoint: Path | None = None) -> Any:
-    """The model in fp32, without dropout, with LoRA adapters when LORA_RANK is set, and with the trained weights of
-    `checkpoint`.
+    """The model in fp32, without dropout, with LoRA adapters when LORA_RANK is set, and with the trained weights
+    of `checkpoint`.
 
     Sharded training on ranks other than 0: the same model with arbitrary weights (see SendWeights).
     """
