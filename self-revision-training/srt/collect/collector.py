@@ -88,6 +88,17 @@ class Collector:
         """The kept tuples: the first `target` in problem order."""
         return self.attempts.tuples(self.config.target)
 
+    def consumed(self) -> list[Problem]:
+        """The problems up to that of the last kept tuple; all of them where the target was not reached.
+
+        Later ones may have been sampled, depending on scheduling, but no tuple is made of them.
+        """
+        assert self.config.target is not None  # a collection has one
+        keys = self.attempts.kept.in_order()[: self.config.target]
+        if len(keys) < self.config.target:
+            return self.problems
+        return self.problems[: keys[-1].problem + 1]
+
     def close(self) -> None:
         self.attempts.close()
 

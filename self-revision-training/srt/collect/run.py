@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 from srt.collect.collector import Collector, CollectorConfig
 from srt.collect.config import CollectConfig
+from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.common.console import print_summary
 from srt.common.errors import UserError
@@ -116,6 +117,8 @@ def collect(argv: list[str]) -> None:
     tuples = collector.tuples()
     path = output_dir / "d_revision.json"
     write_json(path, tuples)
+    consumed = collector.consumed()
+    write_consumed(output_dir / SRT_PROBLEMS, consumed)
     summary = collector.stats.summary() | {
         "unreadable_records": len(loaded.bad),
         "repeated_records": loaded.repeated,
@@ -126,8 +129,10 @@ def collect(argv: list[str]) -> None:
             JUDGED_BY_EXAMPLES_ONLY: loaded.num_examples_only(collector.attempts.responses),
         }
     summary["seconds"] = round(time.monotonic() - started, 1)
-    close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples)})
-    print_summary("Collection", summary | {"tuples written": len(tuples), "file": path})
+    close_run(output_dir, summary | {"clean": config.clean, "tuples": len(tuples), "problems": len(consumed)})
+    print_summary(
+        "Collection", summary | {"tuples written": len(tuples), "problems used": len(consumed), "file": path}
+    )
     if len(tuples) < config.target_revision_samples:
         print(
             f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}: "

@@ -1,15 +1,17 @@
 """D_revision -> the two SFT stages (arXiv:2604.12002, section 2.1)."""
 
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
 from srt.collect.config import CollectConfig
+from srt.collect.consumed import SRT_PROBLEMS
 from srt.common.console import print_summary
 from srt.common.errors import UserError
-from srt.common.files import read_json, remove, write_json
+from srt.common.files import atomic_write, read_json, remove, write_json
 from srt.config import load_config
-from srt.contract.paths import collection_dir, data_prefix, stage_file
+from srt.contract.paths import collection_dir, data_prefix, problems_file, stage_file
 from srt.contract.phrases import PhraseSet
 
 
@@ -61,9 +63,11 @@ def prepare(argv: list[str]) -> None:
     chosen = (order[: sizes[0]], order[sizes[0] : sum(sizes)])
     phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
     paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
-    for path in paths:
+    problems = problems_file(config.train_data_dir, prefix)
+    for path in (*paths, problems):
         # If this is killed halfway, a stage of an older collection must not remain beside a new one.
         remove(path, "TRAIN_DATA_DIR")
+    _copy_consumed(source / SRT_PROBLEMS, problems)
     for stage, (path, indices) in enumerate(zip(paths, chosen, strict=True), start=1):
         # Metadata first: the origin of a stage file without it would be unknown.
         metadata = run | {"stage": stage, "tuples": len(indices)}
@@ -75,8 +79,17 @@ def prepare(argv: list[str]) -> None:
             "stage 1 (generation)": f"{sizes[0]} tuples, {paths[0]}",
             "stage 2 (revision)": f"{sizes[1]} tuples, {paths[1]}",
             "control phrases": phrases.name,
+            **({"problems used": problems} if problems.is_file() else {}),
         },
     )
+
+
+def _copy_consumed(source: Path, target: Path) -> None:
+    if not source.is_file():
+        print(f"note: {source} is missing, so Phase 2 cannot leave these problems out; run_srt_data.sh writes it")
+        return
+    with atomic_write(target, "TRAIN_DATA_DIR") as temporary:
+        shutil.copyfile(source, temporary)
 
 
 def metadata_path(stage_path: Path) -> Path:

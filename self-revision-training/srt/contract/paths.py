@@ -53,6 +53,11 @@ def stage_file(train_data_dir: str | None, prefix: str, stage: int) -> Path:
     return folder / f"{prefix}_stage{stage}.json"
 
 
+def problems_file(train_data_dir: str | None, prefix: str) -> Path:
+    """The problems that the stage files were made of (srt/collect/consumed.py), beside them."""
+    return stage_file(train_data_dir, prefix, 1).with_name(f"{prefix}_problems.jsonl")
+
+
 def sft_dir(knob: str | None, base_model: str, prefix: str) -> Path:
     return Path(knob) if knob else CHECKPOINTS / model_name(base_model) / prefix
 

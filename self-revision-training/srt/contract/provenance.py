@@ -153,10 +153,14 @@ def close_run(output_dir: Path, results: dict[str, Any]) -> None:
 
 def read_metadata(model_path: str) -> dict[str, Any] | None:
     """What SFT or Phase 2 stored in a checkpoint (a folder or on the hub); None for a model of neither."""
-    path = Path(model_path) / CHECKPOINT_METADATA
-    if not Path(model_path).is_dir():
-        path = _from_hub(model_path, CHECKPOINT_METADATA)
-    return read_json(path) if path and path.is_file() else None
+    path = file_of_checkpoint(model_path, CHECKPOINT_METADATA)
+    return read_json(path) if path else None
+
+
+def file_of_checkpoint(model_path: str, name: str) -> Path | None:
+    """A file of a checkpoint (a folder or on the hub); None if it has no such file."""
+    path = Path(model_path) / name if Path(model_path).is_dir() else _from_hub(model_path, name)
+    return path if path and path.is_file() else None
 
 
 def _from_hub(model_id: str, name: str) -> Path | None:

@@ -10,7 +10,7 @@ from srt.common.files import read_json, write_jsonl
 from srt.common.models import check_gpu, check_reporter, check_saving, eot_ids, load_tokenizer
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
-from srt.contract.paths import data_prefix, sft_dir, stage_file
+from srt.contract.paths import data_prefix, problems_file, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
     check_revisions,
@@ -66,6 +66,7 @@ class TrainingPlan:
     output_dir: Path
     layout: Layout
     stages: list[Stage]
+    problems_file: Path | None  # the problems that the data was made of (srt/collect/consumed.py), if it says so
 
 
 def make_plan(config: SftConfig) -> TrainingPlan:
@@ -139,7 +140,16 @@ def make_plan(config: SftConfig) -> TrainingPlan:
         open_run(output_dir, identity, asdict(config), revisions)
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
-    return TrainingPlan(config, processes, tuples_per_update, output_dir, layout, stages)
+    problems = problems_file(config.train_data_dir, prefix)
+    return TrainingPlan(
+        config,
+        processes,
+        tuples_per_update,
+        output_dir,
+        layout,
+        stages,
+        problems if problems.is_file() else None,
+    )
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from srt.collect.consumed import SRT_PROBLEMS
 from srt.common.console import print_summary
 from srt.common.files import write_json
 from srt.common.models import load_model, stored_dtype
@@ -124,6 +125,8 @@ def _export(
     model.save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", log)
+    if plan.problems_file:
+        shutil.copyfile(plan.problems_file, finished / SRT_PROBLEMS)
     write_metadata(finished, stage.metadata)
     if folder.exists():
         shutil.rmtree(folder)

@@ -247,6 +247,16 @@ def test_the_tuples_do_not_depend_on_scheduling(collect, target, order, max_in_f
     assert collector.tuples() == everything[:target]
 
 
+@pytest.mark.parametrize(("order", "max_in_flight"), [(0, 1), (1, 4), (2, 12)])
+def test_the_problems_that_count_as_used_do_not_depend_on_scheduling(collect, order, max_in_flight):
+    limited, _ = collect("limited", order=order, max_in_flight=max_in_flight, target=5)
+    last = limited.tuples()[-1]["id"]
+    assert [problem.id for problem in limited.consumed()] == [p.id for p in PROBLEMS[: int(last[1:]) + 1]]
+    assert len(limited.consumed()) < len(PROBLEMS)
+    unlimited, _ = collect("unlimited", order=order, max_in_flight=max_in_flight, target=1000)
+    assert unlimited.consumed() == PROBLEMS
+
+
 def test_a_target_that_is_reached_leaves_later_problems_alone(collect):
     _, sampler = collect("run", target=1, max_in_flight=1)
     assert max(key[0] for key, _ in sampler.requests) < 11

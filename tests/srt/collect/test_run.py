@@ -6,6 +6,7 @@ import shutil
 
 import pytest
 
+from srt.collect.consumed import read_consumed, text_sha256
 from srt.collect.run import CollectConfig, collect, selected_problems
 from srt.common.errors import UserError
 from srt.common.files import read_json
@@ -162,6 +163,9 @@ def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsy
     assert results["set_aside"] == 1 and results["set_aside_by_reason"] == {"the prompt is too long": 1}
     assert (results["cleaned"], results["clean"], results["tuples"]) == ({}, True, 0)
     assert "set_aside_by_reason  the prompt is too long: 1" in capsys.readouterr().out
+    used = read_consumed(tmp_path / "output" / "srt_problems.jsonl")
+    assert list(used.values()) == [*(f"p{n}" for n in range(10)), "long"] and results["problems"] == 11
+    assert text_sha256("x = 3") in used
 
 
 # Dry run ------------------------------------------------------------------------------------------------

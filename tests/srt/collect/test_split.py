@@ -2,11 +2,12 @@
 
 import pytest
 
+from srt.collect.consumed import read_consumed, text_sha256, write_consumed
 from srt.collect.split import metadata_path, prepare, stage_record, stage_sizes
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
-from srt.contract.records import pack_ids
+from srt.contract.records import Problem, pack_ids
 
 PHRASES = PHRASE_SETS["qwen"]
 
@@ -113,7 +114,7 @@ def test_if_there_are_too_few_tuples_all_are_used_and_a_note_is_printed(run_prep
 
 def test_enough_tuples_need_no_note(run_prepare, capsys):
     run_prepare(12, "stage1_size=8", "stage2_size=4")
-    assert "note:" not in capsys.readouterr().out
+    assert "do not fill" not in capsys.readouterr().out
 
 
 def test_the_seed_decides_the_split(run_prepare):
@@ -129,6 +130,18 @@ def test_each_stage_file_has_its_metadata(run_prepare, tmp_path):
         metadata = read_json(metadata_path(tmp_path / "data" / f"p_stage{stage}.json"))
         assert metadata["identity"]["control_phrases"] == PHRASES.as_dict()
         assert (metadata["stage"], metadata["tuples"]) == (stage, count)
+
+
+def test_the_problems_that_were_used_are_beside_the_stage_files(run_prepare, tmp_path, capsys):
+    run_prepare(9)
+    assert "srt_problems.jsonl is missing, so Phase 2 cannot leave" in capsys.readouterr().out
+    write_consumed(tmp_path / "collection" / "srt_problems.jsonl", [Problem("a", "1?", "1")])
+    run_prepare(9)
+    assert read_consumed(tmp_path / "data" / "p_problems.jsonl") == {text_sha256("1?"): "a"}
+    assert "is missing" not in capsys.readouterr().out
+    (tmp_path / "collection" / "srt_problems.jsonl").unlink()
+    run_prepare(9)
+    assert not (tmp_path / "data" / "p_problems.jsonl").exists()  # of another collection
 
 
 @pytest.mark.parametrize("count", [0, 1])

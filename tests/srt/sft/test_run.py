@@ -7,10 +7,12 @@ import torch
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
+from srt.collect.consumed import consumed_by_checkpoint, text_sha256, write_consumed
 from srt.collect.split import metadata_path
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
+from srt.contract.records import Problem
 from srt.sft.run import train
 
 PHRASES = PHRASE_SETS["qwen"]
@@ -132,3 +134,11 @@ def test_a_checkpoint_ends_its_turns_as_its_base_and_its_template_do(run_train, 
     run_train(f"base_model={base}", "epochs_stage1=0.1", "epochs_stage2=0.1")
     for stage in (1, 2):
         assert GenerationConfig.from_pretrained(tmp_path / "out" / f"stage{stage}").eos_token_id == [1, 0, 2]
+
+
+def test_a_checkpoint_names_the_problems_that_its_data_was_made_of(run_train, tmp_path):
+    write_consumed(tmp_path / "data" / "p_problems.jsonl", [Problem("a", "x = 1", "1")])
+    run_train("epochs_stage1=0.1", "epochs_stage2=0.1")
+    for stage in (1, 2):
+        checkpoint = str(tmp_path / "out" / f"stage{stage}")
+        assert consumed_by_checkpoint(checkpoint) == {"Phase 1": {text_sha256("x = 1"): "a"}}
