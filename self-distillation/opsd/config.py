@@ -27,10 +27,15 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     train_dataset: str | None = option()
     train_subset: str | None = option()
     train_split: str = option()
+    exclude_srt_problems: bool = option()
+    srt_problems: str | None = option()
     val_dataset: str | None = option()
     val_split: str | None = option()
     val_period: int = option(ge=0)
     val_num_samples: int = option(ge=1)
+    val_max_tokens: int | None = option(ge=1)
+    val_temperature: float | None = option(ge=0)
+    val_top_p: float | None = option(ge=1e-6, le=1)
     val_revise: bool = option()
     stop_on_collapse: float = option(ge=0, le=1)
     kl_type: str = option(choices=("reverse", "forward", "mixed", "jsd"))
@@ -41,8 +46,10 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     kl_grad_eps: float = option(ge=0, le=0.01)
     include_truncated: bool = option()
     max_teacher_tokens: int = option(ge=8)
+    teacher_sync: str = option(choices=("none", "steps", "epochs", "plateau"))
     teacher_sync_steps: int = option(ge=0)
     teacher_sync_epochs: int = option(ge=0)
+    teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
     max_total_sequence_length: int = option(ge=2)
     train_global_batch_size: int = option(ge=1)
@@ -79,6 +86,7 @@ class RunConfig(DistillConfig):
 # What decides where output goes, how often something is logged or how the work is spread, not what comes out.
 NOT_IDENTITY = (
     "output_dir",
+    "srt_problems",  # what it excludes is in the fingerprint of the problems
     "report_to",
     "log_samples_period",
     "save_period",
@@ -98,13 +106,23 @@ NOT_IDENTITY = (
     "enforce_eager",
     "worker_logs",
 )
-# Validation matters only where it decides when to stop.
-VALIDATION_KNOBS = ("val_dataset", "val_split", "val_period", "val_num_samples", "val_revise")
+# Validation matters only where it decides when to stop or to synchronize the teacher.
+VALIDATION_KNOBS = (
+    "val_dataset",
+    "val_split",
+    "val_period",
+    "val_num_samples",
+    "val_max_tokens",
+    "val_temperature",
+    "val_top_p",
+    "val_revise",
+)
 
 
 def identity(config: DistillConfig) -> dict[str, Any]:
     """The fields that decide what comes out of a run: it can only be continued with the same ones."""
-    excluded = NOT_IDENTITY if config.stop_on_collapse else NOT_IDENTITY + VALIDATION_KNOBS
+    validation_decides = config.stop_on_collapse or config.teacher_sync == "plateau"
+    excluded = NOT_IDENTITY if validation_decides else NOT_IDENTITY + VALIDATION_KNOBS
     return {name: value for name, value in asdict(config).items() if name not in excluded}
 
 
@@ -116,11 +134,7 @@ def check(config: DistillConfig) -> None:
             f"NUM_PROMPTS_PER_STEP={config.num_prompts_per_step}: the responses of a step are split into whole "
             "updates"
         )
-    if config.teacher_sync_steps and config.teacher_sync_epochs:
-        raise UserError(
-            f"TEACHER_SYNC_STEPS={config.teacher_sync_steps} and "
-            f"TEACHER_SYNC_EPOCHS={config.teacher_sync_epochs} are both set; choose one of them"
-        )
+    _check_teacher_sync(config)
     if config.stop_on_collapse and not config.val_period:
         raise UserError(
             f"STOP_ON_COLLAPSE={config.stop_on_collapse} compares validations, and VAL_PERIOD=0 turns them off"
@@ -134,6 +148,33 @@ def check(config: DistillConfig) -> None:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
             "paper's loss (reverse, exact, temperature 1)"
+        )
+
+
+def _check_teacher_sync(config: DistillConfig) -> None:
+    """Each way to synchronize has its own knob, and `plateau` compares revise accuracies."""
+    for way in ("steps", "epochs"):
+        period = getattr(config, f"teacher_sync_{way}")
+        if period and config.teacher_sync != way:
+            raise UserError(
+                f"TEACHER_SYNC_{way.upper()}={period} has no effect with TEACHER_SYNC={config.teacher_sync}; set "
+                f"TEACHER_SYNC={way}, or leave TEACHER_SYNC_{way.upper()} unset"
+            )
+        if not period and config.teacher_sync == way:
+            raise UserError(
+                f"TEACHER_SYNC={way}: TEACHER_SYNC_{way.upper()} must say how many {way} lie in between"
+            )
+    if config.teacher_sync != "plateau":
+        return
+    if not (config.val_period and config.val_revise):
+        raise UserError(
+            "TEACHER_SYNC=plateau compares how student and teacher revise, which validation measures: it needs "
+            f"VAL_PERIOD above 0 (it is {config.val_period}) and VAL_REVISE=1 (it is {int(config.val_revise)})"
+        )
+    if config.teacher_model not in (None, config.student_model):
+        raise UserError(
+            f"TEACHER_SYNC=plateau: validation measures how the student revises, not TEACHER_MODEL="
+            f"{config.teacher_model}, which must therefore be STUDENT_MODEL or unset"
         )
 
 

@@ -11,6 +11,7 @@ from opsd.config import DistillConfig, RunConfig, check
 from opsd.engine import Engine
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
+from opsd.srt_problems import find_srt_problems, name_overlaps, without_srt_problems
 from opsd.train import train
 from srt.common.errors import UserError
 from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer
@@ -49,9 +50,13 @@ def prepare(config: DistillConfig) -> Run:
     _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split, config.min_tests)
+    srt_problems = find_srt_problems(resolved)
+    train_set = without_srt_problems(resolved, train_set, srt_problems)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     validation_set = _validation_set(config, val_dataset, val_split)
-    return Run(resolved, layout, train_set, validation_set, output_dir)
+    if validation_set:
+        name_overlaps(validation_set, train_set, srt_problems)
+    return Run(resolved, layout, train_set, validation_set, output_dir, srt_problems)
 
 
 def open_engine(run: Run) -> Engine:

@@ -12,6 +12,7 @@ from opsd.metrics import StepOutput
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
 from opsd.run_log import RunLog
+from opsd.teacher_sync import TeacherSync
 from opsd.timing import record_spans
 from opsd.validation import Validator
 from srt.common.console import progress
@@ -28,16 +29,17 @@ def train(run: Run, engine: Engine) -> None:
         closing(RunLog(run, engine.start_step, bar)) as log,
     ):
         rollout_worker = run.rollout_worker(engine.grader, log.set_aside)
-        validator = Validator(run, engine, rollout_worker, log)
+        validator = Validator(run, engine, log)
+        teacher_sync = TeacherSync(run, engine, validator, log)
         validator.run_if_due(finished)
         for step in run.remaining_steps(engine.start_step):
             if validator.collapsed:
                 break
             output = train_step(run, engine, rollout_worker, step)
             finished = step + 1
-            if run.teacher_sync_due(finished):
-                engine.sync_teacher()
-            log.step(step, output.metrics() | validator.run_if_due(finished), output)
+            metrics = output.metrics() | validator.run_if_due(finished)
+            metrics |= teacher_sync.run_if_due(finished, metrics, output.pairs)  # pi_SRT := pi_theta
+            log.step(step, metrics, output)
             if run.checkpoint_due(finished) or validator.collapsed:
                 engine.save_checkpoint(finished)
                 validator.discard_former_best()

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from opsd.engine import START_STATE, UpdateResult, split_into_updates
+from opsd.engine import START_STATE, ScoredBatch, UpdateResult, split_into_updates
 from opsd.hidden_states import autocast_dtype, check_logits
 from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
 from opsd.local.optimizer_step import OptimizerStep
@@ -15,7 +15,7 @@ from opsd.run import Run
 from opsd.timing import span
 from srt.common.models import stored_dtype
 from srt.contract import metrics as names
-from srt.sampling.base import Sampler, SamplingConfig, WeightSyncedSampler
+from srt.sampling.base import Sampler, WeightSyncedSampler
 from srt.sampling.from_config import choose_backend
 from srt.sampling.transformers import TransformersSampler
 from srt.sampling.vllm_inprocess import VllmSampler
@@ -67,6 +67,9 @@ class LocalEngine:
             },
         )
 
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        return self.optimizer_step.score(pairs)
+
     def sync_teacher(self) -> None:
         self.teacher.copy_from(self.student)
 
@@ -96,13 +99,12 @@ class LocalEngine:
 def _open_sampler(run: Run, student: Student) -> WeightSyncedSampler:
     """Over the student's own weights (transformers), or over a copy that `update_weights` refreshes (vLLM)."""
     config = run.config
-    sampling = SamplingConfig(config.temperature, config.top_p, tuple(run.layout.eot_ids))
     if choose_backend(config.sampler) == "transformers":
         dtype = autocast_dtype(student.model.device)
-        return TransformersSampler(student.model, run.pad_id, sampling, config.sampler_batch, autocast=dtype)
+        return TransformersSampler(student.model, run.pad_id, run.sampling, config.sampler_batch, autocast=dtype)
     return VllmSampler(
         config.student_model,
-        sampling,
+        run.sampling,
         max_model_len=run.max_model_len,
         max_batch=config.sampler_batch,
         memory_utilization=config.gpu_memory_utilization,

@@ -8,7 +8,7 @@ import torch
 from torch.optim.lr_scheduler import LambdaLR
 
 from opsd.config import RunConfig, kl_config
-from opsd.engine import require_finite
+from opsd.engine import ScoredBatch, require_finite
 from opsd.kl import KLOutput
 from opsd.local.checkpoint import load_optimizer
 from opsd.local.student import Student
@@ -23,7 +23,7 @@ from srt.common.lr_schedule import lr_factor
 class OptimizerStepResult:
     """scored: micro-batches with their KL; grad_norm: before clipping; lr: the learning rate of this update."""
 
-    scored: list[tuple[list[SequencePair], KLOutput]]
+    scored: list[ScoredBatch]
     grad_norm: float
     lr: float
 
@@ -81,17 +81,29 @@ class OptimizerStep:
             self.optimizer.zero_grad(set_to_none=True)
         return OptimizerStepResult(scored, grad_norm, lr)
 
+    @torch.no_grad()
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        """The KL of each pair, without an update."""
+        batches = micro_batches(pairs, self.tokens_per_micro_batch)
+        return [(batch, detach_to_cpu(self._kl(batch, 1.0))) for batch in batches]
+
     def _accumulate_gradients(self, batch: list[SequencePair], token_weight: float) -> KLOutput:
         """Forward and backward passes of one micro-batch.
 
         A function of its own, so that the gradients which the KL formed, [V, H] among them, are freed before the
         next micro-batch's forward pass.
         """
+        output = self._kl(batch, token_weight)
+        with span("student"):
+            output.loss.backward()
+        return detach_to_cpu(output)
+
+    def _kl(self, batch: list[SequencePair], token_weight: float) -> KLOutput:
         with span("teacher"):
             teacher_hidden = self.teacher.hidden([pair.teacher for pair in batch], self.pad_id)  # (T, H)
         with span("student"):
             sequences = [pair.student for pair in batch]
-            output = pair_kl(
+            return pair_kl(
                 self.student.hidden(sequences, self.pad_id),  # (T, H)
                 self.student.lm_head(),
                 teacher_hidden,
@@ -101,5 +113,3 @@ class OptimizerStep:
                 self.kl_config,
                 self.grad_eps,
             )
-            output.loss.backward()
-        return detach_to_cpu(output)

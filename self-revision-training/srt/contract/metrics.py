@@ -9,7 +9,8 @@ from typing import Any
 # Means over the responses of one step.
 REWARD = "reward"
 RESPONSE_TOKENS = "response_tokens"
-TRUNCATED = "truncated"
+RESPONSE_TOKENS_P90 = "response_tokens_p90"  # nine of ten responses are at most this long
+TRUNCATED = "truncated"  # share that the token limit cut off
 
 # Means over the tokens of y, in nats where they have a unit.
 KL = "kl"
@@ -41,6 +42,11 @@ VALIDATION = "val_"
 AVG_AT_K = "avg_at_k"
 REVISE = "revise"  # by_reward: accuracy of y_revised after responses of that reward
 REVISIONS = "revisions"  # by_reward: number of those revisions
+REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the token limit cut off
+
+# Of a teacher synchronization.
+KL_BEFORE_SYNC = "kl_before_sync"  # to the former teacher, of the step's responses and the weights after the step
+KL_AFTER_SYNC = "kl_after_sync"  # the same, to the new teacher
 
 _FORMER_NAMES = {"agreement": TOP1_AGREEMENT, "dropped_columns": DROPPED_VOCAB_FRACTION, "refresh": WEIGHT_SYNC}
 

@@ -19,6 +19,7 @@ SETTINGS = (
     "lr_stage2",
     "kl_type",
     "topk",
+    "teacher_sync",
     "teacher_sync_steps",
     "num_prompts_per_step",
     "lr",

@@ -43,6 +43,7 @@ SETTINGS = {
     "GRADIENT_CHECKPOINTING": "0",
     "TOKENS_PER_MICRO_BATCH": "150",
     "MAX_NUM_STEPS": "4",
+    "TEACHER_SYNC": "steps",
     "TEACHER_SYNC_STEPS": "2",
     "SAVE_PERIOD": "1",
     "VAL_PERIOD": "2",

@@ -1,9 +1,10 @@
-"""What is said when a vLLM engine does not start."""
+"""What is said when a vLLM engine does not start, and how a request is sampled."""
 
 import pydantic
 import pytest
 
-from srt.sampling.vllm_common import did_not_start
+from srt.sampling.base import SampleRequest, SamplingConfig
+from srt.sampling.vllm_common import did_not_start, sampling_params
 
 
 class ModelConfig(pydantic.BaseModel):
@@ -40,3 +41,14 @@ def test_configuration_errors_are_said_whole(options, said):
 )
 def test_other_errors_are_said_by_their_first_line(error, said):
     assert f"some/model: {said} (a smaller MAX_TOKENS" in str(did_not_start("some/model", error))
+
+
+@pytest.mark.vllm
+def test_a_requests_own_sampling_comes_before_the_samplers():
+    own = SamplingConfig(0.6, 0.8, (7,))
+    for sampling, expected in ((None, (1.0, 1.0, [2])), (own, (0.6, 0.8, [7]))):
+        params = sampling_params(
+            SamplingConfig(1.0, 1.0, (2,)), SampleRequest([1], 5, 9, sampling=sampling), False
+        )
+        assert (params.temperature, params.top_p, params.stop_token_ids) == expected
+        assert (params.seed, params.max_tokens) == (5, 9)

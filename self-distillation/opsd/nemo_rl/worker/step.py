@@ -98,6 +98,28 @@ class DistillationStep(ABC):
             torch.cuda.empty_cache()  # vLLM wakes up in the memory that torch's pool would keep
         return RankStepResult(results, seconds, peak_memory)
 
+    @torch.no_grad()
+    def score(self, update: RankUpdate, kl_config: KLConfig, pad_id: int) -> list[KLOutput | None]:
+        """The KL of each of the rank's micro-batches, on the CPU; no update is made."""
+        with self.teacher_swapped_in() as teacher:
+            (hidden,), head = self._teacher_hidden(teacher, [update], pad_id)
+        self.model.train()  # as in an update, so that the passes are the same
+        outputs: list[KLOutput | None] = []
+        for batch, teacher_hidden in zip(update.micro_batches, hidden, strict=True):
+            sequences = [pair.student for pair in batch or dummy_pairs(pad_id)]
+            kl_to_teacher = partial(
+                pair_kl,
+                teacher_hidden=teacher_hidden,
+                teacher_head=head,
+                sequences=sequences,
+                token_weight=1.0,
+                kl_config=kl_config,
+                grad_eps=0.0,
+            )
+            output = self._run_to_lm_head(self.model, sequences, pad_id, kl_to_teacher)
+            outputs.append(detach_to_cpu(output) if batch else None)
+        return outputs
+
     def _make_updates(
         self, updates: list[RankUpdate], kl_config: KLConfig, grad_eps: float, pad_id: int
     ) -> list[RankUpdateResult]:
