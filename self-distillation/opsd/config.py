@@ -54,6 +54,7 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     max_total_sequence_length: int = option(ge=2)
     train_global_batch_size: int = option(ge=1)
     tokens_per_micro_batch: int = option(ge=1)
+    preflight: bool = option()
     max_num_steps: int = option(ge=1)
     max_num_epochs: int = option(ge=1)
     lr: float = option(ge=0)
@@ -87,6 +88,7 @@ class RunConfig(DistillConfig):
 NOT_IDENTITY = (
     "output_dir",
     "srt_problems",  # what it excludes is in the fingerprint of the problems
+    "preflight",
     "report_to",
     "log_samples_period",
     "save_period",

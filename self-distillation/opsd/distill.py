@@ -9,6 +9,7 @@ import torch
 
 from opsd.config import DistillConfig, RunConfig, check
 from opsd.engine import Engine
+from opsd.preflight import preflight
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.srt_problems import find_srt_problems, name_overlaps, without_srt_problems
@@ -29,6 +30,7 @@ def distill(argv: list[str]) -> None:
     run = prepare(load_config(DistillConfig, "distill", argv))
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
+            preflight(run, engine)
             train(run, engine)
 
 

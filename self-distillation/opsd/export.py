@@ -41,6 +41,7 @@ def export_student(
             "stage": "sd_zero",
             "control_phrases": run.layout.phrases.as_dict(),
             "prompt": run.layout.prompt.as_dict(),
+            "prompt_probe": run.layout.prompt_probe(),
             "data_fingerprint": run.train_set.fingerprint,
         },
     )

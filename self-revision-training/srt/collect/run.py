@@ -93,7 +93,7 @@ def collect(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(config), revisions)
+    open_run(output_dir, identity, asdict(config) | {"prompt_probe": layout.prompt_probe()}, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 

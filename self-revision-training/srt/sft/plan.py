@@ -95,6 +95,7 @@ def make_plan(config: SftConfig) -> TrainingPlan:
         "mode": collection.get("mode", "math"),
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
+        "prompt_probe": collection.get("prompt_probe") or layout.prompt_probe(),
         "revisions": collection.get("revisions", {}) | revisions,
         "git_commit": git_commit(),
         "packages": package_versions(),
@@ -153,7 +154,8 @@ def make_plan(config: SftConfig) -> TrainingPlan:
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:
-    """The identity of the collection and its `revisions`, from the run.json beside the stage file; else empty."""
+    """The identity of the collection, its `revisions` and `prompt_probe`, from the run.json beside the stage file;
+    else empty."""
     path = metadata_path(stage_path)
     if not path.is_file():
         print(
@@ -162,7 +164,8 @@ def read_collection_identity(stage_path: Path) -> dict[str, Any]:
         )
         return {}
     run = read_json(path)
-    return run["identity"] | {"revisions": run.get("revisions", {})}
+    probe = run.get("config", {}).get("prompt_probe")  # None: collected before it was recorded
+    return run["identity"] | {"revisions": run.get("revisions", {}), "prompt_probe": probe}
 
 
 def layout_for_data(
