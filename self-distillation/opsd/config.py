@@ -44,6 +44,12 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     kl_temperature: float = option(ge=0.001)
     topk: int = option(ge=0)
     kl_grad_eps: float = option(ge=0, le=0.01)
+    kl_clip: float = option(ge=0)
+    loss_on: str = option(choices=("all", "r0"))
+    reward_weight: float = option(ge=0)
+    srt_replay: float = option(ge=0, le=0.9)
+    srt_replay_weight: float = option(ge=0)
+    srt_replay_data: str | None = option()
     include_truncated: bool = option()
     max_teacher_tokens: int = option(ge=8)
     teacher_sync: str = option(choices=("none", "steps", "epochs", "plateau"))
@@ -65,7 +71,7 @@ class DistillConfig(PromptConfig, SamplerConfig, GradingConfig, ProblemFilterCon
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
     log_samples_period: int = option(ge=1)
-    report_to: str = option(choices=("tensorboard", "none"))
+    report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
     output_dir: str | None = option()
     trainer_backend: str = option(choices=("dtensor", "megatron"))
     num_nodes: int = option(ge=1)
@@ -89,6 +95,7 @@ NOT_IDENTITY = (
     "output_dir",
     "srt_problems",  # what it excludes is in the fingerprint of the problems
     "preflight",
+    "srt_replay_data",  # a path; the tuples' number and order are in the fingerprint
     "report_to",
     "log_samples_period",
     "save_period",
@@ -146,10 +153,20 @@ def check(config: DistillConfig) -> None:
             f"LORA_RANK={config.lora_rank}: the teacher is then the student without its adapter, so "
             f"TEACHER_MODEL={config.teacher_model} must be STUDENT_MODEL or unset"
         )
+    if config.reward_weight and config.loss_on != "all":
+        raise UserError(
+            f"LOSS_ON={config.loss_on} leaves right responses out, which REWARD_WEIGHT={config.reward_weight} "
+            "compares wrong ones with; set one of the two"
+        )
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
             "paper's loss (reverse, exact, temperature 1)"
+        )
+    if config.kl_clip or config.loss_on != "all" or config.reward_weight or config.srt_replay:
+        print(
+            f"note: KL_CLIP={config.kl_clip:g} LOSS_ON={config.loss_on} REWARD_WEIGHT={config.reward_weight:g} "
+            f"SRT_REPLAY={config.srt_replay:g} is not the paper's loss (the KL alone, on all responses)"
         )
 
 
@@ -188,4 +205,5 @@ def kl_config(config: DistillConfig) -> KLConfig:
         jsd_beta=config.jsd_beta,
         temperature=config.kl_temperature,
         topk=config.topk,
+        clip=config.kl_clip or None,
     )

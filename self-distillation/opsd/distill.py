@@ -10,6 +10,7 @@ import torch
 from opsd.config import DistillConfig, RunConfig, check
 from opsd.engine import Engine
 from opsd.preflight import preflight
+from opsd.replay import load_replay
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
 from opsd.srt_problems import find_srt_problems, name_overlaps, without_srt_problems
@@ -52,13 +53,14 @@ def prepare(config: DistillConfig) -> Run:
     _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split, config.min_tests)
+    replay = load_replay(resolved, layout)
     srt_problems = find_srt_problems(resolved)
     train_set = without_srt_problems(resolved, train_set, srt_problems)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     validation_set = _validation_set(config, val_dataset, val_split)
     if validation_set:
         name_overlaps(validation_set, train_set, srt_problems)
-    return Run(resolved, layout, train_set, validation_set, output_dir, srt_problems)
+    return Run(resolved, layout, train_set, validation_set, output_dir, srt_problems, replay)
 
 
 def open_engine(run: Run) -> Engine:

@@ -46,6 +46,9 @@ class UpdateResult:
                 yield PairWithKL(pair, token_kl.tolist())
 
 
+NO_UPDATE = UpdateResult([], {})  # of a step in which no response enters the loss (LOSS_ON=r0)
+
+
 class Engine(Protocol):
     """Student, frozen teacher, optimizer and sampler, as the newest checkpoint left them.
 

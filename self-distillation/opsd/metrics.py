@@ -33,7 +33,7 @@ class StepOutput:
         return {
             **rollout_metrics(self.rollouts),
             **means,
-            names.LOSS: means[names.KL],
+            **({names.LOSS: means[names.KL]} if means else {}),
             **self.result.optimizer,
             names.ROLLOUTS: len(self.rollouts),
             names.TRAINED_RESPONSES: len(self.pairs),

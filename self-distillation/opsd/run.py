@@ -1,19 +1,28 @@
 """A run of Phase 2, the same for every engine: its problems, what enters the loss, its limits, when things are
 due."""
 
+import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from opsd.config import RunConfig, identity
 from opsd.pairs import SequencePair, build_pair
 from opsd.problem_order import ProblemOrder
+from opsd.replay import Replay
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.common.models import context_limit
 from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default
-from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
+from srt.contract.provenance import (
+    CHECKPOINT_METADATA,
+    fingerprint,
+    known,
+    model_fingerprint,
+    model_revision,
+    open_run,
+)
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, set_aside_bad_records
 from srt.sampling.base import SamplingConfig
@@ -41,6 +50,7 @@ class Run:
         validation_set: ProblemSet | None,
         output_dir: Path,
         srt_problems: Path | None = None,
+        replay: Replay | None = None,
     ):
         """`srt_problems`: the list of the problems that Phase 1 used, if it is known."""
         self.config = config
@@ -49,6 +59,7 @@ class Run:
         self.validation_set = validation_set
         self.output_dir = output_dir
         self.srt_problems = srt_problems
+        self.replay = replay
         self.order = ProblemOrder(len(train_set.problems), config.num_prompts_per_step, config.seed)
         self.total_steps = self.order.total_steps(config.max_num_steps, config.max_num_epochs)
         self.total_updates = self.total_steps * (config.num_prompts_per_step // config.train_global_batch_size)
@@ -86,6 +97,9 @@ class Run:
             "control_phrases": self.layout.phrases.as_dict(),
             "prompt": self.layout.prompt.as_dict(),
         }
+        if self.replay:
+            ids = [json.dumps(sequence.ids) for sequence in self.replay.sequences]
+            run_identity["replay_fingerprint"] = fingerprint(*ids)
         open_run(self.output_dir, run_identity, asdict(self.config), self.revisions())
         if (self.student_folder / CHECKPOINT_METADATA).is_file():
             print(f"self-distillation is complete: {self.student_folder}")
@@ -156,10 +170,11 @@ class Run:
         return [self.train_set.problems[index] for index in sorted(used)]
 
     def build_pairs(self, rollouts: list[Rollout], step: int) -> list[SequencePair]:
-        """Both sequences of the responses that enter the loss. Raises UserError when none does."""
-        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
-        pairs = [pair for pair in pairs if self._enters_loss(pair)]
-        if not pairs:
+        """Both sequences of the responses that enter the loss. Raises UserError when none does, except where
+        LOSS_ON=r0 leaves right ones out."""
+        pairs = [pair for pair in self.all_pairs(rollouts) if self._enters_loss(pair)]
+        left_out = self.config.loss_on == "r0" and any(rollout.r for rollout in rollouts)
+        if not pairs and not left_out:
             raise UserError(
                 f"step {step}: no response enters the loss ({len(rollouts)} of {self.config.num_prompts_per_step} "
                 f"were graded); see {self.output_dir / 'set_aside.jsonl'}, raise MAX_TOTAL_SEQUENCE_LENGTH or "
@@ -167,9 +182,15 @@ class Run:
             )
         return pairs
 
+    def all_pairs(self, rollouts: list[Rollout]) -> list[SequencePair]:
+        """Both sequences of all responses, whether they enter the loss or not."""
+        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
+        return [pair for pair in pairs if pair.targets]
+
     def _enters_loss(self, pair: SequencePair) -> bool:
         truncated = pair.rollout.finish_reason == "length"
-        return bool(pair.targets) and (self.config.include_truncated or not truncated)
+        on_this_reward = self.config.loss_on == "all" or pair.rollout.r == 0
+        return on_this_reward and (self.config.include_truncated or not truncated)
 
     # When things are due ----------------------------------------------------------------------------------
 

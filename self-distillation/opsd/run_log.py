@@ -1,7 +1,8 @@
-"""The logs of a run: metrics.jsonl, TensorBoard, samples.jsonl and others, the progress bar, warnings."""
+"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl and others, the progress bar, warnings."""
 
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from tqdm import tqdm
 
 from opsd.metrics import StepOutput
 from opsd.monitors import HealthMonitor, check_reviser
+from opsd.reporters import open_reporter, sample_row
 from opsd.run import Run
 from srt.common.files import JsonlLog, write_jsonl
 from srt.contract import metrics as names
@@ -33,7 +35,7 @@ class RunLog:
             if run.config.teacher_sync != "none"
             else None
         )
-        self.metrics = MetricsLog(run.output_dir, start_step, run.config.report_to)
+        self.metrics = MetricsLog(run.output_dir, start_step, run.config.report_to, asdict(run.config))
         self.health = HealthMonitor()
         for line in self.metrics.earlier:
             self.health.check(line)  # these warnings were printed at the time
@@ -83,19 +85,21 @@ class RunLog:
     def _log_samples(self, step: int, output: StepOutput) -> None:
         """The first responses of the step with the KL of each token: where the teacher disagrees."""
         token_kl = {id(scored.pair): scored.token_kl for scored in output.result.pairs_with_kl()}
-        for pair in output.pairs[:LOGGED_SAMPLES]:
-            rollout = pair.rollout
-            self.samples.append(
-                {
-                    "step": step,
-                    "id": rollout.problem.id,
-                    "x": rollout.problem.x,
-                    "r": rollout.r,
-                    "p_r": self.run.layout.phrases.text(rollout.r),
-                    "tokens": [self.run.layout.tokenizer.decode([token]) for token in pair.targets],
-                    "kl": [round(value, 5) for value in token_kl[id(pair)]],
-                }
-            )
+        samples = [
+            {
+                "step": step,
+                "id": pair.rollout.problem.id,
+                "x": pair.rollout.problem.x,
+                "r": pair.rollout.r,
+                "p_r": self.run.layout.phrases.text(pair.rollout.r),
+                "tokens": [self.run.layout.tokenizer.decode([token]) for token in pair.targets],
+                "kl": [round(value, 5) for value in token_kl[id(pair)]],
+            }
+            for pair in output.pairs[:LOGGED_SAMPLES]
+        ]
+        for sample in samples:
+            self.samples.append(sample)
+        self.metrics.show_samples(step, samples)
 
 
 def validation_line(line: Mapping[str, Any], k: int) -> str:
@@ -122,9 +126,11 @@ def step_line(number: int, total: int, metrics: Mapping[str, Any]) -> str:
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
-    kl_r0, kl_r1 = (metrics.get(by_reward(names.KL, r), math.nan) for r in (0, 1))
+    kl, kl_r0, kl_r1 = (
+        metrics.get(name, math.nan) for name in (names.KL, *(by_reward(names.KL, r) for r in (0, 1)))
+    )
     return (
-        f"reward {metrics[names.REWARD]:.1%}, KL {metrics[names.KL]:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
+        f"reward {metrics[names.REWARD]:.1%}, KL {kl:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
         f"{metrics[names.RESPONSE_TOKENS]:.0f} tokens"
     )
 
@@ -143,16 +149,12 @@ def open_step_log(path: Path, start_step: int) -> JsonlLog:
 
 
 class MetricsLog:
-    """metrics.jsonl and TensorBoard; `earlier` holds the lines of the steps before `start_step`."""
+    """metrics.jsonl and the reporter of REPORT_TO; `earlier` holds the lines of the steps before `start_step`."""
 
-    def __init__(self, output_dir: Path, start_step: int, report_to: str):
+    def __init__(self, output_dir: Path, start_step: int, report_to: str, config: Mapping[str, Any] | None = None):
         self._log = open_step_log(output_dir / "metrics.jsonl", start_step)
         self.earlier = [with_current_names(line) for line in self._log.entries]
-        self._board = None
-        if report_to == "tensorboard":
-            from torch.utils.tensorboard import SummaryWriter
-
-            self._board = SummaryWriter(str(output_dir / "tensorboard"), purge_step=start_step)
+        self._reporter = open_reporter(report_to, output_dir, start_step, config or {})
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """One line; a metric that is not finite becomes null, since JSON has no NaN."""
@@ -161,12 +163,16 @@ class MetricsLog:
             for name, value in metrics.items()
         }
         self._log.append({"step": step, **finite})
-        if self._board:
-            for name, value in metrics.items():
-                if isinstance(value, int | float):
-                    self._board.add_scalar(name, value, step)
+        if self._reporter:
+            numbers = {name: value for name, value in metrics.items() if isinstance(value, int | float)}
+            self._reporter.metrics(step, numbers)
+
+    def show_samples(self, step: int, samples: list[dict[str, Any]]) -> None:
+        """As a table, where REPORT_TO has a place for it."""
+        if self._reporter and samples:
+            self._reporter.samples(step, [sample_row(sample) for sample in samples])
 
     def close(self) -> None:
         self._log.close()
-        if self._board:
-            self._board.close()
+        if self._reporter:
+            self._reporter.close()

@@ -13,6 +13,7 @@ from opsd.engine import Engine
 from opsd.metrics import TokenMetrics
 from opsd.monitors import MIN_REVISIONS
 from opsd.pairs import SequencePair
+from opsd.rollouts import Rollout
 from opsd.run import Run
 from opsd.run_log import RunLog
 from opsd.validation import Validator
@@ -37,15 +38,15 @@ class TeacherSync:
         self.decisions = log.earlier_teacher_syncs
 
     def run_if_due(
-        self, finished_steps: int, metrics: Mapping[str, Any], pairs: list[SequencePair]
+        self, finished_steps: int, metrics: Mapping[str, Any], rollouts: list[Rollout]
     ) -> dict[str, Any]:
-        """Synchronizes the teacher when that is due. `metrics`, `pairs`: of the step that has just finished.
+        """Synchronizes the teacher when that is due. `metrics`, `rollouts`: of the step that has just finished.
 
         Returns metrics of its own; empty when nothing was decided.
         """
         self.history.append(dict(metrics))
         if self.run.teacher_sync_due(finished_steps):
-            return self._sync(finished_steps, pairs, self.validator.line_after(finished_steps) or {})
+            return self._sync(finished_steps, rollouts, self.validator.line_after(finished_steps) or {})
         if self.run.config.teacher_sync != "plateau" or not self._reward_has_plateaued(finished_steps):
             return {}
         measured = {}
@@ -56,7 +57,7 @@ class TeacherSync:
         if objections := compare_revisers(teacher, student):
             self._keep_teacher(finished_steps, teacher, student, objections)
             return measured
-        return measured | self._sync(finished_steps, pairs, student)
+        return measured | self._sync(finished_steps, rollouts, student)
 
     def _reward_has_plateaued(self, finished_steps: int) -> bool:
         """Since the last synchronization; after a plateau at which the teacher stayed, not for another window."""
@@ -71,8 +72,9 @@ class TeacherSync:
         """The finished steps when the teacher was last the student: 0 at the start."""
         return max((line["step"] + 1 for line in self.decisions if line["synced"]), default=0)
 
-    def _sync(self, finished_steps: int, pairs: list[SequencePair], student: Mapping[str, Any]) -> dict[str, Any]:
+    def _sync(self, finished_steps: int, rollouts: list[Rollout], student: Mapping[str, Any]) -> dict[str, Any]:
         teacher = self.validator.line_after(self._teacher_since()) or {}
+        pairs = self.run.all_pairs(rollouts)
         before = self._kl(pairs)
         self.engine.sync_teacher()
         kl = {names.KL_BEFORE_SYNC: before, names.KL_AFTER_SYNC: self._kl(pairs)}

@@ -6,7 +6,7 @@ L(theta) = E_x E_{y ~ pi_theta(. | x)} sum_t KL( pi_theta(. | x, y_<t) || pi_SRT
 import time
 from contextlib import closing
 
-from opsd.engine import Engine
+from opsd.engine import NO_UPDATE, Engine
 from opsd.export import export_student
 from opsd.metrics import StepOutput
 from opsd.rollouts import RolloutWorker
@@ -38,7 +38,7 @@ def train(run: Run, engine: Engine) -> None:
             output = train_step(run, engine, rollout_worker, step)
             finished = step + 1
             metrics = output.metrics() | validator.run_if_due(finished)
-            metrics |= teacher_sync.run_if_due(finished, metrics, output.pairs)  # pi_SRT := pi_theta
+            metrics |= teacher_sync.run_if_due(finished, metrics, output.rollouts)  # pi_SRT := pi_theta
             log.step(step, metrics, output)
             if run.checkpoint_due(finished) or validator.collapsed:
                 engine.save_checkpoint(finished)
@@ -52,5 +52,5 @@ def train_step(run: Run, engine: Engine, rollout_worker: RolloutWorker, step: in
         with engine.sampling() as sampler:  # pi_theta, weights in sync
             rollouts = rollout_worker.sample(sampler, problems, step)  # y ~ pi_theta(. | x), r = verify(y)
         pairs = run.build_pairs(rollouts, step)  # student: chat + y, teacher: chat + y + cue(r) + y
-        result = engine.update(pairs)  # sum_t KL(pi_theta || pi_SRT), optimizer step
+        result = engine.update(pairs) if pairs else NO_UPDATE  # sum_t KL(pi_theta || pi_SRT), optimizer step
     return StepOutput(problems, rollouts, pairs, result, seconds)

@@ -22,7 +22,18 @@ def test_defaults_are_accepted_without_a_note(make_config, capsys):
     assert capsys.readouterr().out == ""
 
 
-@pytest.mark.parametrize("knob", ["kl_type=mixed", "topk=64", "kl_temperature=2"])
+@pytest.mark.parametrize(
+    "knob",
+    [
+        "kl_type=mixed",
+        "topk=64",
+        "kl_temperature=2",
+        "kl_clip=1",
+        "loss_on=r0",
+        "reward_weight=1",
+        "srt_replay=0.1",
+    ],
+)
 def test_another_loss_than_the_papers_is_said(make_config, capsys, knob):
     name, value = knob.split("=")
     check(make_config(**{name: value}))
@@ -48,6 +59,7 @@ def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_config, promp
         ({"teacher_sync": "plateau", "val_period": 0}, "needs VAL_PERIOD above 0 (it is 0)"),
         ({"teacher_sync": "plateau", "val_revise": 0}, "VAL_REVISE=1 (it is 0)"),
         ({"teacher_sync": "plateau", "teacher_model": "another"}, "not TEACHER_MODEL=another"),
+        ({"reward_weight": 0.5, "loss_on": "r0"}, "LOSS_ON=r0 leaves right responses out"),
         ({"stop_on_collapse": 0.1, "val_period": 0}, "STOP_ON_COLLAPSE=0.1 compares validations"),
         ({"lora_rank": 8, "teacher_model": "another"}, "LORA_RANK=8: the teacher is then the student"),
     ],

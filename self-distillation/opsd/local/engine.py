@@ -10,6 +10,7 @@ from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
 from opsd.local.optimizer_step import OptimizerStep
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
+from opsd.loss_terms import loss_metrics
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import span
@@ -42,7 +43,7 @@ class LocalEngine:
             self.teacher = open_teacher(config, self.student, synced)
             check_logits(self.student.model, config.student_model, run.pad_id)
             self.optimizer_step = OptimizerStep(
-                config, self.student, self.teacher, run.pad_id, run.total_updates, checkpoint
+                config, self.student, self.teacher, run.pad_id, run.total_updates, checkpoint, run.replay
             )
             self.sampler = _open_sampler(run, self.student)
             resources.callback(self.sampler.close)
@@ -59,11 +60,14 @@ class LocalEngine:
     def update(self, pairs: list[SequencePair]) -> UpdateResult:
         updates = split_into_updates(pairs, self.config.train_global_batch_size)
         results = [self.optimizer_step.run(update) for update in updates]
+        scored = [batch for result in results for batch in result.scored]
+        terms = {name: sum(r.terms[name] for r in results) / len(results) for name in results[0].terms}
         return UpdateResult(
-            scored=[batch for result in results for batch in result.scored],
+            scored,
             optimizer={
                 names.GRAD_NORM: sum(result.grad_norm for result in results) / len(results),
                 names.LR: results[-1].lr,
+                **loss_metrics(self.config, scored, **terms),
             },
         )
 

@@ -22,6 +22,9 @@ DROPPED_VOCAB_FRACTION = "dropped_vocab_fraction"  # share that KL_GRAD_EPS left
 
 # Of the optimizer; with several updates in a step, of the last one.
 LOSS = "loss"
+KL_CLIPPED = "kl_clipped"  # share of tokens above KL_CLIP
+REWARD_LOSS = "reward_loss"  # of REWARD_WEIGHT, before that weight
+REPLAY_LOSS = "replay_loss"  # of SRT_REPLAY, before SRT_REPLAY_WEIGHT; nats per supervised token
 GRAD_NORM = "grad_norm"
 LR = "lr"
 PEAK_MEMORY_GIB = "peak_memory_gib"

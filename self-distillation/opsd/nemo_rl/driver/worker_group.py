@@ -14,6 +14,7 @@ from nemo_rl.utils.checkpoint import CheckpointManager
 from opsd.config import kl_config
 from opsd.engine import START_STATE, ScoredBatch, UpdateResult
 from opsd.kl import KLOutput
+from opsd.loss_terms import loss_metrics
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
 from opsd.nemo_rl.driver.runtime import WORKERS
@@ -120,12 +121,14 @@ class WorkerGroup:
         for name, seconds in results[0].seconds.items():
             add_span(name, seconds)
         norms = [update.grad_norm for update in results[0].updates]
+        scored = _scored(assigned, results)
         return UpdateResult(
-            _scored(assigned, results),
+            scored,
             {
                 names.GRAD_NORM: sum(norms) / len(norms) if all(map(math.isfinite, norms)) else math.nan,
                 names.LR: results[0].updates[-1].lr,
                 names.PEAK_MEMORY_GIB: round(max(result.peak_memory for result in results) / 2**30, 2),
+                **loss_metrics(self.config, scored),
             },
         )
 
