@@ -1,6 +1,7 @@
 """REPORT_TO: metrics and sample tables, as each service stores them; nothing leaves this machine."""
 
 import json
+import re
 import sqlite3
 from pathlib import Path
 
@@ -62,42 +63,35 @@ def test_a_table_of_tensorboard_keeps_a_response_in_its_cell(tmp_path):
     )
 
 
-def test_wandb_offline(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed: REPORT_TO=wandb was NOT tested")
-    from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
-
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.fixture
+def wandb(monkeypatch):
+    wandb = pytest.importorskip("wandb", reason="wandb is not installed: REPORT_TO=wandb was NOT tested")
     monkeypatch.setenv("WANDB_SILENT", "true")
+    yield wandb
+    wandb.teardown()  # it keeps what it has read from the environment
+
+
+def test_wandb_offline(wandb, tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
     for start in (0, 1):  # a second process continues
         reporter = open_reporter("wandb", tmp_path, start, {"lr": 0.5})
         reporter.metrics(start, {"kl": 0.25 + start})
         reporter.samples(start, [sample_row(SAMPLE)])
         reporter.close()
-    history, ids = {}, set()
-    for path in tmp_path.rglob("*.wandb"):
-        store = DataStore()
-        store.open_for_scan(str(path))
-        while data := store.scan_data():
-            record = wandb_internal_pb2.Record()
-            record.ParseFromString(data)
-            ids |= {record.run.run_id} if record.run.run_id else set()
-            items = {"/".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
-            if items:
-                history.setdefault(items["_step"], {}).update(items)
-    assert len(ids) == 1
-    assert [history[step]["kl"] for step in (0, 1)] == [0.25, 1.25]
+    runs = sorted(tmp_path.rglob("*.wandb"))
+    assert len(runs) == 2 and len({path.name for path in runs}) == 1  # the same run, continued
+    wandb.teardown()  # its process writes behind ours
+    for path, kl in zip(runs, (b"0.25", b"1.25"), strict=True):
+        assert re.search(rb"kl.{1,8}" + re.escape(kl), path.read_bytes(), re.DOTALL)
     tables = [json.loads(path.read_text()) for path in tmp_path.rglob("*.table.json")]
     assert tables and all(table["columns"] == list(COLUMNS) for table in tables)
     assert tables[0]["data"] == [sample_row(SAMPLE)]
 
 
-def test_wandb_without_an_account_is_one_sentence(tmp_path, monkeypatch):
-    pytest.importorskip("wandb", reason="wandb is not installed: REPORT_TO=wandb was NOT tested")
+def test_wandb_without_an_account_is_one_sentence(wandb, tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "online")
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # nobody answers there
     monkeypatch.setenv("WANDB_API_KEY", "not a key")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     with pytest.raises(UserError, match=r"REPORT_TO=wandb could not be opened \(.*WANDB_MODE=offline") as error:
         open_reporter("wandb", tmp_path, 0, {})
     assert "\n" not in str(error.value)
