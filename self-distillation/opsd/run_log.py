@@ -126,9 +126,8 @@ def step_line(number: int, total: int, metrics: Mapping[str, Any]) -> str:
 
 
 def _headline(metrics: Mapping[str, Any]) -> str:
-    kl, kl_r0, kl_r1 = (
-        metrics.get(name, math.nan) for name in (names.KL, *(by_reward(names.KL, r) for r in (0, 1)))
-    )
+    by_r = (by_reward(names.KL, r) for r in (0, 1))
+    kl, kl_r0, kl_r1 = (metrics.get(name, math.nan) for name in (names.KL, *by_r))
     return (
         f"reward {metrics[names.REWARD]:.1%}, KL {kl:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
         f"{metrics[names.RESPONSE_TOKENS]:.0f} tokens"

@@ -84,6 +84,8 @@ def main(layout: str, folder: str) -> None:
     work = torch.load(Path(folder) / "updates.pt", weights_only=False)
     worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"])
     before = weights(worker.model)
+    scores = worker.score(work[layout][rank][0], KLConfig(), pad_id=0)
+    gathered = [name for name, p in worker.model.named_parameters() if not isinstance(p, DTensor)]
     result = worker.distill(work[layout][rank], KLConfig(), grad_eps=0.0, pad_id=0)
     restored = swap_weights(worker.model, worker.teacher, worker.copies)
     after = weights(worker.model)
@@ -95,6 +97,8 @@ def main(layout: str, folder: str) -> None:
     worker.copies.onload(shards(worker.model))
     back = weights(worker.model)
     found = {
+        "scores": scores,
+        "gathered": gathered,
         "result": result,
         "gradients": worker.gradients,
         "before": before,

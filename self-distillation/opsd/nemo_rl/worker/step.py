@@ -20,6 +20,7 @@ from opsd.hidden_states import LMHead
 from opsd.kl import KLConfig, KLOutput
 from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
 from opsd.nemo_rl.worker.lm_head_hook import Result
+from opsd.nemo_rl.worker.swap_weights import reshard
 from opsd.pair_kl import detach_to_cpu, pair_kl
 from opsd.timing import record_spans, span
 from srt.contract.layout import TokenSequence
@@ -118,6 +119,7 @@ class DistillationStep(ABC):
             )
             output = self._run_to_lm_head(self.model, sequences, pad_id, kl_to_teacher)
             outputs.append(detach_to_cpu(output) if batch else None)
+        reshard(self.model)  # no backward pass follows
         return outputs
 
     def _make_updates(
