@@ -67,7 +67,8 @@ train_srt() {
 self_distill() {
   evaluate_in_background stage1 "$OUT/srt/stage1"
   evaluate_in_background srt "$OUT/srt/stage2"
-  ENGINE=local STUDENT_MODEL="$OUT/srt/stage2" TRAIN_DATASET="$OUT/data/train.jsonl" \
+  # Phase 1 uses nearly all problems of this small world.
+  EXCLUDE_SRT_PROBLEMS=0 ENGINE=local STUDENT_MODEL="$OUT/srt/stage2" TRAIN_DATASET="$OUT/data/train.jsonl" \
     VAL_DATASET="$OUT/data/validation.jsonl" VAL_PERIOD=20 VAL_NUM_SAMPLES=1 MAX_TOTAL_SEQUENCE_LENGTH=128 \
     NUM_PROMPTS_PER_STEP=64 TRAIN_GLOBAL_BATCH_SIZE=64 MAX_NUM_STEPS=80 LR=2e-4 GRADIENT_CHECKPOINTING=0 \
     SAMPLER_BATCH=128 OUTPUT_DIR="$OUT/self_distillation" scripts distill

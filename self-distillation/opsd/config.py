@@ -39,10 +39,15 @@ class DistillConfig(
     train_dataset: str | None = option()
     train_subset: str | None = option()
     train_split: str = option()
+    exclude_srt_problems: bool = option()
+    srt_problems: str | None = option()
     val_dataset: str | None = option()
     val_split: str | None = option()
     val_period: int = option(ge=0)
     val_num_samples: int = option(ge=1)
+    val_max_tokens: int | None = option(ge=1)
+    val_temperature: float | None = option(ge=0)
+    val_top_p: float | None = option(ge=1e-6, le=1)
     val_revise: bool = option()
     stop_on_collapse: float = option(ge=0, le=1)
     kl_type: str = option(choices=("reverse", "forward", "mixed", "jsd"))
@@ -52,14 +57,23 @@ class DistillConfig(
     topk: int = option(ge=0)
     kl_grad_eps: float = option(ge=0, le=0.01)
     kl_single_pass: bool = option()
+    kl_clip: float = option(ge=0)
+    loss_on: str = option(choices=("all", "r0"))
+    reward_weight: float = option(ge=0)
+    srt_replay: float = option(ge=0, le=0.9)
+    srt_replay_weight: float = option(ge=0)
+    srt_replay_data: str | None = option()
     include_truncated: bool = option()
     max_teacher_tokens: int = option(ge=8)
+    teacher_sync: str = option(choices=("none", "steps", "epochs", "plateau"))
     teacher_sync_steps: int = option(ge=0)
     teacher_sync_epochs: int = option(ge=0)
+    teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
     max_total_sequence_length: int = option(ge=2)
     train_global_batch_size: int = option(ge=1)
     tokens_per_micro_batch: int = option(ge=1)
+    preflight: bool = option()
     max_num_steps: int = option(ge=1)
     max_num_epochs: int = option(ge=1)
     lr: float = option(ge=0)
@@ -73,7 +87,7 @@ class DistillConfig(
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
     log_samples_period: int = option(ge=1)
-    report_to: str = option(choices=("tensorboard", "none"))
+    report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
     output_dir: str | None = option()
     trainer_backend: str = option(choices=("dtensor", "megatron"))
     num_nodes: int = option(ge=1)
@@ -97,6 +111,9 @@ NOT_IDENTITY = (
     "recipe",
     "output_dir",
     "trust_remote_code",
+    "srt_problems",  # what it excludes is in the fingerprint of the problems
+    "preflight",
+    "srt_replay_data",  # a path; the tuples' number and order are in the fingerprint
     "report_to",
     "log_samples_period",
     "save_period",
@@ -119,13 +136,23 @@ NOT_IDENTITY = (
     "enforce_eager",
     "worker_logs",
 )
-# Validation matters only where it decides when to stop.
-VALIDATION_KNOBS = ("val_dataset", "val_split", "val_period", "val_num_samples", "val_revise")
+# Validation matters only where it decides when to stop or to synchronize the teacher.
+VALIDATION_KNOBS = (
+    "val_dataset",
+    "val_split",
+    "val_period",
+    "val_num_samples",
+    "val_max_tokens",
+    "val_temperature",
+    "val_top_p",
+    "val_revise",
+)
 
 
 def identity(config: DistillConfig) -> dict[str, Any]:
     """The fields that decide what comes out of a run: it can only be continued with the same ones."""
-    excluded = NOT_IDENTITY if config.stop_on_collapse else NOT_IDENTITY + VALIDATION_KNOBS
+    validation_decides = config.stop_on_collapse or config.teacher_sync == "plateau"
+    excluded = NOT_IDENTITY if validation_decides else NOT_IDENTITY + VALIDATION_KNOBS
     return {name: value for name, value in asdict(config).items() if name not in excluded}
 
 
@@ -137,11 +164,7 @@ def check(config: DistillConfig) -> None:
             f"NUM_PROMPTS_PER_STEP={config.num_prompts_per_step}: the responses of a step are split into whole "
             "updates"
         )
-    if config.teacher_sync_steps and config.teacher_sync_epochs:
-        raise UserError(
-            f"TEACHER_SYNC_STEPS={config.teacher_sync_steps} and "
-            f"TEACHER_SYNC_EPOCHS={config.teacher_sync_epochs} are both set; choose one of them"
-        )
+    _check_teacher_sync(config)
     if config.stop_on_collapse and not config.val_period:
         raise UserError(
             f"STOP_ON_COLLAPSE={config.stop_on_collapse} compares validations, and VAL_PERIOD=0 turns them off"
@@ -151,10 +174,47 @@ def check(config: DistillConfig) -> None:
             f"LORA_RANK={config.lora_rank}: the teacher is then the student without its adapter, so "
             f"TEACHER_MODEL={config.teacher_model} must be STUDENT_MODEL or unset"
         )
+    if config.reward_weight and config.loss_on != "all":
+        raise UserError(
+            f"LOSS_ON={config.loss_on} leaves right responses out, which REWARD_WEIGHT={config.reward_weight} "
+            "compares wrong ones with; set one of the two"
+        )
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
             "loss of the paper's equation (reverse, exact, temperature 1)"
+        )
+    if config.kl_clip or config.loss_on != "all" or config.reward_weight or config.srt_replay:
+        print(
+            f"note: KL_CLIP={config.kl_clip:g} LOSS_ON={config.loss_on} REWARD_WEIGHT={config.reward_weight:g} "
+            f"SRT_REPLAY={config.srt_replay:g} is not the paper's loss (the KL alone, on all responses)"
+        )
+
+
+def _check_teacher_sync(config: DistillConfig) -> None:
+    """Each way to synchronize has its own knob, and `plateau` compares revise accuracies."""
+    for way in ("steps", "epochs"):
+        period = getattr(config, f"teacher_sync_{way}")
+        if period and config.teacher_sync != way:
+            raise UserError(
+                f"TEACHER_SYNC_{way.upper()}={period} has no effect with TEACHER_SYNC={config.teacher_sync}; set "
+                f"TEACHER_SYNC={way}, or leave TEACHER_SYNC_{way.upper()} unset"
+            )
+        if not period and config.teacher_sync == way:
+            raise UserError(
+                f"TEACHER_SYNC={way}: TEACHER_SYNC_{way.upper()} must say how many {way} lie in between"
+            )
+    if config.teacher_sync != "plateau":
+        return
+    if not (config.val_period and config.val_revise):
+        raise UserError(
+            "TEACHER_SYNC=plateau compares how student and teacher revise, which validation measures: it needs "
+            f"VAL_PERIOD above 0 (it is {config.val_period}) and VAL_REVISE=1 (it is {int(config.val_revise)})"
+        )
+    if config.teacher_model not in (None, config.student_model):
+        raise UserError(
+            f"TEACHER_SYNC=plateau: validation measures how the student revises, not TEACHER_MODEL="
+            f"{config.teacher_model}, which must therefore be STUDENT_MODEL or unset"
         )
 
 
@@ -167,6 +227,7 @@ def kl_config(config: DistillConfig) -> KLConfig:
         temperature=config.kl_temperature,
         topk=config.topk,
         single_pass=config.kl_single_pass,
+        clip=config.kl_clip or None,
     )
 
 

@@ -11,8 +11,11 @@ from opsd.config import DistillConfig, RunConfig, check
 from opsd.dry_run import show_plan
 from opsd.engine import Engine
 from opsd.memory import memory_plan
+from opsd.preflight import preflight
+from opsd.replay import load_replay
 from opsd.run import Run
 from opsd.select_engine import check_engine, select_engine
+from opsd.srt_problems import find_srt_problems, name_overlaps, without_srt_problems
 from opsd.train import train
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
@@ -42,6 +45,7 @@ def distill(argv: list[str]) -> None:
         memory_plan(run, this_machine()).check(run.config.check_memory)
     if run.claim_folder():
         with closing(open_engine(run)) as engine:
+            preflight(run, engine)
             train(run, engine)
 
 
@@ -65,9 +69,14 @@ def prepare(config: DistillConfig) -> Run:
     _check_teacher(resolved, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split, config.min_tests)
+    replay = load_replay(resolved, layout)
+    srt_problems = find_srt_problems(resolved)
+    train_set = without_srt_problems(resolved, train_set, srt_problems)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     validation_set = _validation_set(config, val_dataset, val_split)
-    return Run(resolved, layout, train_set, validation_set, output_dir)
+    if validation_set:
+        name_overlaps(validation_set, train_set, srt_problems)
+    return Run(resolved, layout, train_set, validation_set, output_dir, srt_problems, replay)
 
 
 def open_engine(run: Run) -> Engine:

@@ -16,6 +16,9 @@ from srt.sampling.base import Sampler
 START_STATE = {"step": 0, "teacher_was_synced": False}  # of a run without a checkpoint
 
 
+ScoredBatch = tuple[list[SequencePair], KLOutput]  # a micro-batch with its KL, on the CPU
+
+
 @dataclass(frozen=True)
 class PairWithKL:
     """A pair that was trained on, and the KL of each of its tokens in nats."""
@@ -28,12 +31,12 @@ class PairWithKL:
 class UpdateResult:
     """What a step's updates yield.
 
-    scored: micro-batches with their KL, on the CPU, in any order.
+    scored: in any order.
     optimizer: metrics of the optimizer: the mean `grad_norm` before clipping, the last update's `lr`, and whatever
         else an engine measures.
     """
 
-    scored: list[tuple[list[SequencePair], KLOutput]]
+    scored: list[ScoredBatch]
     optimizer: dict[str, float]
 
     def pairs_with_kl(self) -> Iterator[PairWithKL]:
@@ -41,6 +44,9 @@ class UpdateResult:
             parts = output.token_kl.split([len(pair.targets) for pair in pairs])
             for pair, token_kl in zip(pairs, parts, strict=True):
                 yield PairWithKL(pair, token_kl.tolist())
+
+
+NO_UPDATE = UpdateResult([], {})  # of a step in which no response enters the loss (LOSS_ON=r0)
 
 
 class Engine(Protocol):
@@ -67,6 +73,10 @@ class Engine(Protocol):
 
         Raises UserError, before the weights are touched, when a gradient is not finite.
         """
+        ...
+
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        """The KL of each pair as student and teacher are now, in any order; nothing is changed."""
         ...
 
     def sync_teacher(self) -> None:

@@ -6,6 +6,7 @@ import shutil
 from opsd.engine import Engine
 from opsd.run import Run
 from opsd.validation import BestStudent
+from srt.collect.consumed import DISTILL_PROBLEMS, SRT_PROBLEMS, write_consumed
 from srt.common.console import print_summary
 from srt.contract.provenance import close_run, read_metadata, write_metadata
 from srt.recipe import recipe_record
@@ -42,9 +43,13 @@ def export_student(
             "stage": "sd_zero",
             "control_phrases": run.layout.phrases.as_dict(),
             "prompt": run.layout.prompt.as_dict(),
+            "prompt_probe": run.layout.prompt_probe(),
             "data_fingerprint": run.train_set.fingerprint,
         },
     )
+    if run.srt_problems:
+        shutil.copyfile(run.srt_problems, temporary / SRT_PROBLEMS)
+    write_consumed(temporary / DISTILL_PROBLEMS, run.used_problems(finished_steps))
     close_run(run.output_dir, results)
     os.replace(temporary, run.student_folder)
     print_summary("Self-distillation", results | {"metrics": run.output_dir / "metrics.jsonl"})

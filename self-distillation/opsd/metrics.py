@@ -33,7 +33,7 @@ class StepOutput:
         return {
             **rollout_metrics(self.rollouts),
             **means,
-            names.LOSS: means[names.KL],
+            **({names.LOSS: means[names.KL]} if means else {}),
             **self.result.optimizer,
             names.ROLLOUTS: len(self.rollouts),
             names.TRAINED_RESPONSES: len(self.pairs),
@@ -85,10 +85,11 @@ class TokenMetrics:
 
 
 def rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
-    """Reward, length and truncated share; means over responses."""
-    lengths = [len(rollout.y) for rollout in rollouts]
+    """Reward, length and truncated share; means over responses, and the 90th percentile of the lengths."""
+    lengths = sorted(len(rollout.y) for rollout in rollouts)
     return {
         names.REWARD: sum(rollout.r for rollout in rollouts) / len(rollouts),
         names.RESPONSE_TOKENS: sum(lengths) / len(lengths),
+        names.RESPONSE_TOKENS_P90: lengths[-(-9 * len(lengths) // 10) - 1],
         names.TRUNCATED: sum(rollout.finish_reason == "length" for rollout in rollouts) / len(rollouts),
     }

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from opsd.hidden_states import LMHead
 from opsd.kl import KLConfig, KLOutput, exact_kl
+from opsd.kl.nll import weighted_nll
 from srt.contract.layout import TokenSequence
 
 
@@ -43,6 +44,23 @@ def pair_kl(
         vocab_size=min(student_head.vocab_size, teacher_head.vocab_size),
         grad_eps=grad_eps,
         group=student_head.group,
+    )
+
+
+def sequences_nll(
+    hidden: Float[Tensor, "T H"], head: LMHead, sequences: list[TokenSequence], weights: list[float]
+) -> Float[Tensor, ""]:
+    """sum_i weights[i] * sum_t -log pi_theta(y_t | x, y_<t) over the supervised tokens of each sequence i."""
+    supervised = [sequence.ids[sequence.start :] for sequence in sequences]
+    token_weights = [weight for weight, y in zip(weights, supervised, strict=True) for _ in y]
+    return weighted_nll(
+        hidden.to(head.weight.dtype),
+        head.weight,
+        torch.tensor([token for y in supervised for token in y], device=hidden.device),
+        torch.tensor(token_weights, device=hidden.device),
+        bias=head.bias,
+        transform=head.transform,
+        vocab_size=head.vocab_size,
     )
 
 

@@ -1,10 +1,13 @@
 """Rollout -> the student's and the teacher's sequence, and pairs -> micro-batches."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 from opsd.rollouts import Rollout
 from srt.contract.layout import Layout, TokenSequence
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
@@ -33,15 +36,20 @@ def build_pair(rollout: Rollout, layout: Layout, max_teacher_tokens: int) -> Seq
 
 
 def micro_batches(pairs: list[SequencePair], tokens: int) -> Iterator[list[SequencePair]]:
-    """Pairs of similar length together, with at most `tokens` teacher tokens (padding included) in each.
+    """Pairs of similar length together, with at most `tokens` teacher tokens (padding included) in each."""
+    return batches_by_length(pairs, lambda pair: len(pair.teacher.ids), tokens)
 
-    A pair that exceeds the limit on its own is a micro-batch by itself.
+
+def batches_by_length(items: list[Item], length: Callable[[Item], int], tokens: int) -> Iterator[list[Item]]:
+    """Items of similar length together, with at most `tokens` tokens (padding included) in each batch.
+
+    An item that exceeds the limit on its own is a batch by itself.
     """
-    batch: list[SequencePair] = []
-    for pair in sorted(pairs, key=lambda pair: len(pair.teacher.ids)):
-        if batch and len(pair.teacher.ids) * (len(batch) + 1) > tokens:
+    batch: list[Item] = []
+    for item in sorted(items, key=length):
+        if batch and length(item) * (len(batch) + 1) > tokens:
             yield batch
             batch = []
-        batch.append(pair)
+        batch.append(item)
     if batch:
         yield batch

@@ -8,7 +8,7 @@ from srt.common.files import JsonlLog
 from srt.contract.layout import Layout
 from srt.contract.records import Problem
 from srt.contract.seeds import sample_seed
-from srt.sampling.base import Sampler, SampleRequest, sample_all
+from srt.sampling.base import Sampler, SampleRequest, SamplingConfig, sample_all
 from srt.verifiers.types import Outcome, VerifierError
 
 LOGGED_CHARACTERS = 10_000  # of a response in set_aside.jsonl
@@ -39,7 +39,8 @@ class Rollout:
 
 @dataclass(frozen=True)
 class RolloutWorker:
-    """Samples and grades. `max_total_tokens`: x and y together; `max_revision_tokens`: x, y, cue and y_revised.
+    """Samples and grades. `max_total_tokens`: x and y together; `max_revision_tokens`: x, y, cue and y_revised;
+    `max_response_tokens`: y or y_revised alone. `sampling`: None is the sampler's own.
 
     Prompts that leave no room for a response, and samples on which the verifier failed, go into `set_aside`;
     neither is trained on.
@@ -51,6 +52,8 @@ class RolloutWorker:
     max_revision_tokens: int
     seed: int
     set_aside: JsonlLog
+    max_response_tokens: int | None = None
+    sampling: SamplingConfig | None = None
 
     def sample(
         self, sampler: Sampler, problems: list[Problem], step: int, purpose: str = "train"
@@ -63,27 +66,37 @@ class RolloutWorker:
         for position, problem in enumerate(problems):
             chat = self.layout.chat(problem.x)
             seed = sample_seed(self.seed, purpose, step, position, problem.id)
-            requests.append(SampleRequest(chat, seed, self.max_total_tokens - len(chat)))
-        limit = f"MAX_TOTAL_SEQUENCE_LENGTH is {self.max_total_tokens}"
+            requests.append(SampleRequest(chat, seed, self._room(chat), sampling=self.sampling))
+        knob = "the limit of validation" if self.max_response_tokens else "MAX_TOTAL_SEQUENCE_LENGTH"
+        limit = f"{knob} is {self.max_total_tokens}"
         rollouts = self._sample_and_grade(sampler, problems, requests, step, purpose, limit)
         return [rollout for rollout in rollouts if rollout]
 
-    def revise(self, sampler: Sampler, rollouts: list[Rollout], step: int, purpose: str) -> dict[int, list[int]]:
-        """r -> the rewards of y_revised ~ pi_theta(. | x, y, P_r), one for each response y of reward r."""
+    def revise(
+        self, sampler: Sampler, rollouts: list[Rollout], step: int, purpose: str
+    ) -> dict[int, list[Rollout]]:
+        """r -> the graded y_revised ~ pi_theta(. | x, y, P_r), one for each response y of reward r."""
         requests = []
         for position, rollout in enumerate(rollouts):
             prompt = self.layout.revision_prompt(rollout.chat, rollout.y, rollout.r)
             seed = sample_seed(self.seed, f"{purpose} revision", step, position, rollout.problem.id)
-            room = self.max_total_tokens - len(rollout.chat)  # as much as y had
-            requests.append(SampleRequest(prompt, seed, min(room, self.max_revision_tokens - len(prompt))))
+            room = min(
+                self._room(rollout.chat), self.max_revision_tokens - len(prompt)
+            )  # at most as much as y had
+            requests.append(SampleRequest(prompt, seed, room, sampling=self.sampling))
         limit = f"MAX_TEACHER_TOKENS allows {self.max_revision_tokens}"
         problems = [rollout.problem for rollout in rollouts]
         revised = self._sample_and_grade(sampler, problems, requests, step, f"{purpose} revision", limit)
-        rewards: dict[int, list[int]] = {0: [], 1: []}
+        by_first_reward: dict[int, list[Rollout]] = {0: [], 1: []}
         for rollout, revision in zip(rollouts, revised, strict=True):
             if revision:
-                rewards[rollout.r].append(revision.r)
-        return rewards
+                by_first_reward[rollout.r].append(revision)
+        return by_first_reward
+
+    def _room(self, chat: list[int]) -> int:
+        """Tokens for a response to this prompt; 0 or less if there are none."""
+        room = self.max_total_tokens - len(chat)
+        return min(room, self.max_response_tokens) if self.max_response_tokens else room
 
     def _sample_and_grade(
         self,

@@ -1,22 +1,42 @@
 """A run of Phase 2, the same for every engine: its problems, what enters the loss, its limits, when things are
 due."""
 
-from dataclasses import asdict
+import json
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from opsd.config import RunConfig, identity
 from opsd.pairs import SequencePair, build_pair
 from opsd.problem_order import ProblemOrder
+from opsd.replay import Replay
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.common.models import context_limit, padding_id, vocab_size
 from srt.contract.layout import Layout
 from srt.contract.paths import dataset_or_default
-from srt.contract.provenance import CHECKPOINT_METADATA, known, model_fingerprint, model_revision, open_run
+from srt.contract.provenance import (
+    CHECKPOINT_METADATA,
+    fingerprint,
+    known,
+    model_fingerprint,
+    model_revision,
+    open_run,
+)
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, set_aside_bad_records
 from srt.recipe import recipe_record
+from srt.sampling.base import SamplingConfig
+
+
+@dataclass(frozen=True)
+class ValidationRules:
+    """How validation samples, and at most how many tokens. `longest`: of any of its sequences; 0 without one."""
+
+    sampling: SamplingConfig
+    max_total_tokens: int
+    max_revision_tokens: int
+    longest: int
 
 
 class Run:
@@ -30,12 +50,17 @@ class Run:
         train_set: ProblemSet,
         validation_set: ProblemSet | None,
         output_dir: Path,
+        srt_problems: Path | None = None,
+        replay: Replay | None = None,
     ):
+        """`srt_problems`: the list of the problems that Phase 1 used, if it is known."""
         self.config = config
         self.layout = layout
         self.train_set = train_set
         self.validation_set = validation_set
         self.output_dir = output_dir
+        self.srt_problems = srt_problems
+        self.replay = replay
         self.order = ProblemOrder(len(train_set.problems), config.num_prompts_per_step, config.seed)
         self.total_steps = self.order.total_steps(config.max_num_steps, config.max_num_epochs)
         self.total_updates = self.total_steps * (config.num_prompts_per_step // config.train_global_batch_size)
@@ -48,8 +73,9 @@ class Run:
         )
         longest_cue = max(len(layout.cue(r)) for r in (0, 1))
         self.max_revision_tokens = min(self.max_teacher_tokens, 2 * self.max_total_tokens + longest_cue)
-        revises = validation_set is not None and config.val_revise
-        self.max_model_len = max(self.max_total_tokens, self.max_revision_tokens if revises else 0)
+        self.sampling = SamplingConfig(config.temperature, config.top_p, tuple(layout.eot_ids))
+        self.validation = self._validation_rules()
+        self.max_model_len = max(self.max_total_tokens, self.validation.longest)
         self.teacher_vocab = vocab_size(config.teacher_model)
         if self.teacher_vocab < vocab_size(config.student_model):
             print(
@@ -82,6 +108,9 @@ class Run:
             "control_phrases": self.layout.phrases.as_dict(),
             "prompt": self.layout.prompt.as_dict(),
         }
+        if self.replay:
+            ids = [json.dumps(sequence.ids) for sequence in self.replay.sequences]
+            run_identity["replay_fingerprint"] = fingerprint(*ids)
         config = asdict(self.config) | {"recipe": recipe_record(self.config, "distill")}
         open_run(self.output_dir, run_identity, config, self.revisions())
         if self.is_complete:
@@ -115,11 +144,49 @@ class Run:
             set_aside,
         )
 
+    def validation_worker(self, grader: BatchGrader, set_aside: JsonlLog) -> RolloutWorker:
+        """`rollout_worker`, but with the lengths, temperature and top_p of validation."""
+        rules = self.validation
+        return replace(
+            self.rollout_worker(grader, set_aside),
+            max_total_tokens=rules.max_total_tokens,
+            max_revision_tokens=rules.max_revision_tokens,
+            max_response_tokens=self.config.val_max_tokens,
+            sampling=rules.sampling,
+        )
+
+    def _validation_rules(self) -> "ValidationRules":
+        """Those of training, changed by VAL_MAX_TOKENS, VAL_TEMPERATURE and VAL_TOP_P where they are set."""
+        config = self.config
+        sampling = replace(
+            self.sampling,
+            temperature=config.temperature if config.val_temperature is None else config.val_temperature,
+            top_p=config.top_p if config.val_top_p is None else config.val_top_p,
+        )
+        if self.validation_set is None:
+            return ValidationRules(sampling, self.max_total_tokens, self.max_revision_tokens, longest=0)
+        total, revision = self.max_total_tokens, self.max_revision_tokens
+        if config.val_max_tokens:
+            prompt = max(len(self.layout.chat(problem.x)) for problem in self.validation_set.problems)
+            cue = max(len(self.layout.cue(r)) for r in (0, 1))
+            total = prompt + config.val_max_tokens
+            revision = total + cue + config.val_max_tokens
+            longest = revision if config.val_revise else total
+            limit = within_context("validation with VAL_MAX_TOKENS", longest, config.student_model)
+            total, revision = min(total, limit), min(revision, limit)
+        return ValidationRules(sampling, total, revision, longest=revision if config.val_revise else total)
+
+    def used_problems(self, finished_steps: int) -> list[Problem]:
+        """The problems of that many steps, each once, in the order of the dataset."""
+        used = {index for step in range(finished_steps) for index in self.order.step(step)}
+        return [self.train_set.problems[index] for index in sorted(used)]
+
     def build_pairs(self, rollouts: list[Rollout], step: int) -> list[SequencePair]:
-        """Both sequences of the responses that enter the loss. Raises UserError when none does."""
-        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
-        pairs = [pair for pair in pairs if self._enters_loss(pair)]
-        if not pairs:
+        """Both sequences of the responses that enter the loss. Raises UserError when none does, except where
+        LOSS_ON=r0 leaves right ones out."""
+        pairs = [pair for pair in self.all_pairs(rollouts) if self._enters_loss(pair)]
+        left_out = self.config.loss_on == "r0" and any(rollout.r for rollout in rollouts)
+        if not pairs and not left_out:
             raise UserError(
                 f"step {step}: no response enters the loss ({len(rollouts)} of {self.config.num_prompts_per_step} "
                 f"were graded); see {self.output_dir / 'set_aside.jsonl'}, raise MAX_TOTAL_SEQUENCE_LENGTH or "
@@ -127,18 +194,28 @@ class Run:
             )
         return pairs
 
+    def all_pairs(self, rollouts: list[Rollout]) -> list[SequencePair]:
+        """Both sequences of all responses, whether they enter the loss or not."""
+        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
+        return [pair for pair in pairs if pair.targets]
+
     def _enters_loss(self, pair: SequencePair) -> bool:
         truncated = pair.rollout.finish_reason == "length"
         is_known = max(pair.teacher.ids) < self.teacher_vocab
-        return bool(pair.targets) and is_known and (self.config.include_truncated or not truncated)
+        on_this_reward = self.config.loss_on == "all" or pair.rollout.r == 0
+        return (
+            bool(pair.targets) and is_known and on_this_reward and (self.config.include_truncated or not truncated)
+        )
 
     # When things are due ----------------------------------------------------------------------------------
 
     def teacher_sync_due(self, finished_steps: int) -> bool:
-        """After TEACHER_SYNC_STEPS steps, or TEACHER_SYNC_EPOCHS passes over the problems."""
-        if steps := self.config.teacher_sync_steps:
-            return finished_steps % steps == 0
-        if epochs := self.config.teacher_sync_epochs:
+        """By the clock: after TEACHER_SYNC_STEPS steps, or TEACHER_SYNC_EPOCHS passes over the problems."""
+        config = self.config
+        if config.teacher_sync == "steps":
+            return finished_steps % config.teacher_sync_steps == 0
+        if config.teacher_sync == "epochs":
+            epochs = config.teacher_sync_epochs
             before, after = (self.order.epochs(steps) // epochs for steps in (finished_steps - 1, finished_steps))
             return before < after
         return False

@@ -68,6 +68,9 @@ def check_engine(config: "DistillConfig", engine: str) -> None:
     """Raises UserError for a configuration that the selected engine does not support."""
     if engine == "nemo-rl" and config.lora_rank:
         raise UserError(f"LORA_RANK={config.lora_rank}: ENGINE=nemo-rl trains all weights; use ENGINE=local")
+    for knob, value in (("REWARD_WEIGHT", config.reward_weight), ("SRT_REPLAY", config.srt_replay)):
+        if engine == "nemo-rl" and value:
+            raise UserError(f"{knob}={value}: ENGINE=nemo-rl has no such term in its loss; use ENGINE=local")
     if config.trainer_backend != "megatron":
         return
     if engine != "nemo-rl":

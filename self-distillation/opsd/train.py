@@ -6,13 +6,14 @@ L(theta) = E_x E_{y ~ pi_theta(. | x)} sum_t KL( pi_theta(. | x, y_<t) || pi_SRT
 import time
 from contextlib import closing
 
-from opsd.engine import Engine
+from opsd.engine import NO_UPDATE, Engine
 from opsd.export import export_student
 from opsd.metrics import StepOutput
 from opsd.monitors import require_on_policy
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
 from opsd.run_log import RunLog
+from opsd.teacher_sync import TeacherSync
 from opsd.timing import record_spans
 from opsd.validation import Validator
 from srt.common.console import progress
@@ -29,7 +30,8 @@ def train(run: Run, engine: Engine) -> None:
         closing(RunLog(run, engine.start_step, bar)) as log,
     ):
         rollout_worker = run.rollout_worker(engine.grader, log.set_aside)
-        validator = Validator(run, engine, rollout_worker, log)
+        validator = Validator(run, engine, log)
+        teacher_sync = TeacherSync(run, engine, validator, log)
         validator.run_if_due(finished)
         for step in run.remaining_steps(engine.start_step):
             if validator.collapsed:
@@ -39,9 +41,9 @@ def train(run: Run, engine: Engine) -> None:
             if step == engine.start_step:
                 require_on_policy(metrics)
             finished = step + 1
-            if run.teacher_sync_due(finished):
-                engine.sync_teacher()
-            log.step(step, metrics | validator.run_if_due(finished), output)
+            metrics |= validator.run_if_due(finished)
+            metrics |= teacher_sync.run_if_due(finished, metrics, output.rollouts)  # pi_SRT := pi_theta
+            log.step(step, metrics, output)
             if run.checkpoint_due(finished) or validator.collapsed:
                 engine.save_checkpoint(finished)
                 validator.discard_former_best()
@@ -54,5 +56,5 @@ def train_step(run: Run, engine: Engine, rollout_worker: RolloutWorker, step: in
         with engine.sampling() as sampler:  # pi_theta, weights in sync
             rollouts = rollout_worker.sample(sampler, problems, step)  # y ~ pi_theta(. | x), r = verify(y)
         pairs = run.build_pairs(rollouts, step)  # student: chat + y, teacher: chat + y + cue(r) + y
-        result = engine.update(pairs)  # sum_t KL(pi_theta || pi_SRT), optimizer step
+        result = engine.update(pairs) if pairs else NO_UPDATE  # sum_t KL(pi_theta || pi_SRT), optimizer step
     return StepOutput(problems, rollouts, pairs, result, seconds)

@@ -8,7 +8,6 @@ from typing import Any
 
 from opsd.engine import Engine
 from opsd.metrics import rollout_metrics
-from opsd.rollouts import RolloutWorker
 from opsd.run import Run
 from opsd.run_log import RunLog
 from srt.contract import metrics as names
@@ -30,12 +29,12 @@ class Validator:
     problems (VAL_PERIOD=0), nothing is ever due.
     """
 
-    def __init__(self, run: Run, engine: Engine, rollout_worker: RolloutWorker, log: RunLog):
+    def __init__(self, run: Run, engine: Engine, log: RunLog):
         self.config = run.config
         self.total_steps = run.total_steps
         self.problems = run.validation_set.problems if run.validation_set else []
         self.engine = engine
-        self.rollout_worker = rollout_worker
+        self.rollout_worker = run.validation_worker(engine.grader, log.set_aside)
         self.log = log
         self.best_folder = run.output_dir / "best"
         self.lines = log.earlier_validations
@@ -65,8 +64,16 @@ class Validator:
         """The metrics of a validation, with their prefix; empty when none is due or every sample was set aside."""
         if not self._due(finished_steps):
             return {}
+        return self.run(finished_steps)
+
+    def run(self, finished_steps: int) -> dict[str, Any]:
+        """`run_if_due`, due or not."""
         metrics = self._run(finished_steps)
         return {f"{names.VALIDATION}{name}": value for name, value in metrics.items()}
+
+    def line_after(self, finished_steps: int) -> dict[str, Any] | None:
+        """The validation after that many steps; None if there was none."""
+        return next((line for line in reversed(self.lines) if line["step"] == finished_steps - 1), None)
 
     def discard_former_best(self) -> None:
         """Delete students that are no longer the best. After a checkpoint: until then a resumed run may need
@@ -78,7 +85,7 @@ class Validator:
 
     def _due(self, finished_steps: int) -> bool:
         """Before the first step, after every VAL_PERIOD steps, and at the end; not twice, as after a resume."""
-        if not self.problems or (self.lines and self.lines[-1]["step"] == finished_steps - 1):
+        if not self.problems or self.line_after(finished_steps):
             return False
         return finished_steps % self.config.val_period == 0 or finished_steps == self.total_steps
 
@@ -95,9 +102,11 @@ class Validator:
             metrics: dict[str, Any] = rollout_metrics(rollouts)
             metrics = {names.AVG_AT_K: metrics.pop(names.REWARD)} | metrics
             if self.config.val_revise:
-                for r, rewards in worker.revise(sampler, rollouts, step, "validation").items():
-                    metrics[by_reward(names.REVISE, r)] = sum(rewards) / len(rewards) if rewards else None
-                    metrics[by_reward(names.REVISIONS, r)] = len(rewards)
+                for r, revisions in worker.revise(sampler, rollouts, step, "validation").items():
+                    revised = rollout_metrics(revisions) if revisions else {}
+                    metrics[by_reward(names.REVISE, r)] = revised.get(names.REWARD)
+                    metrics[by_reward(names.REVISIONS, r)] = len(revisions)
+                    metrics[by_reward(names.REVISIONS_TRUNCATED, r)] = revised.get(names.TRUNCATED)
             is_best = all(metrics[names.AVG_AT_K] > line[names.AVG_AT_K] for line in self.lines)
             if self.config.stop_on_collapse and is_best:
                 self._save_student(finished_steps)  # before the line that refers to it

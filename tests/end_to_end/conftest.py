@@ -114,6 +114,8 @@ class Run:
             "MAX_NUM_STEPS": 10,
             "LR": 1e-3,
             "SAVE_PERIOD": 2,
+            "EXCLUDE_SRT_PROBLEMS": 0,  # Phase 1 used them all
+            "TEACHER_SYNC": "steps",
             "TEACHER_SYNC_STEPS": 3,
             "LOG_SAMPLES_PERIOD": 1,
             "GRADIENT_CHECKPOINTING": 0,

@@ -43,6 +43,7 @@ SETTINGS = {
     "VAL_PERIOD": "2",
     "VAL_NUM_SAMPLES": "2",
     "ENFORCE_EAGER": "1",
+    "TEACHER_SYNC": "steps",
     "TEACHER_SYNC_STEPS": "3",
 }
 

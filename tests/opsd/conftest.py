@@ -20,6 +20,7 @@ from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
 from srt.problems import ProblemSet
 from srt.verifiers.math.grader import MathGrader
+from tests.opsd.helpers.problems import PHRASES
 from tests.opsd.helpers.runs import OpenRun
 
 
@@ -40,29 +41,44 @@ def other_checkpoint(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture(scope="session")
-def coin_checkpoint(tmp_path_factory) -> Path:
-    """A model that answers every problem with \\boxed{7} or \\boxed{8}, each about half of the time."""
-    folder = tmp_path_factory.mktemp("coin") / "coin-qwen3"
-    tokenizer = build_tokenizer()
+def save_trained(examples: list[tuple[str, str, str]], tokenizer, steps: int, folder: Path) -> Path:
+    """A model trained on (x, what the assistant has said, what it says next) alone."""
     model = new_model(tokenizer, seed=0)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    rows, starts = [], []
-    for x in ("x = 1 [A] + 1", "x = 5 [A] * 3"):
+    batches: dict[tuple[int, int], list[list[int]]] = {}  # (prompt, sequence) lengths -> ids: no padding
+    for x, said, next_text in examples:
         message = [{"role": "user", "content": x}]
         chat = list(tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False))
-        for digit in "78":
-            rows.append(chat + tokenizer.encode(f"\\boxed{{{digit}}}") + [tokenizer.eos_token_id])
-            starts.append(len(chat))
-    ids = torch.tensor(rows)  # the digits are one token each: all rows are equally long
-    for _ in range(30):
-        logits = model(ids).logits[:, starts[0] - 1 : -1]
-        loss = F.cross_entropy(logits.flatten(0, 1), ids[:, starts[0] :].flatten())
+        prompt = chat + tokenizer.encode(said)
+        ids = prompt + tokenizer.encode(next_text) + [tokenizer.eos_token_id]
+        batches.setdefault((len(prompt), len(ids)), []).append(ids)
+    for _ in range(steps):
         optimizer.zero_grad()
-        loss.backward()
+        for (start, _), sequences in batches.items():
+            ids = torch.tensor(sequences)
+            logits = model(ids).logits[:, start - 1 : -1]
+            F.cross_entropy(logits.flatten(0, 1), ids[:, start:].flatten()).backward()
         optimizer.step()
     save_checkpoint(model, tokenizer, folder)
     return folder
+
+
+COIN = [(x, "", f"\\boxed{{{digit}}}") for x in ("x = 1 [A] + 1", "x = 5 [A] * 3") for digit in "78"]
+
+
+@pytest.fixture(scope="session")
+def coin_checkpoint(tmp_path_factory) -> Path:
+    """A model that answers every problem with \\boxed{7} or \\boxed{8}, each about half of the time."""
+    return save_trained(COIN, build_tokenizer(), 30, tmp_path_factory.mktemp("coin") / "coin-qwen3")
+
+
+@pytest.fixture(scope="session")
+def reviser_checkpoint(tmp_path_factory) -> Path:
+    """The coin model, which also revises: asked to, it answers \\boxed{7}."""
+    revisions = [(x, f"{said}\n\n{PHRASES[r]}\n\n", "\\boxed{7}") for x, _, said in COIN for r in (0, 1)]
+    return save_trained(
+        COIN + revisions, build_tokenizer(), 60, tmp_path_factory.mktemp("reviser") / "reviser-qwen3"
+    )
 
 
 @pytest.fixture(scope="session")

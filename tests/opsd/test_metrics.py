@@ -80,7 +80,12 @@ def test_a_step_of_right_responses_alone_has_no_metrics_for_wrong_ones(pairs):
 
 def test_rollout_metrics_are_means_over_responses(make_rollout):
     rollouts = [make_rollout("1", 1), make_rollout("1 2 3", 0), make_rollout("1 2 3", 0, finish_reason="length")]
-    assert rollout_metrics(rollouts) == {"reward": 1 / 3, "response_tokens": 3.0, "truncated": 1 / 3}
+    assert rollout_metrics(rollouts) == {
+        "reward": 1 / 3,
+        "response_tokens": 3.0,
+        "response_tokens_p90": 4,
+        "truncated": 1 / 3,
+    }
 
 
 def test_lines_of_steps_that_are_made_again_are_dropped(tmp_path):

@@ -136,7 +136,8 @@ def test_responses_are_revised_after_the_phrase_of_their_reward_and_graded(layou
     ]
     log = JsonlLog(tmp_path / "set_aside.jsonl")
     worker = RolloutWorker(layout, grader, 24, 1000, 0, log)
-    assert worker.revise(Scripted(), rollouts, 0, "validation") == {0: [1], 1: [0, 1]}
+    revised = worker.revise(Scripted(), rollouts, 0, "validation")
+    assert {r: [revision.r for revision in revisions] for r, revisions in revised.items()} == {0: [1], 1: [0, 1]}
     assert prompts == [layout.chat(X) + layout.tokenizer.encode("1") + layout.cue(r) for r in (0, 1, 1)]
 
     short = RolloutWorker(layout, grader, 24, len(prompts[0]), 0, log)

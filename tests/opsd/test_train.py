@@ -115,10 +115,10 @@ def without_seconds(path):
     "more",
     [
         {},
-        {"teacher_sync_steps": 2},
-        {"teacher_sync_epochs": 1, "stop_on_collapse": 1},
+        {"teacher_sync": "steps", "teacher_sync_steps": 2},
+        {"teacher_sync": "epochs", "teacher_sync_epochs": 1, "stop_on_collapse": 1},
         {"lora_rank": 2},
-        {"lora_rank": 2, "teacher_sync_steps": 2},
+        {"lora_rank": 2, "teacher_sync": "steps", "teacher_sync_steps": 2},
     ],
     ids=str,
 )

@@ -152,6 +152,7 @@ REQUIRED = {
         "kl_type": "reverse",
         "mixed_kl_weight": 0.5,
         "topk": 0,
+        "teacher_sync": "none",
         "teacher_sync_steps": 0,
         "seed": 0,
         "output_dir": None,

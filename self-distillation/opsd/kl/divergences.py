@@ -46,6 +46,8 @@ class KLConfig:
         temperature squared, so gradients shrink as it grows.
     topk: 0 compares the whole vocabulary. k > 0 compares only the k most likely vocab entries of the model named
         by `topk_support`, a set that the gradient treats as constant; k >= V is the whole vocabulary again.
+    clip: in nats; a token contributes min(its value, clip) to the loss, so that above it the gradient is 0. None:
+        no limit.
     topk_tail: True lumps all other vocab entries into one more bucket per model; False renormalizes both models
         over the support.
     single_pass: whether the fused kernels may form values and gradient in one launch, whose programs wait for each
@@ -62,6 +64,7 @@ class KLConfig:
     topk_support: Support = "teacher"
     topk_tail: bool = True
     single_pass: bool = True
+    clip: float | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(Kind):
@@ -81,6 +84,8 @@ class KLConfig:
             raise ValueError(
                 f"topk_support is {self.topk_support!r}, expected one of {', '.join(get_args(Support))}"
             )
+        if self.clip is not None and not (self.clip > 0.0 and math.isfinite(self.clip)):
+            raise ValueError(f"clip is {self.clip}, expected None (no limit) or a positive finite number")
         if self.topk == 1 and not self.topk_tail:
             raise ValueError(
                 "topk is 1 with topk_tail=False, expected topk >= 2 or topk_tail=True (over a single token "
@@ -131,7 +136,10 @@ FULL_VOCAB = Vocabulary()
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """A chunk's values, and `gradient` = d(sum_t weights[t] * token_kl[t]) / d(student_logits)."""
+    """A chunk's values, and `gradient` = d(sum_t weights[t] * token_kl[t]) / d(student_logits).
+
+    `token_kl` is not clipped; the gradient is that of the clipped values.
+    """
 
     token_kl: Float[Tensor, " T"]
     gradient: Float[Tensor, "T V"] | None
@@ -180,8 +188,15 @@ def compare_chunk(
     else:
         token_kl, gradient = divergence(log_p, log_q, config, with_gradient, vocabulary)
     if gradient is not None:
-        gradient.mul_(weights[:, None] / config.temperature)
+        gradient.mul_(weights_of_unclipped(weights, token_kl, config)[:, None] / config.temperature)
     return ChunkResult(token_kl, gradient, **stats)
+
+
+def weights_of_unclipped(
+    weights: Float[Tensor, " T"], token_kl: Float[Tensor, " T"], config: KLConfig
+) -> Float[Tensor, " T"]:
+    """The weights with which tokens enter the gradient: the derivative of min(token_kl, clip) is 1 or 0."""
+    return weights if config.clip is None else weights.masked_fill(token_kl > config.clip, 0.0)
 
 
 def divergence(

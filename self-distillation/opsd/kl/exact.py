@@ -36,7 +36,8 @@ class KLOutput:
 
     Tokens of weight zero are not computed: they hold 0 (False in `top1_agreement`). Entropies and
     log-probabilities are over the whole vocabulary at temperature 1, whatever the config; they are fp32, as is
-    `token_kl`. None: not requested. `top1_agreement`: both models' most likely token is the same.
+    `token_kl`, which `KLConfig.clip` leaves as it is. None: not requested. `top1_agreement`: both models' most
+    likely token is the same.
     `dropped_vocab_fraction`: the fraction of the vocabulary that the gradient left out, averaged over tokens (0
     where `grad_eps` is 0); None without a gradient.
     """
@@ -152,7 +153,8 @@ def exact_kl(
     )
     with torch.no_grad(), torch.autocast(weights.device.type, enabled=False), _on_device(weights.device):
         values, gradients = _compare_all(comparison, counted, chunk_tokens, trained, grad_eps)
-        loss = (weights * values["token_kl"]).sum()
+        token_kl = values["token_kl"]
+        loss = (weights * (token_kl if config.clip is None else token_kl.clamp(max=config.clip))).sum()
     output: dict[str, Any] = {name: x.float() for name, x in values.items()}
     if with_stats:
         output["top1_agreement"] = output["top1_agreement"].bool()

@@ -4,12 +4,13 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from opsd.engine import START_STATE, UpdateResult, split_into_updates
+from opsd.engine import START_STATE, ScoredBatch, UpdateResult, split_into_updates
 from opsd.hidden_states import autocast_dtype
 from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
 from opsd.local.optimizer_step import OptimizerStep
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
+from opsd.loss_terms import loss_metrics
 from opsd.memory import offloads
 from opsd.pairs import SequencePair
 from opsd.run import Run
@@ -17,7 +18,7 @@ from opsd.timing import span
 from srt.common.machine import this_machine
 from srt.common.models import stored_dtype
 from srt.contract import metrics as names
-from srt.sampling.base import Sampler, SamplingConfig, WeightSyncedSampler
+from srt.sampling.base import Sampler, WeightSyncedSampler
 from srt.sampling.from_config import choose_backend
 from srt.sampling.transformers import TransformersSampler
 from srt.sampling.vllm_inprocess import VllmSampler
@@ -44,7 +45,14 @@ class LocalEngine:
             offload = offloads(run, this_machine())
             self.teacher = open_teacher(config, self.student, synced, offload)
             self.optimizer_step = OptimizerStep(
-                config, self.student, self.teacher, run.pad_id, run.total_updates, checkpoint, offload
+                config,
+                self.student,
+                self.teacher,
+                run.pad_id,
+                run.total_updates,
+                checkpoint,
+                offload,
+                run.replay,
             )
             self.sampler = _open_sampler(run, self.student)
             resources.callback(self.sampler.close)
@@ -61,13 +69,19 @@ class LocalEngine:
     def update(self, pairs: list[SequencePair]) -> UpdateResult:
         updates = split_into_updates(pairs, self.config.train_global_batch_size)
         results = [self.optimizer_step.run(update) for update in updates]
+        scored = [batch for result in results for batch in result.scored]
+        terms = {name: sum(r.terms[name] for r in results) / len(results) for name in results[0].terms}
         return UpdateResult(
-            scored=[batch for result in results for batch in result.scored],
+            scored,
             optimizer={
                 names.GRAD_NORM: sum(result.grad_norm for result in results) / len(results),
                 names.LR: results[-1].lr,
+                **loss_metrics(self.config, scored, **terms),
             },
         )
+
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        return self.optimizer_step.score(pairs)
 
     def sync_teacher(self) -> None:
         with self.teacher.present():
@@ -100,13 +114,12 @@ class LocalEngine:
 def _open_sampler(run: Run, student: Student) -> WeightSyncedSampler:
     """Over the student's own weights (transformers), or over a copy that `update_weights` refreshes (vLLM)."""
     config = run.config
-    sampling = SamplingConfig(config.temperature, config.top_p, tuple(run.layout.eot_ids))
     if choose_backend(config.sampler) == "transformers":
         dtype = autocast_dtype(student.model.device)
-        return TransformersSampler(student.model, run.pad_id, sampling, config.sampler_batch, autocast=dtype)
+        return TransformersSampler(student.model, run.pad_id, run.sampling, config.sampler_batch, autocast=dtype)
     return VllmSampler(
         config.student_model,
-        sampling,
+        run.sampling,
         max_model_len=run.max_model_len,
         max_batch=config.sampler_batch,
         memory_utilization=config.gpu_memory_utilization,

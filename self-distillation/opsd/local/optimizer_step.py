@@ -1,33 +1,40 @@
 """One optimizer step: score both sequences of every pair, take the exact KL, update the student."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from opsd.config import RunConfig, kl_config, optimizer_config
 from opsd.cpu_offload import OffGpu
-from opsd.engine import require_finite
+from opsd.engine import ScoredBatch, require_finite
 from opsd.hidden_states import LMHead
 from opsd.kl import KLOutput
 from opsd.local.checkpoint import load_optimizer
 from opsd.local.student import Student
 from opsd.local.teacher import Teacher
-from opsd.pair_kl import detach_to_cpu, pair_kl
-from opsd.pairs import SequencePair, micro_batches
+from opsd.loss_terms import advantages
+from opsd.pair_kl import detach_to_cpu, pair_kl, sequences_nll
+from opsd.pairs import SequencePair, batches_by_length, micro_batches
+from opsd.replay import Replay
 from opsd.timing import span
+from srt.contract import metrics as names
 
 
 @dataclass(frozen=True)
 class OptimizerStepResult:
-    """scored: micro-batches with their KL; grad_norm: before clipping; lr: the learning rate of this update."""
+    """scored: micro-batches with their KL; grad_norm: before clipping; lr: of this update; terms:
+    the parts of the loss beside the KL, by their metrics' names and before their weights."""
 
-    scored: list[tuple[list[SequencePair], KLOutput]]
+    scored: list[ScoredBatch]
     grad_norm: float
     lr: float
+    terms: dict[str, float]
 
 
 class TeacherScore(NamedTuple):
@@ -53,6 +60,7 @@ class OptimizerStep:
         total_updates: int,
         checkpoint: Path | None,
         offload: bool = False,
+        replay: Replay | None = None,
     ):
         """`offload`: keep Adam's moments, and a teacher of its own, in host memory while they are not used."""
         self.offload = offload
@@ -60,6 +68,8 @@ class OptimizerStep:
         self.teacher = teacher
         self.kl_config = kl_config(config)
         self.grad_eps = config.kl_grad_eps
+        self.reward_weight = config.reward_weight
+        self.replay, self.replay_weight = replay, config.srt_replay_weight
         self.pad_id = pad_id
         self.tokens_per_micro_batch = config.tokens_per_micro_batch
         self.parameters = student.trained_parameters()
@@ -74,11 +84,17 @@ class OptimizerStep:
     def run(self, pairs: list[SequencePair]) -> OptimizerStepResult:
         """Raises UserError, before the weights are touched, when the gradient is not finite."""
         total_tokens = sum(len(pair.targets) for pair in pairs)
-        batches = list(micro_batches(pairs, self.tokens_per_micro_batch))
-        scores = self._score_all(batches) if self.offload else map(self._score, batches)
-        scored = []
-        for batch in batches:
-            scored.append((batch, self._accumulate_gradients(batch, next(scores), 1 / total_tokens)))
+        by_pair = dict(zip(map(id, pairs), advantages([pair.rollout.r for pair in pairs]), strict=True))
+        scored: list[ScoredBatch] = []
+        terms: dict[str, float] = defaultdict(float)
+        for batch, teacher in self._teacher_scores(pairs):
+            batch_advantages = [by_pair[id(pair)] for pair in batch] if self.reward_weight else None
+            output, reward_loss = self._accumulate_gradients(batch, teacher, 1 / total_tokens, batch_advantages)
+            scored.append((batch, output))
+            if self.reward_weight:
+                terms[names.REWARD_LOSS] += reward_loss
+        if self.replay:
+            terms[names.REPLAY_LOSS] = self._accumulate_replay(self.replay)
         with span("update"):
             grad_norm = self.optimizer_config.clip(self.parameters)
             require_finite(grad_norm)
@@ -88,7 +104,20 @@ class OptimizerStep:
             self.scheduler.step()
             # 4 bytes per parameter that the sampler can use until the next update.
             self.optimizer.zero_grad(set_to_none=True)
-        return OptimizerStepResult(scored, grad_norm, lr)
+        return OptimizerStepResult(scored, grad_norm, lr, dict(terms))
+
+    @torch.no_grad()
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        """The KL of each pair, without an update."""
+        return [
+            (batch, detach_to_cpu(self._forward(batch, teacher, 1.0)[0]))
+            for batch, teacher in self._teacher_scores(pairs)
+        ]
+
+    def _teacher_scores(self, pairs: list[SequencePair]) -> Iterator[tuple[list[SequencePair], TeacherScore]]:
+        """The micro-batches, each with its teacher's hidden states."""
+        batches = list(micro_batches(pairs, self.tokens_per_micro_batch))
+        return zip(batches, self._score_all(batches) if self.offload else map(self._score, batches), strict=True)
 
     def _score_all(self, batches: list[list[SequencePair]]) -> Iterator[TeacherScore]:
         """The teacher's scores of all micro-batches, so that it is brought to the GPU once for an update."""
@@ -113,18 +142,38 @@ class OptimizerStep:
         }
 
     def _accumulate_gradients(
-        self, batch: list[SequencePair], teacher: TeacherScore, token_weight: float
-    ) -> KLOutput:
-        """Forward and backward passes of one micro-batch.
+        self,
+        batch: list[SequencePair],
+        teacher: TeacherScore,
+        token_weight: float,
+        batch_advantages: list[float] | None,
+    ) -> tuple[KLOutput, float]:
+        """Forward and backward passes of one micro-batch: its KL, and its part of the reward's loss.
 
         A function of its own, so that the gradients which the KL formed, [V, H] among them, are freed before the
         next micro-batch's forward pass.
         """
+        output, hidden, head = self._forward(batch, teacher, token_weight)
+        with span("student"):
+            loss, reward_loss = output.loss, 0.0
+            if batch_advantages is not None:
+                sequences = [pair.student for pair in batch]
+                weights = [token_weight * advantage for advantage in batch_advantages]
+                term = sequences_nll(hidden, head, sequences, weights)
+                loss, reward_loss = loss + self.reward_weight * term, float(term.detach())
+            loss.backward()
+        return detach_to_cpu(output), reward_loss
+
+    def _forward(
+        self, batch: list[SequencePair], teacher: TeacherScore, token_weight: float
+    ) -> tuple[KLOutput, Tensor, LMHead]:
+        """The KL of a micro-batch; the student's hidden states (T, H) and LM head."""
         with span("student"):
             sequences = [pair.student for pair in batch]
+            hidden, head = self.student.hidden(sequences, self.pad_id), self.student.lm_head()
             output = pair_kl(
-                self.student.hidden(sequences, self.pad_id),  # (T, H)
-                self.student.lm_head(),
+                hidden,
+                head,
                 teacher.hidden,
                 teacher.head,
                 sequences,
@@ -132,5 +181,17 @@ class OptimizerStep:
                 self.kl_config,
                 self.grad_eps,
             )
-            output.loss.backward()
-        return detach_to_cpu(output)
+        return output, hidden, head
+
+    def _accumulate_replay(self, replay: Replay) -> float:
+        """Gradients of the SFT loss on the update's revision tuples: the mean over their supervised tokens."""
+        sequences = replay.of_update(self.scheduler.last_epoch)  # updates so far
+        token_weight = 1 / sum(len(sequence.ids) - sequence.start for sequence in sequences)
+        loss = 0.0
+        with span("student"):
+            for batch in batches_by_length(sequences, lambda s: len(s.ids), self.tokens_per_micro_batch):
+                hidden, head = self.student.hidden(batch, self.pad_id), self.student.lm_head()
+                term = sequences_nll(hidden, head, batch, [token_weight] * len(batch))
+                (self.replay_weight * term).backward()
+                loss += float(term.detach())
+        return loss

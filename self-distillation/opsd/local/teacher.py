@@ -70,9 +70,9 @@ class FrozenTeacher:
             {name: tensor.shape for name, tensor in model.state_dict().items()}
             for model in (student.model, self.model)
         )
-        if (config.teacher_sync_steps or config.teacher_sync_epochs) and student_shapes != shapes:
+        if config.teacher_sync != "none" and student_shapes != shapes:
             raise UserError(
-                f"TEACHER_SYNC_STEPS and TEACHER_SYNC_EPOCHS copy the student's weights into the teacher, but "
+                f"TEACHER_SYNC={config.teacher_sync} copies the student's weights into the teacher, but "
                 f"TEACHER_MODEL={config.teacher_model} has another architecture than {config.student_model}"
             )
         self._weights = OffGpu(lambda: dict(self.model.named_parameters()), offload)

@@ -109,7 +109,11 @@ def collect(argv: list[str]) -> None:
     if config.mode == "code":
         identity |= judge_config(config).identity()
     revisions = known({config.model_path: model_revision(config.model_path), dataset: loaded.revision})
-    open_run(output_dir, identity, asdict(config) | {"recipe": recipe_record(config, "srt_data")}, revisions)
+    config_record = asdict(config) | {
+        "recipe": recipe_record(config, "srt_data"),
+        "prompt_probe": layout.prompt_probe(),
+    }
+    open_run(output_dir, identity, config_record, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 

@@ -82,11 +82,20 @@ class Layout:
         )
         return list(ids)
 
+    def prompt_probe(self) -> str:
+        """The text of chat(QUESTION): equal for templates and settings that render prompts alike."""
+        messages = self.prompt.messages(QUESTION)
+        return self.prompt.render(self.tokenizer, messages, add_generation_prompt=True, tokenize=False)
+
+    def render_answer(self, y: str) -> str:
+        """The text of a chat in which y is the answer. Raises UserError for a template of prompts only."""
+        return self.prompt.render(self.tokenizer, self.prompt.messages(QUESTION, y), tokenize=False)
+
     def _template_eot(self) -> int | None:
         """The first special token that the template writes after an assistant's message; None if there is none."""
         self.chat(QUESTION)  # a system prompt or kwargs that the template refuses are refused here
         try:
-            text = self.prompt.render(self.tokenizer, self.prompt.messages(QUESTION, ANSWER), tokenize=False)
+            text = self.render_answer(ANSWER)
         except UserError:  # a template for prompts only
             return None
         _, _, after = text.partition(ANSWER)

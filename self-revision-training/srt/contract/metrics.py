@@ -9,7 +9,8 @@ from typing import Any
 # Means over the responses of one step.
 REWARD = "reward"
 RESPONSE_TOKENS = "response_tokens"
-TRUNCATED = "truncated"
+RESPONSE_TOKENS_P90 = "response_tokens_p90"  # nine of ten responses are at most this long
+TRUNCATED = "truncated"  # share that the token limit cut off
 
 # Means over the tokens of y, in nats where they have a unit.
 KL = "kl"
@@ -21,6 +22,9 @@ DROPPED_VOCAB_FRACTION = "dropped_vocab_fraction"  # share that KL_GRAD_EPS left
 
 # Of the optimizer; with several updates in a step, of the last one.
 LOSS = "loss"
+KL_CLIPPED = "kl_clipped"  # share of tokens above KL_CLIP
+REWARD_LOSS = "reward_loss"  # of REWARD_WEIGHT, before that weight
+REPLAY_LOSS = "replay_loss"  # of SRT_REPLAY, before SRT_REPLAY_WEIGHT; nats per supervised token
 GRAD_NORM = "grad_norm"
 LR = "lr"
 PEAK_MEMORY_GIB = "peak_memory_gib"
@@ -43,6 +47,10 @@ AVG_AT_K = "avg_at_k"
 REVISE = "revise"  # by_reward: accuracy of y_revised after responses of that reward
 REVISIONS = "revisions"  # by_reward: number of those revisions
 REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the token limit cut off
+
+# Of a teacher synchronization.
+KL_BEFORE_SYNC = "kl_before_sync"  # to the former teacher, of the step's responses and the weights after the step
+KL_AFTER_SYNC = "kl_after_sync"  # the same, to the new teacher
 
 _FORMER_NAMES = {"agreement": TOP1_AGREEMENT, "dropped_columns": DROPPED_VOCAB_FRACTION, "refresh": WEIGHT_SYNC}
 

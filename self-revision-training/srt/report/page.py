@@ -244,7 +244,13 @@ def _distillation_plots(run: RunData) -> Iterator[Html]:
         training("training", RESPONSE_TOKENS),
         validation("validation", RESPONSE_TOKENS),
     )
-    yield from plot("Truncated", "share of responses cut off", training("truncated", TRUNCATED), share=True)
+    yield from plot(
+        "Truncated",
+        "share of responses cut off",
+        training("training", TRUNCATED),
+        validation("validation", TRUNCATED),
+        share=True,
+    )
     yield from plot(
         "Entropy",
         "nats per token",

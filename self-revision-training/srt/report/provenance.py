@@ -21,6 +21,7 @@ SETTINGS = (
     "tuples_per_update",
     "kl_type",
     "topk",
+    "teacher_sync",
     "teacher_sync_steps",
     "num_prompts_per_step",
     "lr",

@@ -21,13 +21,15 @@ class SamplingConfig:
 class SampleRequest:
     """`seed` alone determines the randomness of the sample, whatever else is sampled at the same time.
 
-    Requests of one `group` share a prefix: with several engines they go to the one that has it cached.
+    Requests of one `group` share a prefix: with several engines they go to the one that has it cached. `sampling`:
+    for this request, instead of the sampler's own (None).
     """
 
     prompt_ids: list[int]
     seed: int
     max_tokens: int
     group: Hashable = None
+    sampling: SamplingConfig | None = None
 
 
 @dataclass(frozen=True)

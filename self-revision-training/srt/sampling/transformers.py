@@ -61,8 +61,9 @@ class _SeededSampling(LogitsProcessor):
 class TransformersSampler:
     """Samples in batches of at most `max_batch` requests, one `generate` call each.
 
-    A batch is the oldest request and those with the most similar prompt lengths, which keeps padding small; with
-    models whose samples depend on padding (some recurrent ones), those with prompts of the same length.
+    A batch is the oldest request and those with the most similar prompt lengths, which keeps padding small, among
+    the ones that are sampled alike (`SampleRequest.sampling`); with models whose samples depend on padding (some
+    recurrent ones), among those with prompts of the same length.
     `autocast`: the dtype of matrix products, if it differs from that of the weights.
     """
 
@@ -100,13 +101,15 @@ class TransformersSampler:
     def poll(self) -> list[tuple[Hashable, Sample]]:
         if not self._queue:
             return []
-        oldest = len(self._queue[0][1].prompt_ids)
-        nearest = sorted(range(len(self._queue)), key=lambda i: abs(len(self._queue[i][1].prompt_ids) - oldest))
+        oldest = self._queue[0][1]
+        alike = [i for i, (_, request) in enumerate(self._queue) if request.sampling == oldest.sampling]
+        length = len(oldest.prompt_ids)
+        nearest = sorted(alike, key=lambda i: abs(len(self._queue[i][1].prompt_ids) - length))
         if (
-            any(len(self._queue[i][1].prompt_ids) != oldest for i in nearest[: self.max_batch])
+            any(len(self._queue[i][1].prompt_ids) != length for i in nearest[: self.max_batch])
             and self._pads_not()
         ):
-            nearest = [i for i in nearest if len(self._queue[i][1].prompt_ids) == oldest]
+            nearest = [i for i in nearest if len(self._queue[i][1].prompt_ids) == length]
         chosen = set(nearest[: self.max_batch])
         batch = [item for index, item in enumerate(self._queue) if index in chosen]
         self._queue = [item for index, item in enumerate(self._queue) if index not in chosen]
@@ -141,7 +144,7 @@ class TransformersSampler:
         for index, request in enumerate(requests):
             prompts[index, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask[index, width - len(request.prompt_ids) :] = 1
-        sampling = _SeededSampling(requests, self.config, device)
+        sampling = _SeededSampling(requests, requests[0].sampling or self.config, device)
         # Module by module: a model in training may have only some of its modules in training mode.
         modes = [(module, module.training) for module in self.model.modules()]
         own_config = self.model.generation_config
@@ -156,7 +159,7 @@ class TransformersSampler:
                     max_new_tokens=max(request.max_tokens for request in requests),
                     do_sample=False,
                     logits_processor=LogitsProcessorList([sampling]),
-                    eos_token_id=list(self.config.eot_ids),
+                    eos_token_id=list(config.eot_ids),
                     pad_token_id=self.pad_id,
                 )
         finally:
@@ -177,8 +180,9 @@ class TransformersSampler:
 
     def _sample(self, request: SampleRequest, ids: list[int], logprobs: list[float]) -> Sample:
         """One sequence of the batch, up to its end of turn or its own token limit."""
+        eot_ids = (request.sampling or self.config).eot_ids
         for position, token in enumerate(ids[: request.max_tokens]):
-            if token in self.config.eot_ids:
+            if token in eot_ids:
                 return Sample(ids[: position + 1], "stop", logprobs[: position + 1])
         return Sample(ids[: request.max_tokens], "length", logprobs[: request.max_tokens])
 

@@ -96,10 +96,14 @@ def did_not_start(model_path: str, error: Exception) -> UserError:
 
 
 def sampling_params(config: SamplingConfig, request: SampleRequest, with_logprobs: bool) -> Any:
-    """vLLM's SamplingParams for a request; the engine returns finished samples only, not single tokens."""
+    """vLLM's SamplingParams for a request; the engine returns finished samples only, not single tokens.
+
+    `config`: the sampler's own, for requests without one.
+    """
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
+    config = request.sampling or config
     return SamplingParams(
         temperature=config.temperature,
         top_p=config.top_p,

@@ -162,6 +162,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
         "recipe": collection.get("recipe", {}) | {"sft": recipe},
+        "prompt_probe": collection.get("prompt_probe") or layout.prompt_probe(),
         "revisions": collection.get("revisions", {}) | revisions,
         "git_commit": git_commit(),
         "packages": package_versions(),
@@ -258,7 +259,8 @@ def memory_plan(plan: TrainingPlan, machine: Machine) -> MemoryPlan:
 
 
 def read_collection_identity(stage_path: Path) -> dict[str, Any]:
-    """The identity of the collection, its `revisions` and its `recipe`, from the run.json beside the stage file.
+    """The identity of the collection, its `revisions`, `recipe` and `prompt_probe`, from the run.json beside the
+    stage file.
 
     Empty if that is missing.
     """
@@ -270,10 +272,11 @@ def read_collection_identity(stage_path: Path) -> dict[str, Any]:
         )
         return {}
     run = read_json(path)
-    recipe = run.get("config", {}).get("recipe")
+    config = run.get("config", {})
     return run["identity"] | {
         "revisions": run.get("revisions", {}),
-        "recipe": {"srt_data": recipe} if recipe else {},
+        "recipe": {"srt_data": config["recipe"]} if config.get("recipe") else {},
+        "prompt_probe": config.get("prompt_probe"),  # None: collected before it was recorded
     }
 
 

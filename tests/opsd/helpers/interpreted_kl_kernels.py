@@ -76,6 +76,17 @@ def test_logits_that_are_scaled_or_soft_capped(kind, transforms, grad_eps):
     )
 
 
+@pytest.mark.parametrize("grad_eps", [0.0, 1e-6])
+@pytest.mark.parametrize("kind", FUSED_KINDS)
+def test_clipped_tokens_have_no_gradient(kind, grad_eps):
+    case = make_case(6, 120, scale=3.0, dtype=torch.float32)
+    clip = float(naive(case, KLConfig(kind))[1].sort().values[2:4].mean())
+    config = KLConfig(kind, clip=clip)
+    out, gradients = assert_matches(case, config, 1e-3 if grad_eps else 2e-5, chunk_tokens=4, grad_eps=grad_eps)
+    assert 0 < (out.token_kl > clip).sum() < 6
+    assert not gradients[0][out.token_kl > clip].any()
+
+
 @pytest.mark.parametrize("kind", FUSED_KINDS)
 @pytest.mark.parametrize("relative", [1e-3, 1e-2])
 def test_near_equal_distributions(kind, relative):

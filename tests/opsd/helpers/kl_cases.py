@@ -85,7 +85,8 @@ def naive(case, config=KLConfig(), vocab_size=None, transforms=(IDENTITY, IDENTI
             full = full + x[f"{role}_bias"]
         logits.append(transformed(full[:, :vocab_size], transform))
     token_kl = naive_token_kl(*logits, config)
-    loss = (x["weights"] * token_kl).sum()
+    limited = token_kl if config.clip is None else token_kl.clamp(max=config.clip)
+    loss = (x["weights"] * limited).sum()
     return loss.detach(), token_kl.detach(), torch.autograd.grad(loss, leaves), [y.detach() for y in logits]
 
 

@@ -94,6 +94,8 @@ def main(layout: str, folder: str) -> None:
     updates = work["updates"][layout][rank]
     worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"], work["sections"])
     before = weights(worker.model)
+    scores = worker.score(updates[0], KLConfig(), pad_id=0)
+    gathered = [name for name, p in worker.model.named_parameters() if not isinstance(p, DTensor)]
     result = worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
     gradients = list(worker.gradients)
     restored = swap_weights(worker.model, worker.teacher, worker.copies)
@@ -106,6 +108,8 @@ def main(layout: str, folder: str) -> None:
     worker.copies.onload(shards(worker.model))
     back = weights(worker.model)
     found = {
+        "scores": scores,
+        "gathered": gathered,
         "result": result,
         "gradients": gradients,
         "before": before,

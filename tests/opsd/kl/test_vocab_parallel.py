@@ -24,6 +24,8 @@ CONFIGS = [
     KLConfig(topk=5),
     KLConfig(topk=5, topk_support="student", topk_tail=False),
     KLConfig("jsd", topk=30),
+    KLConfig(clip=1.0),
+    KLConfig("jsd", clip=0.3),
 ]
 
 

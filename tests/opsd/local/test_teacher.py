@@ -13,6 +13,11 @@ from srt.contract.layout import TokenSequence
 from tests.opsd.helpers.problems import PROBLEMS
 from tests.opsd.helpers.states import equal
 
+
+def every(steps):
+    return {"teacher_sync": "steps", "teacher_sync_steps": steps}
+
+
 # A frozen model --------------------------------------------------------------------------------------------
 
 
@@ -36,7 +41,7 @@ def test_a_frozen_teacher_gets_no_gradient_and_stays_what_it_was(open_run, tiny_
 
 
 def test_a_teacher_that_is_synchronised_is_the_student_of_that_step_until_the_next_time(open_run, tiny_checkpoint):
-    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, teacher_sync_steps=2)
+    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, **every(2))
     start = copy.deepcopy(opened.engine.teacher.model.state_dict())
     states = take_steps(opened, 4)
     students, teachers = zip(*states, strict=True)
@@ -48,7 +53,7 @@ def test_a_teacher_that_is_synchronised_is_the_student_of_that_step_until_the_ne
 
 
 def test_a_teacher_is_synchronised_when_a_pass_over_the_problems_ends(open_run, tiny_checkpoint):
-    settings = {"max_total_sequence_length": 20, "lr": 1e-3, "teacher_sync_epochs": 1}
+    settings = {"max_total_sequence_length": 20, "lr": 1e-3, "teacher_sync": "epochs", "teacher_sync_epochs": 1}
     opened = open_run(tiny_checkpoint, PROBLEMS, **settings)  # 6 problems, 4 in a step
     students, teachers = zip(*take_steps(opened, 3), strict=True)
     assert not equal(teachers[0], students[0])
@@ -56,9 +61,9 @@ def test_a_teacher_is_synchronised_when_a_pass_over_the_problems_ends(open_run, 
     assert equal(teachers[2], students[2])
 
 
-@pytest.mark.parametrize("knob", ["teacher_sync_steps", "teacher_sync_epochs"])
+@pytest.mark.parametrize("way", ["steps", "epochs", "plateau"])
 def test_a_teacher_of_another_architecture_that_is_to_be_synchronised_is_refused_at_the_start(
-    open_run, tiny_checkpoint, tmp_path, knob
+    open_run, tiny_checkpoint, tmp_path, way
 ):
     config = AutoConfig.from_pretrained(tiny_checkpoint)
     config.intermediate_size *= 2
@@ -66,11 +71,11 @@ def test_a_teacher_of_another_architecture_that_is_to_be_synchronised_is_refused
     wider = str(tmp_path / "wider")
     open_run(tiny_checkpoint, PROBLEMS, teacher=wider)  # as a frozen teacher it will do
     with pytest.raises(UserError, match="has another architecture"):
-        open_run(tiny_checkpoint, PROBLEMS, teacher=wider, **{knob: 1})
+        open_run(tiny_checkpoint, PROBLEMS, teacher=wider, teacher_sync=way, teacher_sync_epochs=1)
 
 
 def test_a_teacher_synchronised_every_step_equals_the_student(open_run, tiny_checkpoint):
-    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, teacher_sync_steps=1)
+    opened = open_run(tiny_checkpoint, PROBLEMS, max_total_sequence_length=20, lr=1e-3, **every(1))
     assert all(equal(student, teacher) for student, teacher in take_steps(opened, 2))
 
 
@@ -98,7 +103,7 @@ def test_with_lora_the_teacher_is_the_student_without_its_adapter(open_run, coin
 
 @torch.no_grad()
 def test_a_synchronised_lora_teacher_is_the_student_of_that_step(open_run, coin_checkpoint, layout):
-    settings = {"max_total_sequence_length": 20, "lr": 1e-2, "lora_rank": 2, "teacher_sync_steps": 1}
+    settings = {"max_total_sequence_length": 20, "lr": 1e-2, "lora_rank": 2} | every(1)
     opened = open_run(coin_checkpoint, PROBLEMS, **settings)
     sequences = [TokenSequence(layout.chat("x = 1 [A] + 1"), start=1)]
     with torch.enable_grad():

@@ -4,15 +4,16 @@ import copy
 
 import pytest
 import torch
+from tests.opsd.helpers.papers_loss import papers_loss
 from transformers import AutoModelForCausalLM
 
 from opsd.engine import UpdateResult
 from opsd.metrics import TokenMetrics
 from opsd.pairs import build_pair
 from srt.common.errors import UserError
-from tests.opsd.helpers.papers_loss import papers_loss
 from tests.opsd.helpers.problems import PROBLEMS
 from tests.opsd.helpers.states import equal
+from tests.opsd.helpers.updates import gradients_of, papers_loss
 
 
 @pytest.fixture(scope="module")
@@ -37,18 +38,6 @@ def reference(tiny_checkpoint, other_checkpoint, rollouts, layout):
     loss, token_kl = papers_loss(student, teacher, rollouts, layout.tokenizer)
     loss.backward()
     return loss.item(), token_kl, {name: p.grad for name, p in student.named_parameters()}
-
-
-def gradients_of(opened, pairs):
-    """The result of an update, and the clipped gradients that it was made with."""
-    gradients = {}
-
-    def keep(*_):
-        parameters = opened.engine.student.model.named_parameters()
-        gradients.update({name: parameter.grad.clone() for name, parameter in parameters})
-
-    opened.engine.optimizer_step.optimizer.register_step_pre_hook(keep)
-    return opened.engine.optimizer_step.run(pairs), gradients
 
 
 @pytest.mark.parametrize(

@@ -220,6 +220,15 @@ def test_the_nemo_rl_engine_refuses_adapters(make_config):
         check_engine(make_config(lora_rank=8), "nemo-rl")
 
 
+@pytest.mark.parametrize("knob", ["reward_weight", "srt_replay"])
+def test_the_nemo_rl_engine_refuses_the_terms_that_its_loss_does_not_have(make_config, knob):
+    config = make_config(**{knob: 0.5})
+    check_engine(config, "local")
+    with pytest.raises(UserError, match=f"{knob.upper()}=0.5: ENGINE=nemo-rl has no such term in its loss"):
+        check_engine(config, "nemo-rl")
+    check_engine(make_config(kl_clip=0.5, loss_on="r0"), "nemo-rl")
+
+
 def test_a_folder_without_nemo_rl_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("NEMO_RL_DIR", str(tmp_path))
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)

@@ -220,6 +220,18 @@ def test_the_loss_is_the_one_that_was_asked_for(two_ranks, exact_models, pairs, 
 
 
 @BOTH
+def test_scoring_gives_the_kl_of_the_update_that_follows_and_changes_nothing(two_ranks, sharding):
+    for rank in two_ranks(sharding):
+        assert rank["gathered"] == []  # or the weights would be handed on as they were before the next update
+        outputs = rank["result"].updates[0].outputs
+        assert [score is None for score in rank["scores"]] == [output is None for output in outputs]
+        for score, output in zip(rank["scores"], outputs, strict=True):
+            if output is not None:
+                assert torch.equal(score.token_kl, output.token_kl)
+                assert not score.loss.requires_grad
+
+
+@BOTH
 def test_swapping_a_sharded_models_weights_changes_none_of_them(two_ranks, sharding):
     for rank in two_ranks(sharding):
         assert_same(rank["again"], rank["after"], rtol=0, atol=0)

@@ -53,6 +53,7 @@ SETTINGS = {
     "ADAM_BETA2": "0.8",
     "MAX_GRAD_NORM": "0.5",
     "MAX_NUM_STEPS": "4",
+    "TEACHER_SYNC": "steps",
     "TEACHER_SYNC_STEPS": "2",
     "SAVE_PERIOD": "1",
     "VAL_PERIOD": "2",

@@ -50,6 +50,17 @@ def test_same_seed_same_sample_whatever_the_batch_around_it(model, prompts):
     assert sample_all(new_sampler(model, max_batch=2), [*others, request])[-1].token_ids == alone.token_ids
 
 
+def test_a_request_may_bring_its_own_sampling_whatever_is_queued_beside_it(model, prompts):
+    ways = [None, SamplingConfig(0.0, 1.0, (2,)), SamplingConfig(1.3, 0.5, (2,))]
+    mixed = [SampleRequest(prompts[n % 4], n, 12, sampling=ways[n % 3]) for n in range(9)]
+    samples = sample_all(new_sampler(model), mixed)
+    for sample, request in zip(samples, mixed, strict=True):
+        way = request.sampling or SamplingConfig(1.0, 1.0, (2,))
+        own = TransformersSampler(model, 0, way, 64)
+        (alone,) = sample_all(own, [SampleRequest(request.prompt_ids, request.seed, 12)])
+        assert sample.token_ids == alone.token_ids
+
+
 def test_different_seeds_differ(model, prompts):
     samples = sample_all(new_sampler(model), [SampleRequest(prompts[0], seed, 12) for seed in range(20)])
     assert len({tuple(sample.token_ids) for sample in samples}) == 20

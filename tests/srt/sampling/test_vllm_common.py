@@ -1,10 +1,11 @@
-"""What is said when a vLLM engine does not start, and how deeply it sleeps."""
+"""What is said when a vLLM engine does not start, how deeply it sleeps, and how a request is sampled."""
 
 import pydantic
 import pytest
 from transformers import BloomConfig, FalconConfig, LlamaConfig, MptConfig, Qwen3Config
 
-from srt.sampling.vllm_common import did_not_start, sleep_level
+from srt.sampling.base import SampleRequest, SamplingConfig
+from srt.sampling.vllm_common import did_not_start, sampling_params, sleep_level
 
 
 class ModelConfig(pydantic.BaseModel):
@@ -53,3 +54,14 @@ def test_a_sleeping_engine_keeps_no_copy_of_its_weights(config):
 )
 def test_except_where_waking_up_would_not_bring_everything_back(config):
     assert sleep_level(config) == 1
+
+
+@pytest.mark.vllm
+def test_a_requests_own_sampling_comes_before_the_samplers():
+    own = SamplingConfig(0.6, 0.8, (7,))
+    for sampling, expected in ((None, (1.0, 1.0, [2])), (own, (0.6, 0.8, [7]))):
+        params = sampling_params(
+            SamplingConfig(1.0, 1.0, (2,)), SampleRequest([1], 5, 9, sampling=sampling), False
+        )
+        assert (params.temperature, params.top_p, params.stop_token_ids) == expected
+        assert (params.seed, params.max_tokens) == (5, 9)

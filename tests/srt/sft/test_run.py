@@ -155,3 +155,15 @@ def test_a_checkpoint_names_the_problems_that_its_data_was_made_of(run_train, tm
     for stage in (1, 2):
         checkpoint = str(tmp_path / "out" / f"stage{stage}")
         assert consumed_by_checkpoint(checkpoint) == {"Phase 1": {text_sha256("x = 1"): "a"}}
+
+
+def test_a_checkpoint_says_how_the_datas_prompts_were_rendered(run_train, tmp_path):
+    path = metadata_path(tmp_path / "data" / "p_stage1.json")
+    run_train("epochs_stage1=1", "epochs_stage2=1")
+    probe = read_json(tmp_path / "out" / "stage2" / "sd_zero.json")["prompt_probe"]
+    assert "zqxquestion" in probe and probe.endswith("<|im_start|>assistant\n")  # the base model's own
+
+    shutil.rmtree(tmp_path / "out")
+    write_json(path, read_json(path) | {"config": {"prompt_probe": "as collected"}})
+    run_train("epochs_stage1=1", "epochs_stage2=1")
+    assert read_json(tmp_path / "out" / "stage2" / "sd_zero.json")["prompt_probe"] == "as collected"

@@ -14,7 +14,7 @@ gradient needs. It is followed by one of
 # (Launches have parameters that Triton's types omit.)
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -22,7 +22,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opsd.kl.divergences import KLConfig
+from opsd.kl.divergences import KLConfig, weights_of_unclipped
 from opsd.kl.kernels import single_pass
 from opsd.kl.kernels.block_sums import (
     AGREEMENT,
@@ -185,7 +185,9 @@ def compare(
     order (`opsd.kl.vocab_parallel`).
     """
     tokens, vocab = student.shape
-    single = out is not None and gather is None and single_pass.supports(config, vocab, student.device)
+    # A clipped token has no gradient, which is known only once its value is.
+    single = out is not None and gather is None and config.clip is None
+    single = single and single_pass.supports(config, vocab, student.device)
     blocks = triton.cdiv(vocab, single_pass.BLOCK if single else BLOCK)
     scale = weights if config.temperature == 1.0 else weights / config.temperature
     sums = torch.empty(tokens, blocks, BLOCK_FIELDS.value, dtype=torch.float32, device=student.device)
@@ -211,7 +213,10 @@ def compare(
     merge_blocks[(tokens,)](
         all_sums, merged, tokens, all_blocks, BLOCKS=triton.next_power_of_2(all_blocks), num_warps=2
     )
-    return FusedChunk(student, teacher, scale, config, sums, merged, out if single else None)
+    chunk = FusedChunk(student, teacher, scale, config, sums, merged, out if single else None)
+    if config.clip is None:
+        return chunk
+    return replace(chunk, scale=weights_of_unclipped(scale, chunk.token_kl, config))
 
 
 def stats(chunk: FusedChunk) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ import torch
 from nemo_rl.environments.utils import create_env
 
 from opsd.checkpoint_names import changed_names
-from opsd.engine import UpdateResult, require_finite, split_into_updates
+from opsd.engine import ScoredBatch, UpdateResult, require_finite, split_into_updates
 from opsd.hidden_states import check_supported
 from opsd.nemo_rl.driver import runtime
 from opsd.nemo_rl.driver.config import cluster_shape
@@ -69,6 +69,9 @@ class NemoEngine:
         result = self.workers.update(split_into_updates(pairs, self.config.train_global_batch_size))
         require_finite(result.optimizer[names.GRAD_NORM])
         return result
+
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        return self.workers.score(pairs)
 
     def sync_teacher(self) -> None:
         self.workers.sync_teacher()

@@ -53,7 +53,7 @@ class NemoSampler:
 
 
 def as_generation_data(requests: list[SampleRequest], pad_id: int) -> BatchedDataDict:
-    """Right-padded prompts with their lengths, seeds and token limits."""
+    """Right-padded prompts with their lengths, seeds, token limits and, where they have their own, sampling."""
     width = max(len(request.prompt_ids) for request in requests)
     ids = [request.prompt_ids + [pad_id] * (width - len(request.prompt_ids)) for request in requests]
     return BatchedDataDict(
@@ -62,6 +62,7 @@ def as_generation_data(requests: list[SampleRequest], pad_id: int) -> BatchedDat
             "input_lengths": torch.tensor([len(request.prompt_ids) for request in requests]),
             "seeds": torch.tensor([request.seed for request in requests]),
             "max_tokens": torch.tensor([request.max_tokens for request in requests]),
+            "sampling": [request.sampling for request in requests],
         }
     )
 

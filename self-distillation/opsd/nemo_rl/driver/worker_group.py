@@ -12,8 +12,9 @@ from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.checkpoint import CheckpointManager
 
 from opsd.config import kl_config
-from opsd.engine import START_STATE, UpdateResult
+from opsd.engine import START_STATE, ScoredBatch, UpdateResult
 from opsd.kl import KLOutput
+from opsd.loss_terms import loss_metrics
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
 from opsd.nemo_rl.driver.runtime import WORKERS
@@ -123,14 +124,35 @@ class WorkerGroup:
         for name, seconds in results[0].seconds.items():
             add_span(name, seconds)
         norms = [update.grad_norm for update in results[0].updates]
+        scored = _scored(assigned, results)
         return UpdateResult(
-            _scored(assigned, results),
+            scored,
             {
                 names.GRAD_NORM: sum(norms) / len(norms) if all(map(math.isfinite, norms)) else math.nan,
                 names.LR: results[0].updates[-1].lr,
                 names.PEAK_MEMORY_GIB: round(max(result.peak_memory for result in results) / 2**30, 2),
+                **loss_metrics(self.config, scored),
             },
         )
+
+    def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
+        assigned = assign_micro_batches(pairs, self.shape.data_parallel, self.config.tokens_per_micro_batch)
+        self.policy.prepare_for_lp_inference()  # a validation may have moved the student off the GPUs
+        futures = self.policy.worker_group.run_all_workers_sharded_data(
+            "score",
+            update=rank_updates(assigned),
+            in_sharded_axes=["data_parallel"],
+            replicate_on_axes=REPLICATED_AXES,
+            output_is_replicated=REPLICATED_AXES,
+            common_kwargs={"kl_config": kl_config(self.config), "pad_id": self.pad_id},
+        )
+        results: list[list[KLOutput | None]] = self.policy.worker_group.get_all_worker_results(futures)
+        return [
+            (batch, output)
+            for batches, outputs in zip(assigned, results, strict=True)
+            for batch, output in zip(batches, outputs, strict=True)
+            if output is not None
+        ]
 
     def sync_teacher(self) -> None:
         self.policy.prepare_for_training()  # a validation may have moved the student off the GPUs
@@ -166,9 +188,7 @@ class WorkerGroup:
         self.policy.shutdown()
 
 
-def _scored(
-    assigned: list[list[list[list[SequencePair]]]], results: list[RankStepResult]
-) -> list[tuple[list[SequencePair], KLOutput]]:
+def _scored(assigned: list[list[list[list[SequencePair]]]], results: list[RankStepResult]) -> list[ScoredBatch]:
     """The micro-batches that ranks computed, each with its KL. assigned: per update, per rank."""
     return [
         (batch, output)

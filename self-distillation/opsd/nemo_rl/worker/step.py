@@ -20,6 +20,7 @@ from opsd.hidden_states import LMHead
 from opsd.kl import KLConfig, KLOutput
 from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
 from opsd.nemo_rl.worker.lm_head_hook import Result
+from opsd.nemo_rl.worker.swap_weights import reshard
 from opsd.pair_kl import detach_to_cpu, pair_kl
 from opsd.timing import record_spans, span
 from srt.contract.layout import TokenSequence
@@ -101,6 +102,29 @@ class DistillationStep(ABC):
         if on_gpu:
             torch.cuda.empty_cache()  # vLLM wakes up in the memory that torch's pool would keep
         return RankStepResult(results, seconds, peak_memory)
+
+    @torch.no_grad()
+    def score(self, update: RankUpdate, kl_config: KLConfig, pad_id: int) -> list[KLOutput | None]:
+        """The KL of each of the rank's micro-batches, on the CPU; no update is made."""
+        with self.teacher_swapped_in() as teacher:
+            (hidden,), head = self._teacher_hidden(teacher, [update], pad_id)
+        self.model.train()  # as in an update, so that the passes are the same
+        outputs: list[KLOutput | None] = []
+        for batch, teacher_hidden in zip(update.micro_batches, hidden, strict=True):
+            sequences = [pair.student for pair in batch or dummy_pairs(pad_id)]
+            kl_to_teacher = partial(
+                pair_kl,
+                teacher_hidden=teacher_hidden,
+                teacher_head=head,
+                sequences=sequences,
+                token_weight=1.0,
+                kl_config=kl_config,
+                grad_eps=0.0,
+            )
+            output = self._run_to_lm_head(self.model, sequences, pad_id, kl_to_teacher)
+            outputs.append(detach_to_cpu(output) if batch else None)
+        reshard(self.model)  # no backward pass follows
+        return outputs
 
     def _make_updates(
         self, updates: list[RankUpdate], kl_config: KLConfig, grad_eps: float, pad_id: int

@@ -24,7 +24,7 @@ def swap_weights(model: Any, weights: dict[str, Tensor], copies: PinnedCpuCopies
             tensor.copy_(weights[name])
         yield model
     finally:
-        _reshard(model)
+        reshard(model)
         copies.restore(own)
 
 
@@ -34,7 +34,7 @@ def shards(model: Any) -> dict[str, Tensor]:
     Names as in a state_dict: named_parameters() would include the wrappers of activation checkpointing.
     """
     # A root module that still holds gathered weights would continue with those, whatever its shards contain.
-    _reshard(model)
+    reshard(model)
     return {name: local_shard(tensor) for name, tensor in weights_only(model.state_dict()).items()}
 
 
@@ -53,7 +53,8 @@ def local_shard(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def _reshard(model: Any) -> None:
+def reshard(model: Any) -> None:
+    """Free the weights that FSDP2 has gathered, as a backward pass does."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

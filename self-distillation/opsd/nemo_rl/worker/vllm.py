@@ -1,4 +1,4 @@
-"""NeMo-RL's vLLM worker with a seed and a token limit for each request, as in the local engine.
+"""NeMo-RL's vLLM worker with a seed, a token limit and a temperature for each request, as in the local engine.
 
 A sample's seed comes from its identity (srt/contract/seeds.py), so it does not depend on which engine draws it.
 NeMo-RL seeds engines, by their rank.
@@ -21,10 +21,11 @@ enforce_remote_code()
 
 
 class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
-    """`generate` keeps the seeds and limits of its requests for `_build_sampling_params`, which it calls."""
+    """`generate` keeps what each request asks for, apart from its prompt, for `_build_sampling_params`, which it
+    calls."""
 
     def __init__(self, *args: Any, **kwargs: Any):
-        self._requests: list[tuple[int, int]] = []  # (seed, max_tokens)
+        self._requests: list[SampleRequest] = []
         super().__init__(*args, **kwargs)
 
     def _create_engine(self, llm_kwargs: dict[str, Any]) -> None:
@@ -45,17 +46,17 @@ class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
         torch.cuda.empty_cache()
 
     def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
-        """`data` also holds `seeds` and `max_tokens`, a number for each prompt."""
+        """`data` also holds, for each prompt, `seeds`, `max_tokens` and `sampling` (None: the worker's own)."""
         if len(data["input_ids"]):
-            self._requests = list(zip(data["seeds"].tolist(), data["max_tokens"].tolist(), strict=True))
+            each = zip(data["seeds"].tolist(), data["max_tokens"].tolist(), data["sampling"], strict=True)
+            self._requests = [
+                SampleRequest([], seed, max_tokens, sampling=sampling) for seed, max_tokens, sampling in each
+            ]
         return super().generate(data, greedy)
 
     def _build_sampling_params(self, **_: Any) -> list[Any]:
         settings = SamplingConfig(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
-        return [
-            sampling_params(settings, SampleRequest([], seed, max_tokens), with_logprobs=True)
-            for seed, max_tokens in self._requests
-        ]
+        return [sampling_params(settings, request, with_logprobs=True) for request in self._requests]
 
 
 @ray.remote

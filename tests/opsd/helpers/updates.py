@@ -1,4 +1,4 @@
-"""The loss of Phase 2 as the paper writes it, with the logits of whole sequences."""
+"""The loss of an update by the paper's formula, naively, and what an update really did."""
 
 import torch
 
@@ -23,3 +23,15 @@ def papers_loss(student, teacher, rollouts, tokenizer):
         token_kl.append((log_p.exp() * (log_p - log_q)).sum(-1))
     tokens = sum(len(rollout.y) for rollout in rollouts)
     return sum(kl.sum() for kl in token_kl) / tokens, [kl.tolist() for kl in token_kl]
+
+
+def gradients_of(opened, pairs):
+    """The result of an update, and the clipped gradients that it was made with."""
+    gradients = {}
+
+    def keep(*_):
+        parameters = opened.engine.student.model.named_parameters()
+        gradients.update({name: parameter.grad.clone() for name, parameter in parameters})
+
+    opened.engine.optimizer_step.optimizer.register_step_pre_hook(keep)
+    return opened.engine.optimizer_step.run(pairs), gradients
