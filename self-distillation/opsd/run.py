@@ -203,9 +203,8 @@ class Run:
         truncated = pair.rollout.finish_reason == "length"
         is_known = max(pair.teacher.ids) < self.teacher_vocab
         on_this_reward = self.config.loss_on == "all" or pair.rollout.r == 0
-        return (
-            bool(pair.targets) and is_known and on_this_reward and (self.config.include_truncated or not truncated)
-        )
+        trained = on_this_reward and (self.config.include_truncated or not truncated)
+        return bool(pair.targets) and is_known and trained
 
     # When things are due ----------------------------------------------------------------------------------
 

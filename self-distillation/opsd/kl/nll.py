@@ -52,8 +52,7 @@ def weighted_nll(
             total -= (weights[tokens] * log_probs.gather(-1, target)[:, 0]).sum()
             gradient = log_probs.exp_()  # of the transformed logits: p - onehot(target)
             gradient.scatter_add_(-1, target, torch.full_like(target, -1, dtype=compute))
-            accumulator.add(
-                tokens, DenseGradient(gradient.mul_(weights[tokens][:, None]).mul_(derivative), FULL_VOCAB)
-            )
+            gradient.mul_(weights[tokens][:, None]).mul_(derivative)
+            accumulator.add(tokens, DenseGradient(gradient, FULL_VOCAB))
         accumulator.finish()
     return PrecomputedGradient.apply(total, hidden, head, bias, gradients)

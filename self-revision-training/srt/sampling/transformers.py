@@ -144,7 +144,8 @@ class TransformersSampler:
         for index, request in enumerate(requests):
             prompts[index, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
             mask[index, width - len(request.prompt_ids) :] = 1
-        sampling = _SeededSampling(requests, requests[0].sampling or self.config, device)
+        config = requests[0].sampling or self.config
+        sampling = _SeededSampling(requests, config, device)
         # Module by module: a model in training may have only some of its modules in training mode.
         modes = [(module, module.training) for module in self.model.modules()]
         own_config = self.model.generation_config

@@ -8,8 +8,8 @@ from transformers import AutoModelForCausalLM
 
 from opsd.pairs import build_pair
 from srt.common.models import load_model
-from tests.opsd.helpers.papers_loss import papers_loss
 from tests.opsd.helpers.problems import PROBLEMS
+from tests.opsd.helpers.updates import papers_loss
 from tests.srt.helpers.adapters import ALPHA, RANK, fill_adapters, merged_by_hand
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, TOTAL_UPDATES, assert_trained_with_settings
 

@@ -4,7 +4,6 @@ import copy
 
 import pytest
 import torch
-from tests.opsd.helpers.papers_loss import papers_loss
 from transformers import AutoModelForCausalLM
 
 from opsd.engine import UpdateResult
