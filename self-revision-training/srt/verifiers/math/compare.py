@@ -40,7 +40,7 @@ from srt.verifiers.math.forms import (
     Without,
     Words,
 )
-from srt.verifiers.math.groups import same_group
+from srt.verifiers.math.groups import same_group, same_structure
 from srt.verifiers.math.lines import same_line, symmetric_line
 from srt.verifiers.math.lists import matched, same_collection, same_list
 from srt.verifiers.math.numbers import read_number
@@ -339,7 +339,7 @@ _COMPARISONS: list[tuple[type | tuple[type, ...], Callable[[Answer, Answer], boo
     (Cases, partial(same_cases, same=same, read=read)),
     (Line, same_line),
     (Group, same_group),
-    (Structure, lambda gold, answer: False),  # the texts differ
+    (Structure, same_structure),
     (NamedSet, _same_named_set),
     (Words, _same_words),
     (Time, same_time),

@@ -5,8 +5,10 @@ from collections import Counter
 
 from srt.verifiers.math.forms import Answer, Expression, Group, Structure
 from srt.verifiers.math.split import is_enclosed, split_top
+from srt.verifiers.math.text import key
 
 _CYCLIC = re.compile(r"(?:\\mathbb{Z}|[CZ](?=_))(?:_{?(\d{1,9})}?|/\(?(\d{1,9})\)?(?:\\mathbb{Z})?)?")
+_QUOTIENT = re.compile(r"\\mathbb{Z}\s?/\s?([a-z])\s?\\mathbb{Z}")  # \mathbb{Z}/p\mathbb{Z} as \mathbb{Z}_{p}
 _POWER = re.compile(r"(.+)\^{(\d{1,2})}")
 
 
@@ -14,7 +16,7 @@ def read_structure(text: str) -> Answer | None:
     r"""\mathbb{Z}_2 \times \mathbb{Z}_4, \mathbb{Q}(\sqrt{2}); None for what is no structure."""
     if r"\mathbb" not in text:
         return None
-    return _read_group(text) or Structure(text)
+    return _read_group(text) or Structure(_QUOTIENT.sub(r"\\mathbb{Z}_{\1}", text).replace(r"\oplus", r"\times"))
 
 
 def _read_group(text: str) -> Group | None:
@@ -62,6 +64,10 @@ def _prime_powers(order: int) -> Counter:
             found[power] += 1
         prime += 1
     return found
+
+
+def same_structure(gold: Answer, answer: Answer) -> bool:
+    return isinstance(gold, Structure) and isinstance(answer, Structure) and key(gold.text) == key(answer.text)
 
 
 def same_group(gold: Answer, answer: Answer) -> bool:

@@ -123,7 +123,7 @@ def same_list(gold: list[Answer], answer: list[Answer], same: Same) -> bool:
     if words[0] and words[1] and sorted(words[0]) == sorted(words[1]):  # 1 red and 4 blue: not 4 red and 1 blue
         by_words = dict(zip(words[1], answer, strict=True))
         return all(same(item, by_words[word]) for item, word in zip(gold, words[0], strict=True))
-    if bool(words[0]) != bool(words[1]):
+    if words[0] or words[1]:
         return len(gold) == len(answer) and all(map(same, gold, answer))
     if (gold_names and _are_systems(answer)) or (answer_names and _are_systems(gold)):
         return False

@@ -77,6 +77,11 @@ READINGS = {
     ),
     "free groups": (r"\mathbb{Z}^2", [r"\mathbb{Z}\oplus\mathbb{Z}"], [r"\mathbb{Z}", r"\mathbb{Z}^3"]),
     "fields": (r"\mathbb{Q}(\sqrt{2})", [r"\mathbb{Q}( \sqrt2 )"], [r"\mathbb{Q}(\sqrt{3})", r"\sqrt{2}"]),
+    "groups of any order": (
+        r"\mathbb{Z}/p\mathbb{Z}\times\mathbb{Z}",
+        [r"\mathbb{Z}_p\oplus \mathbb{Z}"],
+        [r"\mathbb{Z}_q\times\mathbb{Z}", r"\mathbb{Z}_p"],
+    ),
     "signs of sets": (r"\mathbb{R}^+", [r"(0,\infty)", "x>0", r"\mathbb{R}_{>0}"], [r"[0,\infty)", r"\mathbb{R}"]),
     "natural numbers": (r"\mathbb{N}", [r"\mathbb{Z}^+", r"\mathbb{N}_0"], [r"\mathbb{Z}", r"\mathbb{Q}^+"]),
     "cases": (
@@ -108,6 +113,11 @@ READINGS = {
         r"\text{1 red and 4 blue}",
         [r"\text{4 blue and 1 red}", "1, 4"],
         [r"\text{4 red and 1 blue}", "4, 1", r"\text{1 red}"],
+    ),
+    "things of other names": (
+        r"4\text{ boys}, 6\text{ girls}",
+        ["4, 6", r"4\text{ men}, 6\text{ women}"],
+        ["6, 4"],
     ),
     "measured things": (r"3\text{ cm}, 5\text{ cm}", ["5, 3"], ["5, 4"]),
     "sets of sets": (r"\{\{1\},\{2\}\}", [r"\{\{2\},\{1\}\}"], [r"\{1,2\}", r"\{\{1,2\}\}"]),
