@@ -172,8 +172,8 @@ class FunctionSubmission(Submission):
         # The harness ends by itself, and the candidate with it, unless it ignores the closed pipe.
         harness = harness_run.wait()
         report = _read_report(harness)
-        ended = report is not None and report.outcome not in (READING, RUNNING)
-        exits = ended and (report.outcome != "died" or report.message == ENDED)
+        ended = report if report and report.outcome not in (READING, RUNNING) else None
+        exits = ended is not None and (ended.outcome != "died" or ended.message == ENDED)
         return harness, candidate_run.wait(PROGRAM_EXIT_SECONDS if exits else 0)
 
     def _start(self, script: str, task: dict, descriptors: tuple[int, int], limits: Limits) -> RunHandle:
