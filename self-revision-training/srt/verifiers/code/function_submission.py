@@ -16,9 +16,9 @@ from srt.verifiers.code.extract import Program
 from srt.verifiers.code.failures import NOT_STARTED, check_run, last_line, run_failure
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
 from srt.verifiers.code.languages import PYTHON, toolchain
-from srt.verifiers.code.machine import LIMITS
+from srt.verifiers.code.machine import LIMITS, NO_MEMORY, NO_PROCESSES
 from srt.verifiers.code.sandbox.limits import Limits
-from srt.verifiers.code.sandbox.process import RunHandle, RunResult
+from srt.verifiers.code.sandbox.process import LAUNCHER_KILLED, RunHandle, RunResult
 from srt.verifiers.code.sandbox.sandbox import Sandbox
 from srt.verifiers.code.submission import Submission
 from srt.verifiers.types import VerifierError
@@ -34,6 +34,7 @@ PROGRAM_EXIT_SECONDS = 5  # that the program gets to exit once its tests are ove
 TESTS_CPU_SECONDS, TESTS_WALL_SECONDS, TESTS_MEMORY_MB = 30, 60, 1024
 ENDED, TIME_LIMIT = "the program ended", "time limit"  # why there are no more replies, as sandboxed/remote.py says
 READING, RUNNING = "reading", "running"  # what the tests were doing when they did not get to an end, as there
+OURS = (NOT_STARTED, LAUNCHER_KILLED, NO_PROCESSES, NO_MEMORY)  # kinds that say nothing about the tests
 CANNOT_JUDGE = "tests that cannot judge"
 # Two functions that solve nothing. Tests that accept both accept anything.
 NULL_VALUES = ("object()", "None")
@@ -105,7 +106,7 @@ class FunctionSubmission(Submission):
         try:
             return self._run(test, program) is not None
         except VerifierError as error:
-            if error.kind == NOT_STARTED:
+            if error.kind in OURS:
                 raise
             return True  # they do something with the value
 
