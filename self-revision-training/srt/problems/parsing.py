@@ -9,7 +9,7 @@ from typing import Any
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem
 from srt.verifiers.code.function_tests import why_tests_cannot_judge
-from srt.verifiers.code.sandbox.limits import MAX_CPU_SECONDS, MAX_MEMORY_MB, MAX_NAME_BYTES
+from srt.verifiers.code.sandbox.limits import MAX_NAME_BYTES
 from srt.verifiers.math.extract import extract_gold
 
 QUESTION_FIELDS = ("problem", "question", "prompt")
@@ -19,7 +19,6 @@ EXAMPLES = "examples"  # the tests that the problem's text shows
 TEST_FIELDS = (EXAMPLES, "official_tests", "test_cases")  # each a list of {"input": ..., "output": ...}
 STATEMENT_PARTS = ("input_format", "output_format", "interaction_format", "note")  # appended to a description
 LIMITS = {"time_limit": "time_seconds", "memory_limit": "memory_mb"}  # codeforces-cots -> Problem.limits
-MAX_LIMITS = {"time_seconds": MAX_CPU_SECONDS, "memory_mb": MAX_MEMORY_MB}  # limits.py says why
 FUNCTION_FIELDS = ("test", "entry_point")  # as in HumanEval: the test calls a function of the program
 CHECKER = "generated_checker"  # as in open-r1/codeforces: a program that judges the output
 INTERACTION = "interaction_format"  # marks a problem whose program interacts with the judge
@@ -112,7 +111,7 @@ def _code_fields(record: dict[str, Any]) -> dict[str, Any]:
         if record.get(field) is not None:
             if not isinstance(record[field], (int, float)) or not 0 < record[field] < math.inf:
                 raise ValueError(f"{field}: expected a number above 0, found {record[field]!r:.80}")
-            limits[name] = min(record[field], MAX_LIMITS[name])
+            limits[name] = record[field]  # the judge lowers limits beyond reason (sandbox/limits.py)
     files = {name: _first_text(record, (name,)) or "" for name in FILES}
     if record.get(INPUT_MODE) == "file":
         files = {name: files[name] or default for name, default in FILES.items()}

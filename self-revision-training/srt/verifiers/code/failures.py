@@ -2,7 +2,7 @@
 
 import signal
 
-from srt.verifiers.code.machine import KILLED
+from srt.verifiers.code.machine import KILLED, NO_MEMORY, NO_PROCESSES
 from srt.verifiers.code.sandbox.limits import Limits
 from srt.verifiers.code.sandbox.process import NOT_STARTED, RunResult
 from srt.verifiers.types import VerifierError
@@ -48,9 +48,9 @@ def check_run(result: RunResult) -> None:
     limits, denied it memory or processes, and when the program was not even started.
     """
     if result.machine_out_of_memory:
-        raise VerifierError("the machine ran out of memory while a program ran", "no memory left")
+        raise VerifierError("the machine ran out of memory while a program ran", NO_MEMORY)
     if result.machine_out_of_processes:
-        raise VerifierError("the machine allowed no more processes while a program ran", "no processes left")
+        raise VerifierError("the machine allowed no more processes while a program ran", NO_PROCESSES)
     if not result.started:
         words = last_line(result.stderr) or f"exit code {result.exit_code}"
         raise VerifierError(f"the sandbox did not start: {words}", NOT_STARTED)

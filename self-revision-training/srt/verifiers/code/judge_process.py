@@ -19,6 +19,7 @@ from srt.contract.records import Problem
 from srt.verifiers.base import tie_to_parent
 from srt.verifiers.code.canary import Canary, mode_of
 from srt.verifiers.code.judge import CodeJudge, JudgeConfig, open_sandbox
+from srt.verifiers.code.machine import NO_MEMORY, NO_PROCESSES
 from srt.verifiers.code.problem_cache import Message, ProblemReceiver
 from srt.verifiers.code.sandbox.sandbox import unshare_network
 from srt.verifiers.code.submission import Submission
@@ -154,9 +155,9 @@ def _or_verifier_error(work: Callable[[], Result]) -> Result | VerifierError:
     except Exception as error:
         reason = f"{type(error).__name__}: {error}"[:1000]
         if isinstance(error, OSError) and error.errno in NO_RESOURCES or "can't start new thread" in reason:
-            return VerifierError(f"the machine allows no more ({reason})", "no processes left")
+            return VerifierError(f"the machine allows no more ({reason})", NO_PROCESSES)
         if isinstance(error, MemoryError) or isinstance(error, OSError) and error.errno == errno.ENOMEM:
-            return VerifierError(f"the machine ran out of memory ({reason})", "no memory left")
+            return VerifierError(f"the machine ran out of memory ({reason})", NO_MEMORY)
         return VerifierError(reason)
 
 

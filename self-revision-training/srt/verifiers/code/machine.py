@@ -12,12 +12,17 @@ from srt.verifiers.types import VerifierError
 
 CGROUPS = Path("/sys/fs/cgroup")
 LIMITS = ("memory limit", "time limit", "output limit")  # how reasons begin that are the program's doing
+NO_PROCESSES, NO_MEMORY = "no processes left", "no memory left"  # kinds of VerifierError
 KILLED = 128 + 9  # the exit code after SIGKILL
 KILLED_BY_SOMEONE = f"runtime error (exit code {KILLED})"  # how the reason begins then
 
 
 class Pressure(NamedTuple):
-    """How often the machine has refused something. `oom_kills`: None where it does not say."""
+    """How often the machine has refused something.
+
+    `oom_kills`: None where it does not say; then nobody can tell who killed a program, and the verdict stands: a
+    program can kill itself.
+    """
 
     oom_kills: int | None
     refused_processes: int
@@ -44,10 +49,10 @@ def check_machine(before: Pressure, failure: str) -> None:
         return
     after = pressure()
     if after.refused_processes > before.refused_processes:
-        raise VerifierError(f"the machine allows no more processes ({failure})", "no processes left")
+        raise VerifierError(f"the machine allows no more processes ({failure})", NO_PROCESSES)
     killed = failure.startswith(KILLED_BY_SOMEONE) or "Killed signal" in failure  # of a process of the compiler
-    if killed and (after.oom_kills is None or after.oom_kills != before.oom_kills):
-        raise VerifierError(f"the machine ran out of memory ({failure})", "no memory left")
+    if killed and after.oom_kills != before.oom_kills:
+        raise VerifierError(f"the machine ran out of memory ({failure})", NO_MEMORY)
 
 
 def _pids_folders() -> list[Path]:

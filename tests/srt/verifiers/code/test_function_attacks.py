@@ -2,8 +2,9 @@
 
 import pytest
 
+from srt.verifiers.code import function_submission
 from tests.srt.helpers.attacks import attack
-from tests.srt.helpers.code_cases import adding
+from tests.srt.helpers.code_cases import adding, fenced, judge
 
 # Frames of the protocol and files of the tests' side, as a program that knows all of our code would forge them.
 FRAME = """
@@ -78,6 +79,20 @@ pytestmark = [pytest.mark.bwrap, pytest.mark.usefixtures("nothing_left_behind")]
 )
 def test_circumventing_the_tests_of_a_function(program):
     attack(program, adding())
+
+
+def test_a_reply_that_takes_the_tests_too_long_to_read_is_the_programs_failure(monkeypatch):
+    monkeypatch.setattr(function_submission, "TESTS_CPU_SECONDS", 2)
+    node = "['set', [n * (2**61 - 1) for n in range(300_000)]]"  # all of the same hash
+    message = f"{{'n': 1, 'kind': 'returned', 'changed': [], 'value': [2], 'nodes': [{node}]}}"
+    program = f"{FRAME}\ndef add(a, b):\n    write({message})\n    os._exit(0)\n"
+    verdict = judge().judge(fenced(program), adding())
+    assert "output limit: what the function returned takes too much time" in verdict.reason
+
+
+def test_a_number_of_a_million_digits_is_no_reply():
+    program = f"{FRAME}\ndef add(a, b):\n    write(None, b'1' * 10**6)\n    os._exit(0)\n"
+    assert "sent what is not a reply (ValueError)" in judge().judge(fenced(program), adding()).reason
 
 
 def test_the_expected_values_of_a_function_cannot_be_found():

@@ -109,13 +109,16 @@ def test_cpu_time_of_processes_that_nobody_waits_for(sandbox, wait):
     program = f"""
 import os, signal, time
 {wait}
+reading, writing = os.pipe()
 if os.fork() == 0:
     for _ in range(3):
         if os.fork() == 0:
             while time.process_time() < 0.8: pass
+            os.write(writing, b"x")
             time.sleep(9)
     os._exit(0)
-time.sleep(4)
+for _ in range(3): os.read(reading, 1)
+time.sleep(1)
 print(2)
 """
     assert "time limit" in exceeded_limit(run_python(sandbox, program), LIMITS)

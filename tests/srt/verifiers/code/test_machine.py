@@ -55,8 +55,8 @@ def test_refused_processes_and_kills_for_lack_of_memory(counters):
     assert kind_of(lambda: check("compile error: g++: fatal error: Killed signal terminated")) == "no memory left"
     check("wrong answer: 3")
     check("memory limit (2000 MB used, 1000 MB allowed)")
-    counters["after"] = Pressure(None, 5)  # a machine that does not count: nobody knows
-    assert kind_of(lambda: check(killed)) == "no memory left"
+    counters["before"] = counters["after"] = Pressure(None, 5)  # a machine that does not count
+    check(killed)
 
 
 def test_the_counters_are_read():

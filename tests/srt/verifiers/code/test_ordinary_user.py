@@ -9,7 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[4]
 USER = "nobody"
-SUITES = ("test_sandbox_attacks.py", "test_function_attacks.py", "test_limits.py", "test_seccomp.py")
+SUITES = (
+    "test_sandbox_attacks.py",
+    "test_sandbox_failures.py",
+    "test_function_attacks.py",
+    "test_limits.py",
+    "test_seccomp.py",
+)
 # In namespaces of their own: a home folder that others may enter, with nothing but the Python installation in it.
 REACHABLE = """
 kept=$(mktemp -d) && mount --bind "$1" "$kept" && mount -t tmpfs -o mode=755 tmpfs "$2" && mkdir -p "$1" &&

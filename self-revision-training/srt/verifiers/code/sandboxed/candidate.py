@@ -3,8 +3,9 @@
     python candidate.py <fd to read requests from> <fd to write replies to>
         < {"preamble", "program", "entry_point"}
 
-A message is its length (4 bytes, little-endian) and JSON, whose values encoder.py describes. The first one comes
-from here, before the program is executed: {"started"}. Then one reply for each request, with its number `n`:
+A message is its length (4 bytes, little-endian) and JSON, whose values encoder.py describes; requests, which
+nobody needs to distrust, are marshaled instead, which is faster. The first message comes from here, before the
+program is executed: {"started"}. Then one reply for each request, with its number `n`:
 
 - call {args, kwargs, nodes}, next {id} (the next value of an iterator), await {id};
 - returned {value, nodes}, raised {error, nodes}, stop (an iterator has no more values); each with `changed`: the
@@ -13,6 +14,7 @@ from here, before the program is executed: {"started"}. Then one reply for each 
 
 import itertools
 import json
+import marshal
 import os
 import struct
 import sys
@@ -20,6 +22,7 @@ import types
 
 from decoder import Decoder, mutable_tag
 from encoder import Encoder, own_classes
+from interpreter import complete
 
 TYPE_CHECKING = False  # typing takes milliseconds to import
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ SINGLE_VALUES = 64  # of an iterator, sent one by one, in case the next is expen
 CHUNK = 256
 SMALL_ARGUMENTS = 1000  # values in arguments whose changes are reported with every value of an iterator
 STOP = object()
+EXACT = frozenset((type(None), bool, int, str))  # equal values of the same type are the same (not 0.0 and -0.0)
 
 
 class Call:
@@ -177,6 +181,10 @@ def same(node, other):
     """Whether two nodes are the same; 1, 1.0 and True are not, and sets have no order."""
     if node[0] == "set" == other[0]:
         return sorted(map(json.dumps, node[1])) == sorted(map(json.dumps, other[1]))
+    if node[0] == "list" == other[0]:
+        kinds = list(map(type, node[1]))
+        if EXACT.issuperset(kinds):
+            return node[1] == other[1] and kinds == list(map(type, other[1]))
     return json.dumps(node) == json.dumps(other)
 
 
@@ -190,6 +198,7 @@ def find_function(namespace, entry_point):
 
 
 def main():
+    complete()
     leave = os._exit  # the program may replace it
     task = json.load(sys.stdin)
     requests, replies = os.fdopen(int(sys.argv[1]), "rb"), os.fdopen(int(sys.argv[2]), "wb")
@@ -203,7 +212,7 @@ def main():
 
     send({"started": True})
     while len(size := requests.read(4)) == 4:
-        request = json.loads(requests.read(struct.unpack("<I", size)[0]))
+        request = marshal.loads(requests.read(struct.unpack("<I", size)[0]))
         send({**program.reply(request), "n": request["n"]})
     leave(0)  # threads of the program may still run; its time and memory are only known once it has ended
 

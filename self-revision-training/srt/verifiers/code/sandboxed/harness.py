@@ -7,9 +7,10 @@ The candidate, the program under test, never runs in this process: it cannot rea
 tests, or replace what they compare with. Its values arrive as plain data (encoder.py), and no __eq__ of its own
 decides.
 
-Standard output is the report, as JSON: {"outcome", "message", "num_calls"}. There is none when this process ended
-in any other way, and then there is no verdict. Outcomes: "passed", "failed", "died" (the program did, or sent
-nonsense), "not started" (the program's sandbox), or the kind of the tests' own failure.
+Standard output is lines of JSON, {"outcome", "message", "num_calls"}, of which the last one counts. Outcomes:
+"passed", "failed", "died" (the program did, or sent nonsense), "not started" (the program's sandbox), or the kind
+of the tests' own failure. When this process ended in any other way, there is no line, or the last one says what it
+was doing: "reading" a large reply of the program's, or "running" the tests.
 """
 
 import ast
@@ -19,6 +20,7 @@ import sys
 import types
 
 from encoder import Unsendable, own_classes
+from interpreter import complete
 from remote import Connection, Ended
 
 MISSING_MODULE = "tests with a missing module"
@@ -168,17 +170,22 @@ def put(function, entry_point, namespace):
 
 
 def main():
+    complete()
     # What the tests print must not be taken for the report.
     report = os.dup(1)
     os.dup2(os.open("/dev/null", os.O_WRONLY), 1)
     task = json.load(sys.stdin)
-    connection = Connection(int(sys.argv[1]), int(sys.argv[2]), task["seconds"], task["test"])
-    sys.argv = ["test.py"]
+
+    def write(outcome, message=""):
+        line = {"outcome": outcome, "message": message[:500], "num_calls": connection.num_calls}
+        os.write(report, json.dumps(line).encode() + b"\n")
 
     def end(outcome, message=""):
-        line = {"outcome": outcome, "message": message[:500], "num_calls": connection.num_calls}
-        os.write(report, json.dumps(line).encode())
+        write(outcome, message)
         os._exit(0)
+
+    connection = Connection(int(sys.argv[1]), int(sys.argv[2]), task["seconds"], task["test"], write)
+    sys.argv = ["test.py"]
 
     if not connection.wait_for_start():
         end("not started", connection.death or "")

@@ -6,9 +6,11 @@ value, an exception, or its end.
 
 import builtins
 import json
+import marshal
 import os
 import select
 import struct
+import sys
 import threading
 import time
 
@@ -16,6 +18,11 @@ from decoder import Decoder, Malformed
 from encoder import Encoder, Unsendable
 
 REPLY_BYTES = 32 * 2**20
+LARGE_REPLY = 2**16  # bytes
+MAX_DIGITS = (
+    4300  # of an integer in a reply: converting longer ones takes quadratic time (encoder.ATOM_BITS: 3011)
+)
+READING, RUNNING = "reading", "running"
 STARTUP_SECONDS = 60  # that the other sandbox gets to start
 # Exceptions with a meaning for the loops, generators and event loops of the tests, which would end early and pass.
 CONTROL_FLOW = (StopIteration, StopAsyncIteration, GeneratorExit)
@@ -46,10 +53,11 @@ class Connection:
 
     `num_calls`: calls of the function. `death`: why there will be no more replies. `unsupported`: what the tests
     do with the function that cannot be done from here. `compared` and `shown`: whether a value that cannot leave
-    the program was. `classes` and `exceptions`: those of the preamble.
+    the program was. `classes` and `exceptions`: those of the preamble. `note` is called with READING before a
+    large reply is read, which may take more time or memory than there is, and with RUNNING afterwards.
     """
 
-    def __init__(self, requests, replies, seconds, test):
+    def __init__(self, requests, replies, seconds, test, note):
         os.set_blocking(requests, False)
         self.num_calls = 0
         self.death = self.unsupported = None
@@ -59,6 +67,7 @@ class Connection:
         self._seconds = seconds  # of waiting that are left
         self._test = test
         self._number = 0
+        self._note, self._reading = note, False
         self._lock = threading.RLock()
 
     def wait_for_start(self):
@@ -104,6 +113,10 @@ class Connection:
             except Exception as alarm:  # of the tests' own, which stops waiting
                 self.death = f"time limit: the tests interrupted a call ({type(alarm).__name__})"
                 raise
+            finally:
+                if self._reading:
+                    self._reading = False
+                    self._note(RUNNING)
             if error is not None:
                 setattr(error, MARK, self)
                 raise error
@@ -123,7 +136,7 @@ class Connection:
         raise Ended from None
 
     def _send(self, message):
-        data = json.dumps(message).encode()
+        data = marshal.dumps(message)
         data = memoryview(struct.pack("<I", len(data)) + data)
         while data:
             self._wait_for([], [self._requests])  # a program that does not read must not block us either
@@ -136,10 +149,17 @@ class Connection:
         size = struct.unpack("<I", self._read(4))[0]
         if size > REPLY_BYTES:
             self._die(f"output limit ({REPLY_BYTES >> 20} MiB): the function returned more")
+        data = self._read(size)
+        self._reading = size > LARGE_REPLY
+        if self._reading:
+            self._note(READING)
+        sys.set_int_max_str_digits(MAX_DIGITS)
         try:
-            return json.loads(self._read(size))
+            return json.loads(data)
         except (ValueError, RecursionError, MemoryError) as error:
             raise Malformed(f"{type(error).__name__}"[:100]) from None
+        finally:
+            sys.set_int_max_str_digits(0)
 
     def _read(self, size):
         data = bytearray()
