@@ -90,6 +90,7 @@ def run_sft(tmp_path):
         ("gpt_oss", {}, "in 1 packed pass on 1 process"),
         ("qwen2_moe", {"router_aux_loss_coef": 0.5}, "in 1 packed pass on 1 process"),
         ("gpt2", {}, "in 1 packed pass on 1 process"),  # its config sets dropout
+        ("falcon", {"attention_dropout": 0.3}, "padding instead of packing"),  # reads the rate from its config
     ],
 )
 def test_the_loss_does_not_depend_on_packing(save_base, run_sft, capsys, family, settings, said):
