@@ -90,7 +90,6 @@ def run_sft(tmp_path):
         ("gpt_oss", {}, "in 1 packed pass on 1 process"),
         ("qwen2_moe", {"router_aux_loss_coef": 0.5}, "in 1 packed pass on 1 process"),
         ("gpt2", {}, "in 1 packed pass on 1 process"),  # its config sets dropout
-        ("falcon", {"attention_dropout": 0.3}, "padding instead of packing"),  # reads the rate from its config
     ],
 )
 def test_the_loss_does_not_depend_on_packing(save_base, run_sft, capsys, family, settings, said):
@@ -100,6 +99,11 @@ def test_the_loss_does_not_depend_on_packing(save_base, run_sft, capsys, family,
     packed = run_sft(base, 1)
     assert said in capsys.readouterr().out
     assert len(padded) == 2 and padded == pytest.approx(packed, rel=1e-5)
+
+
+def test_a_rate_of_dropout_that_the_family_reads_from_its_config_is_off_too(save_base, run_sft):
+    with_dropout = run_sft(save_base("falcon", attention_dropout=0.3), 0)
+    assert with_dropout == pytest.approx(run_sft(save_base("falcon", attention_dropout=0.0), 1), rel=1e-5)
 
 
 def test_the_exported_model_is_the_base_at_a_learning_rate_of_0(save_base, run_sft, tmp_path):
