@@ -101,6 +101,11 @@ def test_the_loss_does_not_depend_on_packing(save_base, run_sft, capsys, family,
     assert len(padded) == 2 and padded == pytest.approx(packed, rel=1e-5)
 
 
+def test_a_rate_of_dropout_that_the_family_reads_from_its_config_is_off_too(save_base, run_sft):
+    with_dropout = run_sft(save_base("falcon", attention_dropout=0.3), 0)
+    assert with_dropout == pytest.approx(run_sft(save_base("falcon", attention_dropout=0.0), 1), rel=1e-5)
+
+
 def test_the_exported_model_is_the_base_at_a_learning_rate_of_0(save_base, run_sft, tmp_path):
     """Dropout and attention that training sets are not exported, and Llama 4's parameters keep their names."""
     base = save_base("llama4_text", attention_dropout=0.3)

@@ -9,14 +9,17 @@ from transformers import PreTrainedConfig
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def turn_off_dropout(model: nn.Module) -> None:
-    """Set every rate of dropout and of noise to 0: of modules, in their attributes, and in the configs that they
-    read while they run. The model's own config, which is exported with it, keeps its rates.
+def turn_off_dropout(model: nn.Module, in_config: bool = False) -> None:
+    """Set every rate of dropout and of noise to 0: of modules, in their attributes, and in the configs that some
+    (Falcon's) read while they run.
+
+    The model's own config, which is exported with it, keeps its rates; its modules then get a config of their own,
+    which `set_attn_implementation` no longer changes. `in_config`: change that config itself, for a model that is
+    not exported.
 
     The policy that samples, scores and is trained must be one and the same: with dropout, the log-probs in
     training differ from the sampler's, and a run cannot be repeated. (`eval()` alone is not an alternative:
-    gradient checkpointing works in training mode only.) Set the attention first: a module whose config had rates
-    has a copy of its own afterwards, which `set_attn_implementation` does not change.
+    gradient checkpointing works in training mode only.)
     """
     quiet: dict[int, PreTrainedConfig] = {}  # by the id of the config that it replaces
     for module in model.modules():
@@ -24,7 +27,11 @@ def turn_off_dropout(model: nn.Module) -> None:
             module.p = 0.0
         _zero_rates(module)
         config = getattr(module, "config", None)
-        if module is not model and isinstance(config, PreTrainedConfig) and any(_rates(config).values()):
+        if not isinstance(config, PreTrainedConfig):
+            continue
+        if in_config:
+            _zero_rates(config)
+        elif module is not model and any(_rates(config).values()):
             module.config = quiet.setdefault(id(config), _without_dropout(config))
 
 
