@@ -138,11 +138,31 @@ def test_what_megatron_does_not_do_is_refused(make_config, model_config):
         check_megatron(config, model_config)
 
 
+@pytest.mark.parametrize(
+    ("entry", "value", "message"),
+    [
+        ("final_logit_softcapping", 30.0, "sets final_logit_softcapping=30.0.*TRAINER_BACKEND=dtensor"),
+        ("logits_scaling", 8.0, "sets logits_scaling=8.0.*TRAINER_BACKEND=dtensor"),
+        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "depend on lengths"),
+    ],
+)
+def test_megatron_refuses_what_only_the_other_workers_ask_the_model(
+    make_config, model_config, entry, value, message
+):
+    config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
+    setattr(model_config, entry, value)
+    with pytest.raises(UserError, match=message):
+        check_megatron(config, model_config)
+
+
 def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_config, model_config):
     config = make_config(
         student_model="m", temperature=0.7, top_p=0.9, gpu_memory_utilization=0.3, sampler_batch=99
     )
-    generation = generation_config(config, cluster_shape(config, 1, model_config, 1), 1000, [5, 6], pad_id=5)
+    overrides = {"rope_parameters": {"rope_type": "default"}}
+    shape = cluster_shape(config, 1, model_config, 1)
+    generation = generation_config(config, shape, 1000, [5, 6], pad_id=5, hf_overrides=overrides)
+    assert generation["vllm_kwargs"]["hf_overrides"] == overrides
     assert (generation["temperature"], generation["top_p"], generation["stop_token_ids"]) == (0.7, 0.9, [5, 6])
     assert generation["vllm_cfg"]["max_model_len"] == 1000
     assert generation["vllm_cfg"]["gpu_memory_utilization"] == 0.3

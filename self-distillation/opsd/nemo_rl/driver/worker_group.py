@@ -23,6 +23,7 @@ from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import add_span, span
+from srt.common.errors import UserError
 from srt.common.models import stored_dtype, vllm_overrides
 from srt.contract import metrics as names
 
@@ -90,7 +91,10 @@ class WorkerGroup:
         elif config.teacher_model != config.student_model:
             self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
         if config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
-            self.policy.run_all_workers_single_data("check_logits")
+            try:
+                self.policy.run_all_workers_single_data("check_logits")
+            except UserError as error:  # Ray's, whose text is the worker's traceback
+                raise getattr(error, "cause", error) from None
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:
