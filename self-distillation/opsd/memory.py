@@ -52,7 +52,8 @@ def _local_plan(run: Run, machine: Machine, offload: bool) -> MemoryPlan:
 
 def _nemo_rl_plan(run: Run, machine: Machine) -> MemoryPlan:
     config, shape = run.config, _shape(run.config.student_model)
-    cluster = cluster_shape(config, machine.gpus, load_model_config(config.student_model), shape.parameters)
+    gpus = machine.gpus or torch.cuda.device_count()  # as NemoEngine counts them
+    cluster = cluster_shape(config, gpus, load_model_config(config.student_model), shape.parameters)
     terms = nemo_rl_terms(
         shape,
         gpus=cluster.gpus,
