@@ -170,8 +170,8 @@ class PackedSFTTrainer(SFTTrainer):
         """Add the metrics since the last entry; a collective call."""
         mode = "train" if self.model.training else "eval"
         if mode in self._sums:
-            sums = self.accelerator.reduce(self._sums.pop(mode)).tolist()
-            supervised, entropy, correct, tokens = sums
+            sums: Any = self.accelerator.reduce(self._sums.pop(mode))
+            supervised, entropy, correct, tokens = sums.tolist()
             self._total_train_tokens += int(tokens) if mode == "train" else 0
             self._metrics[mode] |= {
                 "entropy": [entropy / max(supervised, 1)],
