@@ -23,7 +23,7 @@ SCRIPT = re.compile(r"\bbash ([\w./-]+\.sh|\.ci/run)")
 PYTHON_FILE = re.compile(r"\bpython ([\w./-]+\.py)")
 KNOB = re.compile(r"\b([A-Z][A-Z0-9_]{2,})=")
 # Of setup_env.sh, quickstart.sh, vLLM and CUDA.
-FOREIGN_VARIABLES = {"EXTRAS", "OUTPUT", "VLLM_BATCH_INVARIANT", "CUDA_VISIBLE_DEVICES"}
+FOREIGN_VARIABLES = {"EXTRAS", "OUTPUT", "VLLM_BATCH_INVARIANT", "CUDA_VISIBLE_DEVICES", "RAY_AUTH_MODE"}
 
 
 def repository_files() -> Iterator[Path]:
