@@ -22,13 +22,14 @@ MODULE = re.compile(r"(?:srt|opsd|quickstart)(?:\.\w+)+")
 SCRIPT = re.compile(r"\bbash ([\w./-]+\.sh|\.ci/run)")
 PYTHON_FILE = re.compile(r"\bpython ([\w./-]+\.py)")
 KNOB = re.compile(r"\b([A-Z][A-Z0-9_]{2,})=")
-# Of setup_env.sh, quickstart.sh, vLLM, CUDA and wandb.
+# Of setup_env.sh, quickstart.sh, vLLM, CUDA, Ray and wandb.
 FOREIGN_VARIABLES = {
     "EXTRAS",
     "OUTPUT",
     "WITH_NEMO_RL",
     "VLLM_BATCH_INVARIANT",
     "CUDA_VISIBLE_DEVICES",
+    "RAY_AUTH_MODE",
     "WANDB_MODE",
 }
 

@@ -42,7 +42,8 @@ def _local_plan(run: Run, machine: Machine, offload: bool) -> MemoryPlan:
         separate_teacher=not config.lora_rank,
         offload=offload,
         all_vocab_entries=config.kl_grad_eps == 0,
-        sampler_bytes=_vllm_bytes(run) if with_vllm else _cache_bytes(run, shape),
+        # The cache of transformers grows with the responses; vLLM takes its share at once.
+        sampler_bytes=_vllm_bytes(run) if with_vllm else 0,
     )
     changes = ["ENGINE=nemo-rl on several GPUs"] + ([] if offload else ["OFFLOAD=1"])
     changes += _common_changes(run) + ([] if config.lora_rank else ["LORA_RANK=32 LR=1e-4"])
@@ -85,14 +86,6 @@ def _vllm_bytes(run: Run) -> int:
     """vLLM's share is a fraction of the whole GPU."""
     total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
     return int(run.config.gpu_memory_utilization * total)
-
-
-def _cache_bytes(run: Run, shape: ModelShape) -> int:
-    """The KV cache of transformers at its longest, in 2 bytes (4 without a GPU)."""
-    config = run.config
-    sequences = min(config.sampler_batch, config.num_prompts_per_step)
-    size = 2 if torch.cuda.is_available() else 4
-    return 2 * size * shape.layers * shape.keys * sequences * run.max_total_tokens
 
 
 @functools.cache

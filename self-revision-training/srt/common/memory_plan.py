@@ -240,8 +240,7 @@ def local_terms(
     """GPU and host terms of ENGINE=local.
 
     student_tokens: of a micro-batch; update_tokens: responses' tokens of an update; sampler_bytes: vLLM's share of
-    the GPU, or the KV cache of transformers. Without `separate_teacher` the teacher is the student without its
-    adapter.
+    the GPU. Without `separate_teacher` the teacher is the student without its adapter.
     """
     weights = (4 if separate_teacher else 2) * shape.parameters
     moments, teacher = 8 * trained, 2 * shape.parameters if separate_teacher else 0
