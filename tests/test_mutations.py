@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -62,7 +63,8 @@ def repository(mutate, tmp_path, monkeypatch):
         captured = capsys.readouterr()
         return code, captured.out + captured.err
 
-    return run
+    with mock.patch.dict("os.environ"):  # the script sets variables for the processes that it forks
+        yield run
 
 
 @pytest.mark.parametrize(

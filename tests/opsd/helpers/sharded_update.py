@@ -119,6 +119,14 @@ def main(layout: str, folder: str) -> None:
         "back": back,
     }
     worker = Worker(layout, os.environ["STUDENT"], os.environ["TEACHER"], work["sections at rate 0"])
+    # After a forward pass without a backward one, the root module still holds gathered weights.
+    sequences = [pair.student for pair in updates[0].micro_batches[0]]
+    with torch.no_grad():
+        worker._run_to_lm_head(worker.model, sequences, 0, lambda hidden, head: None)
+        with worker.teacher_swapped_in() as swapped_in:
+            found["teacher"] = worker._run_to_lm_head(
+                swapped_in, sequences, 0, lambda hidden, head: hidden.clone()
+            )
     found["other losses"] = [
         worker.distill(updates[:1], **loss, pad_id=0).updates[0] for loss in work["other losses"]
     ]

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, Gemma2ForCausalLM
 
 from opsd.config import DistillConfig
 from opsd.cpu_offload import PinnedCpuCopies
+from opsd.hidden_states import predicting_hidden
 from opsd.kl import KLConfig
 from opsd.nemo_rl.driver.config import ClusterShape, policy_config
 from opsd.nemo_rl.micro_batches import rank_updates
@@ -235,6 +236,14 @@ def test_scoring_gives_the_kl_of_the_update_that_follows_and_changes_nothing(two
 def test_swapping_a_sharded_models_weights_changes_none_of_them(two_ranks, sharding):
     for rank in two_ranks(sharding):
         assert_same(rank["again"], rank["after"], rtol=0, atol=0)
+
+
+def test_a_teacher_that_is_swapped_in_after_a_forward_pass_of_the_student_is_the_teacher(
+    two_ranks, exact_models, pairs
+):
+    for rank, batch in zip(two_ranks("fsdp"), (pairs[:2], [pairs[2]]), strict=True):
+        expected = predicting_hidden(exact_models[1].float(), [pair.student for pair in batch], 0)
+        torch.testing.assert_close(rank["teacher"], expected.detach(), rtol=1e-3, atol=1e-4)
 
 
 @BOTH
