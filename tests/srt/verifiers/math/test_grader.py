@@ -61,7 +61,15 @@ class Unloadable:
 
 @pytest.fixture(scope="module")
 def acting():
-    with MathGrader(2, time_limit_seconds=1.0, verifiers={"math": act}) as grader:
+    with MathGrader(2, time_limit_seconds=3.0, verifiers={"math": act}) as grader:
+        grader.grade_all([("7", problem(), "stop")] * 4)
+        yield grader
+
+
+@pytest.fixture(scope="module")
+def patient():
+    """With a limit that no comparison reaches on a busy machine."""
+    with MathGrader(2, time_limit_seconds=600, verifiers={"math": act}) as grader:
         grader.grade_all([("7", problem(), "stop")] * 4)
         yield grader
 
@@ -69,8 +77,8 @@ def acting():
 @pytest.mark.parametrize(
     ("response", "reason"),
     [
-        ("hang", "no verdict within 1 s"),
-        ("hang and ignore signals", "no verdict within 1 s"),
+        ("hang", "no verdict within 3 s"),
+        ("hang and ignore signals", "no verdict within 3 s"),
         ("die", "died"),
         ("exit", "died"),
         ("allocate", "MemoryError"),
@@ -81,7 +89,7 @@ def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, resp
     texts = ["7", "8", response, *("7" for _ in range(20)), response, "8"]
     started = time.monotonic()
     outcomes = acting.grade_all([(text, problem(), "stop") for text in texts])
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 300  # "hang" sleeps for an hour
     for text, outcome in zip(texts, outcomes, strict=True):
         if text == response:
             assert isinstance(outcome, VerifierError) and reason in str(outcome)
@@ -91,19 +99,19 @@ def test_a_broken_comparison_is_set_aside_and_the_others_are_graded(acting, resp
     assert acting.grade_all([("7", problem(), "stop")])[0].correct  # the pool is healthy
 
 
-def test_a_response_whose_worker_died_is_graded_again(acting, tmp_path):
+def test_a_response_whose_worker_died_is_graded_again(patient, tmp_path):
     """Another response may have killed it."""
-    (outcome,) = acting.grade_all([(f"exit unless there is {tmp_path / 'mark'}", problem(), "stop")])
+    (outcome,) = patient.grade_all([(f"exit unless there is {tmp_path / 'mark'}", problem(), "stop")])
     assert isinstance(outcome, Verdict), outcome
 
 
-def test_a_worker_that_dies_between_two_tasks(acting):
+def test_a_worker_that_dies_between_two_tasks(patient):
     for _ in range(2):
-        verdicts = acting.grade_all([("7", problem(), "stop")] * 20)
+        verdicts = patient.grade_all([("7", problem(), "stop")] * 20)
         for worker in {int(verdict.reason) for verdict in verdicts}:
             os.kill(worker, signal.SIGKILL)
         time.sleep(0.5)
-        assert all(v.correct for v in acting.grade_all([("7", problem(), "stop")] * 20))
+        assert all(v.correct for v in patient.grade_all([("7", problem(), "stop")] * 20))
 
 
 def test_workers_that_never_grade_anything_are_an_error_not_an_endless_loop():
