@@ -31,6 +31,9 @@ DISTILL_README = {
     "weight_decay": 0.0,
     "adam_beta1": 0.9,
     "adam_beta2": 0.95,
+    "exclude_srt_problems": True,
+    "val_max_tokens": None,
+    "teacher_sync": "none",
 }
 GOLDEN = {
     "readme": {
@@ -58,7 +61,8 @@ GOLDEN = {
             "max_tokens": 16384,
         },
         "sft": {"control_phrases": "paper", "srt_objective": "joint", "tuples_per_update": 4},
-        "distill": DISTILL_README | {"control_phrases": "paper", "topk": 64},
+        "distill": DISTILL_README
+        | {"control_phrases": "paper", "topk": 64, "val_max_tokens": 32768, "teacher_sync": "plateau"},
         "evaluate": {"control_phrases": "paper", "max_tokens": 32768},
     },
     "release": {
@@ -84,6 +88,9 @@ GOLDEN = {
             "weight_decay": 0.01,
             "adam_beta1": 0.9,
             "adam_beta2": 0.999,
+            "exclude_srt_problems": True,
+            "val_max_tokens": 32768,
+            "teacher_sync": "none",
         },
         "evaluate": {"control_phrases": "qwen", "max_tokens": 32768},
     },
