@@ -42,7 +42,7 @@ def test_min_tests_leaves_out_problems_with_few_tests(tmp_path, capsys):
 
 
 def test_limits_beyond_reason_are_no_bad_record(tmp_path):
-    """The judge lowers them (tests/srt/verifiers/code/test_limits.py)."""
+    """The judge lowers them (tests/srt/verifiers/code/test_problem_limits.py)."""
     record = {"examples": SHOWN, "time_limit": 1e30, "memory_limit": 2**28}
     assert load(tmp_path, record).problems[0].limits == {"time_seconds": 1e30, "memory_mb": 2**28}
 
