@@ -191,7 +191,7 @@ def new_model(model_path: str, config: SftConfig, attn_implementation: str) -> A
     # A sharded model stays on the CPU here and moves to the GPUs shard by shard.
     model = load_model(model_path, "float32", "cpu" if "ACCELERATE_USE_FSDP" in os.environ else None)
     model.set_attn_implementation(attn_implementation)
-    turn_off_dropout(model)
+    turn_off_dropout(model, in_config=True)  # stages.py exports another copy
     return with_adapters(model, config)
 
 
