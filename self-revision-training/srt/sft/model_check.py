@@ -21,7 +21,7 @@ def check_model(config: SftConfig, longest: int, device: str | None = None) -> A
         raise UserError(
             f"GRADIENT_CHECKPOINTING=1: {type(model).__name__} does not support it; set GRADIENT_CHECKPOINTING=0"
         )
-    turn_off_dropout(model, in_config=True)
+    turn_off_dropout(model, sft=True)
     attention = fit_attention(model, config.packing, longest)
     if attention.implementation != "flash_attention_2":  # which fp32 weights do not run on
         check_loss(model, attention.packed)

@@ -39,7 +39,7 @@ def new_model(model_path: str, config: SftConfig, attn_implementation: str, chec
     else:
         model = load_model(model_path, "float32", "cpu" if sharded else None)
     model.set_attn_implementation(attn_implementation)
-    turn_off_dropout(model, in_config=True)  # stages.py exports another copy
+    turn_off_dropout(model, sft=True)  # stages.py exports another copy
     model = with_adapters(model, config)
     if checkpoint and is_rank0():
         _load_file(model, checkpoint / WEIGHTS)
