@@ -13,7 +13,7 @@ from srt.common.errors import UserError
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def turn_off_dropout(model: nn.Module) -> None:
+def turn_off_dropout(model: Any) -> None:
     """Set every dropout rate to 0: of modules, in their attributes, and in the configs that they read while they
     run. The model's own config, which is exported with it, keeps its rates.
 
