@@ -9,9 +9,9 @@ from transformers import PreTrainedConfig
 DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def turn_off_dropout(model: nn.Module, sft: bool = False) -> None:
-    """Set every rate of dropout to 0: of modules, in their attributes, and in the configs that some (Falcon's) read
-    while they run.
+def turn_off_dropout(model: Any, sft: bool = False) -> None:
+    """Set every rate of dropout to 0: of modules, in their attributes, and in the configs that some (Falcon's)
+    read while they run.
 
     The model's own config, which is exported with it, keeps its rates; its modules then get a config of their own,
     which `set_attn_implementation` no longer changes. `sft`: for a model that is not exported, and that is trained

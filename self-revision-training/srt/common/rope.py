@@ -12,12 +12,11 @@ import functools
 from types import MethodType
 from typing import Any
 
-from torch import nn
 from transformers import GenerationMixin, PreTrainedConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 
-def fix_rope(model: nn.Module, name: str) -> None:
+def fix_rope(model: Any, name: str) -> None:
     """Fix the frequencies of a transformers model. Its config, which is saved with it, stays as it is."""
     is_fixed = False
     for module in model.modules():
@@ -37,8 +36,8 @@ def fix_rope(model: nn.Module, name: str) -> None:
     prepare = getattr(type(model), "prepare_inputs_for_generation", None)
     if is_fixed and prepare is not None and "original_max_position_embeddings" in prepare.__code__.co_names:
         # Phi's own drops the cache where the frequencies would change, and goes on with the last token alone.
-        plain = MethodType(GenerationMixin.prepare_inputs_for_generation, model)
-        model.prepare_inputs_for_generation = plain  # pyright: ignore[reportAttributeAccessIssue] - a method
+        mixin: Any = GenerationMixin
+        model.prepare_inputs_for_generation = MethodType(mixin.prepare_inputs_for_generation, model)
 
 
 def rope_overrides(config: Any, name: str) -> dict[str, Any]:
