@@ -9,15 +9,64 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from opsd.hidden_states import predicting_hidden
-from tests.families.phase2_models import FAMILIES, tiny
+from tests.families.models import tiny
 from tests.opsd.conftest import grader, layout, make_config, make_run, open_run  # noqa: F401 - fixtures
 from tests.opsd.helpers.problems import PROBLEMS
 
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 100.0, "factor": 2.0}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 100.0,
+    "short_factor": [1.0] * 4,
+    "long_factor": [1.0, 2.0, 3.0, 4.0],
+}
+# (transformers' model_type, settings): families that compute their logits in different ways. What changes logits
+# or adds noise is set to show.
+FAMILIES = [
+    ("cohere", {"logit_scale": 0.25}),
+    ("cohere2", {"logit_scale": 0.25}),
+    ("deepseek_v3", {}),
+    ("falcon", {"hidden_dropout": 0.3, "attention_dropout": 0.3}),
+    ("falcon_h1", {"lm_head_multiplier": 0.5}),
+    ("gemma2", {}),
+    ("gemma3_text", {"final_logit_softcapping": 5.0}),
+    ("gpt2", {}),  # with its dropout of 0.1
+    ("gpt_neox", {}),
+    ("gpt_oss", {}),
+    ("gptj", {}),  # a head with a bias
+    ("granite", {}),
+    ("granitemoe", {}),
+    ("llama", {}),
+    ("llama", {"rope_parameters": DYNAMIC}),
+    ("llama4_text", {}),
+    ("mamba", {}),
+    ("mistral", {}),
+    ("mixtral", {"router_jitter_noise": 0.5}),
+    ("nanochat", {}),
+    ("nemotron", {}),
+    ("olmo", {}),
+    ("olmo2", {}),
+    ("olmo3", {}),
+    ("olmoe", {}),
+    ("opt", {"layerdrop": 0.5}),
+    ("phi", {"resid_pdrop": 0.3}),
+    ("phi3", {"rope_parameters": LONGROPE, "original_max_position_embeddings": 24}),
+    ("qwen2", {}),
+    ("qwen3", {}),
+    ("qwen3", {"tie_word_embeddings": True}),
+    ("qwen3_moe", {}),
+    ("smollm3", {}),
+    ("stablelm", {}),
+    ("starcoder2", {"residual_dropout": 0.3}),
+]
 
-@pytest.fixture(params=FAMILIES)
+
+@pytest.fixture(params=FAMILIES, ids=lambda family: "-".join((family[0], *family[1])))
 def checkpoint(request, layout, tmp_path):  # noqa: F811 - a fixture
-    folder = tmp_path / request.param
-    tiny(request.param, vocab_size=len(layout.tokenizer))[1].save_pretrained(folder)
+    kind, settings = request.param
+    folder = tmp_path / kind
+    ids = {"bos_token_id": None, "eos_token_id": layout.eot_ids[0]}
+    tiny(kind, vocab_size=len(layout.tokenizer), **ids, **settings)[1].save_pretrained(folder)
     return folder
 
 

@@ -16,7 +16,7 @@ from transformers import (
 from opsd.checkpoint_names import as_in_checkpoint, changed_names, saved_tensors
 from opsd.local.student import Student
 from srt.common.errors import UserError
-from tests.families.phase2_models import tiny
+from tests.families.models import tiny
 
 SIZES = {
     "vocab_size": 32,
