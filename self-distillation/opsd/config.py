@@ -187,7 +187,8 @@ def check(config: DistillConfig) -> None:
     if config.kl_clip or config.loss_on != "all" or config.reward_weight or config.srt_replay:
         print(
             f"note: KL_CLIP={config.kl_clip:g} LOSS_ON={config.loss_on} REWARD_WEIGHT={config.reward_weight:g} "
-            f"SRT_REPLAY={config.srt_replay:g} is not the paper's loss (the KL alone, on all responses)"
+            f"SRT_REPLAY={config.srt_replay:g} is not the loss of the paper's equation (the KL alone, on all "
+            "responses)"
         )
 
 

@@ -198,7 +198,7 @@ def test_a_global_batch_size_that_does_not_divide_the_step(call, good):
 
 def test_an_unknown_set_of_control_phrases(call, good):
     error = the_error(call("collect", good["collect"] | {"CONTROL_PHRASES": "quen"}))
-    assert "CONTROL_PHRASES=quen is neither a named set (qwen, olmo) nor a .yaml file" in error
+    assert "CONTROL_PHRASES=quen is neither a named set (qwen, olmo, paper) nor a .yaml file" in error
 
 
 # Stage files and tuples ---------------------------------------------------------------------------------------

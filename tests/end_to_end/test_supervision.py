@@ -6,12 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
-from trl import SFTTrainer
 
 from srt.collect.split import metadata_path, stage_record
 from srt.common.files import read_json
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import pack_ids
+from srt.sft.trainer import PackedSFTTrainer
 
 PROBLEM = "x = 4 [A] + 5"
 SUFFIX = "Answer in a box."
@@ -57,13 +57,13 @@ def test_stage_1_trains_on_everything_after_the_prompt_and_stage_2_on_the_revisi
     ]
     write_stages(tmp_path, tokenizer, tuples, tuples[:1])
     batches = []
-    real = SFTTrainer.compute_loss
+    real = PackedSFTTrainer.compute_loss
 
     def record_batch(self, model, inputs, *others, **options):
         batches.append((inputs["input_ids"].clone(), inputs["labels"].clone()))
         return real(self, model, inputs, *others, **options)
 
-    monkeypatch.setattr(SFTTrainer, "compute_loss", record_batch)
+    monkeypatch.setattr(PackedSFTTrainer, "compute_loss", record_batch)
     config = {
         "BASE_MODEL": answering_model,
         "DATA_PREFIX": "one",

@@ -81,6 +81,7 @@ def test_dropout(open_run, reviser_checkpoint, tmp_path):
     opened = open_run(folder, PROBLEMS, **ROOM)
     for layer in opened.engine.student.model.model.layers:
         layer.self_attn.attention_dropout = config.attention_dropout
+    opened.engine.student.model.train()  # Phase 2 trains in evaluation mode
     with pytest.raises(UserError, match="weights were lost or changed, or dropout is on"):
         preflight(opened.run, opened.engine)
 

@@ -224,7 +224,9 @@ def test_the_loop_syncs_the_teacher_only_when_that_is_due(make_run, grader, coin
     start = load_model(str(coin_checkpoint)).state_dict()
     frozen = train_run(make_run(coin_checkpoint, PROBLEMS, folder="frozen", **settings), grader)
     assert equal(frozen.teacher.model.state_dict(), start)
-    synced = train_run(make_run(coin_checkpoint, PROBLEMS, teacher_sync_steps=2, **settings), grader)
+    synced = train_run(
+        make_run(coin_checkpoint, PROBLEMS, teacher_sync="steps", teacher_sync_steps=2, **settings), grader
+    )
     teacher, student = (model.model.state_dict() for model in (synced.teacher, synced.student))
     assert not equal(teacher, start) and not equal(teacher, student)  # the student of step 2
 

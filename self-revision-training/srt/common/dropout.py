@@ -37,7 +37,7 @@ def turn_off_dropout(model: Any, sft: bool = False) -> None:
             if id(config) not in quiet:
                 quiet[id(config)] = copy.deepcopy(config)
                 _zero_rates(quiet[id(config)], words)
-            module.config = quiet[id(config)]
+            module.config = quiet[id(config)]  # pyright: ignore[reportArgumentType] - not a parameter
 
 
 def _rates(holder: Any, words: tuple[str, ...]) -> dict[str, float]:

@@ -17,7 +17,8 @@ from srt.common.memory_plan import GIB
 from tests.opsd.helpers.problems import PROBLEMS
 from tests.opsd.helpers.states import equal
 
-SETTINGS = {"max_total_sequence_length": 20, "lr": 1e-3, "tokens_per_micro_batch": 60, "teacher_sync_steps": 2}
+SETTINGS = {"max_total_sequence_length": 20, "lr": 1e-3, "tokens_per_micro_batch": 60}
+SETTINGS |= {"teacher_sync": "steps", "teacher_sync_steps": 2}
 
 
 def held(tensors) -> int:

@@ -154,7 +154,7 @@ def mean_kl(student, teacher, pairs):
     return local_engines_kl(student, teacher, pairs, 1 / sum(len(pair.targets) for pair in pairs)).loss
 
 
-def assert_first_gradient(ranks, student, teacher, pairs):
+def assert_first_gradient(ranks, student, teacher, pairs, atol=1e-7):
     """That every rank's first gradient is that of a whole model, clipped."""
     mean_kl(student, teacher, in_updates(pairs)[0]).backward()
     expected = gradients(student)
@@ -162,7 +162,7 @@ def assert_first_gradient(ranks, student, teacher, pairs):
     assert norm > 2 * SETTINGS.max_norm
     clipped = {name: (g * SETTINGS.max_norm / norm).float() for name, g in expected.items()}
     for rank in ranks:
-        assert_same(rank["gradients"][0], clipped, rtol=1e-3, atol=1e-7)
+        assert_same(rank["gradients"][0], clipped, rtol=1e-3, atol=atol)
         assert rank["result"].updates[0].grad_norm == pytest.approx(norm, rel=1e-4)
 
 
@@ -190,7 +190,7 @@ def test_a_sharded_model_finds_its_soft_cap(tmp_path, layout, pairs, sharding):
     models = [tmp_path / name for name in ("student", "teacher")]
     ranks = ran_on_two_ranks(sharding, tmp_path, pairs, *models)
     student, teacher = (load_model(str(model), "float64", "cpu") for model in models)
-    assert_first_gradient(ranks, student, teacher, pairs)
+    assert_first_gradient(ranks, student, teacher, pairs, atol=1e-6)
 
 
 @BOTH

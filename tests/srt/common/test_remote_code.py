@@ -139,12 +139,12 @@ def test_every_script_has_the_knob_and_it_is_off():
         assert load_config(schema, script, ["TRUST_REMOTE_CODE=1"]).trust_remote_code is True
 
 
-def test_the_engine_of_vllm_is_told(monkeypatch):
+def test_the_engine_of_vllm_is_told(tiny_checkpoint):
     from srt.sampling.vllm_common import did_not_start, engine_arguments
 
     options = {"on_gpu": False, "max_model_len": 8, "max_batch": 1, "dtype": "auto", "memory_utilization": 0.5}
     for allowed in (True, False):
         allow_remote_code(allowed)
-        arguments = engine_arguments("model", **options, tensor_parallel_size=1, seed=0)
+        arguments = engine_arguments(str(tiny_checkpoint), **options, tensor_parallel_size=1, seed=0)
         assert arguments["trust_remote_code"] is allowed
     assert "TRUST_REMOTE_CODE=1" in str(did_not_start("model", ValueError("pass trust_remote_code=True")))
