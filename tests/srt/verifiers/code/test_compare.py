@@ -123,8 +123,8 @@ def test_time_is_linear_in_the_length(output, expected):
         long = [text if len(text) < 10 else text[:-1] * repeats + text[-1:] for text in (output, expected)]
         best = math.inf
         for _ in range(3):
-            started = time.perf_counter()
+            started = time.process_time()
             assert first_difference(*long) is not None
-            best = min(best, time.perf_counter() - started)
+            best = min(best, time.process_time() - started)
         times.append(best)
     assert times[1] < 10 * times[0] + 0.05  # quadratic: sixteen times as long
