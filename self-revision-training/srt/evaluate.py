@@ -74,7 +74,7 @@ class EvaluateConfig(
 def evaluate(argv: list[str]) -> None:
     """Write evaluation.json (the metrics) beside attempts.jsonl (every response and revision)."""
     config = load_config(EvaluateConfig, "evaluate", argv)
-    if config.model_path is None:
+    if not config.model_path:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate")
     allow_remote_code(config.trust_remote_code)
     check_gpu()

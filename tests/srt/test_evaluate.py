@@ -175,9 +175,10 @@ def test_an_evaluation_without_any_verdict_is_one_sentence(run_evaluate):
         run_evaluate([{"problem": "word " * 600, "answer": "7"}])  # longer than the model's context
 
 
-def test_a_model_must_be_named():
+@pytest.mark.parametrize("argv", [[], ["model_path="]])
+def test_a_model_must_be_named(argv):
     with pytest.raises(UserError, match="MODEL_PATH is not set"):
-        evaluate([])
+        evaluate(argv)
 
 
 def test_code_problems_without_tests_are_refused(run_evaluate, monkeypatch):
