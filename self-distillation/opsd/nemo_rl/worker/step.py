@@ -108,7 +108,7 @@ class DistillationStep(ABC):
         """The KL of each of the rank's micro-batches, on the CPU; no update is made."""
         with self.teacher_swapped_in() as teacher:
             (hidden,), head = self._teacher_hidden(teacher, [update], pad_id)
-        self.model.train()  # as in an update, so that the passes are the same
+        self._set_training_mode()  # as in an update, so that the passes are the same
         outputs: list[KLOutput | None] = []
         for batch, teacher_hidden in zip(update.micro_batches, hidden, strict=True):
             sequences = [pair.student for pair in batch or dummy_pairs(pad_id)]
