@@ -9,15 +9,15 @@ from transformers import AutoModelForCausalLM
 
 from quickstart.tokenizer import build_tokenizer
 from srt.collect.run import collect
-from srt.collect.split import metadata_path
 from srt.common.errors import UserError
-from srt.common.files import read_json, write_json
+from srt.common.files import read_json
 from srt.config import load_config
 from srt.contract.phrases import PHRASE_SETS
 from srt.sft.config import SftConfig
 from srt.sft.run import train
 from srt.sft.weights import new_model
 from tests.families.models import tiny
+from tests.srt.helpers.stage_files import write_stage_files
 
 PHRASES = PHRASE_SETS["qwen"]
 TOKENIZER = build_tokenizer()
@@ -40,20 +40,7 @@ def save_base(tmp_path):
 def run_sft(tmp_path):
     """Trains stage 2 alone, two updates of six tuples each; returns the losses."""
     draw = random.Random(0)
-    for stage in (1, 2):
-        path = tmp_path / "data" / f"p_stage{stage}.json"
-        records = [
-            {
-                "id": f"problem {number}",
-                "x": f"x = {number}",
-                "y_init": "A 1",
-                "p_r": PHRASES.wrong,
-                "y_revised": "A " + "2 " * (1 + draw.randrange(9)),
-            }
-            for number in range(6)
-        ]
-        write_json(path, records)
-        write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
+    write_stage_files(tmp_path / "data", 6, lambda number: 1 + draw.randrange(9))
 
     def run(base: Path, packing: int, *settings: str) -> list[float]:
         out = tmp_path / f"out {packing}"

@@ -4,18 +4,7 @@ import copy
 
 import pytest
 import torch
-from transformers import (
-    FalconConfig,
-    FalconForCausalLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MixtralConfig,
-    MixtralForCausalLM,
-    OPTConfig,
-    OPTForCausalLM,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-)
+from transformers import GPT2Config, GPT2LMHeadModel, Qwen3Config, Qwen3ForCausalLM
 
 from opsd import hidden_states
 from opsd.determinism import check_deterministic, policy_mode
@@ -28,6 +17,7 @@ from srt.common.errors import UserError
 from srt.contract.layout import TokenSequence
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.transformers import TransformersSampler
+from tests.families.models import tiny
 
 SEQUENCES = [TokenSequence([1, 5, 9, 2, 7, 7, 3], start=2), TokenSequence([4, 8, 1], start=1)]
 
@@ -88,54 +78,18 @@ def test_student_and_teacher_with_equal_weights_have_no_kl_under_autocast(monkey
     assert kl() < 1e-6
 
 
-def opt():
-    torch.manual_seed(0)
-    config = OPTConfig(
-        vocab_size=32,
-        hidden_size=16,
-        word_embed_proj_dim=16,
-        ffn_dim=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=32,
-        layerdrop=1.0,
-        dropout=0.0,
-    )
-    return OPTForCausalLM(config)
-
-
-def falcon():
-    torch.manual_seed(0)
-    config = FalconConfig(
-        vocab_size=32,
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        attention_dropout=0.5,
-        hidden_dropout=0.5,
-    )
-    return FalconForCausalLM(config)
-
-
-def mixtral():
-    torch.manual_seed(0)
-    config = MixtralConfig(
-        vocab_size=32,
-        hidden_size=16,
-        intermediate_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=2,
-        num_local_experts=4,
-        router_jitter_noise=0.9,
-    )
-    return MixtralForCausalLM(config)
+RANDOM = {
+    "layerdrop": ("opt", {"layerdrop": 1.0, "dropout": 0.0}),
+    "read from the config": ("falcon", {"attention_dropout": 0.5, "hidden_dropout": 0.5}),
+    "router noise": ("mixtral", {"router_jitter_noise": 0.9}),
+}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["plain", "checkpointing"])
-@pytest.mark.parametrize("make", [opt, falcon, mixtral], ids=["layerdrop", "read from the config", "router noise"])
-def test_randomness_that_is_not_a_dropout_module_is_off(make, checkpointing):
-    model = make()
+@pytest.mark.parametrize("source", RANDOM)
+def test_randomness_that_is_not_a_dropout_module_is_off(source, checkpointing):
+    family, settings = RANDOM[source]
+    model = tiny(family, **settings)[1]
     if checkpointing:
         model.gradient_checkpointing_enable()
     expected = predicting_hidden(copy.deepcopy(model).eval(), SEQUENCES, 0)

@@ -5,32 +5,15 @@ from pathlib import Path
 
 import pytest
 
-from srt.collect.split import metadata_path
-from srt.common.files import write_json
-from srt.contract.phrases import PHRASE_SETS
 from srt.sft.run import train
-
-PHRASES = PHRASE_SETS["qwen"]
+from tests.srt.helpers.stage_files import write_stage_files
 
 
 @pytest.fixture
 def run_train(tiny_checkpoint, tmp_path):
     """Writes two stage files of 12 tuples each and runs SFT on them; returns the output folder."""
     draw = random.Random(0)
-    for stage in (1, 2):
-        path = tmp_path / "data" / f"p_stage{stage}.json"
-        records = [
-            {
-                "id": f"problem {number}",
-                "x": f"x = {number}",
-                "y_init": "A 1",
-                "p_r": PHRASES.wrong,
-                "y_revised": "A " + "2 " * (1 + (number + draw.randrange(3)) % 9),
-            }
-            for number in range(12)
-        ]
-        write_json(path, records)
-        write_json(metadata_path(path), {"identity": {"control_phrases": PHRASES.as_dict(), "mode": "math"}})
+    write_stage_files(tmp_path / "data", 12, lambda number: 1 + (number + draw.randrange(3)) % 9)
 
     def run(*config: str, base: Path = tiny_checkpoint) -> Path:
         train(
