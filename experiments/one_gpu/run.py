@@ -6,9 +6,9 @@
     bash scripts/experiments/one_gpu.sh --import FILE   to go on elsewhere: evaluated models are not made again
 
 Environment: MODEL_PATH (default: Qwen/Qwen2.5-Coder-1.5B-Instruct), OUTPUT (default: outputs/one_gpu),
-GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the same
-command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs). The log of a job is
-OUTPUT/<job>/job.log.
+GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the
+same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs). The log of a job
+is OUTPUT/<job>/job.log.
 """
 
 import os
@@ -42,7 +42,7 @@ class Scheduler:
         self.failed: set[str] = set()
 
     def run(self) -> bool:
-        """True when every wanted job is done."""
+        """True when every wanted job is done, or only led to results that are there already."""
         try:
             while time.monotonic() < self.deadline:
                 self._collect_finished()
@@ -55,7 +55,7 @@ class Scheduler:
         finally:
             for job in self.running:
                 job.stop()
-        return all(self._done(name) for name in self.wanted)
+        return not any(self._is_open(name) for name in self.wanted)
 
     def _done(self, name: str) -> bool:
         return is_done(self.jobs[name], self.layout)
@@ -71,7 +71,7 @@ class Scheduler:
         for name in self.wanted:
             job = self.jobs[name]
             busy = {running.job.name for running in self.running}
-            if name in busy or name in self.failed or self._done(name) or not self._is_needed(name):
+            if name in busy or name in self.failed or not self._is_open(name):
                 continue
             # A collection is one folder, in which one process works at a time.
             shares_folder = job.run in ("collect", "select") and any(
@@ -87,10 +87,10 @@ class Scheduler:
             gpus, self.free = self.free[:count], self.free[count:]
             self.running.append(start(job, self.jobs, self.layout, gpus))
 
-    def _is_needed(self, name: str) -> bool:
-        """Whether its result is still missing, or a job that needs it is; evaluated models are not made again."""
+    def _is_open(self, name: str) -> bool:
+        """Not done, and still needed: an evaluated model is not made again, unless another job needs it."""
         dependents = [other for other in self.wanted if name in self.jobs[other].needs]
-        return not dependents or any(not self._done(other) and self._is_needed(other) for other in dependents)
+        return not self._done(name) and (not dependents or any(map(self._is_open, dependents)))
 
 
 def visible_gpus() -> list[str]:

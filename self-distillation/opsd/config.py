@@ -72,6 +72,7 @@ class DistillConfig(
     teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
     max_total_sequence_length: int = option(ge=2)
+    gpu_memory_utilization: float | None = option(ge=0.01, le=1)
     train_global_batch_size: int = option(ge=1)
     tokens_per_micro_batch: int = option(ge=1)
     preflight: bool = option()
