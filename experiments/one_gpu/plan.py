@@ -80,6 +80,8 @@ def load_jobs(path: Path = PLAN) -> dict[str, Job]:
         own = options.pop("env", {})
         shared = knobs["all"] | knobs.get(SCRIPT_KNOBS.get(run, run), {})
         env = {key: str(value) for key, value in (shared | own).items()}  # pyright: ignore[reportOperatorIssue]
+        if run == "baseline":
+            options.setdefault("gpus", 0)
         jobs[name] = Job(name, run, env=env, **options)  # pyright: ignore[reportArgumentType]
 
     add(f"{EVALUATE}/{BASE}", EVALUATE, source=BASE)
