@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from srt.verifiers.code.deadline import bounded
 from srt.verifiers.code.java_source import java_file_name, java_main_class
 from srt.verifiers.types import VerifierError
 
@@ -65,6 +66,14 @@ class Language:
     standards: tuple[str, ...] = ("",)
     standard: Callable[[str], str | None] = lambda _: ""
 
+    def __reduce__(self) -> tuple[Callable[[str], "Language"], tuple[str]]:
+        """Between processes a language is its name."""
+        return language_named, (self.name,)
+
+
+def language_named(name: str) -> "Language":
+    return BY_NAME[name]
+
 
 def _cpp_standard(version: str) -> str | None:
     """The standard that a version in a fence stands for; none: any ("g++ 7.3.0")."""
@@ -113,7 +122,7 @@ LANGUAGES = (
         ("java",),
         "javac",
         "default-jdk-headless",
-        java_file_name,
+        lambda source: bounded(java_file_name, source),
         build="{tool} -J-XX:+UseSerialGC -nowarn -encoding UTF-8 -d classes {source} && "
         f"{{bin}}/jar --create --file {PROGRAM} --main-class '{{main}}' -C classes .",
         # As Codeforces and the runner of open-r1/codeforces start it, with the collector that needs no threads.
@@ -236,7 +245,7 @@ def command_line(
         "tool": tool,
         "bin": os.path.dirname(tool),
         "source": "{box}/" + language.source(source),
-        "main": java_main_class(source) if language.name == "Java" else "",
+        "main": bounded(java_main_class, source) if language.name == "Java" else "",
         "memory": str(int(memory_mb)),
         "standard": standard,
         "box": "{box}",
