@@ -18,8 +18,9 @@ PROGRAM = "program"  # the one file that a build produces
 # Words of a fence: "```GNU C++17 (GCC 7-32)", "```{.python}", "```py title='a.py'". A version may be part of the
 # word or follow it.
 _FENCE_WORD = re.compile(
-    r"(?P<word>[a-z][a-z+#]*+)(?P<version>[0-9][\w.]*+)?+(?:[ \t]++(?P<next>[0-9.]++)(?!\S))?+"
+    r"(?P<word>[a-z][a-z+#]*+)(?!-repl|-console)(?P<version>[0-9][\w.]*+)?+(?:[ \t]++(?P<next>[0-9.]++)(?!\S))?+"
 )
+_FILE_NAME = re.compile(r"\S{1,100}\.(py|cpp|cc|cxx|c|java|go|rs)(?!\S)")
 _FENCE_PREFIXES = ("gnu", "ms", "microsoft", "visual", "language", "lang")
 _CPP_STANDARDS = {
     "14": ("98", "03", "0x", "11", "1y", "14"),  # programs for C++98 and C++11 are programs for C++14
@@ -87,7 +88,7 @@ def _python_standard(version: str) -> str | None:
 LANGUAGES = (
     Language(
         "Python",
-        ("python", "py", "pypy"),
+        ("python", "py", "pypy", "ipython"),
         "python",
         "python3",
         lambda _: "program.py",
@@ -110,7 +111,7 @@ LANGUAGES = (
     ),
     Language(
         "C",
-        ("c",),
+        ("c", "gcc"),
         "gcc",
         "gcc",
         lambda _: "program.c",
@@ -176,9 +177,13 @@ PYTHON = BY_NAME["Python"]
 def language_of_fence(info: str) -> tuple[Language, str] | None:
     """The language, and the standard to try first, that the text after a fence names; None for any other text.
 
-    The first word counts, after vendors ("GNU C++17"). It may carry a version, or be followed by one.
+    The first word counts, after vendors ("GNU C++17"). It may carry a version, or be followed by one; or it is the
+    name of a file.
     """
-    for match in _FENCE_WORD.finditer(info.lower()):
+    words = info.lower().replace("c/c++", "c++")
+    if match := _FILE_NAME.match(words):
+        words = match[1]
+    for match in _FENCE_WORD.finditer(words):
         if match["word"] in _FENCE_PREFIXES and not match["version"]:
             continue
         language = BY_FENCE.get(match["word"])
