@@ -32,7 +32,7 @@ def _expanded(rows: list[list[str]]) -> str:
 
 
 def read_matrix(text: str) -> Answer | None:
-    if r"\begin" not in text or r"\begin{cases}" in text:
+    if r"\begin" not in text or r"\begin{cases}" in text or text.startswith(r"\{"):  # a set of matrices
         return None
     if text[0] in "[(" and text[1:].lstrip().startswith("\\begin") and text.endswith((")", "]")):
         text = text[1:-1].strip()

@@ -91,6 +91,11 @@ SPELLINGS = {
         [r"\begin{bmatrix}1\\3\end{bmatrix}", "(1,3)"],
         [r"\begin{bmatrix}1\\2\end{bmatrix}", r"\begin{bmatrix}1&3\end{bmatrix}^2"],
     ),
+    "sets of matrices": (
+        r"\left\{\begin{pmatrix}1\\5\end{pmatrix}\right\}",
+        [r"\{\begin{bmatrix}1\\5\end{bmatrix}\}"],
+        [r"\{\begin{bmatrix}5\\1\end{bmatrix}\}", r"\{1,5\}"],
+    ),
     "matrices in brackets of their own": (
         r"\frac{1}{7}\begin{pmatrix}1&0\\2&5\end{pmatrix}",
         [r"\frac{1}{7} \left[\begin{matrix}1 & 0\\2 & 5\end{matrix}\right]"],
