@@ -22,7 +22,7 @@ _ENCLOSED = {
 FUNCTIONS = frozenset((*_CALLS, *_ENCLOSED))  # also of \operatorname{}
 _BEFORE = r"(?<![A-Za-z\\])"
 _NAME = re.compile(
-    rf"{_BEFORE}({'|'.join(sorted(_NAMES, reverse=True))})(?=\s?(?:[\d(^_{{\\]|[A-Za-z](?![A-Za-z])))"
+    rf"{_BEFORE}({'|'.join(sorted(_NAMES, reverse=True))})(?=\s?[\d(^_{{\\]|(?:x|\s[A-Za-z])(?![A-Za-z]))"
 )
 _CALL = re.compile(rf"{_BEFORE}({'|'.join(sorted(_CALLS, reverse=True))})\s?(?=[({{])")
 _ENCLOSING = re.compile(rf"{_BEFORE}({'|'.join(_ENCLOSED)})\s?\(")
@@ -36,7 +36,7 @@ def from_plain_functions(text: str) -> str:
     r"""Names of functions without a backslash, with one.
 
     >>> from_plain_functions("2sin(x) + abs(x-1)")
-    '2\\sin(x) + |x-1|'
+    '2\\sin (x) + |x-1|'
     """
     if "(" in text:
         for _ in range(MAX_REPLACED):
@@ -47,7 +47,7 @@ def from_plain_functions(text: str) -> str:
             opening, closing = _ENCLOSED[match[1]]
             text = text[: match.start()] + opening + text[match.end() : end] + closing + text[end + 1 :]
         text = _CALL.sub(lambda m: _CALLS[m[1]], text)
-    return _NAME.sub(lambda m: f"\\{_OTHER_NAMES.get(m[1], m[1])}", text)
+    return _NAME.sub(lambda m: f"\\{_OTHER_NAMES.get(m[1], m[1])} ", text)
 
 
 def from_old_tex(text: str) -> str:

@@ -45,6 +45,9 @@ SPELLINGS = {
     ),
     "cube roots": (r"\sqrt[3]{7}", ["cbrt(7)", "7^(1/3)"], ["cbrt(8)", "sqrt(7)"]),
     "letters that look like functions": ("asin", ["asin"], [r"\arcsin"]),
+    "functions without a space": (r"\sin x+\ln x", ["sinx+lnx"], ["sinx+ln2", "cosx+lnx"]),
+    "words that look like functions": (r"4\text{ logs}", ["4 logs", "4"], ["4 log(s)", "4 log s"]),
+    "costs": (r"\text{cost}=5", ["5", "cost=5"], ["cost=6"]),
     "seconds": (r"10\text{ sec}", ["10 sec", "10 s"], ["10 min"]),
     "fractions and roots as exponents": (
         r"\sqrt{5}+3^{\sqrt{2}}",
