@@ -61,6 +61,7 @@ SPELLINGS = {
     ),
     "binomials within a formula": (r"2\binom{n}{k}+1", [r"2{n \choose k}+1"], [r"2{k \choose n}+1"]),
     "double factorials": ("105", ["7!!"], ["8!!", "7!", "(7!)!"]),
+    "factorials of factorials": ("720", ["(3!)!"], ["(4!)!", "3!!", "(9!)!", "((3!)!)!"]),
     "a subscript behind primes": ("g_1''", ["g''_1"], ["g'_1", "g''_2"]),
     "not in a set": (
         r"x\ne 3, 5",
