@@ -133,6 +133,8 @@ _OPERATORS = (
 _FRACTION_OF_UNITS = re.compile(r"\\frac\s*{\s*\\text{([^{}]*)}\s*}\s*{\s*\\text{([^{}]*)}\s*}")
 _UNBRACED = re.compile(r"\\(mathrm|mathbf|mathbb|mathit|vec|hat|boldsymbol|bm)\s+([A-Za-z])(?![A-Za-z])")
 _ARRAY = re.compile(r"[\[(]\s*\\begin{(array|matrix)}(?:{[^{}]*})?(.*?)\\end{\1}\s*[\])]", re.DOTALL)
+_ARRAY_OF_CASES = re.compile(r"\\{\s*\\begin{array}(?:{[^{}]*})?(.*?)\\end{array}(?!\s*\\})", re.DOTALL)
+_COLUMN_OF_IF = re.compile(r"&\s*\\text\s*{\s*(?:if|for|when)\s*,?\s*}\s*&")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")  # a backslash that was escaped once too often
 _NEGATIVE_SPACE = re.compile(r",\s?\\!\s?")  # 11,\! 111
 _NOT_EQUAL = re.compile(r"\\not\s*=")
@@ -170,6 +172,8 @@ def clean(text: str) -> str:
     for old, new in _OPERATORS:
         text = text.replace(old, new)
     text = _ARRAY.sub(r"\\begin{bmatrix}\2\\end{bmatrix}", text)
+    if r"\begin{array}" in text:
+        text = _ARRAY_OF_CASES.sub(lambda m: rf"\begin{{cases}}{_COLUMN_OF_IF.sub('&', m[1])}\end{{cases}}", text)
     text = _FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
     words = _TEXT.split(text)  # formulas and the contents of \text{} in turn
     words[::2] = [_clean_formula(part) for part in words[::2]]

@@ -100,6 +100,19 @@ SPELLINGS = {
         [r"\{\begin{bmatrix}1\\5\end{bmatrix}\}"],
         [r"\{\begin{bmatrix}5\\1\end{bmatrix}\}", r"\{1,5\}"],
     ),
+    "systems in an array": (
+        r"\left\{\begin{array}{l} x=4 \\ y=7 \end{array}\right.",
+        ["(4,7)", "y=7, x=4", r"\begin{cases} x=4 \\ y=7 \end{cases}"],
+        ["(7,4)", "x=4", r"\begin{cases} x=7 \\ y=4 \end{cases}"],
+    ),
+    "cases in an array": (
+        r"f(x)=\left\{\begin{array}{rll} 2x & \text { if } & x \geq 1 \\ 3 & \text { if } & x<1\end{array}\right.",
+        [
+            r"\begin{cases} 2x & x\ge 1 \\ 3 & x<1 \end{cases}",
+            r"\{\begin{array}{ll} 3, & x<1 \\ 2x, & x\geq 1 \end{array}",
+        ],
+        [r"\begin{cases} 3 & x\ge 1 \\ 2x & x<1 \end{cases}"],
+    ),
     "matrices in brackets of their own": (
         r"\frac{1}{7}\begin{pmatrix}1&0\\2&5\end{pmatrix}",
         [r"\frac{1}{7} \left[\begin{matrix}1 & 0\\2 & 5\end{matrix}\right]"],
