@@ -40,6 +40,7 @@ def evaluate(argv: list[str]) -> None:
     models = label_models(named or ([config.model_path] if config.model_path else []))
     if not models:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate; or name models as arguments")
+    config.check()
     allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_verifier(config)
