@@ -193,7 +193,7 @@ def named_sets(dataset: str, mode: str) -> dict[str, NamedSet] | None:
         own = NAMED_SETS[name].mode
         if own != mode:
             raise UserError(
-                f"DATASET={dataset}: {name} has {own} problems; set MODE={own} (sets of another mode need another call)"
+                f"DATASET={dataset}: {name} has {own} problems; set MODE={own}, alone or with sets of that mode"
             )
     return {name: NAMED_SETS[name] for name in known}
 
