@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 ASSETS = Path(__file__).with_name("assets")
+STYLE_SHEET = ASSETS / "style.css"
 
 # Nothing is fetched, and no script runs but those of `document`, whatever a model wrote.
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -41,11 +42,17 @@ def element(tag: str, *children: object, **attributes: object) -> Html:
 
 
 def table(rows: Sequence[Sequence[object]], highlighted: int | None = None, **attributes: object) -> Html:
-    """The first row holds the headings, the first column the row names; row `highlighted` is bold."""
+    """The first row holds the headings, the first column the row names; row `highlighted` is bold.
+
+    On a narrow screen each row is a block of its own, in which every cell repeats its heading.
+    """
     head = element("thead", element("tr", *(element("th", cell, scope="col") for cell in rows[0])))
     body = []
     for index, row in enumerate(rows[1:], start=1):
-        cells = [element("th", row[0], scope="row"), *(element("td", cell) for cell in row[1:])]
+        cells = [
+            element("th", row[0], scope="row"),
+            *(element("td", cell, data_label=label) for label, cell in zip(rows[0][1:], row[1:], strict=True)),
+        ]
         body.append(element("tr", *cells, **({"class_": "main"} if index == highlighted else {})))
     return element(
         "div", element("table", head, element("tbody", *body), **attributes), class_="scroll", tabindex=0
@@ -94,8 +101,11 @@ def asset(name: str) -> str:
 
 
 def json_text(value: Any) -> str:
-    """JSON that can stand within an element of HTML: numbers that are not finite are null, and "<" is escaped."""
-    return json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
+    """JSON that can stand within an element of HTML: "<" is escaped, numbers that are not finite are null, and
+    surrogates (invalid Unicode in model outputs) are U+FFFD."""
+    text = json.dumps(_finite(value), ensure_ascii=False, separators=(",", ":"))
+    valid = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return valid.replace("<", "\\u003c")
 
 
 def _finite(value: Any) -> Any:
