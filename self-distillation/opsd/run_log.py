@@ -78,7 +78,7 @@ class RunLog:
     def warn(self, step: int, text: str) -> None:
         """A line in warnings.jsonl and on the screen. `step`: as in validation.jsonl, -1 before the first."""
         self.warnings.append({"step": step, "warning": text})
-        self.bar.write(f"warning, step {step}: {text}" if step >= 0 else f"warning: {text}")
+        self.bar.write(f"warning, step {step + 1}: {text}" if step >= 0 else f"warning: {text}")
 
     def message(self, text: str) -> None:
         self.bar.write(text)

@@ -182,7 +182,7 @@ def test_warnings_are_logged_and_those_of_steps_that_are_made_again_are_dropped(
         log.warn(step, "the reward fell")
     log.close()
     captured = capsys.readouterr()
-    assert "warning, step 2: the reward fell" in captured.out + captured.err
+    assert "warning, step 3: the reward fell" in captured.out + captured.err
     RunLog(run, 3, progress(run.total_steps, "step")).close()
     assert read_jsonl(run.output_dir / "warnings.jsonl") == [
         {"step": -1, "warning": "before the first step"},

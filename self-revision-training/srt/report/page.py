@@ -170,13 +170,13 @@ def _differences(runs: Sequence[RunData]) -> Html | None:
 
 def _warnings(runs: Sequence[RunData]) -> Html | None:
     rows = [
-        [f"{_of(run, runs)}{'start' if line['step'] < 0 else line['step']}", str(line["warning"])]
+        [f"{_of(run, runs)}{'start' if line['step'] < 0 else line['step'] + 1}", str(line["warning"])]
         for run in runs
         for line in run.warnings
     ]
     if not rows:
         return None
-    listed = table([["step", "warning"], *rows], class_="prose")
+    listed = table([["after step", "warning"], *rows], class_="prose")
     return _section("warnings", "Warnings of self-distillation", _block("warnings", listed))
 
 
