@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 from srt.report.attempts import Attempts
+from srt.report.charts import is_number
 from srt.report.data import EvaluatedStage, RunData, record_of
 
 MAX_TEXT = 6000  # characters of a text
@@ -123,7 +124,7 @@ def shared_problems(stages: Sequence[EvaluatedStage], count: int) -> dict[str, A
     """{"stages": names, "problems": ...} for problems that every stage with attempts answered; each with the first
     response and its revision, and how many of the responses are right."""
     stages = [stage for stage in stages if stage.attempts.responses]
-    by_stage = [_by_problem(stage.attempts) for stage in stages]
+    by_stage = [_by_problem(stage) for stage in stages]
     shared = [key for key in by_stage[0] if all(key in other for other in by_stage)] if by_stage else []
     problems = []
     for key in evenly_spaced(shared, count):
@@ -134,11 +135,17 @@ def shared_problems(stages: Sequence[EvaluatedStage], count: int) -> dict[str, A
     return {"stages": [stage.name for stage in stages], "total": len(shared), "problems": problems}
 
 
-def _by_problem(attempts: Attempts) -> dict[tuple[str, str], list[dict[str, Any]]]:
-    """Responses by id and text of the problem, in the order of the log's problems and then of the responses."""
+def _by_problem(stage: EvaluatedStage) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    """Responses by id and text of the problem, in the order of the log's problems and then of the responses.
+
+    Those that avg@k counts: not the greedy one, whose index is negative, nor more than k.
+    """
+    k = stage.metrics.get("k")
     grouped: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for key in sorted(attempts.responses):
-        response = attempts.responses[key]
+    for key in sorted(stage.attempts.responses):
+        if key[1] < 0 or (is_number(k) and key[1] >= k):
+            continue
+        response = stage.attempts.responses[key]
         grouped.setdefault((str(response["id"]), str(response["x"])), []).append(response)
     return grouped
 

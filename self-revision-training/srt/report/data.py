@@ -145,6 +145,11 @@ def read_run(folders: RunFolders, browse: int = 0) -> RunData:
     )
 
 
+def _is_comparison(evaluation: Line) -> bool:
+    """An evaluation.json that compares several models, each of which has its own in a subfolder."""
+    return "models" in evaluation
+
+
 def _is_step(line: Line) -> bool:
     return isinstance(line.get("step"), int)
 
@@ -192,13 +197,13 @@ class _Reader:
     def record(self, path: Path) -> Line:
         """A JSON object; {} if it is missing."""
         value = self.json(path)
-        if value is not None and not isinstance(value, dict):
+        if path.is_file() and not isinstance(value, dict):
             raise UserError(f"{path}: expected a JSON object, found {value!r:.40}")
         return value or {}
 
     def list_of_records(self, path: Path) -> list[Line]:
         value = self.json(path)
-        if value is not None and not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
+        if path.is_file() and not (isinstance(value, list) and all(isinstance(item, dict) for item in value)):
             raise UserError(f"{path}: expected a JSON list of objects, found {value!r:.40}")
         return value or []
 
@@ -239,7 +244,7 @@ class _Reader:
     def evaluations(self, folder: Path, browse: int) -> list[EvaluatedStage]:
         """The four stages in their order, then others by name; `folder` may also be a single evaluation."""
         single = folder / "evaluation.json"
-        if single.is_file() and "models" not in read_json(single):  # that of several has their comparison
+        if single.is_file() and not _is_comparison(self.record(single)):
             folders = [folder]
         else:
             # A folder with run.json alone is an evaluation that is not finished.
@@ -251,7 +256,8 @@ class _Reader:
         stages = []
         for stage_folder in folders:
             path = stage_folder / "evaluation.json"
-            if metrics := self.record(path):
+            metrics = self.record(path)
+            if metrics and not _is_comparison(metrics):
                 if not is_number(metrics.get(AVG_AT_K)):
                     raise UserError(f"{path}: no {AVG_AT_K}, so it was not written by evaluate.sh")
                 run_path = stage_folder / "run.json"

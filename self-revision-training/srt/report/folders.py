@@ -54,12 +54,13 @@ def kind_of(folder: Path) -> str | None:
     kinds = {_own_kind(child) for child in _subfolders(folder)} - {None}
     if kinds == {EVALUATION}:
         return EVALUATION  # base/, srt/ and so on: the evaluations of one run
-    kinds |= {EVALUATION} if any(kind_of_evaluations(child) for child in _subfolders(folder)) else set()
+    kinds |= {EVALUATION} if any(has_evaluations(child) for child in _subfolders(folder)) else set()
     return WHOLE if kinds else None
 
 
-def kind_of_evaluations(folder: Path) -> bool:
-    return _own_kind(folder) is None and any(_own_kind(child) == EVALUATION for child in _subfolders(folder))
+def has_evaluations(folder: Path) -> bool:
+    """Its subfolders are evaluations, of the stages of a run or of several models."""
+    return any(_own_kind(child) == EVALUATION for child in _subfolders(folder))
 
 
 def check_kind(knob: str, folder: Path) -> None:
@@ -95,11 +96,11 @@ def find_run(folder: Path) -> RunFolders:
     if kind != WHOLE:
         return replace(run, **{kind: folder})
     for child in _subfolders(folder):
-        part = EVALUATION if kind_of_evaluations(child) else _own_kind(child)
+        part = EVALUATION if has_evaluations(child) else _own_kind(child)
         if part and getattr(run, part) is None:
             run = replace(run, **{part: child})
-    if run.evaluation is not None and _own_kind(run.evaluation):
-        run = replace(run, evaluation=folder)  # several evaluations beside the other parts, or one
+    if run.evaluation is not None and not has_evaluations(run.evaluation):
+        run = replace(run, evaluation=folder)  # one or several evaluations beside the other parts
     return run
 
 

@@ -7,6 +7,7 @@ from tests.srt.helpers.report_runs import (
     PHRASES,
     Page,
     make_report,
+    response,
     sample,
     write_collection,
     write_distillation,
@@ -103,6 +104,17 @@ def test_the_same_problem_is_shown_for_every_stage_that_answered_it(tmp_path):
     assert [(answer["right"], answer["of"]) for answer in answers] == [(2, 8), (5, 8), (8, 8)]
     assert answers[0]["y"] == "answer 0" and answers[0]["p_r"] == PHRASES.right and answers[0]["revised_r"] == 1
     assert len(widgets(tmp_path, "browse=2")["problems"]["problems"]) == 2
+
+
+def test_only_the_responses_that_avg_at_k_counts_are_counted(tmp_path):
+    for key in ("base", "sd_zero"):
+        write_evaluation(tmp_path / "evaluation" / key, correct=2, k=4)
+        greedy = [response(problem, -1, True, "greedy") for problem in range(3)]
+        write_attempts(
+            tmp_path / "evaluation" / key, [*greedy, *evaluation_attempts(3, k=6)]
+        )  # 6 of an earlier run
+    (answer, _) = widgets(tmp_path)["problems"]["problems"][0]["stages"]
+    assert (answer["right"], answer["of"], answer["y"]) == (3, 4, "answer 0")
 
 
 # Responses with the KL of each token --------------------------------------------------------------------

@@ -87,6 +87,19 @@ def test_evaluations_beside_the_other_parts_are_found(tmp_path):
     assert find_run(tmp_path).evaluation == tmp_path
 
 
+def test_the_comparison_of_several_models_is_not_a_stage_of_its_own(tmp_path):
+    write_collection(tmp_path / "run" / "collection")
+    for name in ("a", "b"):
+        write_evaluation(tmp_path / "run" / "evaluation" / name, correct=2)
+    write_json(tmp_path / "run" / "evaluation" / "evaluation.json", {"models": {}})
+    assert find_run(tmp_path / "run").evaluation == tmp_path / "run" / "evaluation"
+    report([str(tmp_path / "run"), f"output_dir={tmp_path / 'out'}"])
+    assert set(read_json(tmp_path / "out" / "summary.json")) == {"a", "b"}
+    write_json(tmp_path / "run" / "evaluation" / "evaluation.json", None)
+    with pytest.raises(UserError, match="evaluation.json: expected a JSON object, found None"):
+        report([f"evaluation={tmp_path / 'run' / 'evaluation'}", f"output_dir={tmp_path / 'out'}"])
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}/none: no such folder"):
         report([str(tmp_path / "none")])
