@@ -14,7 +14,7 @@ def copy_diagnostic(responses: Sequence[ScoredResponse], r: int) -> dict[str, An
     """Over the tokens of all responses with reward r; None if there are none.
 
     `by_position`: for each tenth of a response, from its beginning, the share of tokens that the teacher copies
-    (`copied`), that the student itself ranks first (`student_first`), and the KL. `kl_copied` and `kl_changed`: the
+    (`copied`), that the student ranks first (`student_first`), and the KL. `kl_copied` and `kl_changed`: the
     KL where the teacher copies and where it does not (None: no such token).
     """
     chosen = [response for response in responses if response.r == r]

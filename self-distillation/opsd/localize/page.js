@@ -28,6 +28,9 @@ const visible = (text) => make("code", text.replaceAll("\n", "\u21b5").replaceAl
 const percent = (p) => (p < 0.0005 && p > 0 ? "<0.1%" : (100 * p).toFixed(1) + "%");
 const nats = (value) => value.toFixed(4);
 
+// The square root shows small values beside large ones.
+const tint = (share) => (MAX_TINT * Math.sqrt(share)).toFixed(3);
+
 function quantile(values, q) {
   const sorted = [...values].sort((a, b) => a - b);
   return sorted.length ? sorted[Math.min(sorted.length - 1, Math.floor(q * sorted.length))] : 0;
@@ -82,7 +85,7 @@ function color() {
   state.hot = [];
   state.tokens.forEach(({ node }, position) => {
     const share = Math.min(sizes[position] / scale, 1);
-    node.style.setProperty("--h", share < 0.03 ? "0" : (MAX_TINT * share).toFixed(3));
+    node.style.setProperty("--h", share < 0.02 ? "0" : tint(share));
     node.classList.toggle("up", state.mode === "ratio" && values[position] > 0);
     if (sizes[position] >= hot) state.hot.push(position);
   });
@@ -90,7 +93,7 @@ function color() {
   const swatches = (kind) =>
     steps.map((share) => {
       const swatch = make("i", null, { class: kind });
-      swatch.style.setProperty("--h", (MAX_TINT * share).toFixed(3));
+      swatch.style.setProperty("--h", tint(share));
       return swatch;
     });
   const legend = [`${MODES[state.mode].unit}: 0 `, make("span", swatches("")), ` ${scale.toPrecision(2)}`];
