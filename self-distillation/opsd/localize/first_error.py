@@ -56,16 +56,19 @@ def token_at(tokens: Sequence[str], position: int) -> int:
     return int(np.searchsorted(ends, position, side="right"))
 
 
-def first_error(responses: Sequence[ScoredResponse], phrases: Sequence[str], seed: int) -> dict[str, Any] | None:
-    """How often the KL's peak is at the first error (`at`) or within NEAR tokens of it (`near`, with a bootstrap
-    interval over responses), and how often by `chance`; None where no response has a checkable wrong step.
+def first_error(
+    responses: Sequence[ScoredResponse], r: int, phrases: Sequence[str], seed: int
+) -> dict[str, Any] | None:
+    """Of the responses with reward r, how often the KL's peak is at the first error (`at`) or within NEAR tokens of
+    it (`near`, with a bootstrap interval over responses), and how often it would be by `chance`; None where no
+    response has a checkable wrong step. (Right ones may have one, and correct it afterwards.)
 
     `in_attempt`: the same for the peak among the tokens before a response begins to revise itself. At the error:
     `copied`, the share where the teacher's most likely token is the wrong one, and the KL there and elsewhere.
-    `wrong_answers`: how many of them have reward 0.
     """
-    checkable = sum(check_arithmetic(response.x, response.text).steps > 0 for response in responses)
-    errors = [error for response in responses if (error := locate(response, phrases))]
+    chosen = [response for response in responses if response.r == r]
+    checkable = sum(check_arithmetic(response.x, response.text).steps > 0 for response in chosen)
+    errors = [error for response in chosen if (error := locate(response, phrases))]
     if not errors:
         return None
     copies = np.array([error.response.teacher_rank[error.error] == 1 for error in errors])
@@ -78,7 +81,6 @@ def first_error(responses: Sequence[ScoredResponse], phrases: Sequence[str], see
     return {
         "checkable": checkable,
         "errors": len(errors),
-        "wrong_answers": sum(error.response.r == 0 for error in errors),
         **_hits([error.peak - error.error for error in errors], seed),
         "chance": float(np.mean([error.chance for error in errors])),
         "median_rank": float(np.median([error.rank for error in errors])),

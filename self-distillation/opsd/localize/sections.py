@@ -214,29 +214,31 @@ def first_errors(pairs: list[dict[str, Any]]) -> Html:
     ]
     plots = []
     for pair in pairs:
-        error = pair["first_error"]
-        if error is None:
+        found = [(name, error) for r, name in REWARDS if (error := pair["first_error"][f"r{r}"])]
+        if not found:
             rows.append([pair["name"], 0, *["-"] * 9])
-            continue
-        at_error = error["at_error"]
-        low, high = error["near_interval"]
-        rows.append(
-            [
-                pair["name"],
-                error["errors"],
-                percent(error["at"]),
-                percent(error["near"]),
-                f"{percent(low)} to {percent(high)}",
-                percent(error["chance"]),
-                percent(error["in_attempt"]["near"]),
-                f"{error['median_rank']:g}",
-                percent(at_error["copied"]),
-                nats(at_error["kl"]),
-                nats(at_error["kl_elsewhere"]),
-            ]
-        )
-        plots.append(_offsets(pair["name"], error["offsets"]))
+        for name, error in found:
+            rows.append([f"{pair['name']}, {name} responses", *_error_cells(error)])
+            if name == "wrong":
+                plots.append(_offsets(pair["name"], error["offsets"]))
     return join(table(rows), element("div", *plots, class_="plots"))
+
+
+def _error_cells(error: dict[str, Any]) -> list[object]:
+    at_error = error["at_error"]
+    low, high = error["near_interval"]
+    return [
+        f"{error['errors']} of {error['checkable']}",
+        percent(error["at"]),
+        percent(error["near"]),
+        f"{percent(low)} to {percent(high)}",
+        percent(error["chance"]),
+        percent(error["in_attempt"]["near"]),
+        f"{error['median_rank']:g}",
+        percent(at_error["copied"]),
+        nats(at_error["kl"]),
+        nats(at_error["kl_elsewhere"]),
+    ]
 
 
 def _offsets(name: str, offsets: list[int]) -> Html:
@@ -247,5 +249,5 @@ def _offsets(name: str, offsets: list[int]) -> Html:
     series = [Series("share of the responses", "r0", (), counts)]
     note = f"tokens; the outermost bars hold all beyond {MAX_OFFSET}"
     return bar_chart(
-        labels, series, f"{name}: KL peak behind the error", note, percent_tick, "tokens behind the error"
+        labels, series, f"{name}: where the KL's peak is", note, percent_tick, "tokens behind the error"
     )

@@ -31,7 +31,7 @@ def summarize(pair: ModelPair, scored: Sequence[ScoredResponse], layout: Layout,
         "figure_4": {f"r{r}": mass_by_rank(scored, r, layout.eot_ids) for r in (0, 1)},
         "copying": {f"r{r}": copy_diagnostic(scored, r) for r in (0, 1)},
         "phrase_effect": {f"r{r}": phrase_effect(scored, r, text_of) for r in (0, 1)},
-        "first_error": first_error(scored, phrases, seed),
+        "first_error": {f"r{r}": first_error(scored, r, phrases, seed) for r in (0, 1)},
         "tokens": [
             {
                 "id": response.id,
@@ -63,9 +63,9 @@ def headline(pair: dict[str, Any]) -> dict[str, Any]:
             f"KL on style tokens, {name}": mass and mass["kinds"]["style"]["kl"],
             f"copied by the teacher, {name}": copies and copies["copied"],
         }
-    error = pair["first_error"]
+    error = pair["first_error"]["r0"]
     return figures | {
-        "responses with a checkable wrong step": error["errors"] if error else 0,
+        "wrong responses with a checkable step that is wrong": error["errors"] if error else 0,
         "KL peak at the error": error and error["at"],
         "KL peak within 2 tokens of it": error and error["near"],
         "within 2 tokens by chance": error and error["chance"],
