@@ -35,8 +35,10 @@ class Axis:
 
     def ticks(self) -> list[float]:
         if self.log:
-            decades = range(math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9) + 1)
-            return [10.0**decade for decade in decades]
+            decades = range(math.floor(math.log10(self.low)), math.floor(math.log10(self.high)) + 1)
+            factors = (1, 2, 5) if len(decades) < 3 else (1,)
+            ticks = [factor * 10.0**decade for decade in decades for factor in factors]
+            return [tick for tick in ticks if self.low <= tick <= self.high]
         span = self.high - self.low
         step = 10 ** math.floor(math.log10(span / 3))
         step *= next(factor for factor in (1, 2, 5, 10) if span / (step * factor) <= 5)

@@ -59,8 +59,8 @@ def token_at(tokens: Sequence[str], position: int) -> int:
 def first_error(
     responses: Sequence[ScoredResponse], r: int, phrases: Sequence[str], seed: int
 ) -> dict[str, Any] | None:
-    """Of the responses with reward r, how often the KL's peak is at the first error (`at`) or within NEAR tokens of
-    it (`near`, with a bootstrap interval over responses), and how often it would be by `chance`; None where no
+    """Of the responses with reward r, how often the KL's peak is at the first error (`at`) or within NEAR tokens
+    of it (`near`, with a bootstrap interval over responses), and how often it would be by `chance`; None where no
     response has a checkable wrong step. (Right ones may have one, and correct it afterwards.)
 
     `in_attempt`: the same for the peak among the tokens before a response begins to revise itself. At the error:

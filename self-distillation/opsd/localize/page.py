@@ -43,11 +43,11 @@ def render(content: dict[str, Any], data: list[dict[str, Any]]) -> str:
     waiting = content["unfinished"]
     parts: list[object] = [
         element("h1", TITLE),
-        element("p", f"{content['dataset']}: {_count(pairs)}", class_="soft"),
+        element("p", f"Responses to {content['dataset']}", class_="soft"),
     ]
     if waiting:
         parts.append(element("p", f"Not finished yet: {', '.join(waiting)}.", class_="soft"))
-    parts += [sections.overview(pairs), _heat_map(data)]
+    parts += [sections.overview(pairs), sections.models(pairs), _heat_map(data)]
     parts += [
         _section("KL mass by token rank", "Figure 4 of the paper: is the KL on few tokens?"),
         *(join(_name(pair, pairs), element("div", sections.figure_4(pair), class_="plots")) for pair in pairs),
@@ -75,10 +75,6 @@ def render(content: dict[str, Any], data: list[dict[str, Any]]) -> str:
     body = element("main", *parts)
     scripts = f'<script type="application/json" id="data">{as_script(data)}</script><script>{script}</script>'
     return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{scripts}</body></html>\n'
-
-
-def _count(pairs: list[dict[str, Any]]) -> str:
-    return "; ".join(f"{pair['name']}: student {pair['student']}, teacher {pair['teacher']}" for pair in pairs)
 
 
 def _section(title: str, note: str) -> Html:

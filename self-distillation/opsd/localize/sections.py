@@ -12,6 +12,7 @@ from srt.report.html import Html, element, join, table
 
 REWARDS = ((0, "wrong"), (1, "right"))
 MAX_OFFSET = 20
+SHORT_KINDS = {"style word": "style", "punctuation": "punct.", "end of turn": "end"}
 
 
 def percent(value: float | None) -> str:
@@ -48,6 +49,17 @@ def overview(pairs: list[dict[str, Any]]) -> Html:
         class_="soft",
     )
     return join(table(rows), note)
+
+
+def models(pairs: list[dict[str, Any]]) -> Html:
+    entries = []
+    for pair in pairs:
+        entries.append(element("dt", pair["name"]))
+        same = pair["teacher"] == pair["student"]
+        entries.append(
+            element("dd", f"student {pair['student']}, teacher {'the same' if same else pair['teacher']}")
+        )
+    return element("details", element("summary", "models"), element("dl", *entries, class_="provenance"))
 
 
 def figure_4(pair: dict[str, Any]) -> Html:
@@ -93,7 +105,13 @@ def _kinds_chart(pair: dict[str, Any]) -> Html:
                 f"{name}: style tokens are {percent(kinds['style']['tokens'])} of the tokens and hold "
                 f"{percent(kinds['style']['kl'])} of the KL"
             )
-    return bar_chart(KINDS, series, "Share of tokens and of KL by kind", "; ".join(notes), percent_tick)
+    return bar_chart(
+        [SHORT_KINDS.get(kind, kind) for kind in KINDS],
+        series,
+        "Share of tokens and of KL by kind",
+        "; ".join(notes),
+        percent_tick,
+    )
 
 
 def copying(pair: dict[str, Any]) -> Html:
