@@ -18,7 +18,9 @@ NUMBER = r"-?\\?\$?\d[\d,]*(?:\.\d+)?(?:\\?%)?"
 OPERATOR = r"(?:[-+*/×÷−]|x(?= )|\\times|\\cdot|\\div)"
 EQUATION = re.compile(rf"({NUMBER}(?:\s*{OPERATOR}\s*{NUMBER})+)\s*=\s*({NUMBER})")
 TERM = re.compile(rf"({OPERATOR})\s*({NUMBER})")
-CONTINUES_BEFORE = re.compile(r"(?:[-+*/×÷−^)\]}(\[_.]|\\(?:times|cdot|div)|[\d\s][A-Za-z]|^[A-Za-z])\s*$")
+CONTINUES_BEFORE = re.compile(
+    r"(?:[-+*/×÷−^)\]}_]|(?<!\\)[(\[]|\\(?:times|cdot|div)|[\d\s][A-Za-z]|^[A-Za-z])\s*$|\.$"
+)
 CONTINUES_AFTER = re.compile(r"\s*(?:[-+*/×÷−^({\[]|\\(?:times|cdot|div))|[\dA-Za-z]|\.\d")
 
 

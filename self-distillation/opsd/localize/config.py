@@ -64,16 +64,17 @@ def model_pairs(
         same = not config.student_model and default_teacher
         teachers = [str(default_teacher)] if same else students
     teachers = teachers * len(students) if len(teachers) == 1 else teachers
-    names = _items(config.pair_names) or _default_names(students, teachers)
-    for knob, items in (("TEACHER_MODEL", teachers), ("PAIR_NAMES", names)):
+    names = _items(config.pair_names)
+    for knob, items in (("TEACHER_MODEL", teachers), ("PAIR_NAMES", names or students)):
         if len(items) != len(students):
             raise UserError(
                 f"{knob} lists {len(items)} items and STUDENT_MODEL {len(students)}: expected one for each student"
             )
+    names = names or _default_names(students, teachers)
     for name in names:
-        if not re.fullmatch(r"[\w.+-][\w.+ -]*", name):
+        if not re.fullmatch(r"\w[\w.+ -]*", name):
             raise UserError(
-                f"PAIR_NAMES: {name!r} cannot name a folder; expected letters, digits, spaces and the signs _.+-"
+                f"PAIR_NAMES: {name!r} cannot name a folder; expected letters, digits, spaces and _.+-, beginning with a letter or digit"
             )
     if repeated := {name for name in names if names.count(name) > 1}:
         raise UserError(
