@@ -49,7 +49,8 @@ def mass_by_rank(
 def kind_shares(responses: Sequence[ScoredResponse], eot_ids: Sequence[int]) -> dict[str, dict[str, float]]:
     """Kind of token -> its share of the tokens and of the KL, and its KL per token; also for all of `style` and of
     `content`."""
-    tokens, kl = dict.fromkeys(KINDS, 0), dict.fromkeys(KINDS, 0.0)
+    tokens: dict[str, int] = dict.fromkeys(KINDS, 0)
+    kl: dict[str, float] = dict.fromkeys(KINDS, 0.0)
     for response in responses:
         for index, text, value in zip(response.ids, response.tokens, response.kl, strict=True):
             kind = token_kind(text, index in eot_ids)

@@ -13,9 +13,9 @@ STYLE_WORDS = frozenset(
     """.split()
 )
 OPERATORS = re.compile(r"[-+*/=<>^×÷−≤≥≠±√%|]+|\\[A-Za-z]+")
-KINDS = ("style word", "punctuation", "number", "operator", "word", "end of turn")
-STYLE = ("style word", "punctuation")
-CONTENT = ("number", "operator", "word")
+KINDS: tuple[str, ...] = ("style word", "punctuation", "number", "operator", "word", "end of turn")
+STYLE: tuple[str, ...] = ("style word", "punctuation")
+CONTENT: tuple[str, ...] = ("number", "operator", "word")
 
 
 def token_kind(text: str, is_end: bool = False) -> str:
