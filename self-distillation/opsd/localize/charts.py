@@ -139,7 +139,7 @@ def _legend(series: Sequence[Series]) -> Html:
         element("span", element("i", class_=f"key {line.style} dash{index // 2}"), line.name)
         for index, line in enumerate(series)
     ]
-    return element("div", *items, class_="legend")
+    return element("div", *items, class_="chart-legend")
 
 
 def _figure(title: str, note: str, parts: Sequence[Html], legend: Html) -> Html:

@@ -74,8 +74,8 @@ def model_pairs(
     for name in names:
         if not re.fullmatch(r"\w[\w.+ -]*", name):
             raise UserError(
-                f"PAIR_NAMES: {name!r} cannot name a folder; expected letters, digits, spaces and _.+-, of which the "
-                "first is a letter or digit"
+                f"PAIR_NAMES: {name!r} cannot name a folder; expected letters, digits, spaces and _.+-, first a "
+                "letter or digit"
             )
     if repeated := {name for name in names if names.count(name) > 1}:
         raise UserError(

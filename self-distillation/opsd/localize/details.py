@@ -40,7 +40,8 @@ def token_details(
     details = []
     for start in range(0, len(targets), size):
         tokens = slice(start, min(start + size, len(targets)))
-        details += _chunk(*(head.logits(tokens) for head in heads), targets[tokens], min(count, vocab))
+        student, teacher = (head.logits(tokens) for head in heads)
+        details += _chunk(student, teacher, targets[tokens], min(count, vocab))
     return details
 
 
@@ -54,8 +55,8 @@ def _chunk(
     log_probs = [x.gather(-1, ids) - x.logsumexp(-1, keepdim=True) for x in (student, teacher)]
     probs = [x.exp().tolist() for x in log_probs]
     return [
-        TokenDetails(*row, alternatives=_alternatives(*candidates))
-        for row, candidates in zip(zip(*ranks, strict=True), zip(ids.tolist(), *probs, strict=True), strict=True)
+        TokenDetails(student_rank, teacher_rank, _alternatives(candidates, p, q))
+        for student_rank, teacher_rank, candidates, p, q in zip(*ranks, ids.tolist(), *probs, strict=True)
     ]
 
 

@@ -103,7 +103,7 @@ def _heat_map(data: list[dict[str, Any]]) -> Html:
         element("button", "previous hot token (p)", type="button", id="previous"),
         element("button", "next hot token (n)", type="button", id="next"),
         element("span", "", id="scale", class_="scale"),
-        class_="controls",
+        class_="heat-controls",
     )
     return join(
         _section(
@@ -113,5 +113,5 @@ def _heat_map(data: list[dict[str, Any]]) -> Html:
         ),
         controls,
         element("div", "", id="responses", class_="sides"),
-        element("div", "", id="panel", class_="panel", role="status", hidden=""),
+        element("div", "", id="panel", class_="token-panel", role="status", hidden=""),
     )
