@@ -5,6 +5,7 @@ const DATA = JSON.parse(document.getElementById("data").textContent);
 const HOT_QUANTILE = 0.95; // of the tokens shown
 const SCALE_QUANTILE = 0.99; // so that one outlier does not make all others pale
 const MAX_TINT = 0.75;
+const MIN_SHOWN = 0.0005; // probability of an alternative beyond the first three
 const MIN_SCALE = 0.01; // nats: values far below it count as agreement
 
 const MODES = {
@@ -118,7 +119,8 @@ function panelOf({ response, index }) {
     row(["entropy", nats(response.studentEntropy[index]), nats(response.teacherEntropy[index])]),
   ]);
   const alternatives = make("table", [row(["alternatives", "student", "teacher"])]);
-  for (const [token, p, q] of response.alternatives[index]) {
+  const likely = response.alternatives[index].filter(([, p, q], rank) => rank < 3 || Math.max(p, q) >= MIN_SHOWN);
+  for (const [token, p, q] of likely) {
     const own = token === response.own[index] ? { class: "own" } : {};
     alternatives.append(row([visible(texts[token]), percent(p), percent(q)], own));
   }
@@ -148,7 +150,9 @@ function select(position) {
   token.node.classList.add("current");
   panel.replaceChildren(...panelOf(token));
   const box = token.node.getBoundingClientRect();
-  const below = box.bottom + 6 + panel.offsetHeight < innerHeight;
+  const [above, under] = [box.top - 14, innerHeight - box.bottom - 14];
+  const below = under >= Math.min(panel.scrollHeight, above);
+  panel.style.maxHeight = Math.max(below ? under : above, 150) + "px";
   panel.style.left = Math.max(8, Math.min(box.left, innerWidth - panel.offsetWidth - 8)) + "px";
   panel.style.top = Math.max(8, below ? box.bottom + 6 : box.top - panel.offsetHeight - 6) + "px";
 }

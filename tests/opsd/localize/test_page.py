@@ -130,6 +130,9 @@ def test_pointing_at_a_token_shows_both_distributions(open_page):
     assert "-0.700" in panel and "-0.900" in panel  # log-probs
     assert "50.0%" in panel and "30.0%" in panel  # alternatives
     assert "KL under no phrase" in panel and "KL under neutral sentence" in panel
+    assert browser.evaluate(
+        "(({scrollWidth, clientWidth}) => scrollWidth <= clientWidth)(document.getElementById('panel'))"
+    )
     box = browser.evaluate(
         "(({top, bottom}) => [top, bottom])(document.getElementById('panel').getBoundingClientRect())"
     )
