@@ -64,9 +64,15 @@ def line_chart(
 
 
 def bar_chart(
-    labels: Sequence[str], series: Sequence[Series], title: str, note: str, y_format: Format, x_label: str = ""
+    labels: Sequence[str],
+    series: Sequence[Series],
+    title: str,
+    note: str,
+    y_format: Format,
+    x_label: str = "",
+    every: int = 1,
 ) -> Html:
-    """Bars side by side for each label; the x of the series are not used."""
+    """Bars side by side for each label, of which each `every`-th is shown; the x of the series are not used."""
     values = [y for line in series for y in line.y if y is not None]
     if not values:
         return empty_figure(title)
@@ -74,10 +80,9 @@ def bar_chart(
     slot = (WIDTH - LEFT - RIGHT) / len(labels)
     width = slot * 0.8 / len(series)
     parts = _y_axis(y_axis, y_format)
-    step = max(1, len(labels) // 11)
     for index, label in enumerate(labels):
         x = LEFT + (index + 0.5) * slot
-        if index % step == 0:
+        if index % every == 0:
             parts.append(element("text", label, x=_px(x), y=HEIGHT - BOTTOM + 16, class_="tick middle"))
         for number, line in enumerate(series):
             value = line.y[index] or 0.0

@@ -12,6 +12,7 @@ from srt.report.html import Html, element, join, table
 
 REWARDS = ((0, "wrong"), (1, "right"))
 MAX_OFFSET = 20
+MAX_SHOWN = 24  # characters of a token in a table
 SHORT_KINDS = {"style word": "style", "punctuation": "punct.", "end of turn": "end"}
 
 
@@ -210,7 +211,8 @@ def _moved_tokens(effect: dict[str, Any]) -> Html:
 
 
 def visible(text: str) -> Html:
-    """A token with its spaces and line breaks."""
+    """A token with its spaces and line breaks; of a long one the beginning."""
+    text = text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "\u2026"
     return element("code", text.replace("\n", "\u21b5").replace(" ", "\u00b7") or "(empty)")
 
 
@@ -221,7 +223,6 @@ def first_errors(pairs: list[dict[str, Any]]) -> Html:
             "errors",
             "peak at it",
             f"within {NEAR} tokens",
-            "interval",
             "by chance",
             "before a revision",
             "median rank",
@@ -234,7 +235,7 @@ def first_errors(pairs: list[dict[str, Any]]) -> Html:
     for pair in pairs:
         found = [(name, error) for r, name in REWARDS if (error := pair["first_error"][f"r{r}"])]
         if not found:
-            rows.append([pair["name"], 0, *["-"] * 9])
+            rows.append([pair["name"], 0, *["-"] * 8])
         for name, error in found:
             rows.append([f"{pair['name']}, {name} responses", *_error_cells(error)])
             if name == "wrong":
@@ -248,8 +249,7 @@ def _error_cells(error: dict[str, Any]) -> list[object]:
     return [
         f"{error['errors']} of {error['checkable']}",
         percent(error["at"]),
-        percent(error["near"]),
-        f"{percent(low)} to {percent(high)}",
+        f"{percent(error['near'])} ({low:.0%} to {high:.0%})",
         percent(error["chance"]),
         percent(error["in_attempt"]["near"]),
         f"{error['median_rank']:g}",
@@ -267,5 +267,5 @@ def _offsets(name: str, offsets: list[int]) -> Html:
     series = [Series("share of the responses", "r0", (), counts)]
     note = f"tokens; the outermost bars hold all beyond {MAX_OFFSET}"
     return bar_chart(
-        labels, series, f"{name}: where the KL's peak is", note, percent_tick, "tokens behind the error"
+        labels, series, f"{name}: where the KL's peak is", note, percent_tick, "tokens behind the error", every=5
     )
