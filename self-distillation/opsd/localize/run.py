@@ -7,10 +7,11 @@ from typing import Any
 from opsd.check_teacher import check_teacher
 from opsd.localize.config import LocalizeConfig, ModelPair, model_pairs
 from opsd.localize.dry_run import show_plan
+from opsd.localize.existing_run import ExistingRun
 from opsd.localize.models import open_models
 from opsd.localize.page import write_page
 from opsd.localize.records import ScoredResponse
-from opsd.localize.responses import ExistingRun, GradedResponse, sample_responses
+from opsd.localize.responses import GradedResponse, sample_responses
 from opsd.localize.scoring import PairScorer
 from opsd.localize.summary import headline, print_pairs, summarize
 from opsd.localize.variants import Variants

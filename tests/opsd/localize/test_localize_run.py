@@ -12,6 +12,7 @@ from quickstart.world import write_jsonl
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_json
 from srt.common.files import write_jsonl as write_lines
+from srt.contract.records import pack_ids
 from tests.opsd.helpers.localization import attempts_line
 
 
@@ -228,9 +229,7 @@ def test_a_run_with_other_prompts_is_refused(knobs, logged_run):
 
 def test_responses_of_another_tokenizer_are_refused(knobs, logged_run, graded, layout):
     line = attempts_line(graded[0], layout)
-    from srt.contract.records import pack_ids
-
     line["y_init_ids"] = pack_ids([100_000])
     write_lines(logged_run / "attempts.jsonl", [line])
-    with pytest.raises(UserError, match="sampled from a model with another tokenizer"):
+    with pytest.raises(UserError, match="sampled with another tokenizer"):
         run(of_existing(knobs, logged_run))
