@@ -58,7 +58,7 @@ class ExistingRun:
         if stored is not None and stored != expected:
             raise UserError(
                 f"RUN={self.folder} was sampled with the prompt settings {stored}, the student has {expected}: "
-                "set SYSTEM_PROMPT, PROMPT_SUFFIX and CHAT_TEMPLATE_KWARGS as they were there, or choose another RUN"
+                "set SYSTEM_PROMPT, PROMPT_SUFFIX and CHAT_TEMPLATE_KWARGS as they were there, or use another RUN"
             )
         data = self.log.read_bytes()
         complete = data[: data.rfind(b"\n") + 1].decode("utf-8")  # without a line that is being written

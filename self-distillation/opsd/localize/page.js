@@ -11,6 +11,10 @@ const MIN_SCALE = 0.01; // nats: values far below it count as agreement
 const MODES = {
   kl: { value: (r, i) => r.kl[i], unit: "KL in nats" },
   ratio: { value: (r, i) => r.teacherLogprob[i] - r.studentLogprob[i], unit: "log of teacher over student" },
+  phrase: {
+    value: (r, i) => (r.variants.neutral ? r.teacherLogprob[i] - r.variants.neutral.logprob[i] : 0),
+    unit: "log of teacher with its phrase over teacher with the neutral sentence",
+  },
   studentEntropy: { value: (r, i) => r.studentEntropy[i], unit: "entropy in nats" },
   teacherEntropy: { value: (r, i) => r.teacherEntropy[i], unit: "entropy in nats" },
 };
@@ -28,6 +32,9 @@ function make(tag, content, attributes) {
 const visible = (text) => make("code", text.replaceAll("\n", "\u21b5").replaceAll(" ", "\u00b7") || "\u2205");
 const percent = (p) => (p < 0.0005 && p > 0 ? "<0.1%" : (100 * p).toFixed(1) + "%");
 const nats = (value) => value.toFixed(4);
+
+// Modes whose values may be negative.
+const isSigned = () => state.mode === "ratio" || state.mode === "phrase";
 
 // The square root shows small values beside large ones.
 const tint = (share) => (MAX_TINT * Math.sqrt(share)).toFixed(3);
@@ -87,7 +94,7 @@ function color() {
   state.tokens.forEach(({ node }, position) => {
     const share = Math.min(sizes[position] / scale, 1);
     node.style.setProperty("--h", share < 0.02 ? "0" : tint(share));
-    node.classList.toggle("up", state.mode === "ratio" && values[position] > 0);
+    node.classList.toggle("up", isSigned() && values[position] > 0);
     if (sizes[position] >= hot) state.hot.push(position);
   });
   const steps = [0.1, 0.3, 0.5, 0.7, 1];
@@ -98,7 +105,7 @@ function color() {
       return swatch;
     });
   const legend = [`${MODES[state.mode].unit}: 0 `, make("span", swatches("")), ` ${scale.toPrecision(2)}`];
-  if (state.mode === "ratio") legend.push(" lower; ", make("span", swatches("up")), " higher");
+  if (isSigned()) legend.push(" lower; ", make("span", swatches("up")), " higher");
   byId("scale").replaceChildren(...legend);
 }
 
@@ -134,8 +141,10 @@ function panelOf({ response, index }) {
   const variants = Object.entries(response.variants);
   if (variants.length) {
     const names = { none: "no phrase", neutral: "neutral sentence" };
-    const other = variants.map(([name, kl]) => row([`KL under ${names[name] ?? name}`, nats(kl[index])]));
-    parts.push(make("table", other));
+    const other = variants.map(([name, { kl, logprob }]) =>
+      row([names[name] ?? name, nats(kl[index]), logprob[index].toFixed(3)]),
+    );
+    parts.push(make("table", [row(["teacher behind", "KL", "log-prob"]), ...other]));
   }
   return parts;
 }

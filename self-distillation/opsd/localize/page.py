@@ -18,6 +18,7 @@ TITLE = "Where the reviser disagrees"
 MODES = (
     ("kl", "KL"),
     ("ratio", "probability ratio"),
+    ("phrase", "phrase against neutral"),
     ("studentEntropy", "student's entropy"),
     ("teacherEntropy", "teacher's entropy"),
 )
@@ -93,6 +94,7 @@ def _heat_map(data: list[dict[str, Any]]) -> Html:
     modes = [
         element("button", label, type="button", **{"data-mode": mode, "aria-pressed": str(mode == "kl").lower()})
         for mode, label in MODES
+        if mode != "phrase" or any(response["variants"] for pair in data for response in pair["responses"])
     ]
     controls = element(
         "div",

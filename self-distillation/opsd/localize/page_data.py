@@ -57,7 +57,10 @@ def _response_data(response: ScoredResponse, index: dict[int, int]) -> dict[str,
         "alternatives": [
             [[index[token], p, q] for token, p, q in alternatives] for alternatives in response.alternatives[:end]
         ],
-        "variants": {name: scores.kl[:end] for name, scores in response.variants.items()},
+        "variants": {
+            name: {"kl": scores.kl[:end], "logprob": scores.logprob[:end]}
+            for name, scores in response.variants.items()
+        },
     }
 
 

@@ -109,6 +109,9 @@ def test_tokens_are_tinted_by_the_chosen_measure(open_page):
     assert texts(browser, "[aria-pressed=true]") == ["probability ratio"]
     assert tints(browser)[0] > 0.5  # the same log-ratio, -0.2, everywhere
     assert browser.evaluate("document.querySelectorAll('.sides b.up').length") == 0
+    browser.evaluate("document.querySelector('[data-mode=phrase]').click()")
+    assert tints(browser)[0] > 0.5  # -0.9 against -1 everywhere
+    assert browser.evaluate("document.querySelectorAll('.sides b.up').length") == len(tints(browser))
     browser.evaluate("document.querySelector('[data-mode=studentEntropy]').click()")
     assert "0.50" in texts(browser, "#scale")[0]
     browser.evaluate("document.querySelector('[data-mode=teacherEntropy]').click()")
@@ -129,7 +132,7 @@ def test_pointing_at_a_token_shows_both_distributions(open_page):
     assert "token 6 of 15" in panel and "KL 4.0000" in panel
     assert "-0.700" in panel and "-0.900" in panel  # log-probs
     assert "50.0%" in panel and "30.0%" in panel  # alternatives
-    assert "KL under no phrase" in panel and "KL under neutral sentence" in panel
+    assert "no phrase" in panel and "neutral sentence" in panel
     assert browser.evaluate(
         "(({scrollWidth, clientWidth}) => scrollWidth <= clientWidth)(document.getElementById('panel'))"
     )
@@ -198,3 +201,17 @@ def test_a_page_without_examples_or_variants(browser, tmp_path, layout):
     assert browser.errors == []
     text = browser.evaluate("document.body.innerText")
     assert "Not finished yet: later." in text and "Token by token" not in text and "COMPARE_PHRASES=0" in text
+
+
+def test_without_variants_there_is_no_mode_for_the_phrase(browser, tmp_path, layout):
+    bare = [dataclasses.replace(one, variants={}) for one in responses()]
+    content = {"dataset": "d", "neutral_phrase": "", "unfinished": []}
+    content["pairs"] = [summarize(ModelPair("only", "m", "t"), bare, layout, seed=0)]
+    path = tmp_path / "page.html"
+    write_page(path, content, {"only": bare}, {"only": layout.tokenizer}, examples=1)
+    browser.open(path.as_uri())
+    modes = browser.evaluate("[...document.querySelectorAll('[data-mode]')].map((b) => b.dataset.mode)")
+    assert modes == ["kl", "ratio", "studentEntropy", "teacherEntropy"]
+    browser.evaluate("select(3)")
+    assert "teacher behind" not in browser.evaluate("document.getElementById('panel').innerText")
+    assert browser.errors == []
