@@ -173,7 +173,9 @@ function step(direction) {
   const beyond = state.hot.filter((position) => (direction > 0 ? position > from : position < from));
   const ring = beyond.length ? beyond : state.hot;
   const position = direction > 0 ? ring[0] : ring[ring.length - 1];
-  state.tokens[position].node.scrollIntoView({ block: "center" });
+  const node = state.tokens[position].node;
+  node.scrollIntoView({ block: "nearest" }); // within its response
+  scrollBy(0, node.getBoundingClientRect().top - innerHeight * 0.3);
   select(position);
 }
 

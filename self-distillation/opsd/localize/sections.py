@@ -240,7 +240,7 @@ def first_errors(pairs: list[dict[str, Any]]) -> Html:
             rows.append([f"{pair['name']}, {name} responses", *_error_cells(error)])
             if name == "wrong":
                 plots.append(_offsets(pair["name"], error["offsets"]))
-    return join(table(rows), element("div", *plots, class_="plots"))
+    return join(table(rows, class_="wide"), element("div", *plots, class_="plots"))
 
 
 def _error_cells(error: dict[str, Any]) -> list[object]:
