@@ -15,7 +15,8 @@ from opsd.localize.variants import Variants
 from opsd.pairs import build_pair
 from srt.common.errors import UserError
 from srt.common.models import load_model, padding_id, vocab_size
-from srt.contract.layout import predicting_positions
+from srt.contract.layout import Layout, predicting_positions
+from srt.contract.phrases import PhraseSet
 from tests.opsd.conftest import problem
 
 NEUTRAL = "Here is the response once more."
@@ -170,14 +171,24 @@ def test_batches_keep_to_the_tokens_of_their_longest_teacher_sequence(make_score
         assert item.longest >= max(len(pair.teacher.ids) for pair in item.others.values())
 
 
-def test_all_variants_supervise_the_same_tokens_where_the_budget_is_short(make_scorer, graded, layout):
-    whole = make_scorer().items(graded[:1])[0]
-    scorer = make_scorer(max_teacher_tokens=whole.longest - 5)
+LONG = "a b c d e f g h i j"
+
+
+@pytest.mark.parametrize(
+    ("phrases", "neutral"), [(("wrong", LONG), "again"), ((LONG, "right"), "again"), (("wrong", "right"), LONG)]
+)
+def test_all_variants_supervise_the_same_tokens_where_the_budget_is_short(
+    make_scorer, graded, layout, phrases, neutral
+):
+    other = Layout(layout.tokenizer, PhraseSet("other", *phrases), layout.prompt, layout.eot_ids)
+    settings = {"layout": other, "variants": Variants.open(other, neutral)}
+    whole = make_scorer(**settings).items(graded[:1])[0]
+    scorer = make_scorer(max_teacher_tokens=whole.longest - 5, **settings)
     item = scorer.items(graded[:1])[0]
     assert 0 < len(item.pair.targets) < len(whole.pair.targets)
-    for other in item.others.values():
-        assert other.targets == item.pair.targets
-        assert len(other.teacher.ids) <= scorer.max_teacher_tokens
+    for variant in (item.pair, *item.others.values()):
+        assert variant.targets == item.pair.targets
+        assert len(variant.teacher.ids) <= scorer.max_teacher_tokens
 
 
 def test_responses_without_room_or_with_a_token_unknown_to_the_teacher_are_left_out(make_scorer, graded):
