@@ -14,7 +14,14 @@ from tests.srt.helpers.browser import Browser
 X = "x = 3 [A] + 4 [B] * 2"
 WRONG = ["A", " 3", " +", " 4", " =", " 8", "\nB", " 8", " *", " 2", " =", " 6", "\n\\boxed{", "6", "}"]
 RIGHT = ["A", " 3", " +", " 4", " =", " 7", "\nB", " 7", " *", " 2", " =", " 4", "\n\\boxed{", "4", "}"]
-HOSTILE = ["</script><script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\u2028 &amp;", " \ud800"]
+HOSTILE = [
+    "</script><script>alert(1)</script>",
+    "<!--<script ",
+    "</script x",
+    "<img src=x onerror=alert(1)>",
+    "\u2028 &amp;",
+    " \ud800",
+]
 
 
 def responses(shift=0.0):
@@ -27,7 +34,7 @@ def responses(shift=0.0):
         scored(WRONG, wrong, x=X, problem=0, moved=wrong),
         scored(RIGHT, right, r=1, x=X, problem=1),
         scored(WRONG, wrong, x=X, problem=2, moved=wrong),
-        scored(HOSTILE, [0.0, 0.002, 0.003, 0.004], r=1, x="</script>", problem=3),
+        scored(HOSTILE, [0.001 * index for index in range(len(HOSTILE))], r=1, x="</script>", problem=3),
     ]
 
 
@@ -180,7 +187,9 @@ def test_what_a_model_wrote_is_text(open_page):
     browser = open_page()
     assert browser.evaluate("document.images.length") == 0
     shown = texts(browser, ".sides article .box")[3]
-    assert shown.startswith("</script><script>alert(1)</script><img src=x onerror=alert(1)>\u2028 &amp;")
+    assert shown.startswith(
+        "</script><script>alert(1)</script><!--<script </script x<img src=x onerror=alert(1)>\u2028 &amp;"
+    )
 
 
 def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(page):
