@@ -78,11 +78,12 @@ class ExistingRun:
 
     @staticmethod
     def _of_attempts(lines: list[dict[str, Any]], config: LocalizeConfig, layout: Layout) -> list[GradedResponse]:
+        """Without evaluation's greedy responses, whose index is negative (GREEDY of srt.collect.collector)."""
         records = [record for line in lines if isinstance(record := from_line(line), Response)]
         chosen = [
             record
             for record in records
-            if record.problem_idx < config.max_samples and record.response_idx < config.num_samples
+            if record.problem_idx < config.max_samples and 0 <= record.response_idx < config.num_samples
         ]
         return [as_graded(record, layout) for record in sorted(chosen, key=lambda record: record.key)]
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from opsd.localize.arithmetic import check_arithmetic
 from opsd.localize.records import ScoredResponse
-from srt.evaluate import bootstrap_interval
+from srt.evaluation.intervals import bootstrap_interval
 
 NEAR = 2  # tokens
 
@@ -104,7 +104,7 @@ def _hits(offsets: list[int], seed: int) -> dict[str, Any]:
     return {
         "at": float((distance == 0).mean()),
         "near": float(near.mean()),
-        "near_interval": list(bootstrap_interval(near, seed)),
+        "near_interval": bootstrap_interval(near, seed),
     }
 
 

@@ -9,6 +9,7 @@ from opsd.localize import run as localize_run
 from opsd.localize.records import ScoredResponse
 from opsd.localize.run import localize
 from quickstart.world import write_jsonl
+from srt.collect.collector import GREEDY
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_json
 from srt.common.files import write_jsonl as write_lines
@@ -141,6 +142,14 @@ def test_the_responses_of_a_run_are_read_as_they_were_logged(knobs, logged_run, 
 def test_max_samples_and_num_samples_choose_among_the_responses_of_a_run(knobs, logged_run):
     run(of_existing(knobs, logged_run, max_samples=4))
     assert results(knobs)["pairs"][0]["responses"] == 4
+
+
+def test_greedy_responses_of_an_evaluation_are_not_among_them(knobs, logged_run, graded, layout):
+    lines = [attempts_line(one, layout) for one in graded[:3]]
+    lines += [line | {"response_idx": GREEDY} for line in lines]
+    write_lines(logged_run / "attempts.jsonl", lines)
+    run(of_existing(knobs, logged_run, num_samples=2, compare_phrases=0))
+    assert results(knobs)["pairs"][0]["responses"] == 3
 
 
 def test_dry_run_counts_and_writes_nothing(knobs, logged_run, graded, capsys):
