@@ -15,6 +15,7 @@ from opsd.run import Run
 from srt.common.files import JsonlLog, write_jsonl
 from srt.contract import metrics as names
 from srt.contract.metrics import by_reward, with_current_names
+from srt.contract.records import pack_ids
 
 LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
@@ -105,6 +106,8 @@ class RunLog:
                 "x": pair.rollout.problem.x,
                 "r": pair.rollout.r,
                 "p_r": self.run.layout.phrases.text(pair.rollout.r),
+                "finish_reason": pair.rollout.finish_reason,
+                "ids": pack_ids(pair.targets),
                 "tokens": [self.run.layout.tokenizer.decode([token]) for token in pair.targets],
                 "kl": [round(value, 5) for value in token_kl[id(pair)]],
             }
