@@ -96,7 +96,8 @@ class Validator:
             rollouts = worker.sample(sampler, repeated, step, "validation")
             if not rollouts:
                 self.log.message(
-                    f"warning, step {step}: every validation sample was set aside; see {worker.set_aside.path}"
+                    f"warning, step {finished_steps}: every validation sample was set aside; see "
+                    f"{worker.set_aside.path}"
                 )
                 return {}
             metrics: dict[str, Any] = rollout_metrics(rollouts)

@@ -9,10 +9,10 @@ from opsd.local.engine import LocalEngine
 from opsd.monitors import HealthMonitor
 from opsd.run_log import RunLog
 from opsd.train import train
-from srt.common.console import progress
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
 from srt.common.models import load_model
+from srt.common.progress import Progress
 from tests.opsd.helpers.problems import PHRASES, PROBLEMS, TOO_LONG, problem
 from tests.opsd.helpers.runs import train_run
 from tests.opsd.helpers.states import equal
@@ -167,7 +167,7 @@ def test_a_resumed_log_has_the_warnings_of_the_run_that_was_not_stopped(make_run
     uninterrupted = HealthMonitor()
     for line in lines:
         uninterrupted.check(line)
-    log = RunLog(run, len(lines), progress(run.total_steps, "step"))
+    log = RunLog(run, len(lines), Progress("step"))
     assert vars(log.health) == vars(uninterrupted)  # the same warnings will follow
     log.close()
 

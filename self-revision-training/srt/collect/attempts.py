@@ -172,6 +172,10 @@ class Attempts:
         self._set_aside.add(key)
         self.stats.set_aside[kind] += 1
 
+    def lost(self, num_revisions: int) -> int:
+        """Samples that will never be graded: those set aside, and the revisions of such responses."""
+        return sum(1 + num_revisions if key.revision is None else 1 for key in self._set_aside)
+
     def close(self) -> None:
         self._log.close()
         self._set_aside_log.close()

@@ -1,22 +1,6 @@
-"""Progress bars and summary tables."""
+"""Summary tables."""
 
-import sys
 from collections.abc import Mapping
-
-from tqdm import tqdm
-
-
-def progress(total: int, unit: str, initial: int = 0) -> tqdm:
-    """A bar that keeps refreshing while nothing finishes, and that does not flood a log file."""
-    return tqdm(
-        total=total,
-        unit=unit,
-        initial=initial,
-        miniters=0,
-        mininterval=0.3 if sys.stderr.isatty() else 10.0,
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
 
 
 def print_summary(title: str, values: Mapping[str, object]) -> None:
