@@ -10,6 +10,7 @@ from opsd.metrics import StepOutput
 from opsd.monitors import HealthMonitor, check_reviser
 from opsd.reporters import open_reporter, sample_row
 from opsd.run import Run
+from opsd.validation_monitor import ValidationMonitor
 from srt.common.files import JsonlLog, write_jsonl
 from srt.common.progress import Progress
 from srt.contract import metrics as names
@@ -35,9 +36,11 @@ class RunLog:
             else None
         )
         self.metrics = MetricsLog(run.output_dir, start_step, run.config.report_to, asdict(run.config))
-        self.health = HealthMonitor()
+        self.health, self.validation_health = HealthMonitor(), ValidationMonitor()
         for line in self.metrics.earlier:
             self.health.check(line)  # these warnings were printed at the time
+        for line in self.earlier_validations:
+            self.validation_health.check(line)
 
     def step(self, step: int, metrics: dict[str, Any], output: StepOutput) -> None:
         """A line in metrics.jsonl and on the screen; every LOG_SAMPLES_PERIOD steps, responses in
@@ -72,6 +75,8 @@ class RunLog:
         self.bar.message(f"step {line['step'] + 1}: {validation_line(line, self.run.config.val_num_samples)}")
         if line["step"] == -1 and (warning := check_reviser(line)):
             self.bar.message(f"warning: {warning}")
+        for warning in self.validation_health.check(line):
+            self.bar.message(f"warning, step {line['step'] + 1}: {warning}")
 
     def message(self, text: str) -> None:
         self.bar.message(text)
@@ -103,8 +108,10 @@ class RunLog:
 
 def validation_line(line: Mapping[str, Any], k: int) -> str:
     """validation avg@8 61.3%, 812 tokens, 2.0% cut off, 40.1% after revising wrong ones (5.0% cut off), ..."""
+    pass_at_k = line.get(names.PASS_AT_K)  # not in lines of version 0.2
     parts = [
         f"validation avg@{k} {line[names.AVG_AT_K]:.1%}",
+        *([] if pass_at_k is None else [f"pass@{k} {pass_at_k:.1%}"]),
         f"{line[names.RESPONSE_TOKENS]:.0f} tokens",
         f"{line[names.TRUNCATED]:.1%} cut off",
     ]
