@@ -86,6 +86,7 @@ class DistillConfig(
     seed: int = option()
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
+    keep_checkpoints_after_end: int = option(ge=0)
     log_samples_period: int = option(ge=1)
     report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
     output_dir: str | None = option()
@@ -118,6 +119,7 @@ NOT_IDENTITY = (
     "log_samples_period",
     "save_period",
     "keep_checkpoints",
+    "keep_checkpoints_after_end",
     "grading_workers",
     "grading_time_limit",
     "code_sandbox",

@@ -48,7 +48,7 @@ def train(run: Run, engine: Engine) -> None:
             if run.checkpoint_due(finished) or validator.collapsed:
                 engine.save_checkpoint(finished)
                 validator.discard_former_best()
-    export_student(run, engine, finished, time.monotonic() - started, validator.best)
+    export_student(run, engine, finished, time.monotonic() - started, validator.best, validator.lines)
 
 
 def train_step(run: Run, engine: Engine, rollout_worker: RolloutWorker, step: int) -> StepOutput:

@@ -183,6 +183,33 @@ def test_a_complete_run_is_left_alone(make_run, grader, coin_checkpoint, capsys)
     assert {p: p.stat().st_mtime_ns for p in first.output_dir.rglob("*") if p.is_file()} == files
 
 
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_a_finished_run_keeps_as_many_checkpoints_as_it_is_told_to(
+    make_run, grader, coin_checkpoint, capsys, kept
+):
+    settings = RUN | {"save_period": 1, "max_num_steps": 3, "keep_checkpoints": 3, "stop_on_collapse": 1.0}
+    run = make_run(coin_checkpoint, PROBLEMS, **settings, validation=PROBLEMS[:2], keep_checkpoints_after_end=kept)
+    train_run(run, grader)
+    folders = sorted(path.name for path in (run.output_dir / "checkpoints").glob("*"))
+    assert folders == [f"step_{step:06d}" for step in (1, 2, 3)][3 - min(kept, 3) :]
+    assert (run.output_dir / "best").exists() == bool(kept)
+    assert (run.student_folder / "model.safetensors").exists()
+    printed = capsys.readouterr().out
+    assert ("that only served to resume" in printed) == (kept < 3)
+    assert "validation avg@" in printed and " before the first step, " in printed and " after step 3" in printed
+    assert f"next: MODEL_PATH={run.student_folder} bash scripts/evaluate.sh" in printed
+
+
+def test_checkpoints_left_by_a_kill_right_after_the_export_are_deleted_by_the_next_call(
+    make_run, grader, coin_checkpoint
+):
+    run = make_run(coin_checkpoint, PROBLEMS, **(RUN | {"max_num_steps": 1}))
+    train_run(run, grader)
+    (run.output_dir / "checkpoints" / "step_000001").mkdir(parents=True)
+    assert not run.claim_folder()
+    assert not (run.output_dir / "checkpoints").exists()
+
+
 def test_another_setting_in_the_same_folder_is_refused(make_run, coin_checkpoint):
     make_run(coin_checkpoint, PROBLEMS).claim_folder()
     with pytest.raises(UserError, match="holds a run with other settings: lr was 5e-06 and is now 0.001"):

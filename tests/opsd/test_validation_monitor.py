@@ -45,7 +45,7 @@ def test_a_fall_is_named_once_and_again_when_it_comes_back(name):
     "change",
     [
         {"revise_r1": 0.90},
-        {"revise_r1": 0.5, "revisions_r1": 4},  # two of four is no evidence
+        {"revise_r1": 0.5, "revisions_r1": 10},  # five of ten are no evidence
         {"revise_r1": None, "revisions_r1": 0},
         {"pass_at_k": 0.82},
         {"pass_at_k": 0.7, "problems": 10},

@@ -10,6 +10,7 @@ from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
 from srt.common.console import print_summary
+from srt.common.disk import disk_bytes, shown_bytes
 from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
@@ -152,7 +153,18 @@ def collect(argv: list[str]) -> None:
     right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
     close_run(output_dir, summary | counts | {"clean": config.clean, "problems": len(consumed)})
-    print_summary("Collection", summary | counts | {"problems used": len(consumed), "file": path})
+    account = collector.stats.account(len(tuples), right, config.target_revision_samples)
+    rest = {
+        "changes by cleaning": {k: n for k, n in summary["cleaned"].items() if k != "duplicate"} or "none",
+        "problems used": f"{len(consumed):,} of {len(loaded.problems):,}",
+        "unreadable records": len(loaded.bad),
+        "repeated records": loaded.repeated,
+        "tokens": summary["tokens"],
+        "seconds": summary["seconds"],
+        "file": path,
+        "disk used": shown_bytes(disk_bytes(output_dir)),
+    }
+    print_summary("Collection", account | rest)
     if len(tuples) < config.target_revision_samples:
         share = "" if config.right_share is None else f" with RIGHT_SHARE={config.right_share:g}"
         print(
