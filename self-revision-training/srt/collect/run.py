@@ -5,7 +5,7 @@ from contextlib import closing
 from dataclasses import asdict, replace
 
 from srt.collect.collector import Collector, CollectorConfig
-from srt.collect.config import CollectConfig
+from srt.collect.config import CollectConfig, check
 from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
@@ -48,22 +48,13 @@ def selected_problems(config: CollectConfig) -> ProblemSet:
     return replace(loaded, problems=problems)
 
 
-def check_right_share(config: CollectConfig) -> None:
-    """Raises UserError when RIGHT_SHARE asks for revisions of right responses, which are not sampled."""
-    if config.right_share and not config.revise_correct:
-        raise UserError(
-            f"RIGHT_SHARE={config.right_share:g} asks for tuples after right responses, and REVISE_CORRECT=0 does "
-            "not revise those; set REVISE_CORRECT=1"
-        )
-
-
 def collect(argv: list[str]) -> None:
     """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or as many as the problems yield.
 
     With --dry-run, only print what would be done.
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
-    check_right_share(config)
+    check(config)
     allow_remote_code(config.trust_remote_code)
     if DRY_RUN not in argv:
         check_gpu()
