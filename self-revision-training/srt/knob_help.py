@@ -28,7 +28,7 @@ def help_or_refuse(
     may_change: Collection[str] = (),
     check: Callable[[Schema], None] = lambda config: None,
 ) -> None:
-    """Print the help and exit if --help is among `argv`. Raises UserError for a wrong knob, and what `check` raises.
+    """Print the help and exit if --help is among `argv`. Raises UserError for a wrong knob, as does `check`.
 
     may_change: the knobs (keys) that may have another value when a run continues.
     """
@@ -44,32 +44,28 @@ def print_help(schema: type, config_name: str, may_change: Collection[str] = ())
     script = f"scripts/{SCRIPTS.get(config_name, config_name)}.sh"
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     by_name = {field.name: field for field in fields(schema)}
-    print(f"Knobs of {script}: environment variables, or key=value arguments, which win")
+    print(_folded(f"Knobs of {script}: environment variables, or key=value arguments, which win", width))
     table = read_knob_table(CONFIGS / f"{config_name}.yaml")
     for line, following in zip(table, [*table[1:], ""], strict=True):
         if isinstance(line, str):
             if isinstance(following, KnobLine):  # the title of a group
                 print()
-            print(textwrap.fill(line, width, break_long_words=False, break_on_hyphens=False))
+            print(_folded(line, width))
         else:
             # A default may be another variable's value: ${oc.env:MODEL_PATH,default}
             default = re.sub(r"\$\{oc\.env:(\w+),", r"$\1, else ", line.default).replace("}", "") or '""'
             values = accepted_values(by_name[line.key])
             mark = " *" if line.key in may_change else ""
             print(f"  {line.env or line.key}={default}{f'  ({values})' if values else ''}{mark}")
-            indent = " " * 6
-            print(
-                textwrap.fill(
-                    line.help,
-                    width,
-                    initial_indent=indent,
-                    subsequent_indent=indent,
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-            )
+            print(_folded(line.help, width, " " * 6))
     if may_change:
-        print("\n* may have another value when a run continues; all others decide what comes out of it")
+        print()
+        print(_folded("* may have another value when a run continues; the others decide what comes out", width))
+
+
+def _folded(text: str, width: int, indent: str = "") -> str:
+    whole_words = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole_words)
 
 
 def accepted_values(field: Any) -> str:
