@@ -75,7 +75,7 @@ def export_student(
 def accuracy_before_and_after(validations: Sequence[Mapping[str, Any]], finished_steps: int) -> str | None:
     """48.5% before the first step, 66.5% after step 30. None without a validation."""
     parts = []
-    for steps in (0, finished_steps):
+    for steps in dict.fromkeys((0, finished_steps)):  # the student may be the one before the first step
         when = "before the first step" if steps == 0 else f"after step {steps}"
         line = next((line for line in reversed(validations) if line["step"] == steps - 1), None)
         if line is not None:

@@ -1,10 +1,12 @@
 """The training loop with the local engine: what enters the loss, logs, stopping and resuming, validation."""
 
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
 
+from opsd.export import accuracy_before_and_after
 from opsd.local.engine import LocalEngine
 from opsd.monitors import HealthMonitor
 from opsd.run_log import RunLog
@@ -196,8 +198,18 @@ def test_a_finished_run_keeps_as_many_checkpoints_as_it_is_told_to(
     assert (run.student_folder / "model.safetensors").exists()
     printed = capsys.readouterr().out
     assert ("that only served to resume" in printed) == (kept < 3)
-    assert "validation avg@" in printed and " before the first step, " in printed and " after step 3" in printed
+    assert re.search(r"validation avg@2 +\d+\.\d% before the first step", printed)
     assert f"next: MODEL_PATH={run.student_folder} bash scripts/evaluate.sh" in printed
+
+
+def test_the_summary_has_the_accuracy_before_and_after():
+    lines = [{"step": -1, "avg_at_k": 0.485}, {"step": 9, "avg_at_k": 0.7}, {"step": 29, "avg_at_k": 0.665}]
+    assert accuracy_before_and_after(lines, 30) == "48.5% before the first step, 66.5% after step 30"
+    assert (
+        accuracy_before_and_after(lines, 10) == "48.5% before the first step, 70.0% after step 10"
+    )  # the best one
+    assert accuracy_before_and_after(lines, 0) == "48.5% before the first step"
+    assert accuracy_before_and_after([], 30) is None
 
 
 def test_checkpoints_left_by_a_kill_right_after_the_export_are_deleted_by_the_next_call(

@@ -77,7 +77,7 @@ class Collector:
                 self._admit_more()
                 finished = not self._in_flight or self._target_is_certain()
                 if bar.due or finished:
-                    self._show(bar)
+                    self._show(bar, finished)
                 if finished:
                     return
                 for key, sample in self._poll_sampler():
@@ -252,18 +252,18 @@ class Collector:
 
     # Progress -------------------------------------------------------------------------------------------
 
-    def _show(self, bar: Progress) -> None:
+    def _show(self, bar: Progress, finished: bool) -> None:
         config, attempts, stats = self.config, self.attempts, self.stats
-        finished = self._finished_problems
         if config.selection is None:
             total = len(self.problems) * config.num_responses
             done, problems = f"{stats.responses:,}/{total:,} responses", ""
         else:
             done = f"{config.selection.counted(attempts.kept.total):,}/{config.selection.target:,} kept"
-            problems = f"{finished:,}/{len(self.problems):,} problems"
+            problems = f"{self._finished_problems:,}/{len(self.problems):,} problems"
         rate = (stats.tokens - attempts.restored_tokens) / max(bar.elapsed, 1e-9)
         in_flight = f"{len(self._in_flight)} in flight" if self._in_flight else ""
-        bar.show(self._fraction(), done, *stats.percentages(), f"{rate:,.0f} tok/s", problems, in_flight)
+        fraction = 1.0 if finished else self._fraction()
+        bar.show(fraction, done, *stats.percentages(), f"{rate:,.0f} tok/s", problems, in_flight)
 
     @property
     def _finished_problems(self) -> int:

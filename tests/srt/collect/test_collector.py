@@ -356,3 +356,39 @@ def test_memory_holds_places_and_not_texts(collect, layout, tmp_path):
     assert count == len(lines) > 900 and attempts.stats.kept == run.stats.kept > 100
     assert highest / count < 1000  # bytes; a line has more than 5000
     assert attempts.tuples(attempts.kept.in_order())[0]["y_init"].endswith(" " * 5000)
+
+
+# Progress -----------------------------------------------------------------------------------------------
+
+
+def last_line(capsys):
+    """The last line of progress: (percent, its figures). No terminal is attached, so lines are printed."""
+    title, _, figures = capsys.readouterr().err.splitlines()[-1].partition(": ")
+    percent, *rest = figures.split(", ")
+    return title, percent, rest
+
+
+def test_a_collection_that_runs_out_of_problems_ends_at_100_percent(collect, capsys):
+    """And not at the share of a target that it could never reach."""
+    collector, _ = collect("few", target=1000)
+    title, percent, figures = last_line(capsys)
+    kept = collector.attempts.stats.kept
+    assert (title, percent, figures[0]) == ("D_revision", "100%", f"{kept}/1,000 kept") and 0 < kept < 1000
+    assert "12/12 problems" in figures
+
+
+def test_an_evaluation_counts_responses_and_says_how_much_is_left_of_them(collect, capsys, monkeypatch):
+    collector, _ = collect("whole", revise=frozenset({0, 1}), num_revisions=1)
+    assert last_line(capsys)[:2] == ("evaluation", "100%")
+    assert collector._fraction() == 1.0
+    log = collector.attempts._log.path
+    lines = [line for line in log.read_text().splitlines() if "revision_idx" not in line]
+    again = log.parent.parent / "half" / log.name
+    again.parent.mkdir()
+    again.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
+    shown = []
+    fraction = Collector._fraction
+    monkeypatch.setattr(Collector, "_fraction", lambda self: shown.append(fraction(self)) or shown[-1])
+    collect("half", revise=frozenset({0, 1}), num_revisions=1)
+    assert shown[0] == 0.25  # half of the responses, and none of the revisions
+    assert last_line(capsys)[2][0] == "24/24 responses"
