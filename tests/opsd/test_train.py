@@ -290,6 +290,7 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     make_run, grader, coin_checkpoint, capsys
 ):
     settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
+    settings |= {"keep_checkpoints_after_end": 1}  # also the best student
     run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "validation.jsonl")
