@@ -12,7 +12,7 @@ from srt.collect.run import CollectConfig
 from srt.common.errors import UserError, run_entry_point
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.contract.paths import DEFAULT_DATASETS, data_prefix
-from srt.evaluate import EvaluateConfig
+from srt.evaluation.config import EvaluateConfig
 from srt.report.run import ReportConfig
 from srt.sft.config import SftConfig
 

@@ -138,6 +138,10 @@ class Attempts:
     def set_aside_path(self) -> Path:
         return self._set_aside_log.path
 
+    @property
+    def set_aside_keys(self) -> Iterable[SampleKey]:
+        return self._set_aside
+
     def is_done(self, key: SampleKey) -> bool:
         return key in self.responses or key in self.revisions or key in self._set_aside
 
@@ -171,10 +175,6 @@ class Attempts:
         )
         self._set_aside.add(key)
         self.stats.set_aside[kind] += 1
-
-    def lost(self, num_revisions: int) -> int:
-        """Samples that will never be graded: those set aside, and the revisions of such responses."""
-        return sum(1 + num_revisions if key.revision is None else 1 for key in self._set_aside)
 
     def close(self) -> None:
         self._log.close()

@@ -18,8 +18,10 @@ from srt.common.progress import Progress
 from srt.contract.layout import Layout
 from srt.contract.records import Problem, Response, Revision, SampleKey, pack_ids, unpack_ids
 from srt.contract.seeds import sample_seed
-from srt.sampling.base import Sample, Sampler, SampleRequest
+from srt.sampling.base import Sample, Sampler, SampleRequest, SamplingConfig
 from srt.verifiers.types import Grader, Outcome, Verdict, VerifierError
+
+GREEDY = -1  # the response index of the response that `CollectorConfig.greedy` asks for
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,10 @@ class CollectorConfig:
 
     `revise`: the rewards of y_init after which revisions are sampled. `max_in_flight`: problems in flight.
     `max_model_len`: prompt and response together, in tokens. `clean`: see cleaning.py.
+
+    For evaluation: `cue`, 0 or 1, is the phrase of all revisions; None: that of the reward. `greedy`: how one more
+    response per problem, with the index GREEDY, is sampled; it is not revised. `log_logprobs`: whether log-probs
+    are logged.
     """
 
     num_responses: int
@@ -40,6 +46,9 @@ class CollectorConfig:
     seed: int
     selection: Selection | None
     clean: bool = False
+    cue: int | None = None
+    greedy: SamplingConfig | None = None
+    log_logprobs: bool = False
 
 
 class Collector:
@@ -130,7 +139,7 @@ class Collector:
     def _admit(self, problem: int) -> None:
         """Start a problem, or the rest of it if the log has a part."""
         self._in_flight[problem] = set()
-        for response_idx in range(self.config.num_responses):
+        for response_idx in range(GREEDY if self.config.greedy else 0, self.config.num_responses):
             key = SampleKey(problem, response_idx)
             if key in self.attempts.responses:
                 self._revise(key)
@@ -146,7 +155,8 @@ class Collector:
             return
         self._in_flight[key.problem].add(key)
         max_tokens = min(self.config.max_tokens, room)
-        request = SampleRequest(prompt_ids, self._seed(key), max_tokens, group=key.problem)
+        sampling = self.config.greedy if key.response == GREEDY else None
+        request = SampleRequest(prompt_ids, self._seed(key), max_tokens, key.problem, sampling)
         self.sampler.submit(key, request)
 
     def _on_sample(self, key: SampleKey, sample: Sample) -> None:
@@ -173,7 +183,11 @@ class Collector:
         `response`: read from the log if it is not at hand.
         """
         graded = self.attempts.responses[key]
-        if graded.r not in self.config.revise or (graded.truncated and not self.config.revise_truncated):
+        if (
+            key.response == GREEDY
+            or graded.r not in self.config.revise
+            or (graded.truncated and not self.config.revise_truncated)
+        ):
             return
         keys = [key._replace(revision=revision) for revision in range(self.config.num_revisions)]
         missing = [key for key in keys if not self.attempts.is_done(key)]
@@ -181,9 +195,16 @@ class Collector:
             return
         response = response or self.attempts.response(key)
         chat = self.layout.chat(response.x)
-        prompt = self.layout.revision_prompt(chat, unpack_ids(response.y_init_ids), response.r)
+        prompt = self.layout.revision_prompt(chat, unpack_ids(response.y_init_ids), self._cue(response.r))
         for revision_key in missing:
             self._sample(revision_key, prompt)
+
+    def _cue(self, r: int) -> int:
+        """Whose phrase follows a response with reward r."""
+        return r if self.config.cue is None else self.config.cue
+
+    def _logprob(self, sample: Sample) -> float | None:
+        return sum(sample.logprobs) if self.config.log_logprobs and sample.logprobs is not None else None
 
     def _retire_if_done(self, problem: int) -> None:
         if not self._in_flight[problem]:
@@ -224,6 +245,7 @@ class Collector:
             y_init_reason=verdict.reason,
             y_init_finish_reason=sample.finish_reason,
             y_init_seed=self._seed(key),
+            y_init_logprob=self._logprob(sample),
         )
 
     def _revision(
@@ -234,7 +256,7 @@ class Collector:
             problem_idx=key.problem,
             response_idx=key.response,
             revision_idx=revision_idx,
-            p_r=self.layout.phrases.text(r),
+            p_r=self.layout.phrases.text(self._cue(r)),
             y_revised=text,
             y_revised_ids=pack_ids(sample.token_ids),
             y_revised_tokens=len(sample.token_ids),
@@ -243,6 +265,7 @@ class Collector:
             y_revised_reason=verdict.reason,
             y_revised_finish_reason=sample.finish_reason,
             y_revised_seed=self._seed(key),
+            y_revised_logprob=self._logprob(sample),
         )
 
     def _seed(self, key: SampleKey) -> int:
@@ -255,7 +278,7 @@ class Collector:
     def _show(self, bar: Progress, finished: bool) -> None:
         config, attempts, stats = self.config, self.attempts, self.stats
         if config.selection is None:
-            total = len(self.problems) * config.num_responses
+            total = len(self.problems) * (config.num_responses + bool(config.greedy))
             done, problems = f"{stats.responses:,}/{total:,} responses", ""
         else:
             done = f"{config.selection.counted(attempts.kept.total):,}/{config.selection.target:,} kept"
@@ -275,7 +298,12 @@ class Collector:
         config, attempts = self.config, self.attempts
         if config.selection is None:
             revisions = config.num_revisions if config.revise else 0
-            total = len(self.problems) * config.num_responses * (1 + revisions)
-            return (len(attempts.responses) + len(attempts.revisions) + attempts.lost(revisions)) / total
+            total = len(self.problems) * (config.num_responses * (1 + revisions) + bool(config.greedy))
+            # What is set aside will not be graded, and neither will the revisions of such a response.
+            lost = sum(
+                1 if key.revision is not None or key.response == GREEDY else 1 + revisions
+                for key in attempts.set_aside_keys
+            )
+            return (len(attempts.responses) + len(attempts.revisions) + lost) / total
         kept = config.selection.counted(attempts.kept.total) / config.selection.target
         return max(kept, self._finished_problems / len(self.problems))

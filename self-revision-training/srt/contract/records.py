@@ -87,6 +87,7 @@ class Response:
     y_init_reason: str
     y_init_finish_reason: str
     y_init_seed: int
+    y_init_logprob: float | None = None  # of all its tokens under the model at temperature 1; None: not recorded
 
     @property
     def r(self) -> int:
@@ -114,6 +115,7 @@ class Revision:
     y_revised_reason: str
     y_revised_finish_reason: str
     y_revised_seed: int
+    y_revised_logprob: float | None = None
 
     @property
     def key(self) -> SampleKey:
