@@ -178,14 +178,14 @@ def test_warnings_are_logged_and_those_of_steps_that_are_made_again_are_dropped(
     make_run, grader, coin_checkpoint, capsys
 ):
     run = make_run(coin_checkpoint, PROBLEMS, **RUN)
-    log = RunLog(run, 0, progress(run.total_steps, "step"))
+    log = RunLog(run, 0, Progress("step"))
     log.warn(-1, "before the first step")
     for step in (2, 4):
         log.warn(step, "the reward fell")
     log.close()
     captured = capsys.readouterr()
     assert "warning, step 3: the reward fell" in captured.out + captured.err
-    RunLog(run, 3, progress(run.total_steps, "step")).close()
+    RunLog(run, 3, Progress("step")).close()
     assert read_jsonl(run.output_dir / "warnings.jsonl") == [
         {"step": -1, "warning": "before the first step"},
         {"step": 2, "warning": "the reward fell"},
