@@ -19,6 +19,20 @@ from srt.contract.metrics import (
 Json = dict[str, Any]
 PLOT = "accuracy_by_tokens"
 FORMATS = ("svg", "png")
+TEXTS = {
+    "response": "one response",
+    "revised": "response and revision",
+    "better of both": "better of response and revision",
+    "majority": "majority of 1, 2, ... responses",
+    "pass": "one of 1, 2, ... responses correct",
+}
+LOOKS: dict[str, Json] = {
+    "response": {"marker": "o", "linestyle": "none", "markersize": 6},
+    "revised": {"marker": "D", "linestyle": "none", "markersize": 6},
+    "better of both": {"marker": "D", "linestyle": "none", "markersize": 6, "markerfacecolor": "none"},
+    "majority": {"marker": ".", "linestyle": "-", "markersize": 4, "linewidth": 1.2},
+    "pass": {"marker": ".", "linestyle": ":", "markersize": 4, "linewidth": 1.2},
+}
 COLORS = ("#333b44", "#1f6f8b", "#c8551b", "#7d5aa6", "#4d8b31", "#b3365d", "#8a94a0")
 
 
@@ -63,57 +77,53 @@ def write_plot(folder: Path, comparison: Json) -> list[Path]:
 def _drawn(comparison: Json, format: str) -> bytes:
     from matplotlib import rc_context  # takes a second, which --help and a failing run need not wait for
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
     style: Any = {"svg.hashsalt": PLOT, "svg.fonttype": "none", "text.parse_math": False, "font.size": 9}
     with rc_context(style):
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = Figure(figsize=(7.6, 4.2), layout="constrained")
         axes = figure.subplots()
+        kinds: set[str] = set()
         for index, model in enumerate(comparison["models"]):
-            _draw_model(
-                axes, accuracy_by_tokens(model, comparison["k"]), COLORS[index % len(COLORS)], model["label"]
-            )
+            curves = accuracy_by_tokens(model, comparison["k"])
+            kinds |= curves.keys()
+            _draw_model(axes, curves, COLORS[index % len(COLORS)])
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda tokens, _: f"{tokens:,.0f}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel("tokens generated per answer (log scale)")
         axes.set_ylabel("accuracy")
         axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
         axes.grid(color="#eceef0")
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+        labels = [model["label"] for model in comparison["models"]]
+        figure.legend(handles=_legend(labels, kinds), loc="outside right upper", frameon=False, fontsize=8)
         buffer = io.BytesIO()
         metadata: Any = {"Date": None} if format == "svg" else {"Software": None}
         figure.savefig(buffer, format=format, dpi=160, metadata=metadata)
     return buffer.getvalue()
 
 
-def _draw_model(axes: Any, curves: dict[str, list[Json]], color: str, label: str) -> None:
-    """A line for the majority vote, a dotted one for pass@k; markers for the response and its revision."""
-    lines = {
-        "majority": ("-", f"{label}: majority of 1, 2, ..."),
-        "pass": (":", f"{label}: one of 1, 2, ... correct"),
-    }
-    for name, (line, text) in lines.items():
-        if points := curves.get(name):
-            xs, ys = [p["tokens"] for p in points], [p["accuracy"] for p in points]
-            axes.plot(xs, ys, line, color=color, marker=".", linewidth=1.2, markersize=4, label=text)
-    markers = {
-        "response": ("o", color, f"{label}: one response"),
-        "revised": ("D", color, f"{label}: response and revision"),
-        "better of both": ("D", "none", f"{label}: better of both"),
-    }
-    for name, (marker, face, text) in markers.items():
-        for p in curves.get(name, []):
-            low, high = p["interval"] or (p["accuracy"], p["accuracy"])
-            axes.errorbar(
-                p["tokens"],
-                p["accuracy"],
-                yerr=[[max(p["accuracy"] - low, 0)], [max(high - p["accuracy"], 0)]],
-                fmt=marker,
-                color=color,
-                markerfacecolor=face,
-                markersize=6,
-                elinewidth=0.8,
-                capsize=2,
-                label=text,
-            )
+def _draw_model(axes: Any, curves: dict[str, list[Json]], color: str) -> None:
+    """Lines for what is chosen among several responses; a marker with its interval for each single answer."""
+    for name, points in curves.items():
+        look = LOOKS[name] | {"color": color}
+        xs, ys = [p["tokens"] for p in points], [p["accuracy"] for p in points]
+        if name in ("majority", "pass"):
+            axes.plot(xs, ys, **look)
+            continue
+        low, high = points[0]["interval"] or (ys[0], ys[0])
+        below, above = max(ys[0] - low, 0), max(high - ys[0], 0)  # a bootstrap interval need not hold the value
+        axes.errorbar(xs, ys, yerr=[[below], [above]], elinewidth=0.8, capsize=2, **look)
+
+
+def _legend(labels: list[str], kinds: set[str]) -> list[Any]:
+    """One entry for the color of each model, then one for the look of each kind of curve."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    colors = [Patch(color=COLORS[index % len(COLORS)], label=label) for index, label in enumerate(labels)]
+    looks = [Line2D([], [], color="#5d656e", label=TEXTS[name], **LOOKS[name]) for name in TEXTS if name in kinds]
+    return [*colors, *looks]
