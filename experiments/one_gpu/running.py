@@ -73,13 +73,14 @@ class RunningJob:
 def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> RunningJob:
     """Start a job on these GPUs, with its output in job.log (appended to when it continues).
 
-    A job that was done elsewhere and is made again, because its model did not travel, starts in a new folder; the
-    old one stays beside it as <job>.before<n>.
+    A job that was done elsewhere and is made again, because its model did not travel, starts in a new folder, and
+    so does what was half done with that model.
     """
     folder = layout.folder(job.name)
     if record_of(job, layout):
-        number = next(n for n in itertools.count(1) if not folder.with_name(f"{folder.name}.before{n}").exists())
-        folder.rename(folder.with_name(f"{folder.name}.before{number}"))
+        half_done = [other for other in jobs.values() if job.name in other.needs and not record_of(other, layout)]
+        for outdated in (job, *half_done):
+            _keep_aside(layout.folder(outdated.name))
     folder.mkdir(parents=True, exist_ok=True)
     arguments, env = command(job, jobs, layout, sys.executable)
     log = open(folder / "job.log", "a", encoding="utf-8")
@@ -95,6 +96,13 @@ def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> Ru
         start_new_session=True,
     )
     return RunningJob(job, layout, gpus, process, log, arguments, time.monotonic())
+
+
+def _keep_aside(folder: Path) -> None:
+    """Rename a folder, if it exists, to <name>.before<n>."""
+    if folder.exists():
+        names = (folder.with_name(f"{folder.name}.before{n}") for n in itertools.count(1))
+        folder.rename(next(name for name in names if not name.exists()))
 
 
 def record_of(job: Job, layout: Layout) -> dict[str, Any] | None:

@@ -100,11 +100,11 @@ def train_grpo(model: Any, layout: Layout, data: Path, folder: Path, steps: int)
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=1e-6,
-        per_device_train_batch_size=32,
-        gradient_accumulation_steps=8,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=16,
         num_generations=GENERATIONS,
         **COLOCATED,
-        **SHARED,
+        **SHARED | {"gradient_checkpointing": False},
     )
     dataset = Dataset.from_list(rows)
     return GRPOTrainer(model, reward, arguments, train_dataset=dataset, processing_class=layout.tokenizer)
