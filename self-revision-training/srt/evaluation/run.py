@@ -21,6 +21,7 @@ from srt.contract.records import SampleKey
 from srt.evaluation.config import EvaluateConfig, label_models, split_models
 from srt.evaluation.metrics import differences, entropy_note, evaluation_metrics
 from srt.evaluation.one_model import EvaluatedModel, open_model, sample_model
+from srt.evaluation.plot import PLOT, write_plot
 from srt.evaluation.render import csv_text, latex, markdown, plain
 from srt.evaluation.samples import ProblemSamples
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
@@ -76,8 +77,9 @@ def evaluate(argv: list[str]) -> None:
     if len(models) > 1:
         write_json(output_dir / "evaluation.json", comparison)
     _write_tables(output_dir, comparison)
+    write_plot(output_dir, comparison)
     print(f"\nEvaluation\n{plain(comparison)}\n\nseconds: {time.monotonic() - started:.1f}")
-    print(f"results: {output_dir / 'evaluation.json'}, and .md, .csv and .tex beside it")
+    print(f"results: {output_dir / 'evaluation.json'}, beside it the tables (.md, .csv, .tex) and {PLOT}.svg")
 
 
 def _output_dir(config: EvaluateConfig, models: dict[str, str]) -> Path:
