@@ -1,4 +1,4 @@
-"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl and others, the progress bar, warnings."""
+"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl, warnings.jsonl and others, the progress bar."""
 
 import math
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ class RunLog:
         self.bar = bar
         self.set_aside = open_step_log(run.output_dir / "set_aside.jsonl", start_step)
         self.samples = open_step_log(run.output_dir / "samples.jsonl", start_step)
+        self.warnings = open_step_log(run.output_dir / "warnings.jsonl", start_step)
         self.validations = (
             open_step_log(run.output_dir / "validation.jsonl", start_step) if run.validation_set else None
         )
@@ -51,7 +52,7 @@ class RunLog:
         self.bar.update(1)
         self.bar.write(step_line(step + 1, self.run.total_steps, metrics))
         for warning in self.health.check(metrics):
-            self.bar.write(f"warning, step {step}: {warning}")
+            self.warn(step, warning)
 
     @property
     def earlier_validations(self) -> list[dict[str, Any]]:
@@ -73,13 +74,25 @@ class RunLog:
             self.validations.append(line)
         self.bar.write(f"step {line['step'] + 1}: {validation_line(line, self.run.config.val_num_samples)}")
         if line["step"] == -1 and (warning := check_reviser(line)):
-            self.bar.write(f"warning: {warning}")
+            self.warn(line["step"], warning)
+
+    def warn(self, step: int, text: str) -> None:
+        """A line in warnings.jsonl and on the screen. `step`: as in validation.jsonl, -1 before the first."""
+        self.warnings.append({"step": step, "warning": text})
+        self.bar.write(f"warning, step {step + 1}: {text}" if step >= 0 else f"warning: {text}")
 
     def message(self, text: str) -> None:
         self.bar.write(text)
 
     def close(self) -> None:
-        for log in (self.metrics, self.samples, self.set_aside, self.validations, self.teacher_syncs):
+        for log in (
+            self.metrics,
+            self.samples,
+            self.set_aside,
+            self.warnings,
+            self.validations,
+            self.teacher_syncs,
+        ):
             if log:
                 log.close()
 
