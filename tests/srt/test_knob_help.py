@@ -9,6 +9,7 @@ from opsd.config import NOT_IDENTITY, VALIDATION_KNOBS, DistillConfig, identity
 from srt.collect.config import MAY_CHANGE, CollectConfig
 from srt.common.errors import UserError
 from srt.config import load_config, option
+from srt.evaluation.config import EvaluateConfig
 from srt.knob_help import accepted_values, help_or_refuse, print_help
 from srt.report.run import ReportConfig
 from srt.sft.config import SftConfig
@@ -17,6 +18,7 @@ SCRIPTS = {
     "run_srt_data": ("srt_data", CollectConfig),
     "sft": ("sft", SftConfig),
     "distill": ("distill", DistillConfig),
+    "evaluate": ("evaluate", EvaluateConfig),
     "report": ("report", ReportConfig),
 }
 
