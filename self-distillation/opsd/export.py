@@ -12,6 +12,7 @@ from srt.collect.consumed import DISTILL_PROBLEMS, SRT_PROBLEMS, write_consumed
 from srt.common.console import print_next, print_summary
 from srt.common.disk import disk_bytes, shown_bytes
 from srt.contract import metrics as names
+from srt.contract.model_card import write_model_card
 from srt.contract.provenance import close_run, read_metadata, write_metadata
 from srt.recipe import recipe_record
 
@@ -42,21 +43,20 @@ def export_student(
     run.layout.tokenizer.save_pretrained(temporary)
     srt_model = run.config.student_model
     metadata = read_metadata(srt_model) or {}
-    write_metadata(
-        temporary,
-        {
-            "base_model": metadata.get("base_model", srt_model),
-            "srt_model": srt_model,
-            "recipe": metadata.get("recipe", {}) | {"distill": recipe_record(run.config, "distill")},
-            "revisions": metadata.get("revisions", {}) | run.revisions(),
-            "mode": run.config.mode,
-            "stage": "sd_zero",
-            "control_phrases": run.layout.phrases.as_dict(),
-            "prompt": run.layout.prompt.as_dict(),
-            "prompt_probe": run.layout.prompt_probe(),
-            "data_fingerprint": run.train_set.fingerprint,
-        },
-    )
+    exported = {
+        "base_model": metadata.get("base_model", srt_model),
+        "srt_model": srt_model,
+        "recipe": metadata.get("recipe", {}) | {"distill": recipe_record(run.config, "distill")},
+        "revisions": metadata.get("revisions", {}) | run.revisions(),
+        "mode": run.config.mode,
+        "stage": "sd_zero",
+        "control_phrases": run.layout.phrases.as_dict(),
+        "prompt": run.layout.prompt.as_dict(),
+        "prompt_probe": run.layout.prompt_probe(),
+        "data_fingerprint": run.train_set.fingerprint,
+    }
+    write_metadata(temporary, exported)
+    write_model_card(temporary, exported, _figures(run, finished_steps, best, validations))
     if run.srt_problems:
         shutil.copyfile(run.srt_problems, temporary / SRT_PROBLEMS)
     write_consumed(temporary / DISTILL_PROBLEMS, run.used_problems(finished_steps))
@@ -81,3 +81,16 @@ def accuracy_before_and_after(validations: Sequence[Mapping[str, Any]], finished
         if line is not None:
             parts.append(f"{line[names.AVG_AT_K]:.1%} {when}")
     return ", ".join(parts) or None
+
+
+def _figures(
+    run: Run, finished_steps: int, best: BestStudent | None, validations: Sequence[Mapping[str, Any]]
+) -> dict[str, object]:
+    """For the model card."""
+    figures: dict[str, object] = {"steps": finished_steps, "prompts per step": run.config.num_prompts_per_step}
+    if best:
+        figures["steps of this student, the best one"] = best.finished_steps
+    name = f"validation avg@{run.config.val_num_samples}"
+    for line in (validations[0], validations[-1]) if validations else ():
+        figures[f"{name} after {line['step'] + 1} steps"] = line[names.AVG_AT_K]
+    return figures

@@ -1,4 +1,4 @@
-"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl and others, the progress bar, warnings."""
+"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl, warnings.jsonl and others, the progress bar."""
 
 import math
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from srt.common.files import JsonlLog, write_jsonl
 from srt.common.progress import Progress
 from srt.contract import metrics as names
 from srt.contract.metrics import by_reward, with_current_names
+from srt.contract.records import pack_ids
 
 LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
@@ -27,6 +28,7 @@ class RunLog:
         self.bar = bar
         self.set_aside = open_step_log(run.output_dir / "set_aside.jsonl", start_step)
         self.samples = open_step_log(run.output_dir / "samples.jsonl", start_step)
+        self.warnings = open_step_log(run.output_dir / "warnings.jsonl", start_step)
         self.validations = (
             open_step_log(run.output_dir / "validation.jsonl", start_step) if run.validation_set else None
         )
@@ -52,7 +54,7 @@ class RunLog:
         self.bar.show((step + 1) / total, f"{step + 1}/{total}", *_headline(metrics))
         self.bar.message(step_line(step + 1, total, metrics, self.bar.left))
         for warning in self.health.check(metrics):
-            self.bar.message(f"warning, step {step + 1}: {warning}")
+            self.warn(step, warning)
 
     @property
     def earlier_validations(self) -> list[dict[str, Any]]:
@@ -74,15 +76,27 @@ class RunLog:
             self.validations.append(line)
         self.bar.message(f"step {line['step'] + 1}: {validation_line(line, self.run.config.val_num_samples)}")
         if line["step"] == -1 and (warning := check_reviser(line)):
-            self.bar.message(f"warning: {warning}")
+            self.warn(line["step"], warning)
         for warning in self.validation_health.check(line):
-            self.bar.message(f"warning, step {line['step'] + 1}: {warning}")
+            self.warn(line["step"], warning)
+
+    def warn(self, step: int, text: str) -> None:
+        """A line in warnings.jsonl and on the screen. `step`: as in validation.jsonl, -1 before the first."""
+        self.warnings.append({"step": step, "warning": text})
+        self.bar.message(f"warning, step {step + 1}: {text}" if step >= 0 else f"warning: {text}")
 
     def message(self, text: str) -> None:
         self.bar.message(text)
 
     def close(self) -> None:
-        for log in (self.metrics, self.samples, self.set_aside, self.validations, self.teacher_syncs):
+        for log in (
+            self.metrics,
+            self.samples,
+            self.set_aside,
+            self.warnings,
+            self.validations,
+            self.teacher_syncs,
+        ):
             if log:
                 log.close()
 
@@ -96,6 +110,8 @@ class RunLog:
                 "x": pair.rollout.problem.x,
                 "r": pair.rollout.r,
                 "p_r": self.run.layout.phrases.text(pair.rollout.r),
+                "finish_reason": pair.rollout.finish_reason,
+                "ids": pack_ids(pair.targets),
                 "tokens": [self.run.layout.tokenizer.decode([token]) for token in pair.targets],
                 "kl": [round(value, 5) for value in token_kl[id(pair)]],
             }

@@ -95,10 +95,7 @@ class Validator:
         with self.engine.sampling() as sampler:
             rollouts = worker.sample(sampler, repeated, step, "validation")
             if not rollouts:
-                self.log.message(
-                    f"warning, step {finished_steps}: every validation sample was set aside; see "
-                    f"{worker.set_aside.path}"
-                )
+                self.log.warn(step, f"every validation sample was set aside; see {worker.set_aside.path}")
                 return {}
             metrics: dict[str, Any] = validation_metrics(rollouts)
             if self.config.val_revise:
@@ -118,9 +115,10 @@ class Validator:
         self.log.validation(line)
         if self.collapsed:
             best = self.best_line
-            self.log.message(
+            self.log.warn(
+                line["step"],
                 f"stopping: that is more than STOP_ON_COLLAPSE={self.config.stop_on_collapse} below the "
-                f"{best[names.AVG_AT_K]:.1%} after step {best['step'] + 1}, whose student is kept"
+                f"{best[names.AVG_AT_K]:.1%} after step {best['step'] + 1}, whose student is kept",
             )
 
     def _save_student(self, finished_steps: int) -> None:

@@ -17,6 +17,7 @@ CONFIG_OF = {
     "distill": "distill",
     "evaluate": "evaluate",
     "report": "report",
+    "localize": "localize",
 }
 
 

@@ -174,6 +174,24 @@ def test_a_resumed_log_has_the_warnings_of_the_run_that_was_not_stopped(make_run
     log.close()
 
 
+def test_warnings_are_logged_and_those_of_steps_that_are_made_again_are_dropped(
+    make_run, grader, coin_checkpoint, capsys
+):
+    run = make_run(coin_checkpoint, PROBLEMS, **RUN)
+    log = RunLog(run, 0, Progress("step"))
+    log.warn(-1, "before the first step")
+    for step in (2, 4):
+        log.warn(step, "the reward fell")
+    log.close()
+    captured = capsys.readouterr()
+    assert "warning, step 3: the reward fell" in captured.out + captured.err
+    RunLog(run, 3, Progress("step")).close()
+    assert read_jsonl(run.output_dir / "warnings.jsonl") == [
+        {"step": -1, "warning": "before the first step"},
+        {"step": 2, "warning": "the reward fell"},
+    ]
+
+
 def test_a_complete_run_is_left_alone(make_run, grader, coin_checkpoint, capsys):
     settings = RUN | {"max_num_steps": 1}
     first = make_run(coin_checkpoint, PROBLEMS, **settings)
@@ -236,6 +254,9 @@ def test_a_validation_of_which_every_sample_is_set_aside_is_reported_and_does_no
     captured = capsys.readouterr()
     assert "every validation sample was set aside" in captured.out + captured.err
     assert read_jsonl(run.output_dir / "validation.jsonl") == []
+    (before, after) = read_jsonl(run.output_dir / "warnings.jsonl")
+    assert (before["step"], after["step"]) == (-1, 0)
+    assert before["warning"].startswith("every validation sample was set aside; see ")
 
 
 def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(make_run, grader, coin_checkpoint):
@@ -298,6 +319,8 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     results = read_json(run.output_dir / "run.json")["results"]
     assert results["steps"] < RUN["max_num_steps"]
     assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in capsys.readouterr().out
+    warnings = read_jsonl(run.output_dir / "warnings.jsonl")
+    assert warnings[-1]["step"] == lines[-1]["step"] and warnings[-1]["warning"].startswith("stopping: ")
     best = max(range(len(lines)), key=lambda index: lines[index]["avg_at_k"])
     assert best == 0
     assert same_file(run.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
@@ -308,4 +331,5 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     train_run(make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings), grader)
     assert read_json(run.output_dir / "run.json")["results"]["steps"] == results["steps"]
     assert read_jsonl(run.output_dir / "validation.jsonl") == lines
+    assert read_jsonl(run.output_dir / "warnings.jsonl") == warnings
     assert same_file(run.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")

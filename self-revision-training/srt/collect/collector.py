@@ -5,7 +5,7 @@ sample is logged (attempts.py), so a killed run continues with the same command.
 problem order, so the result does not depend on scheduling.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -32,8 +32,8 @@ class CollectorConfig:
     `max_model_len`: prompt and response together, in tokens. `clean`: see cleaning.py.
 
     For evaluation: `cue`, 0 or 1, is the phrase of all revisions; None: that of the reward. `greedy`: how one more
-    response per problem, with the index GREEDY, is sampled; it is not revised. `log_logprobs`: whether log-probs
-    are logged.
+    response per problem, with the index GREEDY, is sampled; it is not revised. `only`: the responses that may be
+    revised; None: all. `log_logprobs`: whether log-probs are logged.
     """
 
     num_responses: int
@@ -48,6 +48,7 @@ class CollectorConfig:
     clean: bool = False
     cue: int | None = None
     greedy: SamplingConfig | None = None
+    only: Collection[SampleKey] | None = None
     log_logprobs: bool = False
 
 
@@ -188,6 +189,8 @@ class Collector:
             or graded.r not in self.config.revise
             or (graded.truncated and not self.config.revise_truncated)
         ):
+            return
+        if self.config.only is not None and key not in self.config.only:
             return
         keys = [key._replace(revision=revision) for revision in range(self.config.num_revisions)]
         missing = [key for key in keys if not self.attempts.is_done(key)]

@@ -51,6 +51,7 @@ class CollectionStats:
         return {
             "responses": self.responses,
             "revisions": self.revisions,
+            "right_revisions": self.revised[0][1] + self.revised[1][1],
             "kept": self.kept,
             "cleaned": dict(sorted(self.cleaned.items())),
             "set_aside": self.set_aside.total(),
