@@ -5,7 +5,7 @@ import pytest
 from srt.common.errors import UserError
 
 
-@pytest.mark.parametrize("knob", [[], ["revise=none"], ["greedy=1"]])
+@pytest.mark.parametrize("knob", [[], ["revise=none"], ["greedy=0"]])
 def test_the_plan_counts_responses_and_tokens_of_each_model(evaluations, tmp_path, capsys, knob):
     weak, strong = evaluations.models.values()
     before = sorted(tmp_path.rglob("*"))
@@ -14,7 +14,7 @@ def test_the_plan_counts_responses_and_tokens_of_each_model(evaluations, tmp_pat
     assert evaluations.started == [] and sorted(tmp_path.rglob("*")) == before
     printed = capsys.readouterr().out
     assert printed.endswith("dry run: no engine was started, nothing was written\n")
-    responses, revisions = 24 + 6 * (knob == ["greedy=1"]), 24 * (knob != ["revise=none"])
+    responses, revisions = 24 + 6 * (knob != ["greedy=0"]), 24 * (knob != ["revise=none"])
     bound = 50 * (responses + revisions)
     for model in (weak, strong):
         plan = printed.split(f"\n{model}\n")[1].split("output:")[0]
