@@ -6,6 +6,7 @@ from dataclasses import fields
 import pytest
 
 from opsd.config import NOT_IDENTITY, VALIDATION_KNOBS, DistillConfig, identity
+from opsd.localize.config import LocalizeConfig
 from srt.collect.config import MAY_CHANGE, CollectConfig
 from srt.common.errors import UserError
 from srt.config import load_config, option
@@ -20,6 +21,7 @@ SCRIPTS = {
     "distill": ("distill", DistillConfig),
     "evaluate": ("evaluate", EvaluateConfig),
     "report": ("report", ReportConfig),
+    "localize": ("localize", LocalizeConfig),
 }
 
 
