@@ -66,8 +66,14 @@ def print_help(schema: type, config_name: str, may_change: Collection[str] = ())
 
 
 def _folded(text: str, width: int, indent: str = "") -> str:
-    whole_words = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole_words)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def accepted_values(field: Any) -> str:
