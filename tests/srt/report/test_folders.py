@@ -1,11 +1,14 @@
 """Which folder is what: the parts of a run are found, and folders of the wrong kind are refused."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
 from srt.report.folders import check_kind, find_run, kind_of, with_distinct_labels
-from srt.report.run import report
+from srt.report.run import knobs_among, report
 from tests.srt.helpers.report_runs import (
     Page,
     write_collection,
@@ -120,3 +123,22 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
         write_collection(path)
     runs = with_distinct_labels(map(find_run, paths), paths)
     assert [run.label for run in runs] == ["a/seed0", "b/seed0"]
+
+
+def test_a_dry_run_names_the_parts_that_were_found_and_writes_nothing(tmp_path, capsys):
+    write_evaluation(tmp_path / "seed0" / "evaluation" / "srt", correct=4)
+    write_collection(tmp_path / "seed0" / "collection")
+    before = sorted(tmp_path.rglob("*"))
+    report([str(tmp_path / "seed0"), f"output_dir={tmp_path / 'out'}", "--dry-run"])
+    assert sorted(tmp_path.rglob("*")) == before
+    printed = capsys.readouterr().out
+    assert re.search(r"^seed0: evaluations \(.+\), collection \(\d+ tuples\)$", printed, re.MULTILINE)
+    assert "  left out: " in printed
+    assert printed.endswith(f"report: {tmp_path}/out/report.html\ndry run: nothing was written\n")
+
+
+def test_the_arguments_that_are_knobs():
+    assert knobs_among(["examples=1", str(Path.cwd()), "--watch", "--dry-run", "--nonsense", "RUN"]) == [
+        "examples=1",
+        "--nonsense",
+    ]
