@@ -1,11 +1,13 @@
 """Phase 2: on-policy self-distillation. Knobs: configs/distill.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    print_help_if_asked("distill", argv)
+    from opsd.config import NOT_IDENTITY, VALIDATION_KNOBS, DistillConfig, check
+    from srt.knob_help import help_or_refuse
+
+    help_or_refuse(DistillConfig, "distill", argv, NOT_IDENTITY + VALIDATION_KNOBS, check)
     from opsd.distill import distill  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     distill(argv)

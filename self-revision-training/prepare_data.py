@@ -1,11 +1,13 @@
 """Phase 1: split D_revision into the two SFT stages. Knobs: configs/srt_data.yaml, or --help."""
 
 from srt.common.errors import run_entry_point
-from srt.config import print_help_if_asked
 
 
 def main(argv: list[str]) -> None:
-    print_help_if_asked("srt_data", argv)
+    from srt.collect.config import MAY_CHANGE, CollectConfig, check
+    from srt.knob_help import help_or_refuse
+
+    help_or_refuse(CollectConfig, "srt_data", argv, MAY_CHANGE, check)
     from srt.collect.split import prepare  # here, so that Ctrl-C ends it cleanly
 
     prepare(argv)

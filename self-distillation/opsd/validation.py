@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.engine import Engine
-from opsd.metrics import rollout_metrics
+from opsd.metrics import rollout_metrics, validation_metrics
 from opsd.run import Run
 from opsd.run_log import RunLog
 from srt.contract import metrics as names
@@ -97,8 +97,7 @@ class Validator:
             if not rollouts:
                 self.log.warn(step, f"every validation sample was set aside; see {worker.set_aside.path}")
                 return {}
-            metrics: dict[str, Any] = rollout_metrics(rollouts)
-            metrics = {names.AVG_AT_K: metrics.pop(names.REWARD)} | metrics
+            metrics: dict[str, Any] = validation_metrics(rollouts)
             if self.config.val_revise:
                 for r, revisions in worker.revise(sampler, rollouts, step, "validation").items():
                     revised = rollout_metrics(revisions) if revisions else {}

@@ -162,6 +162,20 @@ def test_every_step_changed_the_weights(full_run):
         assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_checkpoints_have_a_model_card_with_phrases_recipe_and_figures(full_run):
+    cards = {stage: (path / "README.md").read_text() for stage, path in checkpoints(full_run).items()}
+    for stage, path in checkpoints(full_run).items():
+        fingerprint = read(path / "sd_zero.json")["data_fingerprint"]
+        assert (
+            fingerprint in cards[stage] and QWEN.wrong in cards[stage] and "| srt_data | readme | " in cards[stage]
+        )
+    assert "loss of the last logged update" in cards["stage2"] and "| distill | readme | " not in cards["stage2"]
+    validation = read_jsonl(full_run.folder / "sd_zero" / "validation.jsonl")
+    assert "| distill | readme | " in cards["sd_zero"] and "| steps | 10 |" in cards["sd_zero"]
+    assert f"| validation avg@1 after 10 steps | {validation[-1]['avg_at_k']:.4g} |" in cards["sd_zero"]
+    assert f"| validation avg@1 after 0 steps | {validation[0]['avg_at_k']:.4g} |" in cards["sd_zero"]
+
+
 def test_checkpoints_record_stage_phrases_and_prompt(full_run):
     recorded = {stage: read(path / "sd_zero.json") for stage, path in checkpoints(full_run).items()}
     assert [recorded[stage]["stage"] for stage in ("stage1", "stage2", "sd_zero")] == [1, 2, "sd_zero"]

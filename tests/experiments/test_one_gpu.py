@@ -2,17 +2,23 @@
 
 import json
 import os
+import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 
+from experiments.one_gpu import baseline_data, trl_baselines
 from experiments.one_gpu.baseline_data import of_majority, right
-from experiments.one_gpu.plan import PLAN, load_jobs, with_ancestors
+from experiments.one_gpu.plan import BASELINE_FILE, PLAN, load_jobs, with_ancestors
 from experiments.one_gpu.run import Scheduler
 from srt.common.errors import UserError
+from srt.common.files import read_jsonl, write_jsonl
+from srt.common.models import load_model, load_tokenizer
 from srt.config import CONFIGS, KnobLine, read_knob_table
-from srt.contract.records import Response
+from srt.contract.records import Response, as_line, pack_ids, unpack_ids
 from tests.end_to_end.commands import REPOSITORY, environment
 from tests.end_to_end.toy_task import MAX_TOKENS, save_answering_model, write_problems
 
@@ -27,24 +33,12 @@ TOY_PLAN = {
     "knobs": {
         "all": {"SAMPLER": "transformers", "PROMPT_SUFFIX": "", "GRADING_WORKERS": 1, "REPORT_TO": "none"},
         "collect": {"NUM_RESPONSES": 2, "REVISE_CORRECT": 1, "MAX_TOKENS": MAX_TOKENS},
-        "sft": {"TUPLES_PER_UPDATE": 4, "EPOCHS_STAGE1": 1, "EPOCHS_STAGE2": 1},
-        "distill": {
-            "ENGINE": "local",
-            "NUM_PROMPTS_PER_STEP": 8,
-            "TRAIN_GLOBAL_BATCH_SIZE": 8,
-            "MAX_NUM_STEPS": 1,
-            "MAX_TOTAL_SEQUENCE_LENGTH": 64,
-            "VAL_PERIOD": 0,
-        },
+        "sft": {"TUPLES_PER_UPDATE": 4, "EPOCHS_STAGE1": 1, "SRT_OBJECTIVE": "joint"},
         "evaluate": {"NUM_SAMPLES": 2, "MAX_TOKENS": MAX_TOKENS},
     },
     "jobs": {
         "collect": {"run": "collect", "env": {"RIGHT_SHARE": 0, "TARGET_REVISION_SAMPLES": 8}},
-        "half_right": {"run": "select", "env": {"RIGHT_SHARE": 0.5, "TARGET_REVISION_SAMPLES": 8}},
-        "rejection": {"run": "baseline", "kind": "rejection", "env": {"RESPONSES": 8}},
-        "srt": {"run": "sft", "data": "half_right"},
-        "sd_zero": {"run": "distill", "from": "srt"},
-        "rft": {"run": "trl", "kind": "sft", "data": "rejection"},
+        "srt": {"run": "sft", "data": "collect"},
     },
 }
 
@@ -108,57 +102,83 @@ def test_a_job_for_several_gpus_waits_until_enough_are_free(monkeypatch, tmp_pat
 
     monkeypatch.setattr("experiments.one_gpu.run.start", start)
     monkeypatch.setattr("experiments.one_gpu.run.is_done", lambda job, layout: False)
-    scheduler = Scheduler(jobs, list(jobs), layout=None, gpus=["0", "1"], deadline=0)  # type: ignore[arg-type]
+    scheduler = Scheduler(jobs, list(jobs), layout=None, gpus=["0", "1", "2"], deadline=0)  # type: ignore[arg-type]
     scheduler._start_what_can_run()
-    assert started == [("evaluate/base", ("0",))]  # collect needs both
+    assert started == [("evaluate/base", ("0",))]  # collect needs three
     scheduler.running.clear()
-    scheduler.free = ["0", "1"]
+    scheduler.free = ["0", "1", "2"]
     scheduler.wanted = scheduler.wanted[1:]
     scheduler._start_what_can_run()
-    assert started[1:] == [("collect", ("0", "1"))]
+    assert started[1:] == [("collect", ("0", "1", "2"))]
 
 
-def test_a_whole_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models_again(tmp_path):
-    model, here, there = tmp_path / "base", tmp_path / "here", tmp_path / "there"
-    save_answering_model(model)
-    (here / "problems").mkdir(parents=True)
-    problems = write_problems(tmp_path / "problems.jsonl", 50).read_text().splitlines(keepends=True)
-    for split, chosen in {"train": slice(24), "distill": slice(24, 40), "validation": slice(40, 44)}.items():
-        (here / "problems" / f"{split}.jsonl").write_text("".join(problems[chosen]))
-    (here / "problems" / "test.jsonl").write_text("".join(problems[44:]))
-    plan = tmp_path / "plan.yaml"
-    plan.write_text(yaml.safe_dump(TOY_PLAN))
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder with the toy base model, and the experiment's problem files for it."""
+    folder = tmp_path_factory.mktemp("toy")
+    save_answering_model(folder / "base")
+    (folder / "problems").mkdir()
+    problems = write_problems(folder / "all.jsonl", 30).read_text().splitlines(keepends=True)
+    for split, chosen in {"train": slice(24), "test": slice(24, None)}.items():
+        (folder / "problems" / f"{split}.jsonl").write_text("".join(problems[chosen]))
+    (folder / "plan.yaml").write_text(yaml.safe_dump(TOY_PLAN, sort_keys=False))
+    return folder
 
-    def run(output, *arguments, code=0):
-        knobs = {"MODEL_PATH": str(model), "OUTPUT": str(output), "PLAN": str(plan), "OMP_NUM_THREADS": "1"}
+
+def test_a_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models_again(toy, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(toy / "problems", here / "problems")
+
+    def run(output, *arguments):
+        knobs = {"MODEL_PATH": toy / "base", "OUTPUT": output, "PLAN": toy / "plan.yaml", "OMP_NUM_THREADS": "1"}
         script = REPOSITORY / "scripts" / "experiments" / "one_gpu.sh"
-        done = subprocess.run(
-            ["bash", script, *arguments], env=environment(knobs), capture_output=True, text=True, timeout=600
-        )
+        done = subprocess.run(["bash", script, *arguments], env=environment(knobs), capture_output=True, text=True)
         logs = "".join(f"\n== {log}\n{log.read_text()[-2000:]}" for log in output.rglob("job.log"))
-        assert done.returncode == code, done.stdout + done.stderr + logs
+        assert done.returncode == 0, done.stdout + done.stderr + logs
         return done.stdout
 
-    out = run(here)
-    assert "start: collect" in out and "failed" not in out
-    records = {path.parent.name: json.loads(path.read_text()) for path in here.rglob("job.json")}
-    assert {"srt", "sd_zero", "rft", "base"} <= set(records)
-    assert records["srt"]["seconds"] > 0 and records["srt"]["env"]["TUPLES_PER_UPDATE"] == "4"
-    kept = json.loads((here / "half_right" / "srt_stage1.json").read_text())
-    assert {entry["y_init_correct"] for entry in kept} == {True, False}
+    assert started(run(here)) == ["evaluate/base", "collect", "srt", "evaluate/srt"]
+    record = json.loads((here / "srt" / "job.json").read_text())
+    assert record["seconds"] > 0 and record["env"]["TUPLES_PER_UPDATE"] == "4"
     assert not any(
         entry["y_init_correct"] for entry in json.loads((here / "collect" / "srt_stage1.json").read_text())
     )
-    assert (here / "sd_zero" / "student" / "model.safetensors").is_file()
-    assert (here / "rft" / "model" / "model.safetensors").is_file()
+    table = run(here, "--results", str(tmp_path / "results"))
+    assert "| base | " in table and "| srt | " in table and (tmp_path / "results" / "one_gpu.png").is_file()
+    rows = json.loads((tmp_path / "results" / "one_gpu.json").read_text())["rows"]
+    assert rows[0]["budget"]["samples"] == 0 and rows[1]["budget"]["samples"] > 48
+    assert rows[1]["budget"]["trained_tokens"] > 0 and "to_base" in rows[1]["tasks"]
 
     run(here, "--export", str(tmp_path / "results.tar.gz"))
     run(there, "--import", str(tmp_path / "results.tar.gz"))
     assert not list(there.rglob("*.safetensors"))
-    assert (there / "sd_zero" / "metrics.jsonl").is_file()
-    assert "start:" not in run(there)  # everything is evaluated
-    os.remove(there / "evaluate" / "sd_zero" / "job.json")
-    out = run(there)
-    assert [line for line in out.splitlines() if line.startswith("start:")] == [
-        f"start: {name} on GPU -" for name in ("srt", "sd_zero", "evaluate/sd_zero")
-    ]
+    assert started(run(there)) == []  # everything is evaluated
+    os.remove(there / "evaluate" / "srt" / "job.json")
+    assert started(run(there)) == ["srt", "evaluate/srt"]
+    assert (there / "srt.before1" / "job.json").is_file()
+
+
+def started(output: str) -> list[str]:
+    return [line.split()[1] for line in output.splitlines() if line.startswith("start:")]
+
+
+def test_rejection_fine_tuning_trains_on_the_right_responses_alone(toy, tmp_path):
+    attempts = [response(str(3 + 4 * (index % 2)), index % 2 == 0, index) for index in range(8)]
+    tokenizer = load_tokenizer(str(toy / "base"))
+    lines = []
+    for index, attempt in enumerate(attempts):
+        ids = tokenizer.encode(f"\\boxed{{{attempt.y_init}}}")
+        lines.append(as_line(replace(attempt, problem_idx=index, response_idx=0, y_init_ids=pack_ids(ids))))
+    write_jsonl(tmp_path / "attempts.jsonl", lines)
+    baseline_data.main(
+        [f"data={tmp_path}/attempts.jsonl", f"output={tmp_path}/data", "kind=rejection", "model=-", "responses=3"]
+    )
+    chosen = read_jsonl(tmp_path / "data" / BASELINE_FILE)
+    assert [unpack_ids(line["y_ids"]) for line in chosen] == [tokenizer.encode("\\boxed{3}")] * 3
+    data = tmp_path / "data" / BASELINE_FILE
+    trl_baselines.main([f"data={data}", f"output={tmp_path}/rft", "kind=sft", f"model={toy / 'base'}"])
+    log = json.loads((tmp_path / "rft" / "training_log.json").read_text())
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 3 and losses[-1] < losses[0]  # one update an epoch
+    before, after = (load_model(str(path), "float32") for path in (toy / "base", tmp_path / "rft" / "model"))
+    assert any(not torch.equal(*pair) for pair in zip(before.parameters(), after.parameters(), strict=True))

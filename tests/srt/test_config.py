@@ -8,6 +8,7 @@ from dataclasses import fields
 import pytest
 
 from opsd.config import DistillConfig
+from opsd.localize.config import LocalizeConfig
 from srt.collect.run import CollectConfig
 from srt.common.errors import UserError, run_entry_point
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
@@ -22,6 +23,7 @@ SCHEMAS = {
     "distill": DistillConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
+    "localize": LocalizeConfig,
 }
 every_config = pytest.mark.parametrize("name", SCHEMAS)
 

@@ -5,18 +5,16 @@ sample is logged (attempts.py), so a killed run continues with the same command.
 problem order, so the result does not depend on scheduling.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from tqdm import tqdm
-
 from srt.collect.attempts import Attempts
 from srt.collect.selection import KeptKey, Selection
 from srt.collect.stats import CollectionStats
-from srt.common.console import progress
 from srt.common.errors import UserError
+from srt.common.progress import Progress
 from srt.contract.layout import Layout
 from srt.contract.records import Problem, Response, Revision, SampleKey, pack_ids, unpack_ids
 from srt.contract.seeds import sample_seed
@@ -34,8 +32,8 @@ class CollectorConfig:
     `max_model_len`: prompt and response together, in tokens. `clean`: see cleaning.py.
 
     For evaluation: `cue`, 0 or 1, is the phrase of all revisions; None: that of the reward. `greedy`: how one more
-    response per problem, with the index GREEDY, is sampled; it is not revised. `log_logprobs`: whether log-probs
-    are logged.
+    response per problem, with the index GREEDY, is sampled; it is not revised. `only`: the responses that may be
+    revised; None: all. `log_logprobs`: whether log-probs are logged.
     """
 
     num_responses: int
@@ -50,6 +48,7 @@ class CollectorConfig:
     clean: bool = False
     cue: int | None = None
     greedy: SamplingConfig | None = None
+    only: Collection[SampleKey] | None = None
     log_logprobs: bool = False
 
 
@@ -82,13 +81,14 @@ class Collector:
     def run(self) -> None:
         """Sample and grade until the target is certain or every problem is finished."""
         self._admit_more()  # before the bar: the sampler's engine may start here
-        selection = self.config.selection
-        total, unit = (selection.target, "kept") if selection else (len(self.problems), "problem")
-        with progress(total, unit) as bar:
+        title = "D_revision" if self.config.selection else "evaluation"
+        with Progress(title, initial=self._fraction()) as bar:
             while True:
                 self._admit_more()
-                self._show(bar)
-                if not self._in_flight or self._target_is_certain():
+                finished = not self._in_flight or self._target_is_certain()
+                if bar.due or finished:
+                    self._show(bar, finished)
+                if finished:
                     return
                 for key, sample in self._poll_sampler():
                     self._on_sample(key, sample)
@@ -190,6 +190,8 @@ class Collector:
             or (graded.truncated and not self.config.revise_truncated)
         ):
             return
+        if self.config.only is not None and key not in self.config.only:
+            return
         keys = [key._replace(revision=revision) for revision in range(self.config.num_revisions)]
         missing = [key for key in keys if not self.attempts.is_done(key)]
         if not missing:
@@ -276,13 +278,35 @@ class Collector:
 
     # Progress -------------------------------------------------------------------------------------------
 
-    def _show(self, bar: tqdm) -> None:
-        if self.config.selection is None:
-            done = self._admitted - len(self._in_flight)
+    def _show(self, bar: Progress, finished: bool) -> None:
+        config, attempts, stats = self.config, self.attempts, self.stats
+        if config.selection is None:
+            total = len(self.problems) * (config.num_responses + bool(config.greedy))
+            done, problems = f"{stats.responses:,}/{total:,} responses", ""
         else:
-            done = self.config.selection.counted(self.attempts.kept.total)
-        sampled_tokens = self.stats.tokens - self.attempts.restored_tokens
-        rate = sampled_tokens / max(bar.format_dict["elapsed"], 1e-9)
-        postfix = [*self.stats.percentages(), f"{rate:.0f} tok/s", f"{len(self._in_flight)} in flight"]
-        bar.set_postfix_str(", ".join(postfix), refresh=False)
-        bar.update(done - bar.n)
+            done = f"{config.selection.counted(attempts.kept.total):,}/{config.selection.target:,} kept"
+            problems = f"{self._finished_problems:,}/{len(self.problems):,} problems"
+        rate = (stats.tokens - attempts.restored_tokens) / max(bar.elapsed, 1e-9)
+        in_flight = f"{len(self._in_flight)} in flight" if self._in_flight else ""
+        fraction = 1.0 if finished else self._fraction()
+        bar.show(fraction, done, *stats.percentages(), f"{rate:,.0f} tok/s", problems, in_flight)
+
+    @property
+    def _finished_problems(self) -> int:
+        return self._admitted - len(self._in_flight)
+
+    def _fraction(self) -> float:
+        """How much is done. A collection ends with its target or with its problems, whichever comes first; an
+        evaluation ends with its samples."""
+        config, attempts = self.config, self.attempts
+        if config.selection is None:
+            revisions = config.num_revisions if config.revise else 0
+            total = len(self.problems) * (config.num_responses * (1 + revisions) + bool(config.greedy))
+            # What is set aside will not be graded, and neither will the revisions of such a response.
+            lost = sum(
+                1 if key.revision is not None or key.response == GREEDY else 1 + revisions
+                for key in attempts.set_aside_keys
+            )
+            return (len(attempts.responses) + len(attempts.revisions) + lost) / total
+        kept = config.selection.counted(attempts.kept.total) / config.selection.target
+        return max(kept, self._finished_problems / len(self.problems))

@@ -14,6 +14,7 @@ from transformers.utils import logging
 
 from srt.common.attention import use_exact_attention
 from srt.common.errors import UserError, disk_full_reason, reason_of
+from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
 
@@ -139,7 +140,8 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
     # On Hopper, cuDNN's attention gives NaN gradients for some lengths with a padding mask (pytorch issue 196678;
     # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
+    with heartbeat(f"loading {model_path}"):
+        model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
     correct_model(model, model_path)
     model = model.to(device or default_device())
     use_exact_attention(model)

@@ -41,9 +41,11 @@ JUDGED_BY_EXAMPLES_ONLY = "judged_by_examples_only"  # responses to code problem
 SECONDS = "seconds"  # how long each part of the step took: part -> seconds
 WEIGHT_SYNC = "weight_sync"  # the part that hands weights and GPU memory between trainer and sampler
 
-# Of validation.
+# Of validation; its ENTROPY is estimated, as the mean -log-prob of the sampled tokens.
 VALIDATION = "val_"
 AVG_AT_K = "avg_at_k"
+PASS_AT_K = "pass_at_k"  # share of the problems with at least one right response
+PROBLEMS = "problems"  # number of problems with a graded response
 REVISE = "revise"  # by_reward: accuracy of y_revised after responses of that reward
 REVISIONS = "revisions"  # by_reward: number of those revisions
 REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the token limit cut off
@@ -51,6 +53,11 @@ REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the
 # Of an evaluation, besides AVG_AT_K, ENTROPY, TRUNCATED and those of revisions.
 PASS_AT = "pass"  # at: pass@k for one k
 MAJORITY_AT = "majority"  # at: accuracy of the most frequent of k answers
+REVISED = "revised"  # share of the responses that were revised
+ACCURACY_AFTER = "accuracy_after"  # avg@k with each revision in the place of its response
+BETTER_OF_BOTH = "better_of_both"  # the same, where the response counts if the revision is wrong
+TOKENS_AFTER = "tokens_after"  # per response, with its revision
+GAIN_PER_1000_TOKENS = "gain_per_1000_tokens"  # of accuracy, by the tokens of the revisions
 GREEDY_ACCURACY = "greedy"  # of one response at temperature 0
 MEAN_RESPONSE_TOKENS = "mean_response_tokens"
 RESPONSE_TOKENS_PERCENTILES = {f"response_tokens_p{share}": share / 100 for share in (10, 50, 90, 99)}

@@ -16,7 +16,7 @@ from srt.config_groups import (
 from srt.contract.paths import model_name
 
 # What REVISE may be: which responses are revised, and after which phrase (revising.py).
-ORACLE, ALWAYS, NONE = "oracle", "always", "none"
+ORACLE, ALWAYS, CONFIDENCE, NONE = "oracle", "always", "confidence", "none"
 REVISE_SWITCHES = {"1": ORACLE, "true": ORACLE, "0": NONE, "false": NONE}  # its values up to version 0.2
 
 
@@ -34,13 +34,21 @@ class EvaluateConfig(
     num_samples: int = option(ge=1)
     greedy: bool = option()
     logprobs: bool = option()
-    revise: str = option(choices=(ORACLE, ALWAYS, NONE, *REVISE_SWITCHES))
+    revise: str = option(choices=(ORACLE, ALWAYS, CONFIDENCE, NONE, *REVISE_SWITCHES))
+    revise_share: float = option(ge=0, le=1)
     seed: int = option()
     output_dir: str | None = option()
 
     @property
     def revise_mode(self) -> str:
         return REVISE_SWITCHES.get(self.revise, self.revise)
+
+    def check(self) -> None:
+        """Raises UserError for knobs that contradict each other."""
+        if self.revise_mode == CONFIDENCE and not self.logprobs:
+            raise UserError(
+                "REVISE=confidence needs LOGPROBS=1: it revises the responses with the lowest log-probs"
+            )
 
 
 def split_models(argv: list[str]) -> tuple[list[str], list[str]]:

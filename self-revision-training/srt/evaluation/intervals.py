@@ -28,9 +28,22 @@ class Ratio:
 
     def of(self, weights: np.ndarray) -> np.ndarray:
         numerators, denominators = weights @ self.numerators, weights @ self.denominators
-        return np.divide(
-            numerators, denominators, out=np.full(len(weights), np.nan), where=denominators > 0, dtype=float
-        )
+        return _divide(numerators, denominators)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """By how much `after` exceeds `before`, for each unit by which `cost_after` exceeds `cost_before`."""
+
+    after: Ratio
+    before: Ratio
+    cost_after: Ratio
+    cost_before: Ratio
+
+    def of(self, weights: np.ndarray) -> np.ndarray:
+        cost = self.cost_after.of(weights) - self.cost_before.of(weights)
+        gain = self.after.of(weights) - self.before.of(weights)
+        return _divide(gain, cost)
 
 
 @dataclass(frozen=True)
@@ -53,6 +66,12 @@ class Percentile:
             place = np.searchsorted(cumulative, self.share * cumulative[-1] * (1 - 1e-12))
             result[draw] = values[min(place, len(values) - 1)]
         return result
+
+
+def _divide(numerators: np.ndarray, denominators: np.ndarray) -> np.ndarray:
+    """NaN where a denominator is not positive."""
+    nothing = np.full(len(numerators), np.nan)
+    return np.divide(numerators, denominators, out=nothing, where=denominators > 0, dtype=float)
 
 
 def bootstrap_weights(num_problems: int, seed: int) -> np.ndarray:

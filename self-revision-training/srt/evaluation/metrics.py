@@ -6,22 +6,27 @@ from typing import Any
 import numpy as np
 
 from srt.contract.metrics import (
+    ACCURACY_AFTER,
     AVG_AT_K,
+    BETTER_OF_BOTH,
     ENTROPY,
+    GAIN_PER_1000_TOKENS,
     GREEDY_ACCURACY,
     MAJORITY_AT,
     MEAN_RESPONSE_TOKENS,
     PASS_AT,
     RESPONSE_TOKENS_PERCENTILES,
     REVISE,
+    REVISED,
     REVISIONS,
     REVISIONS_TRUNCATED,
+    TOKENS_AFTER,
     TRUNCATED,
     at,
     by_reward,
 )
 from srt.evaluation.estimators import majority_at_k, pass_at_k
-from srt.evaluation.intervals import Metric, Percentile, Ratio, bootstrap_weights, interval, point
+from srt.evaluation.intervals import Gain, Metric, Percentile, Ratio, bootstrap_weights, interval, point
 from srt.evaluation.samples import EvaluatedSample, ProblemSamples
 
 Json = dict[str, Any]
@@ -30,7 +35,7 @@ GOLD = object()  # the vote of every correct response: they are all equal to the
 
 def metrics_of(problems: list[ProblemSamples], k: int, mode: str, seed: int) -> dict[str, Metric]:
     """All metrics of a model, in the order of the tables. `k`: responses asked for per problem."""
-    metrics: dict[str, Metric] = {AVG_AT_K: _mean(problems, lambda p: np.mean([r.correct for r in p.responses]))}
+    metrics: dict[str, Metric] = {AVG_AT_K: _mean(problems, _accuracy)}
     for j in range(1, k + 1):
         metrics[at(PASS_AT, j)] = _mean(problems, lambda p, j=j: pass_at_k(*_counts(p), j))
     if mode == "math":  # programs have no answer to vote on
@@ -56,7 +61,37 @@ def metrics_of(problems: list[ProblemSamples], k: int, mode: str, seed: int) -> 
         revised = [_revisions(problem, r) for problem in problems]
         metrics[by_reward(REVISE, r)] = _share_of(revised, lambda y: y.correct)
         metrics[by_reward(REVISIONS_TRUNCATED, r)] = _share_of(revised, lambda y: y.truncated)
+    if any(problem.revisions for problem in problems):
+        metrics |= _outcome_of_revising(problems, _mean(problems, _accuracy))
     return metrics
+
+
+def _outcome_of_revising(problems: list[ProblemSamples], before: Ratio) -> dict[str, Metric]:
+    """Each revision in the place of its response. `before`: the accuracy of the responses."""
+    pairs = [[(r, p.revisions.get(r.key.response)) for r in p.responses] for p in problems]
+    counts = np.array([len(of_problem) for of_problem in pairs])
+
+    def mean_of_problems(right: Callable[[EvaluatedSample, EvaluatedSample | None], bool]) -> Ratio:
+        means = [np.mean([right(response, revision) for response, revision in of_problem]) for of_problem in pairs]
+        return Ratio(np.array(means), np.ones(len(means)))
+
+    def sums(value: Callable[[EvaluatedSample, EvaluatedSample | None], float]) -> np.ndarray:
+        return np.array([sum(value(*pair) for pair in of_problem) for of_problem in pairs], dtype=float)
+
+    after = mean_of_problems(lambda y, revised: (revised or y).correct)
+    tokens = Ratio(sums(lambda y, revised: y.tokens), counts)
+    tokens_after = Ratio(sums(lambda y, revised: y.tokens + (revised.tokens if revised else 0)), counts)
+    return {
+        REVISED: Ratio(sums(lambda y, revised: revised is not None), counts),
+        ACCURACY_AFTER: after,
+        BETTER_OF_BOTH: mean_of_problems(lambda y, revised: y.correct or bool(revised and revised.correct)),
+        TOKENS_AFTER: tokens_after,
+        GAIN_PER_1000_TOKENS: Gain(after, before, _by_1000(tokens_after), _by_1000(tokens)),
+    }
+
+
+def _by_1000(tokens: Ratio) -> Ratio:
+    return Ratio(tokens.numerators, 1000 * tokens.denominators)
 
 
 def entropy_note(temperature: float, top_p: float) -> str:
@@ -117,14 +152,17 @@ def differences(
     {"problems", "metrics": metric -> {"difference", "interval"}, "by_source"}. Raises ValueError for none.
     """
     shared = {problem.index for problem in model} & {problem.index for problem in reference}
-    sides = [[problem for problem in side if problem.index in shared] for side in (model, reference)]
     if not shared:
         raise ValueError("the models have no problem in common")
-    result = {"problems": len(shared), "metrics": _paired(*sides, k, mode, seed), "by_source": {}}
-    sources = dict.fromkeys(problem.source for problem in sides[0])
+    ours, theirs = ([problem for problem in side if problem.index in shared] for side in (model, reference))
+    result = {"problems": len(shared), "metrics": _paired(ours, theirs, k, mode, seed), "by_source": {}}
+    sources = dict.fromkeys(problem.source for problem in ours)
     for source in sources if len(sources) > 1 else ():
-        chosen = [[problem for problem in side if problem.source == source] for side in sides]
-        result["by_source"][source] = {"problems": len(chosen[0]), "metrics": _paired(*chosen, k, mode, seed)}
+        chosen, others = ([problem for problem in side if problem.source == source] for side in (ours, theirs))
+        result["by_source"][source] = {
+            "problems": len(chosen),
+            "metrics": _paired(chosen, others, k, mode, seed),
+        }
     return result
 
 
@@ -151,6 +189,10 @@ def _share_of(samples: list[list[EvaluatedSample]], value: Callable[[EvaluatedSa
     """The mean over samples, given as a list for each problem."""
     sums = np.array([sum(value(sample) for sample in of_problem) for of_problem in samples], dtype=float)
     return Ratio(sums, np.array([len(of_problem) for of_problem in samples]))
+
+
+def _accuracy(problem: ProblemSamples) -> float:
+    return float(np.mean([response.correct for response in problem.responses]))
 
 
 def _counts(problem: ProblemSamples) -> tuple[int, int]:

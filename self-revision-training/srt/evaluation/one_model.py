@@ -4,7 +4,7 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from srt.collect.collector import Collector, CollectorConfig
+from srt.collect.collector import GREEDY, Collector, CollectorConfig
 from srt.collect.consumed import consumed_by_checkpoint, overlap
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
@@ -12,13 +12,13 @@ from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.layout import Layout
 from srt.contract.provenance import known, model_fingerprint, model_revision, open_run
 from srt.contract.records import Problem, from_line
-from srt.evaluation.config import NONE, ORACLE, EvaluateConfig
+from srt.evaluation.config import CONFIDENCE, NONE, ORACLE, EvaluateConfig
 from srt.evaluation.reuse import ATTEMPTS, reuse_samples
-from srt.evaluation.revising import cue_of, phrase_after, revised_rewards
+from srt.evaluation.revising import cue_of, least_confident, phrase_after, revised_rewards
 from srt.evaluation.samples import EvaluatedSample, ProblemSamples, group_by_problem
 from srt.problems import ProblemSet
 from srt.recipe import recipe_record
-from srt.sampling.base import SamplingConfig
+from srt.sampling.base import LazySampler, SamplingConfig
 from srt.sampling.from_config import sampler_from_config
 from srt.verifiers.factory import judge_config
 from srt.verifiers.types import Grader
@@ -54,6 +54,8 @@ def open_model(
     } | {name: getattr(config, name) for name in ("max_samples", "num_samples")}
     # As up to version 0.2, which knew no other modes.
     identity["revise"] = {ORACLE: True, NONE: False}.get(mode, mode)
+    if mode == CONFIDENCE:
+        identity["revise_share"] = config.revise_share
     identity |= {name: getattr(config, name) for name in ("temperature", "top_p", "max_tokens", "seed")}
     if config.mode == "code":
         identity |= judge_config(config).identity()
@@ -85,27 +87,34 @@ def sample_model(
 
     Raises UserError when no response could be graded.
     """
+    mode = config.revise_mode
     sampler, max_model_len = sampler_from_config(config, model.path, model.layout, problems, config.logprobs)
     greedy = SamplingConfig(0.0, 1.0, tuple(model.layout.eot_ids))
     with closing(sampler):
         collector_config = CollectorConfig(
             num_responses=config.num_samples,
             num_revisions=1,
-            revise=revised_rewards(config.revise_mode),
+            revise=revised_rewards(mode if mode != CONFIDENCE else NONE),
             revise_truncated=True,
             max_tokens=config.max_tokens,
             max_model_len=max_model_len,
             max_in_flight=config.batch_size * sampler.engines,
             seed=config.seed,
             selection=None,
-            cue=cue_of(config.revise_mode),
+            cue=cue_of(mode),
             greedy=greedy if config.greedy else None,
             log_logprobs=config.logprobs,
         )
-        collector = Collector(problems, model.layout, sampler, grader, collector_config, model.folder)
-        collector.run()
-    collector.close()
-    samples = group_by_problem(read_samples(model.folder), problems, config.num_samples)
+        collector = _collect(model, problems, sampler, grader, collector_config)
+        if mode == CONFIDENCE:  # the least confident are known once all responses are there
+            chosen = least_confident(_asked_for(model.folder, problems, config), config.revise_share)
+            revising = replace(collector_config, revise=revised_rewards(mode), only=chosen)
+            collector = _collect(model, problems, sampler, grader, revising)
+    asked_for = _asked_for(model.folder, problems, config)
+    if mode == CONFIDENCE:  # an earlier run may have revised others
+        chosen = least_confident(asked_for, config.revise_share)
+        asked_for = [s for s in asked_for if s.key.revision is None or s.key.response_key in chosen]
+    samples = group_by_problem(asked_for, problems)
     set_aside = collector.stats.set_aside.total()
     if not samples:
         raise UserError(
@@ -115,8 +124,25 @@ def sample_model(
     return samples, set_aside
 
 
-def read_samples(folder: Path) -> list[EvaluatedSample]:
+def _collect(
+    model: EvaluatedModel, problems: list[Problem], sampler: LazySampler, grader: Grader, config: CollectorConfig
+) -> Collector:
+    collector = Collector(problems, model.layout, sampler, grader, config, model.folder)
+    collector.run()
+    collector.close()
+    return collector
+
+
+def _asked_for(folder: Path, problems: list[Problem], config: EvaluateConfig) -> list[EvaluatedSample]:
+    """The graded samples that this evaluation is of; an earlier run may have logged more in its folder."""
     log = JsonlLog(folder / ATTEMPTS)
     samples = [EvaluatedSample.of(from_line(line)) for _, line in log.lines()]
     log.close()
-    return samples
+    return [
+        sample
+        for sample in samples
+        if sample.key.problem < len(problems)
+        and sample.key.response < config.num_samples
+        and (config.greedy or sample.key.response != GREEDY)
+        and (config.revise_mode != NONE or sample.key.revision is None)
+    ]

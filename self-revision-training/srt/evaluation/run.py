@@ -24,6 +24,7 @@ from srt.evaluation.one_model import EvaluatedModel, open_model, sample_model
 from srt.evaluation.render import csv_text, latex, markdown, plain
 from srt.evaluation.samples import ProblemSamples
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
+from srt.problems.named import named_sets
 from srt.recipe import print_recipe
 from srt.verifiers.factory import check_verifier, open_grader
 
@@ -40,12 +41,17 @@ def evaluate(argv: list[str]) -> None:
     models = label_models(named or ([config.model_path] if config.model_path else []))
     if not models:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate; or name models as arguments")
+    config.check()
     allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_verifier(config)
     started = time.monotonic()
     print_recipe(config, "evaluate")
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
+    if named_sets(dataset, config.mode) and (config.dataset_split or config.dataset_subset):
+        raise UserError(
+            f"DATASET={dataset} has its own split and subset: leave DATASET_SPLIT and DATASET_SUBSET unset"
+        )
     config = replace(config, dataset=dataset, dataset_split=split)
     loaded = load_problems(dataset, config.mode, config.dataset_subset, split, config.min_tests)
     problems = loaded.problems[: config.max_samples]

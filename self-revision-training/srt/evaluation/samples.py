@@ -56,18 +56,11 @@ class ProblemSamples:
     greedy: EvaluatedSample | None = None
 
 
-def group_by_problem(
-    samples: Iterable[EvaluatedSample], problems: list[Problem], num_responses: int
-) -> list[ProblemSamples]:
-    """The samples of each problem that has a graded response, in the order of problems and responses.
-
-    A log may hold samples of more problems and responses than are asked for: an earlier run's.
-    """
+def group_by_problem(samples: Iterable[EvaluatedSample], problems: list[Problem]) -> list[ProblemSamples]:
+    """The samples of each problem that has a graded response, in the order of problems and responses."""
     grouped = [ProblemSamples(index, problem.source) for index, problem in enumerate(problems)]
     for sample in sorted(samples, key=lambda sample: sample.key.response_key):
         problem, response, revision = sample.key
-        if problem >= len(problems) or response >= num_responses:
-            continue
         if response == GREEDY:
             grouped[problem] = _with_greedy(grouped[problem], sample)
         elif revision is None:

@@ -5,13 +5,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from srt.contract.metrics import (
+    ACCURACY_AFTER,
     AVG_AT_K,
+    BETTER_OF_BOTH,
     ENTROPY,
+    GAIN_PER_1000_TOKENS,
     GREEDY_ACCURACY,
     MAJORITY_AT,
     MEAN_RESPONSE_TOKENS,
     PASS_AT,
     REVISE,
+    REVISED,
+    TOKENS_AFTER,
     TRUNCATED,
     at,
     by_reward,
@@ -84,6 +89,11 @@ def columns_for(k: int) -> list[Column]:
         Column(TRUNCATED, "truncated", "%", _share),
         Column(by_reward(REVISE, 0), "repairs, r = 0", "%", _share),
         Column(by_reward(REVISE, 1), "keeps, r = 1", "%", _share),
+        Column(REVISED, "revised", "%", _share),
+        Column(ACCURACY_AFTER, "accuracy after", "%", _share),
+        Column(BETTER_OF_BOTH, "better of both", "%", _share),
+        Column(TOKENS_AFTER, "tokens after", "mean", _tokens),
+        Column(GAIN_PER_1000_TOKENS, "gain per 1,000 tokens", "points", _share),
     ]
 
 

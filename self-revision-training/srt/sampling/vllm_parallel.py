@@ -16,6 +16,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.progress import describe_processes, heartbeat
 from srt.common.ray_auth import require_token
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.process_guard import ChildProcessGuard
@@ -33,6 +34,7 @@ ADMISSION_SECONDS = 0.2
 # vLLM's second model runner draws the noise of seeded requests in one kernel; the first, the default of vLLM
 # 0.20, draws it sequence by sequence in Python. If the user has set the variable, that wins.
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+_runner_of_user = RUNNER in os.environ  # before an engine of another model was started here
 
 
 class VllmParallelSampler:
@@ -105,10 +107,13 @@ class VllmParallelSampler:
         others = set(multiprocessing.active_children())  # graders, which end by themselves
         starting = asyncio.run_coroutine_threadsafe(_start_engine(arguments, on_gpu), self.loop)
         try:
-            while not starting.done():
-                concurrent.futures.wait([starting], timeout=0.2)
-                started_now = set(multiprocessing.active_children()) - others
-                self._guard.watch(child.pid for child in started_now if child.pid is not None)
+            pids: set[int] = set()
+            with heartbeat("vLLM is starting", lambda: describe_processes(pids.copy())):
+                while not starting.done():
+                    concurrent.futures.wait([starting], timeout=0.2)
+                    started_now = set(multiprocessing.active_children()) - others
+                    pids |= {child.pid for child in started_now if child.pid is not None}
+                    self._guard.watch(pids)
             self.engine = starting.result()
             # poll reports a dead engine in one sentence; the engine's process has printed why.
             logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
@@ -249,7 +254,7 @@ async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
         # per step on GPUs with at least 70 GiB, 8192 on others (without a context: 2048).
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
-    if not on_gpu or RUNNER in os.environ:
+    if not on_gpu or _runner_of_user:
         return start()
     os.environ[RUNNER] = "1"
     try:

@@ -1,6 +1,7 @@
 """Evaluations with the real grader and scripted samplers, so that models differ in a known way."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ class Evaluations:
 
     def __init__(self, folder, checkpoint, monkeypatch):
         self.folder, self.requests, self.started = folder, [], []
+        self.logprob_of = None  # request -> log-prob of its response; by default all are 0
         self.models = {name: str(shutil.copytree(checkpoint, folder / name)) for name in RIGHT_SHARES}
         for index, path in enumerate(self.models.values()):  # models that differ
             weights = Path(path) / "model.safetensors"
@@ -41,6 +43,11 @@ class Evaluations:
                 submit(key, request)
 
             sampler.submit = record
+            if self.logprob_of is not None:
+                sample = sampler._sample
+                sampler._sample = lambda request: replace(
+                    sample(request), logprobs=[self.logprob_of(request) / 8] * 8
+                )
             return sampler
 
         monkeypatch.setattr("srt.sampling.from_config.open_sampler", open_sampler)

@@ -20,7 +20,7 @@ def comparison(labels=LABELS, sources=("a", "b", "b"), greedy=True) -> dict:
         rewards = [[1, 1], [int(index > 0), 0], [int(index > 1), int(index > 1)]]
         of_model = [*responses_of(rewards), new_revision(1, 1, True)]
         of_model += [new_response(p, GREEDY, index == p) for p in range(3)] if greedy else []
-        samples.append(grouped([s._replace(tokens=1500 + index) for s in of_model], 2, list(sources)))
+        samples.append(grouped([s._replace(tokens=1500 + index) for s in of_model], list(sources)))
     return {
         "dataset": "held.jsonl",
         "k": 2,
@@ -95,7 +95,9 @@ def test_csv_has_every_metric_with_full_precision():
     data = comparison()
     rows = list(csv.DictReader(io.StringIO(csv_text(data))))
     assert {row["metric"] for row in rows} == set(data["models"][0]["metrics"])
-    assert len(rows) == 3 * 3 * len(data["models"][0]["metrics"])
+    models = data["models"]
+    parts = [part for model in models for part in (model, *model["by_source"].values())]
+    assert len(parts) == 9 and len(rows) == sum(len(part["metrics"]) for part in parts)
     (row,) = (row for row in rows if (row["model"], row["source"], row["metric"]) == ("sd_zero", "b", "avg_at_k"))
     assert float(row["value"]) == data["models"][2]["by_source"]["b"]["metrics"]["avg_at_k"]["value"]
     assert (

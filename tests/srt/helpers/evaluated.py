@@ -19,12 +19,12 @@ def responses_of(rewards) -> list[EvaluatedSample]:
     return [new_response(p, i, right) for p, row in enumerate(rewards) for i, right in enumerate(row)]
 
 
-def grouped(samples, k, sources=None) -> list[ProblemSamples]:
+def grouped(samples, sources=None) -> list[ProblemSamples]:
     """`sources`: of the problems; by default they have none."""
     count = 1 + max(sample.key.problem for sample in samples)
     problems = [Problem(f"p{n}", f"x = {n}", "7", source=(sources or [""] * count)[n]) for n in range(count)]
-    return group_by_problem(samples, problems, k)
+    return group_by_problem(samples, problems)
 
 
 def metrics_of_samples(samples, k, seed=0, sources=None, mode="math") -> dict:
-    return evaluation_metrics(grouped(samples, k, sources), k, mode, seed)
+    return evaluation_metrics(grouped(samples, sources), k, mode, seed)

@@ -49,7 +49,7 @@ def write_evaluation(folder: Path, correct: int, k: int = 8, **settings) -> dict
     open_run(folder, identity, config)
     result = {"model": config["model_path"], "dataset": "held.jsonl"}
     samples = [EvaluatedSample.of(record) for record in (*responses, *revisions)]
-    grouped = group_by_problem(samples, [Problem(f"p{p}", "3 + 4", "7") for p in range(2)], k)
+    grouped = group_by_problem(samples, [Problem(f"p{p}", "3 + 4", "7") for p in range(2)])
     result |= evaluation_metrics(grouped, k, "math", seed=0) | {"set_aside": 0}
     write_json(folder / "evaluation.json", result)
     close_run(folder, result)
