@@ -37,9 +37,8 @@ def report(argv: list[str]) -> None:
     argv: knobs, and the folders of runs (RUN ...). Parts that a run does not have (yet) are left out and named.
     Raises UserError if there is nothing to report.
     """
-    paths = [Path(argument).expanduser() for argument in argv if _is_path(argument)]
-    knobs = [argument for argument in argv if argument != WATCH and not _is_path(argument)]
-    config = load_config(ReportConfig, "report", knobs)
+    paths = [Path(argument).expanduser() for argument in argv if _is_run(argument)]
+    config = load_config(ReportConfig, "report", knob_arguments(argv))
     folders = _folders(config, paths)
     if WATCH in argv:
         serve(LivePage(lambda: _folders(config, paths), lambda now: _live_page(now, config)), config.watch_port)
@@ -73,11 +72,15 @@ def read_runs(folders: Sequence[RunFolders], browse: int) -> list[RunData]:
     return runs
 
 
-def _is_path(argument: str) -> bool:
-    """RUN arguments: what exists, and what is neither a knob nor an option."""
-    return argument != WATCH and (
-        Path(argument).expanduser().exists() or not ("=" in argument or argument[:1] == "-")
-    )
+def knob_arguments(argv: list[str]) -> list[str]:
+    """Those that are neither folders of runs nor --watch."""
+    return [argument for argument in argv if argument != WATCH and not _is_run(argument)]
+
+
+def _is_run(argument: str) -> bool:
+    """What exists, and what is neither a knob nor an option."""
+    is_knob = "=" in argument or argument.startswith("-")
+    return not is_knob or (argument != WATCH and Path(argument).expanduser().exists())
 
 
 def _folders(config: ReportConfig, paths: Sequence[Path]) -> list[RunFolders]:

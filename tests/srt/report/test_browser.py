@@ -125,7 +125,8 @@ def test_a_plot_can_be_saved_as_svg_and_png_and_its_data_as_csv(browser, url, wh
         png = base64.b64decode(data.partition(",")[2])
         assert png.startswith(b"\x89PNG") and len(png) > 4000
     rows = browser.evaluate(f"exporting.csv({CHART}.rows())").splitlines()
-    assert rows[:2] == ["step,training responses,validation avg@4", "0,0.5,0.5"] and len(rows) == 31
+    names = "step,training responses,validation avg@4,validation pass@4"
+    assert rows[:2] == [names, "0,0.5,0.5,0.8"] and len(rows) == 31
     saved = browser.evaluate(
         """(() => { const names = []; exporting.save = (name) => names.push(name);
              for (const node of document.querySelectorAll("[data-chart=kl] .tools button"))
