@@ -86,7 +86,8 @@ def distillation_charts(runs: Sequence[RunData]) -> Iterator[Chart]:
     yield Chart(
         "reward",
         "Reward",
-        "share of correct responses; pass@k: of problems with one",
+        "share of correct responses"
+        + ("; pass@k: of problems with one" if any(s.points for s in best_of_k) else ""),
         training("training responses", names.REWARD)
         + validation(f"validation avg@{k}", names.AVG_AT_K)
         + best_of_k,
