@@ -40,7 +40,7 @@ def report(argv: list[str]) -> None:
     argv: knobs, and the folders of runs (RUN ...). Parts that a run does not have (yet) are left out and named.
     Raises UserError if there is nothing to report.
     """
-    paths = [Path(argument).expanduser() for argument in argv if _is_path(argument)]
+    paths = [Path(argument).expanduser() for argument in argv if _is_run(argument)]
     config = load_config(ReportConfig, "report", knobs_among(argv))
     folders = _folders(config, paths)
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / "report")
@@ -85,7 +85,7 @@ def show_plan(runs: Sequence[RunData], page_path: Path) -> None:
 
 def knobs_among(argv: Sequence[str]) -> list[str]:
     """The arguments that are neither a RUN nor --watch or --dry-run."""
-    return [argument for argument in argv if argument not in (WATCH, DRY_RUN) and not _is_path(argument)]
+    return [argument for argument in argv if argument not in (WATCH, DRY_RUN) and not _is_run(argument)]
 
 
 def read_runs(folders: Sequence[RunFolders], browse: int) -> list[RunData]:
@@ -100,11 +100,10 @@ def read_runs(folders: Sequence[RunFolders], browse: int) -> list[RunData]:
     return runs
 
 
-def _is_path(argument: str) -> bool:
-    """RUN arguments: what exists, and what is neither a knob nor an option."""
-    return argument != WATCH and (
-        Path(argument).expanduser().exists() or not ("=" in argument or argument[:1] == "-")
-    )
+def _is_run(argument: str) -> bool:
+    """What exists, and what is neither a knob nor an option."""
+    is_knob = "=" in argument or argument.startswith("-")
+    return not is_knob or (argument not in (WATCH, DRY_RUN) and Path(argument).expanduser().exists())
 
 
 def _folders(config: ReportConfig, paths: Sequence[Path]) -> list[RunFolders]:

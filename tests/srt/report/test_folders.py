@@ -9,6 +9,7 @@ from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
 from srt.report.folders import check_kind, find_run, kind_of, with_distinct_labels
 from srt.report.run import knobs_among, report
+from tests.end_to_end.commands import run_script
 from tests.srt.helpers.report_runs import (
     Page,
     write_collection,
@@ -101,6 +102,16 @@ def test_the_comparison_of_several_models_is_not_a_stage_of_its_own(tmp_path):
     write_json(tmp_path / "run" / "evaluation" / "evaluation.json", None)
     with pytest.raises(UserError, match="evaluation.json: expected a JSON object, found None"):
         report([f"evaluation={tmp_path / 'run' / 'evaluation'}", f"output_dir={tmp_path / 'out'}"])
+
+
+def test_the_script_takes_folders_and_knobs_and_refuses_other_words(tmp_path):
+    write_distillation(tmp_path / "run", steps=2)
+    knobs = {"OUTPUT_DIR": tmp_path / "out"}
+    outcome = run_script("report", knobs, str(tmp_path / "run"), "EXAMPLES=1")
+    assert outcome.code == 0 and (tmp_path / "out" / "report.html").is_file(), outcome
+    for word, reason in (("--wach", "unknown knob '--wach'"), ("runn", "runn: no such folder")):
+        outcome = run_script("report", knobs, word)
+        assert outcome.code == 2 and outcome.err.startswith(f"error: {reason}"), outcome
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
