@@ -43,8 +43,9 @@ from srt.contract.metrics import (
     TRUNCATED,
     by_reward,
 )
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import PHASE1, evaluation_or_default, model_name
-from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
+from srt.contract.provenance import close_run, known, model_revision, open_run
 from srt.contract.records import Problem
 from srt.problems import load_problems, set_aside_bad_records
 from srt.recipe import print_recipe, recipe_record
@@ -87,8 +88,7 @@ def evaluate(argv: list[str]) -> None:
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(config.model_path)}")
     layout = layout_of_checkpoint(config.model_path, config, output_dir)
     identity = {
-        "model": config.model_path,
-        "model_fingerprint": model_fingerprint(config.model_path),
+        "model": model_identity(config.model_path),
         "dataset_fingerprint": loaded.fingerprint,
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),

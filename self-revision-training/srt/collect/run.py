@@ -19,11 +19,11 @@ from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import JUDGED_BY_EXAMPLES_ONLY
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
 from srt.contract.provenance import (
     close_run,
     known,
-    model_fingerprint,
     model_revision,
     open_run,
     tokenizer_fingerprint,
@@ -90,8 +90,7 @@ def collect(argv: list[str]) -> None:
     # Without TARGET_REVISION_SAMPLES, RIGHT_SHARE and CLEAN, which only select from the log.
     identity = {
         "mode": config.mode,
-        "model": config.model_path,
-        "model_fingerprint": model_fingerprint(config.model_path),
+        "model": model_identity(config.model_path),
         "tokenizer_fingerprint": tokenizer_fingerprint(layout.tokenizer),
         "dataset_fingerprint": loaded.fingerprint,
         "problems": [config.start_index, config.end_index, config.max_samples],

@@ -48,16 +48,6 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint(*(f"{token}\t{index}" for token, index in vocab))
 
 
-def model_fingerprint(model_path: str) -> str:
-    """Changes when a local checkpoint is replaced; a hub id is its own fingerprint."""
-    folder = Path(model_path)
-    if not folder.is_dir():
-        return model_path
-    suffixes = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, configs, tokenizer
-    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
-    return fingerprint(*(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files))
-
-
 def model_revision(model_path: str) -> str | None:
     """The commit of a hub model that was loaded: the one that the local cache holds. Needs no network.
 

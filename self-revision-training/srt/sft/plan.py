@@ -25,6 +25,7 @@ from srt.common.models import (
 from srt.common.remote_code import allow_remote_code
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import data_prefix, problems_file, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
@@ -33,7 +34,6 @@ from srt.contract.provenance import (
     fingerprint,
     git_commit,
     known,
-    model_fingerprint,
     model_revision,
     open_run,
     package_versions,
@@ -201,7 +201,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     tuples_per_update = _tuples_per_update(config, processes, output_dir)
     identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY} | {
         "tuples_per_update": tuples_per_update,
-        "base_fingerprint": model_fingerprint(config.base_model),
+        "base_model": model_identity(config.base_model),
         "data_fingerprints": fingerprints,
     }
     if layout.prompt.date:
