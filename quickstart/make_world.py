@@ -17,7 +17,8 @@ from quickstart.base_model import BaseTrainingConfig, save_checkpoint, train_bas
 from quickstart.phrases import PHRASES
 from quickstart.world import Sizes, World, make_splits, write_jsonl
 from srt.common.console import progress
-from srt.common.errors import UserError, run_entry_point
+from srt.common.entry_point import run_entry_point
+from srt.common.errors import UserError
 
 # Increase it when the same settings would create a different world.
 FORMAT = 1

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
 # Evaluate a checkpoint: avg@k, pass@k, response length, accuracy of revisions. Knobs: --help.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 choose_python "$PHASE1_ENVIRONMENT" "$PHASE2_ENVIRONMENT"
 exec "$PYTHON" "$REPOSITORY/self-revision-training/evaluate.py" "$@"

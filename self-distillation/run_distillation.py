@@ -1,10 +1,11 @@
 """Phase 2: on-policy self-distillation. Knobs: configs/distill.yaml, or --help."""
 
-from srt.common.errors import run_entry_point
-from srt.config import print_help_if_asked
+from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
+    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+
     print_help_if_asked("distill", argv)
     from opsd.distill import distill  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 

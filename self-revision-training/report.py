@@ -1,10 +1,11 @@
 """Report of a whole run. Knobs: configs/report.yaml, or --help."""
 
-from srt.common.errors import run_entry_point
-from srt.config import print_help_if_asked
+from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
+    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+
     print_help_if_asked("report", argv)
     from srt.report.run import report  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 

@@ -22,7 +22,7 @@ from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
-from srt.config import load_config, option
+from srt.config import load_config, option, seed_option
 from srt.config_groups import (
     GradingConfig,
     ParallelSamplerConfig,
@@ -61,15 +61,15 @@ class EvaluateConfig(
 ):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
-    model_path: str | None = option()
-    dataset: str | None = option()
+    model_path: str | None = option(path=True)
+    dataset: str | None = option(path=True)
     dataset_subset: str | None = option()
     dataset_split: str | None = option()
     max_samples: int | None = option(ge=1)
     num_samples: int = option(ge=1)
     revise: bool = option()
-    seed: int = option()
-    output_dir: str | None = option()
+    seed: int = seed_option()
+    output_dir: str | None = option(path=True)
 
 
 def evaluate(argv: list[str]) -> None:

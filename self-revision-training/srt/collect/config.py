@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from srt.config import option
+from srt.config import option, seed_option
 from srt.config_groups import (
     GradingConfig,
     ParallelSamplerConfig,
@@ -19,8 +19,8 @@ class CollectConfig(
 ):
     """See configs/srt_data.yaml for the meaning and default of each option."""
 
-    model_path: str = option()
-    dataset: str | None = option()
+    model_path: str = option(path=True)
+    dataset: str | None = option(path=True)
     dataset_subset: str | None = option()
     dataset_split: str = option()
     start_index: int = option(ge=0)
@@ -33,9 +33,9 @@ class CollectConfig(
     revise_correct: bool = option()
     revise_truncated: bool = option()
     clean: bool = option()
-    seed: int = option()
+    seed: int = seed_option()
     stage1_size: int = option(ge=1)
     stage2_size: int = option(ge=1)
     data_prefix: str | None = option()
-    output_dir: str | None = option()
-    train_data_dir: str | None = option()
+    output_dir: str | None = option(path=True)
+    train_data_dir: str | None = option(path=True)
