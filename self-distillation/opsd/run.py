@@ -22,6 +22,7 @@ from srt.contract.provenance import (
     known,
     model_revision,
     open_run,
+    read_metadata,
 )
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, set_aside_bad_records
@@ -94,7 +95,9 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        return (self.student_folder / CHECKPOINT_METADATA).is_file()
+        """Raises UserError for a finished student that lacks files by now."""
+        finished = (self.student_folder / CHECKPOINT_METADATA).is_file()
+        return finished and read_metadata(str(self.student_folder)) is not None
 
     def claim_folder(self) -> bool:
         """False when the run is complete already.

@@ -81,7 +81,7 @@ class ProblemFilterConfig:
 class AdamConfig:
     """AdamW and gradient clipping (max_grad_norm 0: off)."""
 
-    weight_decay: float = option(ge=0, le=10)
+    weight_decay: float = option(ge=0)
     adam_beta1: float = option(ge=0, le=0.99999)
     adam_beta2: float = option(ge=0, le=0.99999)
     max_grad_norm: float = option(ge=0)

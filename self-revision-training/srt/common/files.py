@@ -93,13 +93,22 @@ def remove(path: Path, knob: str = "OUTPUT_DIR") -> None:
         raise cannot_write(path, error, knob) from error
 
 
+def remove_leftovers(folder: Path, pattern: str = "*") -> None:
+    """Delete the temporary files of `atomic_write` that killed processes left; for a folder that is locked."""
+    for path in folder.glob(f".{pattern}.*.tmp"):
+        if path.is_file() and path.name.split(".")[-2].isdigit():
+            remove(path)
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError for a missing or broken file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:  # also UnicodeDecodeError, and numbers of 5000 digits
         raise UserError(f"{path}: not readable as JSON ({error})") from None
 
 
@@ -198,14 +207,24 @@ def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
 
 def _parse_line(line: str | bytes, path: Path, number: int) -> dict:
     try:
-        return json.loads(line.decode("utf-8") if isinstance(line, bytes) else line)
+        entry = json.loads(line.decode("utf-8") if isinstance(line, bytes) else line)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line {number}: not readable as JSON ({error})") from None
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}, line {number}: expected a JSON object, found {type(entry).__name__}")
+    return entry
 
 
 def read_jsonl(path: Path) -> list[dict]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    return list(parse_jsonl(path.read_text(encoding="utf-8"), path))
+    try:
+        return list(parse_jsonl(path.read_text(encoding="utf-8"), path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None

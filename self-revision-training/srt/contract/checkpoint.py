@@ -26,7 +26,7 @@ def layout_of_checkpoint(model_path: str, config: PromptConfig, output_dir: Path
     phrases = reconcile_phrases(config.control_phrases, metadata.get("control_phrases"), model_path)
     prompt = PromptFormat.from_config(config)
     if "prompt" in metadata:
-        stored = PromptFormat(**metadata["prompt"])
+        stored = PromptFormat.from_dict(metadata["prompt"])
         _refuse_contradictions(model_path, config, prompt, stored)
         prompt = stored
     prompt = prompt.with_date(tokenizer, started_prompt(output_dir))
@@ -62,7 +62,7 @@ def check_same_contract(teacher_model: str, mode: str, layout: Layout) -> None:
         if (phrases.wrong, phrases.right) != (layout.phrases.wrong, layout.phrases.right):
             differing.append(f"control_phrases is {phrases.name!r}, the student's {layout.phrases.name!r}")
     if "prompt" in metadata:
-        prompt = PromptFormat(**metadata["prompt"])
+        prompt = PromptFormat.from_dict(metadata["prompt"])
         differing += [
             f"{name} is {getattr(prompt, name)!r}, the student's {getattr(layout.prompt, name)!r}"
             for name in PROMPT_KNOBS

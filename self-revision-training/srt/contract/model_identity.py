@@ -11,7 +11,8 @@ from typing import Any
 
 from srt.common.errors import UserError, reason_of
 from srt.common.weight_files import WEIGHT_SUFFIXES, inspect_weights
-from srt.contract.provenance import CHECKPOINT_METADATA, fingerprint
+from srt.contract.provenance import CHECKPOINT_METADATA, fingerprint, read_metadata
+from srt.contract.published import check_content
 
 OTHER_SUFFIXES = (".json", ".jinja", ".model", ".txt")  # configs, tokenizer, chat template
 # They say how a model was made, not what it computes.
@@ -34,6 +35,7 @@ def model_identity(model_path: str) -> str:
         others = {path: fingerprint(path.read_bytes()) for path in files if path.suffix in OTHER_SUFFIXES}
     except OSError as error:
         raise UserError(f"{model_path}: cannot be read ({reason_of(error)})") from error
+    check_content(folder, read_metadata(model_path) or {}, weights)
     for path, weight_file in weights.items():
         if weight_file.nan_in:
             raise UserError(f"{path}: its tensor {weight_file.nan_in} contains NaN, use another checkpoint")

@@ -53,7 +53,7 @@ def test_another_content_of_the_same_size_and_time_is_another_model(checkpoint, 
 def test_a_new_shard_makes_another_model_and_records_do_not(checkpoint):
     before = model_identity(str(checkpoint))
     for record in ("train.log", "sd_zero.json", "training_log.json"):
-        (checkpoint / record).write_text("x")
+        (checkpoint / record).write_text('{"made": "elsewhere"}')
     assert model_identity(str(checkpoint)) == before
     shutil.copyfile(checkpoint / "model.safetensors", checkpoint / "model-00002.safetensors")
     assert model_identity(str(checkpoint)) != before
