@@ -12,6 +12,7 @@ from opsd.metrics import StepOutput
 from opsd.monitors import HealthMonitor, check_reviser
 from opsd.reporters import open_reporter, sample_row
 from opsd.run import Run
+from srt.common.errors import UserError
 from srt.common.files import JsonlLog, write_jsonl
 from srt.contract import metrics as names
 from srt.contract.metrics import by_reward, with_current_names
@@ -140,6 +141,9 @@ def open_step_log(path: Path, start_step: int) -> JsonlLog:
     `entries` of the log are the lines that remain.
     """
     log = JsonlLog(path)  # drops a torn last line
+    for number, _, line in log.lines():
+        if type(line.get("step")) is not int:
+            raise UserError(f"{path}, line {number}: damaged (expected an object with a step); delete that line")
     if all(line["step"] < start_step for line in log.entries):
         return log
     log.close()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from srt.collect.cleaning import ANSWERS, clean
 from srt.collect.selection import KeptKey
 from srt.collect.stats import CollectionStats
+from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.contract.layout import Layout
 from srt.contract.provenance import fingerprint
@@ -177,16 +178,41 @@ class Attempts:
         self._set_aside_log.close()
 
     def _restore(self) -> None:
-        for offset, line in self._log.lines():
-            self._index(from_line(line), offset)
-        for _, line in self._set_aside_log.lines():
-            self._set_aside.add(SampleKey(*line["key"]))
-            self.stats.set_aside[line["kind"]] += 1
+        """Damaged lines are left out with a line that says so; their samples are not done, so they come again."""
+        damaged: list[int] = []
+        for number, offset, line in self._log.lines(damaged):
+            try:
+                self._restore_one(from_line(line), offset)
+            except (LookupError, TypeError, ValueError, UserError):
+                damaged.append(number)
+        _report_damaged(self._log.path, damaged)
+        damaged = []
+        for number, _, line in self._set_aside_log.lines(damaged):
+            try:
+                key = SampleKey(*line["key"])
+                self._problems[key.problem]
+                self.stats.set_aside[str(line["kind"])] += 1
+                self._set_aside.add(key)
+            except (LookupError, TypeError):
+                damaged.append(number)
+        _report_damaged(self._set_aside_log.path, damaged)
         if self.responses:
             print(
                 f"continuing: {self.stats.responses} responses and {len(self.revisions)} revisions restored from "
                 f"{self._log.path}, {self.stats.kept} tuples kept"
             )
+
+    def _restore_one(self, record: Response | Revision, offset: int) -> None:
+        """Raises ValueError for a record that does not belong where it says, or that is there already."""
+        key = record.key
+        problem = self._problems[key.problem] if key.problem >= 0 else None
+        if isinstance(record, Response):
+            fits = problem is not None and (record.id, record.x) == (problem.id, problem.x)
+        else:
+            fits = key.response_key in self.responses
+        if not fits or self.is_done(key):
+            raise ValueError("not of this problem, without its response, or there twice")
+        self._index(record, offset)
 
     def _index(self, record: Response | Revision, offset: int) -> None:
         sample = GradedSample.of(record, offset)
@@ -199,3 +225,10 @@ class Attempts:
         if record.y_revised_correct:
             mode = self._problems[record.problem_idx].mode
             self.kept.add(sample.key, as_tuple(self.response(sample.key.response_key), record), mode)
+
+
+def _report_damaged(path: Path, damaged: list[int]) -> None:
+    if damaged:
+        lines = f"line {min(damaged)} is" if len(damaged) == 1 else f"{len(damaged)} lines are"
+        first = "" if len(damaged) == 1 else f" (the first: line {min(damaged)})"
+        print(f"warning: {path}: {lines} damaged{first}; left out, and sampled again where something is missing")

@@ -23,6 +23,8 @@ from srt.contract.seeds import sample_seed
 from srt.sampling.base import Sample, Sampler, SampleRequest
 from srt.verifiers.types import Grader, Outcome, Verdict, VerifierError
 
+MANY_RESPONSES = 200  # after which at least one should have been right
+
 
 @dataclass(frozen=True)
 class CollectorConfig:
@@ -162,6 +164,8 @@ class Collector:
         elif key.revision is None:
             response = self._response(key, sample, text, outcome)
             self.attempts.add(response)
+            if self.stats.responses == MANY_RESPONSES and not self.stats.right:
+                tqdm.write(f"warning: {self.stats.nothing_right()}")
             self._revise(key, response)
         else:
             self.attempts.add(self._revision(key, key.revision, sample, text, outcome))

@@ -3,17 +3,19 @@
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from srt.collect.collector import Collector, CollectorConfig
 from srt.collect.config import CollectConfig
 from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
+from srt.collect.split import D_REVISION, FINGERPRINT, check_stage_files, is_edited
 from srt.common.console import print_summary
 from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
-from srt.common.files import write_json
+from srt.common.files import read_json, write_json
 from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
@@ -23,9 +25,11 @@ from srt.contract.model_identity import model_identity
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
 from srt.contract.provenance import (
     close_run,
+    fingerprint,
     known,
     model_revision,
     open_run,
+    read_run,
     tokenizer_fingerprint,
 )
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
@@ -112,6 +116,7 @@ def collect(argv: list[str]) -> None:
         "recipe": recipe_record(config, "srt_data"),
         "prompt_probe": layout.prompt_probe(),
     }
+    check_stage_files(config.train_data_dir, prefix, identity)
     open_run(output_dir, identity, config_record, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
@@ -134,8 +139,8 @@ def collect(argv: list[str]) -> None:
         collector.run()
     collector.close()
     tuples = collector.tuples()
-    path = output_dir / "d_revision.json"
-    write_json(path, tuples)
+    path = output_dir / D_REVISION
+    written = _write_tuples(path, tuples)
     consumed = collector.consumed()
     write_consumed(output_dir / SRT_PROBLEMS, consumed)
     summary = collector.stats.summary() | {
@@ -150,7 +155,8 @@ def collect(argv: list[str]) -> None:
     summary["seconds"] = round(time.monotonic() - started, 1)
     right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
-    close_run(output_dir, summary | counts | {"clean": config.clean, "problems": len(consumed)})
+    results = {"clean": config.clean, "problems": len(consumed), FINGERPRINT: written}
+    close_run(output_dir, summary | counts | results)
     print_summary("Collection", summary | counts | {"problems used": len(consumed), "file": path})
     if len(tuples) < config.target_revision_samples:
         share = "" if config.right_share is None else f" with RIGHT_SHARE={config.right_share:g}"
@@ -158,3 +164,16 @@ def collect(argv: list[str]) -> None:
             f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}"
             f"{share}: all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
         )
+    if collector.stats.responses and not collector.stats.right:
+        print(f"warning: {collector.stats.nothing_right()}")
+
+
+def _write_tuples(path: Path, tuples: list[dict]) -> str:
+    """Returns the fingerprint of the file. Raises UserError where it was edited by hand and would be lost."""
+    if is_edited(path, read_run(path.parent) or {}) and read_json(path) != tuples:
+        raise UserError(
+            f"{path} was edited since it was written, and writing it again would undo that; prepare_data.py "
+            "splits it as it is, or delete it to have it written again"
+        )
+    write_json(path, tuples)
+    return fingerprint(path.read_bytes())

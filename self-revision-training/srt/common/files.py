@@ -145,10 +145,13 @@ class JsonlLog:
     @property
     def entries(self) -> list[dict]:
         """All that it held when it was opened. Raises UserError for a line that is not JSON."""
-        return [entry for _, entry in self.lines()]
+        return [entry for _, _, entry in self.lines()]
 
-    def lines(self) -> Iterator[tuple[int, dict]]:
-        """(offset, entry) of each line that it held when it was opened; the offset is for `read`."""
+    def lines(self, damaged: list[int] | None = None) -> Iterator[tuple[int, int, dict]]:
+        """(number, offset, entry) of each line that it held when it was opened; the offset is for `read`.
+
+        Raises UserError for a line that is no JSON object, or, given `damaged`, adds its number there instead.
+        """
         if not self._opened_at:
             return
         offset = 0
@@ -157,7 +160,14 @@ class JsonlLog:
                 if offset >= self._opened_at:
                     return
                 if line.strip():
-                    yield offset, _parse_line(line, self.path, number)
+                    try:
+                        entry = _parse_line(line, self.path, number)
+                    except UserError:
+                        if damaged is None:
+                            raise
+                        damaged.append(number)
+                    else:
+                        yield number, offset, entry
                 offset += len(line)
 
     def read(self, offset: int) -> dict:

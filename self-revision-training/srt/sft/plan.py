@@ -174,7 +174,11 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     }
 
     def build(records: list[dict], stage: int) -> StageSequences:
-        built = build_sequences(records, layout, stage, config.max_length, use_stored_ids)
+        try:
+            built = build_sequences(records, layout, stage, config.max_length, use_stored_ids)
+        except UserError as error:
+            where = stage_paths[stage - 1] if config.srt_objective != "joint" else "the tuples of both stages"
+            raise UserError(f"{where}, {error}") from None
         if not built.sequences:
             raise UserError(
                 f"stage {stage}: all {len(built.too_long)} tuples are longer than MAX_LENGTH={config.max_length}"
@@ -301,6 +305,8 @@ def _make_stage(
     description = f"{len(train)} tuples, {len(built.too_long)} set aside as longer than MAX_LENGTH"
     if validation:
         description += f", {len(validation)} held out for validation"
+    if built.num_edited:
+        description += f", {built.num_edited} edited since they were sampled, so that their ids were made again"
     if built.num_tokenized:
         description += f", {built.num_tokenized} tokenized from text"
     joint = config.srt_objective == "joint"
