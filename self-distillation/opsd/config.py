@@ -7,7 +7,7 @@ from opsd.kl import KLConfig
 from opsd.kl.divergences import Kind
 from srt.common.errors import UserError
 from srt.common.optimizer import OptimizerConfig
-from srt.config import option, seed_option
+from srt.config import default_of, option, seed_option
 from srt.config_groups import (
     AdamConfig,
     GradingConfig,
@@ -190,6 +190,19 @@ def check(config: DistillConfig) -> None:
             f"SRT_REPLAY={config.srt_replay:g} is not the loss of the paper's equation (the KL alone, on all "
             "responses)"
         )
+
+
+def check_warmup(config: DistillConfig, total_updates: int) -> None:
+    """Raises UserError for a warm-up that the run ends in; a short trial with the default only gets a warning."""
+    if config.warmup_steps < total_updates:
+        return
+    sentence = (
+        f"WARMUP_STEPS={config.warmup_steps}: the whole run has {total_updates} updates, so that LR={config.lr:g} "
+        "is never reached"
+    )
+    if str(config.warmup_steps) != default_of("distill", "warmup_steps"):
+        raise UserError(f"{sentence}; set a lower WARMUP_STEPS")
+    print(f"warning: {sentence}")
 
 
 def _check_teacher_sync(config: DistillConfig) -> None:

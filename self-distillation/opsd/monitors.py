@@ -84,8 +84,8 @@ class HealthMonitor:
             return None
         return (
             f'no response has been right in {UNREWARDED_STEPS} steps, so that every cue says "wrong" and nothing '
-            "tells the student what is right: check a few responses in samples.jsonl against the answers of the dataset, "
-            "PROMPT_SUFFIX, and whether responses are cut off (MAX_TOTAL_SEQUENCE_LENGTH)"
+            "tells the student what is right: check a few responses in samples.jsonl against the answers of the "
+            "dataset, PROMPT_SUFFIX, and whether responses are cut off (MAX_TOTAL_SEQUENCE_LENGTH)"
         )
 
     def _check_kl(self, kl_r0: float | None, kl_r1: float | None) -> str | None:

@@ -95,6 +95,12 @@ def read_knob_table(yaml_path: Path) -> list[KnobLine | str]:
     return table
 
 
+def default_of(config_name: str, key: str) -> str:
+    """The default of a knob as its YAML file has it, whatever recipe and environment say."""
+    table = read_knob_table(CONFIGS / f"{config_name}.yaml")
+    return next(line.fixed_default for line in table if isinstance(line, KnobLine) and line.key == key)
+
+
 def print_help(yaml_path: Path) -> None:
     print(f"Knobs of {yaml_path.stem} (environment variable or key=value; the command line wins)\n")
     for line in read_knob_table(yaml_path):

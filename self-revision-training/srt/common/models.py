@@ -207,6 +207,11 @@ def padding_id(model_path: str, tokenizer: Any, eot_id: int) -> int:
     return eot_id if pad_id is None or pad_id >= vocab_size(model_path) else pad_id
 
 
+def exceeds_embedding(model_path: str, tokenizer: Any) -> bool:
+    """Whether the tokenizer knows tokens without an embedding, which some text may contain."""
+    return max(tokenizer.get_vocab().values(), default=0) >= vocab_size(model_path)
+
+
 def check_token_ids(model_path: str, tokenizer: Any, ids: Iterable[int]) -> None:
     """Raises UserError for a token without an embedding, which on a GPU ends in an assertion of a CUDA kernel."""
     size, largest = vocab_size(model_path), max(ids, default=0)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.common.models import eot_ids, load_tokenizer
+from srt.common.models import check_token_ids, eot_ids, load_tokenizer
 from srt.config_groups import PromptConfig
 from srt.contract.layout import Layout
 from srt.contract.phrases import PhraseSet, reconcile_phrases
@@ -30,7 +30,9 @@ def layout_of_checkpoint(model_path: str, config: PromptConfig, output_dir: Path
         _refuse_contradictions(model_path, config, prompt, stored)
         prompt = stored
     prompt = prompt.with_date(tokenizer, started_prompt(output_dir))
-    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+    layout = Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+    check_token_ids(model_path, tokenizer, [*layout.eot_ids, *layout.chat(""), *layout.cue(0), *layout.cue(1)])
+    return layout
 
 
 def started_prompt(output_dir: Path | None) -> dict[str, Any] | None:

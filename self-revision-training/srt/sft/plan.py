@@ -227,7 +227,8 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         stages,
         problems if problems.is_file() else None,
     )
-    if not dry_run and not all(plan.is_complete(stage) for stage in stages):
+    complete = [plan.is_complete(stage) for stage in stages]  # each, since any may have lost files
+    if not dry_run and not all(complete):
         memory_plan(plan, this_machine()).check(config.check_memory)
         longest = max(length for stage in stages for length in stage.lengths)
         plan = replace(plan, attention=check_model(config, longest, "cpu" if processes.total > 1 else None))
