@@ -30,6 +30,7 @@ from srt.contract.provenance import (
     model_revision,
     open_run,
     read_run,
+    started_identity,
     tokenizer_fingerprint,
 )
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
@@ -116,7 +117,8 @@ def collect(argv: list[str]) -> None:
         "recipe": recipe_record(config, "srt_data"),
         "prompt_probe": layout.prompt_probe(),
     }
-    check_stage_files(config.train_data_dir, prefix, identity)
+    if started_identity(output_dir) in (None, identity):  # else open_run says what differs
+        check_stage_files(config.train_data_dir, prefix, identity)
     open_run(output_dir, identity, config_record, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
