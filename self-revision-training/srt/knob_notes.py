@@ -107,7 +107,7 @@ def ignored_lines(config_name: str, known: set[str], known_anywhere: set[str]) -
             continue
         right = right_names(config_name, variable, known)
         if right and not all(name in os.environ for name in right):
-            is_, names = ("are", " and ".join(right)) if len(right) > 1 else ("is", right[0])
+            is_, names = "are" if len(right) > 1 else "is", " and ".join(right)
             lines.append(
                 f"warning: {variable}={_shown(value)} is ignored, since {script} has no such knob; meant {is_} "
                 f"probably {names}"
