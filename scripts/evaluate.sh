@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Evaluate a checkpoint: avg@k, pass@k, response length, accuracy of revisions. Knobs: --help.
+# Evaluate and compare checkpoints (evaluate.sh MODEL [MODEL ...]): avg@k, pass@k, majority@k, greedy, entropy,
+# length, accuracy of revisions. Knobs: --help.
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 choose_python "$PHASE1_ENVIRONMENT" "$PHASE2_ENVIRONMENT"
 exec "$PYTHON" "$REPOSITORY/self-revision-training/evaluate.py" "$@"

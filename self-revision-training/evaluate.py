@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint. Knobs: configs/evaluate.yaml, or --help."""
+"""Evaluate checkpoints. Knobs: configs/evaluate.yaml, or --help."""
 
 from srt.common.entry_point import run_entry_point
 
@@ -7,7 +7,7 @@ def main(argv: list[str]) -> None:
     from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
 
     print_help_if_asked("evaluate", argv)
-    from srt.evaluate import evaluate  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
+    from srt.evaluation.run import evaluate  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     evaluate(argv)
 

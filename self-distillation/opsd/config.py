@@ -58,6 +58,7 @@ class DistillConfig(
     kl_grad_eps: float = option(ge=0, le=0.01)
     kl_single_pass: bool = option()
     kl_clip: float = option(ge=0)
+    teacher_cue: str = option(choices=("verdict", "random", "0", "1", "none"))
     loss_on: str = option(choices=("all", "r0"))
     reward_weight: float = option(ge=0)
     srt_replay: float = option(ge=0, le=0.9)
@@ -71,6 +72,7 @@ class DistillConfig(
     teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
     max_total_sequence_length: int = option(ge=2)
+    gpu_memory_utilization: float | None = option(ge=0.01, le=1)
     train_global_batch_size: int = option(ge=1)
     tokens_per_micro_batch: int = option(ge=1)
     preflight: bool = option()
@@ -183,6 +185,11 @@ def check(config: DistillConfig) -> None:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
             "loss of the paper's equation (reverse, exact, temperature 1)"
+        )
+    if config.teacher_cue != "verdict":
+        print(
+            f"note: TEACHER_CUE={config.teacher_cue} is a control: the teacher is not told whether y is correct, "
+            "as it is in the method (TEACHER_CUE=verdict)"
         )
     if config.kl_clip or config.loss_on != "all" or config.reward_weight or config.srt_replay:
         print(

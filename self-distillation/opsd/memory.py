@@ -7,12 +7,17 @@ import torch
 from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.run import Run
 from srt.common.machine import Machine
-from srt.common.memory_plan import MemoryPlan, ModelShape, local_terms, make_plan, nemo_rl_terms
+from srt.common.memory_plan import GIB, MemoryPlan, ModelShape, Terms, local_terms, make_plan, nemo_rl_terms
 from srt.common.models import count_parameters, load_model_config
 from srt.sampling.from_config import has_vllm
 
 # Student tokens for each teacher token of a micro-batch: the teacher reads y twice, and both read the prompt once.
 STUDENT_SHARE = 0.6
+# Of a GPU, for a sampler whose share is not set: never more (vLLM's own default), never less, and what it leaves
+# free: beside its share vLLM has CUDA graphs and buffers, and torch's pool has gaps. With 1.5 B parameters on an H200
+# these were 7 GiB; with 2 GiB left, it ran out of memory when it woke up after the first step.
+LARGEST_SHARE, SMALLEST_SHARE = 0.9, 0.1
+SAMPLER_RESERVE = 10 * GIB
 
 
 def offloads(run: Run, machine: Machine) -> bool:
@@ -21,6 +26,13 @@ def offloads(run: Run, machine: Machine) -> bool:
     if config.offload != "auto":
         return config.offload == "1"
     return machine.gpus > 0 and not _local_plan(run, machine, False).fits
+
+
+def sampler_share(run: Run, machine: Machine) -> float:
+    """vLLM's share of a GPU's memory while it samples. `machine`: before the run has taken any of it."""
+    if run.config.gpu_memory_utilization is not None or not machine.gpus:
+        return run.config.gpu_memory_utilization or LARGEST_SHARE  # without a GPU it means nothing
+    return memory_plan(run, machine).gpu["sampling"]["sampler"] / _gpu_total()
 
 
 def memory_plan(run: Run, machine: Machine) -> MemoryPlan:
@@ -43,8 +55,10 @@ def _local_plan(run: Run, machine: Machine, offload: bool) -> MemoryPlan:
         offload=offload,
         all_vocab_entries=config.kl_grad_eps == 0,
         # The cache of transformers grows with the responses; vLLM takes its share at once.
-        sampler_bytes=_vllm_bytes(run) if with_vllm else 0,
+        sampler_bytes=0,
     )
+    if with_vllm:
+        terms[0]["sampling"]["sampler"] = _sampler_bytes(run, machine, terms[0]["sampling"])
     changes = ["ENGINE=nemo-rl on several GPUs"] + ([] if offload else ["OFFLOAD=1"])
     changes += _common_changes(run) + ([] if config.lora_rank else ["LORA_RANK=32 LR=1e-4"])
     title = f"ENGINE=local{' with OFFLOAD=1' if offload else ''}"
@@ -63,9 +77,10 @@ def _nemo_rl_plan(run: Run, machine: Machine) -> MemoryPlan:
         step_tokens=config.num_prompts_per_step * run.max_total_tokens,
         checkpointing=config.gradient_checkpointing,
         all_vocab_entries=config.kl_grad_eps == 0,
-        sampler_bytes=_vllm_bytes(run),
+        sampler_bytes=0,
         megatron_parallel=cluster.tensor_parallel if config.trainer_backend == "megatron" else None,
     )
+    terms[0]["sampling"]["sampler"] = _sampler_bytes(run, machine, terms[0]["sampling"])
     changes = ["more GPUs (GPUS_PER_NODE, NUM_NODES)", *_common_changes(run)]
     return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, changes)
 
@@ -82,10 +97,19 @@ def _student_tokens(run: Run) -> int:
     return max(run.max_total_tokens, int(STUDENT_SHARE * run.config.tokens_per_micro_batch))
 
 
-def _vllm_bytes(run: Run) -> int:
-    """vLLM's share is a fraction of the whole GPU."""
-    total = torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
-    return int(run.config.gpu_memory_utilization * total)
+def _sampler_bytes(run: Run, machine: Machine, others: Terms) -> int:
+    """vLLM's part of a GPU, which it takes at once: GPU_MEMORY_UTILIZATION of it, or what `others`, the terms of
+    the sampling phase without it, leave free."""
+    total = _gpu_total()
+    if run.config.gpu_memory_utilization is not None:
+        return int(run.config.gpu_memory_utilization * total)
+    free = total if machine.gpu_bytes is None else machine.gpu_bytes
+    left = free - sum(others.values()) - SAMPLER_RESERVE
+    return int(min(max(left, SMALLEST_SHARE * total), LARGEST_SHARE * total))
+
+
+def _gpu_total() -> int:
+    return torch.cuda.get_device_properties(0).total_memory if torch.cuda.is_available() else 0
 
 
 @functools.cache

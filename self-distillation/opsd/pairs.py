@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from opsd.rollouts import Rollout
 from srt.contract.layout import Layout, TokenSequence
+from srt.contract.seeds import sample_seed
 
 Item = TypeVar("Item")
+TeacherCue = Literal["verdict", "random", "0", "1", "none"]
 
 
 @dataclass(frozen=True)
@@ -25,14 +27,33 @@ class SequencePair:
         return self.student.ids[self.student.start :]
 
 
-def build_pair(rollout: Rollout, layout: Layout, max_teacher_tokens: int) -> SequencePair:
-    """Both sequences; y is shortened for both alike when the teacher's sequence would be too long."""
-    y = layout.fit_to_teacher(rollout.chat, rollout.y, rollout.r, max_teacher_tokens)
+def build_pair(
+    rollout: Rollout, layout: Layout, max_teacher_tokens: int, teacher_cue: TeacherCue = "verdict", seed: int = 0
+) -> SequencePair:
+    """Both sequences; y is shortened for both alike when the teacher's sequence would be too long.
+
+    `teacher_cue`: see `told_reward`.
+    """
+    told = told_reward(rollout, teacher_cue, seed)
+    y = layout.fit_to_teacher(rollout.chat, rollout.y, told, max_teacher_tokens)
     return SequencePair(
         rollout,
         student=layout.student_sequence(rollout.chat, y),
-        teacher=layout.teacher_sequence(rollout.chat, y, rollout.r),
+        teacher=layout.teacher_sequence(rollout.chat, y, told),
     )
+
+
+def told_reward(rollout: Rollout, teacher_cue: TeacherCue, seed: int) -> int | None:
+    """The reward whose phrase the teacher reads after y; None: no phrase.
+
+    "verdict" is the method: the reward of y. The others are controls. "random" tosses a coin, the same for the
+    same response and `seed`; "0" and "1" say the same of every response; "none" says nothing.
+    """
+    if teacher_cue == "verdict":
+        return rollout.r
+    if teacher_cue == "random":
+        return sample_seed(seed, "teacher cue", rollout.problem.id, *rollout.y) % 2
+    return None if teacher_cue == "none" else int(teacher_cue)
 
 
 def micro_batches(pairs: list[SequencePair], tokens: int) -> Iterator[list[SequencePair]]:

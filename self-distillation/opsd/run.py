@@ -4,9 +4,10 @@ due."""
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import cast
 
 from opsd.config import RunConfig, identity
-from opsd.pairs import SequencePair, build_pair
+from opsd.pairs import SequencePair, TeacherCue, build_pair
 from opsd.problem_order import ProblemOrder
 from opsd.replay import Replay
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
@@ -199,7 +200,11 @@ class Run:
 
     def all_pairs(self, rollouts: list[Rollout]) -> list[SequencePair]:
         """Both sequences of all responses, whether they enter the loss or not."""
-        pairs = [build_pair(rollout, self.layout, self.max_teacher_tokens) for rollout in rollouts]
+        cue = cast(TeacherCue, self.config.teacher_cue)  # one of its choices
+        pairs = [
+            build_pair(rollout, self.layout, self.max_teacher_tokens, cue, self.config.seed)
+            for rollout in rollouts
+        ]
         return [pair for pair in pairs if pair.targets]
 
     def _enters_loss(self, pair: SequencePair) -> bool:

@@ -42,7 +42,6 @@ class SamplerConfig:
     sampler_batch: int = option(ge=1)
     temperature: float = option(ge=0, le=100)
     top_p: float = option(ge=1e-6, le=1)
-    gpu_memory_utilization: float = option(ge=0.01, le=1)
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,7 @@ class ParallelSamplerConfig(SamplerConfig):
     batch_size: int = option(ge=1)
     max_tokens: int = option(ge=1)
     dtype: str = option(choices=("auto", "bfloat16", "float16", "float32"))
+    gpu_memory_utilization: float = option(ge=0.01, le=1)
     tensor_parallel_size: int = option(ge=1)
     data_parallel_size: int | None = option(ge=1)
     data_parallel_backend: str = option(choices=("mp", "ray"))

@@ -152,7 +152,11 @@ WRONG_TYPES = {
     "prepare": ("STAGE1_SIZE", "1.5", "expected a whole number (tuples for SFT stage 1 (generation))"),
     "sft": ("LR_STAGE1", "small", "expected a number (peak learning rate of stage 1)"),
     "distill": ("LR", "small", "expected a number (peak learning rate)"),
-    "evaluate": ("REVISE", "perhaps", "expected 0 or 1 (1: also sample one revision of every response)"),
+    "evaluate": (
+        "REVISE",
+        "perhaps",
+        "expected one of oracle, always, none, 1, true, 0, false (one revision of every",
+    ),
     "report": ("EXAMPLES", "some", "expected a whole number"),
 }
 MISSPELLED = {

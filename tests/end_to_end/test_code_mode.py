@@ -10,7 +10,7 @@ from srt.collect.run import collect
 from srt.collect.split import prepare
 from srt.common.files import read_json, read_jsonl
 from srt.common.models import load_tokenizer
-from srt.evaluate import evaluate
+from srt.evaluation.run import evaluate
 from srt.sampling.base import Sample
 from srt.verifiers.code.languages import BY_FENCE, find_toolchain
 

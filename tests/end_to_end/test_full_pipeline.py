@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
 
+from srt.collect.collector import GREEDY
 from srt.collect.split import metadata_path
 from srt.common.files import read_jsonl
 from srt.contract.phrases import PHRASE_SETS
@@ -161,6 +162,20 @@ def test_every_step_changed_the_weights(full_run):
         assert any(not torch.equal(before[name], after[name]) for name in before)
 
 
+def test_checkpoints_have_a_model_card_with_phrases_recipe_and_figures(full_run):
+    cards = {stage: (path / "README.md").read_text() for stage, path in checkpoints(full_run).items()}
+    for stage, path in checkpoints(full_run).items():
+        fingerprint = read(path / "sd_zero.json")["data_fingerprint"]
+        assert (
+            fingerprint in cards[stage] and QWEN.wrong in cards[stage] and "| srt_data | readme | " in cards[stage]
+        )
+    assert "loss of the last logged update" in cards["stage2"] and "| distill | readme | " not in cards["stage2"]
+    validation = read_jsonl(full_run.folder / "sd_zero" / "validation.jsonl")
+    assert "| distill | readme | " in cards["sd_zero"] and "| steps | 10 |" in cards["sd_zero"]
+    assert f"| validation avg@1 after 10 steps | {validation[-1]['avg_at_k']:.4g} |" in cards["sd_zero"]
+    assert f"| validation avg@1 after 0 steps | {validation[0]['avg_at_k']:.4g} |" in cards["sd_zero"]
+
+
 def test_checkpoints_record_stage_phrases_and_prompt(full_run):
     recorded = {stage: read(path / "sd_zero.json") for stage, path in checkpoints(full_run).items()}
     assert [recorded[stage]["stage"] for stage in ("stage1", "stage2", "sd_zero")] == [1, 2, "sd_zero"]
@@ -236,10 +251,15 @@ def test_tensorboard_events_are_written(full_run):
 def test_evaluation_metrics_follow_from_the_logged_responses(full_run):
     folder = full_run.folder / "evaluation" / "sd_zero"
     metrics, attempts = read(folder / "evaluation.json"), read_jsonl(folder / "attempts.jsonl")
-    responses = [line for line in attempts if line["kind"] == "response"]
+    greedy = [line for line in attempts if line["response_idx"] == GREEDY]
+    responses = [line for line in attempts if line["kind"] == "response" and line not in greedy]
     right = Counter(line["problem_idx"] for line in responses if line["y_init_correct"])
     assert len(responses) == 12 * 2 and metrics["problems"] == 12 and metrics["k"] == 2
     assert metrics["avg_at_k"] == pytest.approx(sum(right.values()) / 24)
+    assert len(greedy) == 12
+    assert metrics["metrics"]["greedy"]["value"] == pytest.approx(sum(g["y_init_correct"] for g in greedy) / 12)
+    nats = -sum(line["y_init_logprob"] for line in responses) / sum(line["y_init_tokens"] for line in responses)
+    assert metrics["metrics"]["entropy"]["value"] == pytest.approx(nats) and nats > 0
     assert metrics["pass_at_k"] == pytest.approx(len(right) / 12)
     assert metrics["mean_response_tokens"] == pytest.approx(sum(r["y_init_tokens"] for r in responses) / 24)
     assert metrics["revisions_r0"] + metrics["revisions_r1"] == 24

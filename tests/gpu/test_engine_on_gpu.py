@@ -1,4 +1,4 @@
-"""A bf16 update on the GPU, without an attention mask over padding, against the CPU's; vLLM with LoRA weights."""
+"""Updates on the GPU: against the CPU's, and with optimizer and teacher in main memory; vLLM with LoRA weights."""
 
 from pathlib import Path
 
@@ -52,17 +52,22 @@ def make_config(student, teacher=None, **settings) -> RunConfig:
     return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
 
-@pytest.mark.parametrize("gradient_checkpointing", [0, 1])
-def test_a_bf16_update_on_the_gpu_matches_the_cpu(
-    tiny_checkpoint, other_checkpoint, layout, monkeypatch, gradient_checkpointing
-):
+def make_pairs(layout):
+    """Responses of different lengths, with and without a whole micro-batch to themselves."""
     text = "A 1 + 1 = 2\nB 2 * 3 = 6\n" * 6
     pairs = []
     for length in (1, 3, 7, 20, 33, 64, 65):
         y = layout.tokenizer.encode(text)[:length]
         rollout = Rollout(Problem("p", X, "7"), layout.chat(X), y, [-1.0] * length, "length", 0)
         pairs.append(build_pair(rollout, layout, 500))
-    results = {}
+    return pairs
+
+
+@pytest.mark.parametrize("gradient_checkpointing", [0, 1])
+def test_a_bf16_update_on_the_gpu_matches_the_cpu(
+    tiny_checkpoint, other_checkpoint, layout, monkeypatch, gradient_checkpointing
+):
+    pairs, results = make_pairs(layout), {}
     for device in ("cuda", "cpu"):
         monkeypatch.setattr("srt.common.models.default_device", lambda device=device: torch.device(device))
         config = make_config(
@@ -74,6 +79,28 @@ def test_a_bf16_update_on_the_gpu_matches_the_cpu(
         result = OptimizerStep(config, student, teacher, 0, 10, None).run(pairs)
         results[device] = (TokenMetrics(result.scored).means()["kl"], result.grad_norm)
     assert results["cuda"] == pytest.approx(results["cpu"], rel=0.05)
+
+
+def test_offloaded_moments_and_teacher_change_no_update_and_leave_the_gpu(
+    tiny_checkpoint, other_checkpoint, layout
+):
+    pairs, weights, left = make_pairs(layout), {}, {}
+    for offload in (False, True):
+        torch.manual_seed(0)
+        config = make_config(tiny_checkpoint, other_checkpoint, lr=1e-3)
+        student = Student(config, None)
+        before = torch.cuda.memory_allocated()  # of the student alone
+        teacher = open_teacher(config, student, None, offload)
+        step = OptimizerStep(config, student, teacher, 0, 10, None, offload)
+        for _ in range(3):  # the moments return twice
+            step.run(pairs)
+        weights[offload] = {name: tensor.clone() for name, tensor in student.named_weights()}
+        left[offload] = torch.cuda.memory_allocated() - before
+        del step, teacher, student
+    assert all(torch.equal(weights[True][name], weights[False][name]) for name in weights[False])
+    size = sum(tensor.numel() for tensor in weights[False].values())
+    # Two fp32 moments and a bf16 teacher, 10 bytes a parameter, stay on the GPU without offload.
+    assert left[False] - left[True] > 9 * size
 
 
 @pytest.mark.vllm

@@ -6,7 +6,7 @@ import os
 import pytest
 import torch
 
-from opsd.kl import KLConfig, dense, exact_kl
+from opsd.kl import KLConfig, LogitTransform, dense, exact_kl
 from opsd.kl.kernels import fused
 from tests.opsd.helpers.kl_cases import KINDS, make_case, naive, near_equal_case, relative_error, run
 
@@ -179,3 +179,26 @@ def test_flagged_entries_on_a_models_hidden_states(monkeypatch):
 
 def test_unsupported_divergences_are_not_claimed():
     assert not fused.supports(KLConfig("jsd"), 100) and not fused.supports(KLConfig(topk=5), 100)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clipped_tokens(kind):
+    case = on_gpu(make_case(70, 50_001, 256, 256, 3.0, torch.bfloat16))
+    values = naive(case, KLConfig(kind))[1].sort().values
+    config = KLConfig(kind, clip=float(values[34:36].mean()))
+    out, (hidden, _) = run(case, config=config)
+    loss, _, expected, _ = naive(case, config)
+    assert relative_error(out.loss, loss) <= ACCURACY
+    assert relative_error(hidden, expected[0]) <= 2 * ACCURACY  # a token near the limit may fall on either side
+    assert not hidden[out.token_kl > config.clip].any()
+
+
+@pytest.mark.parametrize("transform", [LogitTransform(0.125), LogitTransform(cap=30.0)], ids=["scaled", "capped"])
+def test_logits_that_the_model_scales_or_caps(transform):
+    case = on_gpu(make_case(70, 50_001, 256, 256, 10.0, torch.bfloat16))
+    out, gradients = run(case, student_transform=transform, teacher_transform=transform)
+    loss, token_kl, expected, _ = naive(case, transforms=(transform, transform))
+    assert relative_error(out.loss, loss) <= ACCURACY
+    assert relative_error(out.token_kl, token_kl) <= ACCURACY
+    for actual, reference in zip(gradients, expected, strict=True):
+        assert relative_error(actual, reference) <= ACCURACY

@@ -1,6 +1,7 @@
 """The memory plan of Phase 2: from the knobs of a run, and before anything is written."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -8,10 +9,11 @@ from opsd import memory
 from opsd.distill import distill
 from srt.common.errors import UserError
 from srt.common.machine import Machine
-from srt.common.memory_plan import GIB
+from srt.common.memory_plan import GIB, OTHER, ModelShape
 from tests.opsd.helpers.problems import PROBLEMS
 
 MACHINE = Machine(2, 80 * GIB, 500 * GIB)
+SHAPE = ModelShape(10**6, vocab=1000, layers=2, width=64, inner=128, queries=64, keys=64)
 
 
 @pytest.fixture
@@ -48,6 +50,23 @@ def test_nemo_rl_shards_over_all_gpus_and_nodes(plan):
     assert two.host["processes"] > one.host["processes"]
     megatron = plan(engine="nemo-rl", trainer_backend="megatron", tensor_parallel_size=1)
     assert megatron.gpu["training"]["gradients"] == 2 * two.gpu["training"]["gradients"]
+
+
+def test_the_sampler_gets_what_the_plan_leaves_free(plan, monkeypatch):
+    monkeypatch.setattr(memory, "_gpu_total", lambda: 80 * GIB)
+    monkeypatch.setattr(memory, "has_vllm", lambda: True)
+
+    def share(**settings):
+        return plan(**{"sampler": "vllm"} | settings).gpu["sampling"]["sampler"] / (80 * GIB)
+
+    assert share(engine="nemo-rl") == share() == memory.LARGEST_SHARE  # a tiny model leaves nearly everything
+    assert share(gpu_memory_utilization=0.25) == 0.25
+    monkeypatch.setattr(memory, "_shape", lambda path: replace(SHAPE, parameters=3 * 10**9))
+    at_rest = 4 + 2 + 8  # the student, the bf16 teacher and Adam's moments, in bytes a parameter
+    expected = 80 - 3e9 * at_rest / GIB - (OTHER + memory.SAMPLER_RESERVE) / GIB
+    assert share() == pytest.approx(expected / 80, abs=1e-3)
+    assert share(offload=1) == pytest.approx((expected + 3e9 * 10 / GIB) / 80, abs=1e-3)
+    assert share(engine="nemo-rl") == memory.LARGEST_SHARE  # its trainer has left the GPU
 
 
 def test_a_run_that_does_not_fit_stops_before_it_writes_anything(tiny_checkpoint, tmp_path, monkeypatch):

@@ -34,6 +34,38 @@ def test_student_reads_the_prompt_alone_and_teacher_reads_y_and_the_cue_of_its_r
         assert pair.teacher.ids[: pair.teacher.start] == rollout.chat + said + cue
 
 
+@pytest.mark.parametrize("r", [0, 1])
+@pytest.mark.parametrize(("teacher_cue", "told"), [("verdict", None), ("0", 0), ("1", 1)])
+def test_the_teacher_is_told_the_verdict_or_in_a_control_always_the_same(
+    make_rollout, layout, teacher_cue, told, r
+):
+    rollout = make_rollout(LONG, r)
+    pair = build_pair(rollout, layout, 1000, teacher_cue)
+    said = layout.tokenizer.encode(LONG)
+    assert pair.teacher.ids == rollout.chat + said + layout.cue(r if told is None else told) + rollout.y
+    assert pair.student == build_pair(rollout, layout, 1000).student
+
+
+def test_without_a_phrase_the_teacher_reads_y_and_a_blank_line(make_rollout, layout):
+    rollout = make_rollout(LONG)
+    pair = build_pair(rollout, layout, 1000, "none")
+    said, blank = layout.tokenizer.encode(LONG), layout.tokenizer.encode("\n\n")
+    assert pair.teacher.ids == rollout.chat + said + blank + rollout.y
+    assert pair.targets == rollout.y
+
+
+def test_a_random_cue_is_a_fair_coin_that_falls_the_same_way_for_the_same_response_and_seed(make_rollout, layout):
+    rollouts = [make_rollout(f"{LONG[: 3 + index]} {index}", r=0) for index in range(40)]
+
+    def told(seed):
+        cues = [build_pair(rollout, layout, 1000, "random", seed).teacher.ids for rollout in rollouts]
+        wrong = [build_pair(rollout, layout, 1000, "0").teacher.ids for rollout in rollouts]
+        return [ids == other for ids, other in zip(cues, wrong, strict=True)]
+
+    assert told(1) == told(1) != told(2)
+    assert 10 < sum(told(1)) < 30
+
+
 def test_predicting_positions_stand_one_before_the_tokens_of_y_in_both_rows(make_rollout, layout):
     pair = build_pair(make_rollout(LONG), layout, max_teacher_tokens=1000)
     for row in (pair.student, pair.teacher):

@@ -11,7 +11,7 @@ from srt.collect.run import CollectConfig
 from srt.common.errors import UserError
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.contract.paths import DEFAULT_DATASETS, data_prefix
-from srt.evaluate import EvaluateConfig
+from srt.evaluation.config import EvaluateConfig
 from srt.report.run import ReportConfig
 from srt.sft.config import SftConfig
 

@@ -13,7 +13,7 @@ from srt.common.errors import UserError
 from srt.config import RECIPES, load_config
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import write_metadata
-from srt.evaluate import EvaluateConfig
+from srt.evaluation.config import EvaluateConfig
 from srt.recipe import print_recipe, recipe_record
 from srt.sft.config import SftConfig
 

@@ -11,7 +11,7 @@ from opsd.local.optimizer_step import OptimizerStep
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
 from opsd.loss_terms import loss_metrics
-from opsd.memory import offloads
+from opsd.memory import offloads, sampler_share
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import span
@@ -33,6 +33,8 @@ class LocalEngine:
         """`grader`: None opens the one of the configuration, which then ends with the engine."""
         config = self.config = run.config
         self.output_dir = run.output_dir
+        machine = this_machine()  # before anything is loaded
+        share = sampler_share(run, machine)
         checkpoint = newest_checkpoint(run.output_dir)
         state = read_state(checkpoint) if checkpoint else START_STATE
         self.start_step: int = state["step"]
@@ -42,7 +44,7 @@ class LocalEngine:
             self.grader = grader or resources.enter_context(open_grader(config))
             self.student = Student(config, checkpoint and checkpoint / "student")
             synced = checkpoint / "teacher" if checkpoint and state["teacher_was_synced"] else None
-            offload = offloads(run, this_machine())
+            offload = offloads(run, machine)
             self.teacher = open_teacher(config, self.student, synced, offload)
             self.optimizer_step = OptimizerStep(
                 config,
@@ -54,7 +56,7 @@ class LocalEngine:
                 offload,
                 run.replay,
             )
-            self.sampler = _open_sampler(run, self.student)
+            self.sampler = _open_sampler(run, self.student, share)
             resources.callback(self.sampler.close)
             self._resources = resources.pop_all()
 
@@ -111,8 +113,9 @@ class LocalEngine:
         self._resources.close()
 
 
-def _open_sampler(run: Run, student: Student) -> WeightSyncedSampler:
-    """Over the student's own weights (transformers), or over a copy that `update_weights` refreshes (vLLM)."""
+def _open_sampler(run: Run, student: Student, memory_utilization: float) -> WeightSyncedSampler:
+    """Over the student's own weights (transformers), or over a copy that `update_weights` refreshes (vLLM, with
+    `memory_utilization` of the GPU)."""
     config = run.config
     if choose_backend(config.sampler) == "transformers":
         dtype = autocast_dtype(student.model.device)
@@ -122,6 +125,6 @@ def _open_sampler(run: Run, student: Student) -> WeightSyncedSampler:
         run.sampling,
         max_model_len=run.max_model_len,
         max_batch=config.sampler_batch,
-        memory_utilization=config.gpu_memory_utilization,
+        memory_utilization=memory_utilization,
         can_sleep=True,
     )

@@ -6,7 +6,7 @@ key, verdict and place of each sample, a few hundred bytes, so that millions of 
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.contract.layout import Layout
 from srt.contract.provenance import fingerprint
-from srt.contract.records import Problem, Response, Revision, SampleKey, as_line, as_tuple, from_line
+from srt.contract.records import Problem, Response, Revision, SampleKey, as_line, as_tuple, from_line, unpack_ids
 
 SHOWN_CHARACTERS = 10_000  # of a sample in set_aside.jsonl
 
@@ -180,11 +180,8 @@ class Attempts:
     def _restore(self) -> None:
         """Damaged lines are left out with a line that says so; their samples are not done, so they come again."""
         damaged: list[int] = []
-        for number, offset, line in self._log.lines(damaged):
-            try:
-                self._restore_one(from_line(line), offset)
-            except (LookupError, TypeError, ValueError, UserError):
-                damaged.append(number)
+        for record, offset in sound_records(self._log, self._problems, damaged):
+            self._index(record, offset)
         _report_damaged(self._log.path, damaged)
         damaged = []
         for number, _, line in self._set_aside_log.lines(damaged):
@@ -202,18 +199,6 @@ class Attempts:
                 f"{self._log.path}, {self.stats.kept} tuples kept"
             )
 
-    def _restore_one(self, record: Response | Revision, offset: int) -> None:
-        """Raises ValueError for a record that does not belong where it says, or that is there already."""
-        key = record.key
-        problem = self._problems[key.problem] if key.problem >= 0 else None
-        if isinstance(record, Response):
-            fits = problem is not None and (record.id, record.x) == (problem.id, problem.x)
-        else:
-            fits = key.response_key in self.responses
-        if not fits or self.is_done(key):
-            raise ValueError("not of this problem, without its response, or there twice")
-        self._index(record, offset)
-
     def _index(self, record: Response | Revision, offset: int) -> None:
         sample = GradedSample.of(record, offset)
         if isinstance(record, Response):
@@ -225,6 +210,35 @@ class Attempts:
         if record.y_revised_correct:
             mode = self._problems[record.problem_idx].mode
             self.kept.add(sample.key, as_tuple(self.response(sample.key.response_key), record), mode)
+
+
+def sound_records(
+    log: JsonlLog, problems: list[Problem], damaged: list[int]
+) -> Iterator[tuple[Response | Revision, int]]:
+    """(record, offset) of each line of attempts.jsonl that is what it says, of these problems.
+
+    `damaged` gets the numbers of lines that hold no record, that are of another problem or without their response,
+    and of those that are there twice.
+    """
+    seen: set[SampleKey] = set()
+    for number, offset, line in log.lines(damaged):
+        try:
+            record = from_line(line)
+            if record.problem_idx >= len(problems):
+                continue  # of a run that used more of them
+            if isinstance(record, Response):
+                problem = problems[max(record.problem_idx, 0)]
+                fits = record.problem_idx >= 0 and (record.id, record.x) == (problem.id, problem.x)
+            else:
+                fits = record.key.response_key in seen
+                unpack_ids(record.y_revised_ids)
+        except (LookupError, TypeError, ValueError, UserError):
+            fits = False
+        if not fits or record.key in seen:
+            damaged.append(number)
+            continue
+        seen.add(record.key)
+        yield record, offset
 
 
 def _report_damaged(path: Path, damaged: list[int]) -> None:

@@ -5,7 +5,7 @@ sample is logged (attempts.py), so a killed run continues with the same command.
 problem order, so the result does not depend on scheduling.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -20,10 +20,11 @@ from srt.common.errors import UserError
 from srt.contract.layout import Layout
 from srt.contract.records import Problem, Response, Revision, SampleKey, pack_ids, unpack_ids
 from srt.contract.seeds import sample_seed
-from srt.sampling.base import Sample, Sampler, SampleRequest
+from srt.sampling.base import Sample, Sampler, SampleRequest, SamplingConfig
 from srt.verifiers.types import Grader, Outcome, Verdict, VerifierError
 
 MANY_RESPONSES = 200  # after which at least one should have been right
+GREEDY = -1  # the response index of the response that `CollectorConfig.greedy` asks for
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,10 @@ class CollectorConfig:
 
     `revise`: the rewards of y_init after which revisions are sampled. `max_in_flight`: problems in flight.
     `max_model_len`: prompt and response together, in tokens. `clean`: see cleaning.py.
+
+    For evaluation: `cue`, 0 or 1, is the phrase of all revisions; None: that of the reward. `greedy`: how one more
+    response per problem, with the index GREEDY, is sampled; it is not revised. `only`: the responses that may be
+    revised; None: all. `log_logprobs`: whether log-probs are logged.
     """
 
     num_responses: int
@@ -44,6 +49,10 @@ class CollectorConfig:
     seed: int
     selection: Selection | None
     clean: bool = False
+    cue: int | None = None
+    greedy: SamplingConfig | None = None
+    only: Collection[SampleKey] | None = None
+    log_logprobs: bool = False
 
 
 class Collector:
@@ -133,7 +142,7 @@ class Collector:
     def _admit(self, problem: int) -> None:
         """Start a problem, or the rest of it if the log has a part."""
         self._in_flight[problem] = set()
-        for response_idx in range(self.config.num_responses):
+        for response_idx in range(GREEDY if self.config.greedy else 0, self.config.num_responses):
             key = SampleKey(problem, response_idx)
             if key in self.attempts.responses:
                 self._revise(key)
@@ -149,7 +158,8 @@ class Collector:
             return
         self._in_flight[key.problem].add(key)
         max_tokens = min(self.config.max_tokens, room)
-        request = SampleRequest(prompt_ids, self._seed(key), max_tokens, group=key.problem)
+        sampling = self.config.greedy if key.response == GREEDY else None
+        request = SampleRequest(prompt_ids, self._seed(key), max_tokens, key.problem, sampling)
         self.sampler.submit(key, request)
 
     def _on_sample(self, key: SampleKey, sample: Sample) -> None:
@@ -178,7 +188,13 @@ class Collector:
         `response`: read from the log if it is not at hand.
         """
         graded = self.attempts.responses[key]
-        if graded.r not in self.config.revise or (graded.truncated and not self.config.revise_truncated):
+        if (
+            key.response == GREEDY
+            or graded.r not in self.config.revise
+            or (graded.truncated and not self.config.revise_truncated)
+        ):
+            return
+        if self.config.only is not None and key not in self.config.only:
             return
         keys = [key._replace(revision=revision) for revision in range(self.config.num_revisions)]
         missing = [key for key in keys if not self.attempts.is_done(key)]
@@ -186,9 +202,16 @@ class Collector:
             return
         response = response or self.attempts.response(key)
         chat = self.layout.chat(response.x)
-        prompt = self.layout.revision_prompt(chat, unpack_ids(response.y_init_ids), response.r)
+        prompt = self.layout.revision_prompt(chat, unpack_ids(response.y_init_ids), self._cue(response.r))
         for revision_key in missing:
             self._sample(revision_key, prompt)
+
+    def _cue(self, r: int) -> int:
+        """Whose phrase follows a response with reward r."""
+        return r if self.config.cue is None else self.config.cue
+
+    def _logprob(self, sample: Sample) -> float | None:
+        return sum(sample.logprobs) if self.config.log_logprobs and sample.logprobs is not None else None
 
     def _retire_if_done(self, problem: int) -> None:
         if not self._in_flight[problem]:
@@ -229,6 +252,7 @@ class Collector:
             y_init_reason=verdict.reason,
             y_init_finish_reason=sample.finish_reason,
             y_init_seed=self._seed(key),
+            y_init_logprob=self._logprob(sample),
         )
 
     def _revision(
@@ -239,7 +263,7 @@ class Collector:
             problem_idx=key.problem,
             response_idx=key.response,
             revision_idx=revision_idx,
-            p_r=self.layout.phrases.text(r),
+            p_r=self.layout.phrases.text(self._cue(r)),
             y_revised=text,
             y_revised_ids=pack_ids(sample.token_ids),
             y_revised_tokens=len(sample.token_ids),
@@ -248,6 +272,7 @@ class Collector:
             y_revised_reason=verdict.reason,
             y_revised_finish_reason=sample.finish_reason,
             y_revised_seed=self._seed(key),
+            y_revised_logprob=self._logprob(sample),
         )
 
     def _seed(self, key: SampleKey) -> int:

@@ -147,7 +147,7 @@ def default_device() -> torch.device:
 def resolve_dtype(dtype: str) -> torch.dtype:
     """The torch dtype of that name; "auto" is bf16 on a GPU and fp32 otherwise."""
     if dtype == "auto":
-        dtype = "bfloat16" if torch.cuda.is_available() else "float32"
+        dtype = "bfloat16" if default_device().type == "cuda" else "float32"
     return getattr(torch, dtype)
 
 

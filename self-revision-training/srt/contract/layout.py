@@ -67,9 +67,8 @@ class Layout:
                 f"end of turn: the chat template of {tokenizer.name_or_path} ends a turn with {named[-1]}, which "
                 f"is not among the model's eos tokens ({', '.join(named[:-1])}); responses end at either"
             )
-        self._cues = tuple(
-            tokenizer.encode(f"\n\n{phrases.text(r)}\n\n", add_special_tokens=False) for r in (0, 1)
-        )
+        texts: dict[int | None, str] = {r: f"\n\n{phrases.text(r)}\n\n" for r in (0, 1)} | {None: "\n\n"}
+        self._cues = {r: tokenizer.encode(text, add_special_tokens=False) for r, text in texts.items()}
 
     def chat(self, x: str) -> list[int]:
         """chat(x), which ends with the opening of the assistant's turn."""
@@ -109,7 +108,8 @@ class Layout:
         ids = self.tokenizer.encode(after, add_special_tokens=False)
         return next((index for index in ids if index in special), None)
 
-    def cue(self, r: int) -> list[int]:
+    def cue(self, r: int | None) -> list[int]:
+        """What stands between y and its revision; None: only the blank line, without a control phrase."""
         return list(self._cues[r])
 
     def decode(self, y: list[int]) -> str:
@@ -122,7 +122,7 @@ class Layout:
     def with_eot(self, y: list[int]) -> list[int]:
         return y if y and y[-1] in self.eot_ids else [*y, self.eot]
 
-    def revision_prompt(self, chat: list[int], y_init: list[int], r: int) -> list[int]:
+    def revision_prompt(self, chat: list[int], y_init: list[int], r: int | None) -> list[int]:
         """The prompt that y_revised is sampled from: chat(x) + y_init + cue(r)."""
         return [*chat, *self.without_eot(y_init), *self.cue(r)]
 
@@ -136,12 +136,12 @@ class Layout:
     def student_sequence(self, chat: list[int], y: list[int]) -> TokenSequence:
         return TokenSequence(chat + y, start=len(chat))
 
-    def teacher_sequence(self, chat: list[int], y: list[int], r: int) -> TokenSequence:
+    def teacher_sequence(self, chat: list[int], y: list[int], r: int | None) -> TokenSequence:
         """chat(x) + y + cue(r) + y; the second y is the student's, token for token."""
         prompt = self.revision_prompt(chat, y, r)
         return TokenSequence(prompt + y, start=len(prompt))
 
-    def fit_to_teacher(self, chat: list[int], y: list[int], r: int, max_teacher_tokens: int) -> list[int]:
+    def fit_to_teacher(self, chat: list[int], y: list[int], r: int | None, max_teacher_tokens: int) -> list[int]:
         """y, shortened so that the teacher's sequence fits; for student and teacher alike, after grading."""
         room = max_teacher_tokens - len(chat) - len(self.cue(r))
         return y if len(self.without_eot(y)) + len(y) <= room else y[: max(0, room // 2)]

@@ -48,6 +48,18 @@ REVISE = "revise"  # by_reward: accuracy of y_revised after responses of that re
 REVISIONS = "revisions"  # by_reward: number of those revisions
 REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the token limit cut off
 
+# Of an evaluation, besides AVG_AT_K, ENTROPY, TRUNCATED and those of revisions.
+PASS_AT = "pass"  # at: pass@k for one k
+MAJORITY_AT = "majority"  # at: accuracy of the most frequent of k answers
+REVISED = "revised"  # share of the responses that were revised
+ACCURACY_AFTER = "accuracy_after"  # avg@k with each revision in the place of its response
+BETTER_OF_BOTH = "better_of_both"  # the same, where the response counts if the revision is wrong
+TOKENS_AFTER = "tokens_after"  # per response, with its revision
+GAIN_PER_1000_TOKENS = "gain_per_1000_tokens"  # of accuracy, by the tokens of the revisions
+GREEDY_ACCURACY = "greedy"  # of one response at temperature 0
+MEAN_RESPONSE_TOKENS = "mean_response_tokens"
+RESPONSE_TOKENS_PERCENTILES = {f"response_tokens_p{share}": share / 100 for share in (10, 50, 90, 99)}
+
 # Of a teacher synchronization.
 KL_BEFORE_SYNC = "kl_before_sync"  # to the former teacher, of the step's responses and the weights after the step
 KL_AFTER_SYNC = "kl_after_sync"  # the same, to the new teacher
@@ -58,6 +70,11 @@ _FORMER_NAMES = {"agreement": TOP1_AGREEMENT, "dropped_columns": DROPPED_VOCAB_F
 def by_reward(name: str, r: int) -> str:
     """The name of the metric over responses with reward r only."""
     return f"{name}_r{r}"
+
+
+def at(name: str, k: int) -> str:
+    """The name of PASS_AT or MAJORITY_AT for one k, such as "pass_at_8"."""
+    return f"{name}_at_{k}"
 
 
 def with_current_names(line: dict[str, Any]) -> dict[str, Any]:

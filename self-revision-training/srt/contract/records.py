@@ -87,6 +87,7 @@ class Response:
     y_init_reason: str
     y_init_finish_reason: str
     y_init_seed: int
+    y_init_logprob: float | None = None  # of all its tokens under the model at temperature 1; None: not recorded
 
     @property
     def r(self) -> int:
@@ -114,6 +115,7 @@ class Revision:
     y_revised_reason: str
     y_revised_finish_reason: str
     y_revised_seed: int
+    y_revised_logprob: float | None = None
 
     @property
     def key(self) -> SampleKey:
@@ -130,7 +132,11 @@ def from_line(line: dict[str, Any]) -> Response | Revision:
     kind = {"response": Response, "revision": Revision}[line["kind"]]
     record = kind(**{name: value for name, value in line.items() if name != "kind"})
     for entry in fields(kind):
-        if type(value := getattr(record, entry.name)) is not entry.type:
+        value = getattr(record, entry.name)
+        if entry.name.endswith("_logprob"):
+            if not (value is None or type(value) in (int, float)):
+                raise ValueError(f"{entry.name}: expected a number, found {value!r:.80}")
+        elif type(value) is not entry.type:
             raise ValueError(f"{entry.name}: expected {entry.type}, found {value!r:.80}")
     return record
 

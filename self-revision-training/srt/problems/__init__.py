@@ -10,6 +10,7 @@ from srt.common.errors import UserError
 from srt.common.files import write_jsonl
 from srt.contract.provenance import fingerprint
 from srt.contract.records import Problem, SampleKey
+from srt.problems.named import named_sets, read_named
 from srt.problems.parsing import USED_FIELDS, has_enough_tests, has_only_examples, parse_problem
 from srt.problems.reading import read_records
 from srt.verifiers.math.golds import GoldChecker
@@ -49,7 +50,9 @@ def load_problems(
 ) -> ProblemSet:
     """All problems of `dataset`, in its order. Bad records are set aside, not dropped silently.
 
-    `min_tests`: leave out code problems with fewer input/output tests.
+    `dataset`: a local file, a hub id, or named sets (named.py), which have their own `subset` and `split`; in a
+    named set a text that occurs again is not another problem. `min_tests`: leave out code problems with fewer
+    input/output tests.
 
     Raises UserError when the dataset is missing, empty or broken, when most of its records are bad, or when
     `min_tests` leaves out all problems.
@@ -60,7 +63,9 @@ def load_problems(
     repeated = 0
     examples_only: set[str] = set()
     golds = GoldChecker()
-    source = read_records(dataset, subset, split, USED_FIELDS)
+    named = named_sets(dataset, mode)
+    source = read_named(named) if named else read_records(dataset, subset, split, USED_FIELDS)
+    by_text: dict[tuple[str, str], Problem] = {}
     for place, record in source.records:
         if isinstance(record, str):  # the reason why the line could not be read
             bad.append({"place": place, "reason": record})
@@ -72,6 +77,14 @@ def load_problems(
         except UNREADABLE as error:
             bad.append({"place": place, "reason": _reason(error), "record": _serializable(record)})
             continue
+        if named:
+            first = by_text.setdefault((problem.source, " ".join(problem.x.split())), problem)
+            if first is not problem:
+                if first.answer == problem.answer:
+                    repeated += 1
+                else:
+                    bad.append({"place": place, "reason": f"the text of {first.id!r} with another answer"})
+                continue
         if problem.id in seen:
             first, first_place = seen[problem.id]
             if problem == first:

@@ -3,7 +3,7 @@
 import codecs
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,7 @@ def read_records(dataset: str, subset: str | None, split: str, fields: Collectio
     if path.suffix not in LOCAL_SUFFIXES:
         if path.is_file():
             raise UserError(f"{dataset}: {why_not_text(path) or _expected_name(path)}")
-        return _from_hub(dataset, subset, split, fields)
+        return read_hub(dataset, subset, split, fields)
     if path.is_dir():
         raise UserError(f"{dataset}: a folder; expected a file")
     try:
@@ -100,20 +100,45 @@ def _from_parquet(path: Path, dataset: str) -> Iterator[tuple[str, Record]]:
         yield f"{dataset}, row {number}", record
 
 
-def _from_hub(dataset: str, subset: str | None, split: str, fields: Collection[str]) -> RecordSource:
+def read_hub(
+    dataset: str,
+    subset: str | None,
+    split: str,
+    fields: Collection[str],
+    revision: str | None = None,
+    files: Sequence[str] = (),
+    name: str | None = None,
+) -> RecordSource:
+    """The records of a hub dataset, restricted to the columns in `fields`.
+
+    `revision`: the commit (None: the newest). `files`: JSONL files of its repository, for one whose format
+    `datasets` does not recognize. `name`: what the user called it, if that is not its id. Raises UserError when it
+    cannot be loaded.
+    """
     import datasets
 
     try:
-        loaded: Any = datasets.load_dataset(dataset, subset, split=split)
+        if files:
+            paths = [f"hf://datasets/{dataset}@{revision or 'main'}/{file}" for file in files]
+            loaded: Any = datasets.load_dataset("json", data_files=paths, split=split)
+        else:
+            loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
     except Exception as error:  # the hub client raises many types, and they all mean the same to the user
+        reason = f"{type(error).__name__}: {reason_of(error)}"
+        if name:
+            raise UserError(
+                f"DATASET={name}: {dataset} could not be loaded from the Hugging Face hub at revision {revision} "
+                f"({reason}); without access to the hub, set DATASET to a local file"
+            ) from error
         raise UserError(
             f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
-            f"loaded from the Hugging Face hub ({type(error).__name__}: {reason_of(error)})"
+            f"loaded from the Hugging Face hub ({reason})"
         ) from error
     # The other columns, solutions and model outputs, may be gigabytes.
     used = [name for name in loaded.column_names if name in fields]
     rows = enumerate(loaded.select_columns(used) if used else loaded, start=1)
-    return RecordSource(((f"{dataset}, {split} row {number}", row) for number, row in rows), _commit_of(loaded))
+    places = ((f"{dataset}, {split} row {number}", row) for number, row in rows)
+    return RecordSource(places, revision or _commit_of(loaded))
 
 
 def _commit_of(loaded: Any) -> str | None:

@@ -117,7 +117,8 @@ class _Reader:
 
     def evaluations(self, folder: Path) -> list[EvaluatedStage]:
         """The four stages in their order, then others by name; `folder` may also be a single evaluation."""
-        if (folder / "evaluation.json").is_file():
+        single = folder / "evaluation.json"
+        if single.is_file() and "models" not in read_json(single):  # that of several has their comparison
             folders = [folder]
         else:
             # A folder with run.json alone is an evaluation that is not finished.

@@ -56,9 +56,17 @@ def open_sampler(
 
 
 def sampler_from_config(
-    config: ParallelSamplerConfig, model_path: str, layout: Layout, problems: list[Problem]
+    config: ParallelSamplerConfig,
+    model_path: str,
+    layout: Layout,
+    problems: list[Problem],
+    with_logprobs: bool = False,
 ) -> tuple[LazySampler, int]:
-    """The sampler for collection or evaluation, and the maximum of prompt and response together, in tokens."""
+    """The sampler for collection or evaluation, and the maximum of prompt and response together, in tokens.
+
+    `with_logprobs`: vLLM returns the log-probs of the sampled tokens, which costs throughput; transformers always
+    does.
+    """
     # The prompt of a revision contains a whole response. Prompts longer than the measured ones are rare: their
     # responses are cut short, or they are set aside, and both are counted.
     measured = len(problems) if exceeds_embedding(model_path, layout.tokenizer) else MEASURED_PROMPTS
@@ -77,7 +85,7 @@ def sampler_from_config(
         options |= {
             "memory_utilization": config.gpu_memory_utilization,
             "tensor_parallel_size": config.tensor_parallel_size,
-            "with_logprobs": False,  # not used here, and they cost throughput
+            "with_logprobs": with_logprobs,
         }
         if engines:
             options |= {"engines": engines, "data_parallel_backend": config.data_parallel_backend}

@@ -2,12 +2,14 @@
 
 import contextlib
 import subprocess
+import time
 from collections.abc import Iterable
 
 import psutil
 
 # Reads process ids until end of file, which comes when the process at the other end of the pipe is gone.
 _SCRIPT = 'while read -r pid; do pids="$pids $pid"; done; kill -9 $pids 2>/dev/null'
+LAST_SECONDS = 60  # at most, that killed processes are waited for: the driver frees GPU memory when they end
 
 
 class ChildProcessGuard:
@@ -32,10 +34,17 @@ class ChildProcessGuard:
             self._pipe.flush()
 
     def kill_all(self) -> None:
-        """Kill them now, together with their descendants, which would otherwise log errors about their parents."""
-        for process in _with_descendants(self._watched):
+        """Kill them now, together with their descendants, which would otherwise log errors about their parents.
+
+        Returns when they have ended, and with them their hold on the GPU memory that the next engine needs.
+        """
+        processes = _with_descendants(self._watched)
+        for process in processes:
             with contextlib.suppress(psutil.NoSuchProcess):  # already ended
                 process.kill()
+        deadline = time.monotonic() + LAST_SECONDS
+        while not all(map(_has_ended, processes)) and time.monotonic() < deadline:
+            time.sleep(0.05)
         self.dismiss()
 
     def dismiss(self) -> None:
@@ -43,6 +52,13 @@ class ChildProcessGuard:
         self._shell.kill()
         self._pipe.close()
         self._shell.wait()
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
 
 
 def _with_descendants(pids: Iterable[int]) -> list[psutil.Process]:

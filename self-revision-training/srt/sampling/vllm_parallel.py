@@ -33,6 +33,7 @@ ADMISSION_SECONDS = 0.2
 # vLLM's second model runner draws the noise of seeded requests in one kernel; the first, the default of vLLM
 # 0.20, draws it sequence by sequence in Python. If the user has set the variable, that wins.
 RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+_runner_of_user = RUNNER in os.environ  # before an engine of another model was started here
 
 
 class VllmParallelSampler:
@@ -249,7 +250,7 @@ async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
         # per step on GPUs with at least 70 GiB, 8192 on others (without a context: 2048).
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
-    if not on_gpu or RUNNER in os.environ:
+    if not on_gpu or _runner_of_user:
         return start()
     os.environ[RUNNER] = "1"
     try:

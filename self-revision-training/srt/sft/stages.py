@@ -16,6 +16,7 @@ from srt.common.console import print_summary
 from srt.common.files import write_json
 from srt.common.models import load_model, stored_dtype
 from srt.common.resume import set_aside, why_damaged
+from srt.contract.model_card import write_model_card
 from srt.contract.provenance import write_metadata
 from srt.sft.callbacks import COMPLETE, ProgressBar
 from srt.sft.plan import Stage, TrainingPlan
@@ -101,11 +102,25 @@ def _export(
     if plan.problems_file:
         shutil.copyfile(plan.problems_file, finished / SRT_PROBLEMS)
     updates = stage.count_updates(plan.tuples_per_update)
-    write_metadata(finished, stage.metadata | {"tuples_per_update": plan.tuples_per_update, "updates": updates})
+    metadata = stage.metadata | {"tuples_per_update": plan.tuples_per_update, "updates": updates}
+    write_model_card(finished, metadata, _figures(plan, stage, log, updates))
+    write_metadata(finished, metadata)
     if folder.exists():
         shutil.rmtree(folder)
     os.replace(finished, folder)
     shutil.rmtree(work_dir)
+
+
+def _figures(plan: TrainingPlan, stage: Stage, log: list[dict], updates: int) -> dict[str, object]:
+    """For the model card."""
+    losses = {key: [entry[key] for entry in log if key in entry] for key in ("loss", "eval_loss")}
+    return {
+        "tuples": len(stage.train),
+        "tuples per update": plan.tuples_per_update,
+        "updates": updates,
+        "loss of the last logged update": losses["loss"][-1] if losses["loss"] else None,
+        "validation loss at the end": losses["eval_loss"][-1] if losses["eval_loss"] else None,
+    }
 
 
 def _newest_complete_checkpoint(work_dir: Path) -> Path | None:

@@ -156,12 +156,10 @@ def test_megatron_refuses_what_only_the_other_workers_ask_the_model(
 
 
 def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_config, model_config):
-    config = make_config(
-        student_model="m", temperature=0.7, top_p=0.9, gpu_memory_utilization=0.3, sampler_batch=99
-    )
+    config = make_config(student_model="m", temperature=0.7, top_p=0.9, sampler_batch=99)
     overrides = {"rope_parameters": {"rope_type": "default"}}
     shape = cluster_shape(config, 1, model_config, 1)
-    generation = generation_config(config, shape, 1000, [5, 6], pad_id=5, hf_overrides=overrides)
+    generation = generation_config(config, shape, 1000, [5, 6], 5, memory_utilization=0.3, hf_overrides=overrides)
     assert generation["vllm_kwargs"]["hf_overrides"] == overrides
     assert (generation["temperature"], generation["top_p"], generation["stop_token_ids"]) == (0.7, 0.9, [5, 6])
     assert generation["vllm_cfg"]["max_model_len"] == 1000

@@ -8,13 +8,14 @@ import pytest
 
 from quickstart.tokenizer import build_tokenizer
 from srt.collect.attempts import Attempts
-from srt.collect.collector import Collector, CollectorConfig
+from srt.collect.collector import GREEDY, Collector, CollectorConfig
 from srt.collect.selection import Selection
 from srt.common.files import read_jsonl
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import Problem, SampleKey, unpack_ids
 from srt.contract.seeds import sample_seed
+from srt.sampling.base import SamplingConfig
 from srt.verifiers.math.grader import MathGrader
 from tests.srt.helpers.scripted import ScriptedSampler
 
@@ -356,3 +357,40 @@ def test_memory_holds_places_and_not_texts(collect, layout, tmp_path):
     assert count == len(lines) > 900 and attempts.stats.kept == run.stats.kept > 100
     assert highest / count < 1000  # bytes; a line has more than 5000
     assert attempts.tuples(attempts.kept.in_order())[0]["y_init"].endswith(" " * 5000)
+
+
+# For evaluation -----------------------------------------------------------------------------------------
+
+
+def test_a_greedy_response_per_problem_which_is_not_revised(collect):
+    greedy = SamplingConfig(0.0, 1.0, (2,))
+    collector, sampler = collect("greedy", greedy=greedy, revise=frozenset({0, 1}))
+    of_greedy = [request for key, request in sampler.requests if key.response == GREEDY]
+    assert [request.sampling for request in of_greedy] == [greedy] * len(PROBLEMS)
+    assert all(request.sampling is None for key, request in sampler.requests if key.response != GREEDY)
+    assert len(collector.attempts.responses) == 3 * len(PROBLEMS)
+    assert all(key.response != GREEDY for key in collector.attempts.revisions)
+    again, sampler = collect("greedy", greedy=greedy, revise=frozenset({0, 1}))
+    assert not sampler.requests and again.attempts.responses == collector.attempts.responses
+
+
+@pytest.mark.parametrize("cue", [None, 0, 1])
+def test_the_phrase_of_revisions_may_be_the_same_for_all(collect, layout, tmp_path, cue):
+    _, sampler = collect("cue", cue=cue, revise=frozenset({0, 1}))
+    lines = read_jsonl(tmp_path / "cue" / "attempts.jsonl")
+    reward = {keys_of_line(line): int(line["y_init_correct"]) for line in lines if line["kind"] == "response"}
+    assert set(reward.values()) == {0, 1}
+    prompts = {key: request.prompt_ids for key, request in sampler.requests}
+    for line in lines:
+        if line["kind"] == "revision":
+            r = reward[line["problem_idx"], line["response_idx"], None] if cue is None else cue
+            assert line["p_r"] == PHRASES.text(r)
+            ids = prompts[SampleKey(*keys_of_line(line))]
+            assert ids[-len(layout.cue(r)) :] == layout.cue(r)
+
+
+def test_log_probs_are_logged_when_asked_for(collect, tmp_path):
+    for name, asked in (("with", True), ("without", False)):
+        collect(name, log_logprobs=asked)
+        values = {line.get("y_init_logprob") for line in read_jsonl(tmp_path / name / "attempts.jsonl")}
+        assert values <= ({0.0, None} if asked else {None}) and (0.0 in values) == asked

@@ -78,7 +78,7 @@ def test_the_control_device_of_the_driver_is_no_gpu():
 def test_every_entry_point_that_samples_or_trains_checks_it(machine, tiny_checkpoint, entry_point):
     from opsd.distill import distill
     from srt.collect.run import collect
-    from srt.evaluate import evaluate
+    from srt.evaluation.run import evaluate
     from srt.sft.run import train
 
     machine()

@@ -130,7 +130,7 @@ def test_every_script_has_the_knob_and_it_is_off():
     from opsd.config import DistillConfig
     from srt.collect.config import CollectConfig
     from srt.config import load_config
-    from srt.evaluate import EvaluateConfig
+    from srt.evaluation.config import EvaluateConfig
     from srt.sft.config import SftConfig
 
     scripts = {"sft": SftConfig, "srt_data": CollectConfig, "evaluate": EvaluateConfig, "distill": DistillConfig}

@@ -31,7 +31,7 @@ def serve(monkeypatch, folder: Path, *, commit: str | None = None) -> list[tuple
     splits = {("HuggingFaceH4/aime_2024", "train"): [AIME], ("openai/openai_humaneval", "test"): humaneval()}
     asked: list[tuple[str, str | None, str]] = []
 
-    def load_dataset(name: str, subset: str | None = None, *, split: str):
+    def load_dataset(name: str, subset: str | None = None, *, split: str, revision: str | None = None):
         asked.append((name, subset, split))
         if (name, split) not in splits:
             raise ValueError(f'Unknown split "{split}".')

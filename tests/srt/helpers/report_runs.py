@@ -4,12 +4,12 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 from opsd.run_log import MetricsLog
-from srt.collect.attempts import GradedSample
 from srt.common.files import JsonlLog, read_json, write_json
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.provenance import close_run, open_run
-from srt.contract.records import Response, Revision, as_tuple
-from srt.evaluate import evaluation_metrics
+from srt.contract.records import Problem, Response, Revision, as_tuple
+from srt.evaluation.metrics import evaluation_metrics
+from srt.evaluation.samples import EvaluatedSample, group_by_problem
 from srt.report.run import report
 
 PHRASES = PHRASE_SETS["qwen"]
@@ -47,8 +47,9 @@ def write_evaluation(folder: Path, correct: int, k: int = 8, **settings) -> dict
     identity = {"dataset_fingerprint": "aa", "num_samples": k, "control_phrases": PHRASES.as_dict()} | settings
     open_run(folder, identity, config)
     result = {"model": config["model_path"], "dataset": "held.jsonl"}
-    graded = ([GradedSample.of(record, 0) for record in records] for records in (responses, revisions))
-    result |= evaluation_metrics(*graded, k, seed=0) | {"set_aside": 0}
+    samples = [EvaluatedSample.of(record) for record in (*responses, *revisions)]
+    grouped = group_by_problem(samples, [Problem(f"p{p}", "3 + 4", "7") for p in range(2)])
+    result |= evaluation_metrics(grouped, k, "math", seed=0) | {"set_aside": 0}
     write_json(folder / "evaluation.json", result)
     close_run(folder, result)
     return result

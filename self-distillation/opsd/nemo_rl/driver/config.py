@@ -127,6 +127,7 @@ def generation_config(
     max_model_len: int,
     eot_ids: list[int],
     pad_id: int,
+    memory_utilization: float,
     hf_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
@@ -148,7 +149,7 @@ def generation_config(
             "tensor_parallel_size": shape.sampler_tensor_parallel,
             "pipeline_parallel_size": 1,
             "expert_parallel_size": 1,
-            "gpu_memory_utilization": config.gpu_memory_utilization,
+            "gpu_memory_utilization": memory_utilization,
             "max_model_len": max_model_len,
             "enforce_eager": config.enforce_eager,
             "enable_prefix_caching": True,

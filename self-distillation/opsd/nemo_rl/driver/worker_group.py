@@ -15,6 +15,7 @@ from opsd.config import kl_config
 from opsd.engine import START_STATE, ScoredBatch, UpdateResult
 from opsd.kl import KLOutput
 from opsd.loss_terms import loss_metrics
+from opsd.memory import sampler_share
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
 from opsd.nemo_rl.driver.runtime import WORKERS
@@ -24,6 +25,7 @@ from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import add_span, span
 from srt.common.errors import UserError
+from srt.common.machine import this_machine
 from srt.common.models import stored_dtype, vllm_overrides
 from srt.contract import metrics as names
 
@@ -69,7 +71,9 @@ class WorkerGroup:
             name="sd_zero",
         )
         overrides = vllm_overrides(config.student_model)
-        generation = generation_config(config, shape, run.max_model_len, run.layout.eot_ids, run.pad_id, overrides)
+        share = sampler_share(run, this_machine())
+        eot_ids = run.layout.eot_ids
+        generation = generation_config(config, shape, run.max_model_len, eot_ids, run.pad_id, share, overrides)
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
         self.generation = open_generation(self.cluster, generation)
         self.generation.finish_generation()

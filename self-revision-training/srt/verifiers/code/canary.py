@@ -9,6 +9,7 @@ import threading
 
 from srt.common.errors import UserError
 from srt.contract.records import Problem
+from srt.verifiers.code.deadline import bounded
 from srt.verifiers.code.extract import extract_program
 from srt.verifiers.code.judge import CodeJudge
 from srt.verifiers.types import Outcome, Verdict, VerifierError
@@ -98,7 +99,10 @@ def mode_of(response: str, problem: Problem) -> str | None:
     """FUNCTION, or the name of the program's language; None without a program."""
     if problem.tests and "entry_point" in problem.tests[0]:
         return FUNCTION
-    program = extract_program(response)
+    try:
+        program = bounded(extract_program, response)
+    except VerifierError:  # the response is set aside when it is judged
+        return None
     return program.language.name if program else None
 
 

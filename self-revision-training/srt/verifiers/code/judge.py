@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from srt.common.errors import UserError
 from srt.contract.records import Problem
 from srt.verifiers.code.build import CompileError, build
+from srt.verifiers.code.deadline import bounded
 from srt.verifiers.code.extract import extract_program
 from srt.verifiers.code.failures import STARTUP_CPU_SECONDS
 from srt.verifiers.code.function_submission import FunctionSubmission, KnownTests
@@ -66,7 +67,7 @@ class CodeJudge:
         """
         if not problem.tests:
             raise VerifierError(f"problem {problem.id} has no tests", "a problem without tests")
-        program = extract_program(response)
+        program = bounded(extract_program, response)
         if program is None:
             return Verdict(False, "", "no complete code block in a known language")
         limits = self.limits(problem, program.language)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from srt.verifiers.code.deadline import bounded
 from srt.verifiers.code.java_source import java_file_name, java_main_class
 from srt.verifiers.types import VerifierError
 
@@ -17,8 +18,9 @@ PROGRAM = "program"  # the one file that a build produces
 # Words of a fence: "```GNU C++17 (GCC 7-32)", "```{.python}", "```py title='a.py'". A version may be part of the
 # word or follow it.
 _FENCE_WORD = re.compile(
-    r"(?P<word>[a-z][a-z+#]*+)(?P<version>[0-9][\w.]*+)?+(?:[ \t]++(?P<next>[0-9.]++)(?!\S))?+"
+    r"(?P<word>[a-z][a-z+#]*+)(?!-repl|-console)(?P<version>[0-9][\w.]*+)?+(?:[ \t]++(?P<next>[0-9.]++)(?!\S))?+"
 )
+_FILE_NAME = re.compile(r"\S{1,100}\.(py|cpp|cc|cxx|c|java|go|rs)(?!\S)")
 _FENCE_PREFIXES = ("gnu", "ms", "microsoft", "visual", "language", "lang")
 _CPP_STANDARDS = {
     "14": ("98", "03", "0x", "11", "1y", "14"),  # programs for C++98 and C++11 are programs for C++14
@@ -65,6 +67,14 @@ class Language:
     standards: tuple[str, ...] = ("",)
     standard: Callable[[str], str | None] = lambda _: ""
 
+    def __reduce__(self) -> tuple[Callable[[str], "Language"], tuple[str]]:
+        """Between processes a language is its name."""
+        return language_named, (self.name,)
+
+
+def language_named(name: str) -> "Language":
+    return BY_NAME[name]
+
 
 def _cpp_standard(version: str) -> str | None:
     """The standard that a version in a fence stands for; none: any ("g++ 7.3.0")."""
@@ -78,7 +88,7 @@ def _python_standard(version: str) -> str | None:
 LANGUAGES = (
     Language(
         "Python",
-        ("python", "py", "pypy"),
+        ("python", "py", "pypy", "ipython"),
         "python",
         "python3",
         lambda _: "program.py",
@@ -101,7 +111,7 @@ LANGUAGES = (
     ),
     Language(
         "C",
-        ("c",),
+        ("c", "gcc"),
         "gcc",
         "gcc",
         lambda _: "program.c",
@@ -113,7 +123,7 @@ LANGUAGES = (
         ("java",),
         "javac",
         "default-jdk-headless",
-        java_file_name,
+        lambda source: bounded(java_file_name, source),
         build="{tool} -J-XX:+UseSerialGC -nowarn -encoding UTF-8 -d classes {source} && "
         f"{{bin}}/jar --create --file {PROGRAM} --main-class '{{main}}' -C classes .",
         # As Codeforces and the runner of open-r1/codeforces start it, with the collector that needs no threads.
@@ -167,9 +177,13 @@ PYTHON = BY_NAME["Python"]
 def language_of_fence(info: str) -> tuple[Language, str] | None:
     """The language, and the standard to try first, that the text after a fence names; None for any other text.
 
-    The first word counts, after vendors ("GNU C++17"). It may carry a version, or be followed by one.
+    The first word counts, after vendors ("GNU C++17"). It may carry a version, or be followed by one; or it is the
+    name of a file.
     """
-    for match in _FENCE_WORD.finditer(info.lower()):
+    words = info.lower().replace("c/c++", "c++")
+    if match := _FILE_NAME.match(words):
+        words = match[1]
+    for match in _FENCE_WORD.finditer(words):
         if match["word"] in _FENCE_PREFIXES and not match["version"]:
             continue
         language = BY_FENCE.get(match["word"])
@@ -236,7 +250,7 @@ def command_line(
         "tool": tool,
         "bin": os.path.dirname(tool),
         "source": "{box}/" + language.source(source),
-        "main": java_main_class(source) if language.name == "Java" else "",
+        "main": bounded(java_main_class, source) if language.name == "Java" else "",
         "memory": str(int(memory_mb)),
         "standard": standard,
         "box": "{box}",

@@ -1,16 +1,15 @@
 """Whether the machine refused what a program needed: its failure is then ours, not the program's.
 
-The kernel counts the processes that it killed for lack of memory, and the forks that a limit of our control group
-refused.
+The kernel counts the processes that it killed for lack of memory, and those that a limit of our control group
+refused (sandbox/refusals.py).
 """
 
 from pathlib import Path
 from typing import NamedTuple
 
-from srt.verifiers.code.sandbox.cgroup import fields
+from srt.verifiers.code.sandbox.refusals import ancestry, fields, num_refused
 from srt.verifiers.types import VerifierError
 
-CGROUPS = Path("/sys/fs/cgroup")
 LIMITS = ("memory limit", "time limit", "output limit")  # how reasons begin that are the program's doing
 NO_PROCESSES, NO_MEMORY = "no processes left", "no memory left"  # kinds of VerifierError
 KILLED = 128 + 9  # the exit code after SIGKILL
@@ -30,14 +29,7 @@ class Pressure(NamedTuple):
 
 def pressure() -> Pressure:
     """The counters now; take them before a run, and compare afterwards."""
-    refused = 0
-    for folder in _pids_folders():
-        # Newer kernels count a limit's refusals in all groups above it, too, unless asked for the local ones.
-        for name in ("pids.events.local", "pids.events"):
-            if (count := _counter(folder / name, "max")) is not None:
-                refused += count
-                break
-    return Pressure(_counter(Path("/proc/vmstat"), "oom_kill"), refused)
+    return Pressure(_oom_kills(), sum(map(num_refused, ancestry())))
 
 
 def check_machine(before: Pressure, failure: str) -> None:
@@ -55,24 +47,8 @@ def check_machine(before: Pressure, failure: str) -> None:
         raise VerifierError(f"the machine ran out of memory ({failure})", NO_MEMORY)
 
 
-def _pids_folders() -> list[Path]:
-    """The control groups, ours and those above, whose limits on processes hold for us."""
+def _oom_kills() -> int | None:
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return []
-    folders = []
-    for line in lines:
-        _, controllers, path = line.split(":", 2)
-        if controllers in ("", "pids"):
-            root = CGROUPS / controllers
-            own = root / path.lstrip("/")
-            folders += [folder for folder in (own, *own.parents) if folder.is_relative_to(root)]
-    return folders
-
-
-def _counter(path: Path, name: str) -> int | None:
-    try:
-        return fields(path).get(name)
+        return fields(Path("/proc/vmstat")).get("oom_kill")
     except OSError:
         return None

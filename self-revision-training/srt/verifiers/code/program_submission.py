@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from srt.contract.records import Problem
 from srt.verifiers.code.compare import first_difference
+from srt.verifiers.code.deadline import bounded
 from srt.verifiers.code.extract import Program
 from srt.verifiers.code.failures import run_failure
 from srt.verifiers.code.languages import PROGRAM, PYTHON, command_line, toolchain
@@ -51,7 +52,7 @@ class ProgramSubmission(Submission):
             return failure
         if self.problem.checker:
             return self._check(test, result.stdout)
-        difference = first_difference(result.stdout, test["output"].encode())
+        difference = bounded(first_difference, result.stdout, test["output"].encode())
         return f"wrong answer: {difference}" if difference else None
 
     def _check(self, test: dict, output: bytes) -> str | None:
@@ -72,7 +73,7 @@ class ProgramSubmission(Submission):
         work_files: dict[str, bytes] = {
             "input.txt": without_carriage_returns(test["input"].encode()),
             "correct_output.txt": without_empty_lines(test["output"].encode()),
-            "solution_output.txt": without_empty_lines(output),
+            "solution_output.txt": bounded(without_empty_lines, output),
         }
         command = [toolchain(PYTHON).executable, "{box}/checker.py", *work_files]
         files = {"checker.py": self.problem.checker.encode()}

@@ -13,6 +13,7 @@ from math_verify import verify
 from sympy import Basic, Expr, Integer, MatrixBase, Rational, Symbol, nan, zoo
 
 from srt.verifiers.math.limits import (
+    DOUBLE_FACTORIAL,
     MAX_BARS,
     MAX_FACTORIAL,
     MAX_FORMULA_CHARACTERS,
@@ -44,11 +45,18 @@ _DEGREES = re.compile(r"(\d+(?:\.\d+)?|\([^()]*\)|[A-Za-z]|\\[a-z]+)\s*\^{\\circ
 _MINUTES = re.compile(r"\d\s?'")  # 60' is neither 60 nor a derivative
 _EXTREMUM = re.compile(r"(\\(?:max|min|gcd|lcm))\s?\\{((?:(?!\\[{}]).){1,200})\\}")  # \max\{a, b\}
 _PRIMES = re.compile(r"(?<=[A-Za-z])('+)")
+_PRIMES_OF_SUBSCRIPT = re.compile(r"(_{[^{}]*)}('+)")  # the parser drops these
 _SPACED_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
 _SPACED_DIGITS = re.compile(r"\d \d")
-_COMBINATIONS = re.compile(r"C_{(\d+)}\^{(\d+)}|{?}?_{(\d+)}C_{(\d+)}|C_{(\d+)}\^(\d)(?!\d)")
+_COMBINATIONS = re.compile(
+    r"C_{(\d+)}\^{(\d+)}|{?}?_{(\d+)}C_{(\d+)}|C_{(\d+)}\^(\d)(?!\d)|"
+    r"(?<![A-Za-z])C\((\d+),\s?(\d+)\)"
+)
 _LETTER = re.compile(r"\\text{([A-Za-z])}")
 _DECIMAL_LOGARITHM = re.compile(r"\\lg(?![A-Za-z])")
+_LOGARITHM = re.compile(r"\\log(?![A-Za-z])(?!\s?_)")  # to some base that goes without saying
+_ONE_SIDED = re.compile(r"(\\to\s?[^{}^]{1,9}\^)([+-])(?=})")
+_LIMIT = re.compile(r"(\\lim\s?_{[^{}\\]{1,9})\\to(?![A-Za-z])")
 _GAMMA = re.compile(r"\\gamma(?![A-Za-z])(_{)?")  # the parser takes it for the gamma function
 _SIGNS = re.compile(rf"(?:[-+]\s*){{{MAX_SIGNS + 1}}}")
 _NAMED_E = re.compile(r"(?<![A-Za-z\\])([Ee])_(?={)")  # the parser takes every e for the number
@@ -105,7 +113,7 @@ def _divides_by_zero(expression: Any) -> bool:
 def _for_parser(text: str) -> str | None:
     r"""In the parser's grammar: decimals as exact fractions, degrees in radians. None when it is no formula."""
     text = _LETTER.sub(r" \1 ", text)
-    if _UNREADABLE.search(text) or _MINUTES.search(text) or not text:
+    if _UNREADABLE.search(_LIMIT.sub(r"\1", text)) or _MINUTES.search(text) or not text:
         return None
     text = _SPACED_THOUSANDS.sub("", text)
     if _SPACED_DIGITS.search(text):
@@ -113,10 +121,16 @@ def _for_parser(text: str) -> str | None:
     text = _EXTREMUM.sub(r"\1(\2)", text)
     text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
     text = _DECIMAL.sub(_exact_decimal, text)
+    text = _PRIMES_OF_SUBSCRIPT.sub(lambda m: f"{m[1]}{'p' * len(m[2])}}}", text)
     text = _PRIMES.sub(lambda m: f"_{{{'p' * len(m[1])}}}", text)
-    text = _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[3] or m[5]}}}{{{m[2] or m[4] or m[6]}}}", text)
+    text = _COMBINATIONS.sub(
+        lambda m: f"\\binom{{{m[1] or m[3] or m[5] or m[7]}}}{{{m[2] or m[4] or m[6] or m[8]}}}", text
+    )
     text = _NAMED_E.sub(lambda m: r"\Xi_" if m[1] == "E" else r"\xi_", text)
     text = _GAMMA.sub(lambda m: r"\kappa_{g" if m[1] else r"\kappa_{g}", text)
+    text = DOUBLE_FACTORIAL.sub(lambda m: str(math.prod(range(int(m[1]), 0, -2))), text)
+    if r"\lim" in text:
+        text = _ONE_SIDED.sub(r"\1{\2}", text)
     text = _DECIMAL_LOGARITHM.sub(r"\\log_{10} ", text)
     return text.replace("*", r"\cdot ").removeprefix("+").strip()
 
@@ -144,7 +158,14 @@ def same_formula(gold: str, answer: str) -> bool:
         if gold_percent:
             return _same_value(gold_parsed * hundredth, answer_parsed, None, None)
         return _same_value(gold_parsed, answer_parsed * hundredth, None, None)
-    return False
+    natural = _with_natural_logarithm(gold, answer), _with_natural_logarithm(answer, gold)
+    return natural != (gold, answer) and same_formula(*natural)
+
+
+def _with_natural_logarithm(text: str, other: str) -> str:
+    r"""With \ln for \log where the other formula has \ln: \log without a base is either logarithm."""
+    has_ln = [re.search(r"\\ln(?![A-Za-z])", formula) is not None for formula in (text, other)]
+    return _LOGARITHM.sub(r"\\ln", text) if has_ln == [False, True] else text
 
 
 def _without_percent(text: str) -> str:

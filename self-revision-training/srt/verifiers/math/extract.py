@@ -14,8 +14,10 @@ _BARE = re.compile(
 _JOINT = re.compile(
     r"(?:[\s$,;~]|\\[()\[\],;: ]|\\q?quad(?![A-Za-z])|"
     r"\\text\s?{\s?(?:,\s?)?(?:and|or)\s?}|(?:[a-z]{1,20} ){0,2}(?:and|or)(?![A-Za-z])){0,20}"
-    r"(?:[A-Za-z](?:_{?\w}?)?\s?=\s?)?"
+    r"(?:([A-Za-z](?:_{?\w}?)?)\s?=\s?)?"
 )
+_NAME_BEFORE = re.compile(r"(?<![A-Za-z])([A-Za-z](?:_{?\w}?)?)\s?=\s?$")
+MAX_BETWEEN = 200  # characters between boxes that belong together
 MAX_NESTED_BOXES = 3  # each level is another pass over the text
 
 
@@ -85,8 +87,12 @@ def extract_gold(text: str) -> str:
 
 
 def _joint_boxes(text: str) -> str | None:
-    """The contents of the last boxes as one list, when there are several of them that belong together."""
-    parts: list[str] = []
+    r"""The contents of the last boxes as one list, when there are several of them that belong together.
+
+    >>> _joint_boxes(r"so $x = \boxed{1}$ and $y = \boxed{2}$.")
+    'x=1, y=2'
+    """
+    parts: list[tuple[str | None, str]] = []  # (name before the box, its content)
     end = None  # of the box before
     for box in _BOX.finditer(text):
         start, depth = box.end(), 1
@@ -99,11 +105,20 @@ def _joint_boxes(text: str) -> str | None:
                 break
         else:
             return None
-        if end is None or not _JOINT.fullmatch(text, end, box.start()):
+        joint = None
+        if end is not None and box.start() - end <= MAX_BETWEEN:
+            joint = _JOINT.fullmatch(text, end, box.start())
+        if joint is None:
             parts = []
-        parts.append(text[start : token.start()].strip())
+        name = joint or _NAME_BEFORE.search(text[max(0, box.start() - 12) : box.start()])
+        parts.append((name[1] if name else None, text[start : token.start()].strip()))
         end = token.end()
-    return ", ".join(parts) if len(set(parts)) > 1 else None
+    if len(set(parts)) < 2:
+        return None
+    names = {name for name, _ in parts}
+    if len(names) == 1 or None in names or any("=" in content for _, content in parts):
+        return ", ".join(content for _, content in parts)
+    return ", ".join(f"{name}={content}" for name, content in parts)
 
 
 def _unwrap(answer: str) -> str:

@@ -20,6 +20,8 @@ MAX_RESULT_DIGITS = 20_000  # of any number that results from evaluating the exp
 _LONG_NUMBER = re.compile(rf"\d{{{MAX_CONSECUTIVE_DIGITS + 1}}}")
 _FACTORIAL = re.compile(r"(\d+)[\s)}]*!")
 _BINOMIAL = re.compile(r"\\[dt]?binom[\s{]*(\d+)|(\d+)[\s}]*\\choose")
+DOUBLE_FACTORIAL = re.compile(r"(?<![\d.])(\d{1,3})!!(?!\s?[!^])")
+_SMALL_NESTED = re.compile(r"\(\s?[0-6]!\s?\)\s?!(?!\s?[!^])")  # (6!)! is 720!
 _NESTED = re.compile(r"![\s)}]*!|\\[dt]?binom\s*\{[^{}]*\d\s*[\^!]")  # 9!!, \binom{9^9}{2}
 
 
@@ -36,7 +38,9 @@ def excess(answer: str) -> str | None:
             return f"nested deeper than {MAX_NESTING}"
     # The parser leaves powers and factorials unevaluated, but not binomials.
     arguments = [m[1] or m[2] for m in _BINOMIAL.finditer(answer)] + _FACTORIAL.findall(answer)
-    if any(int(argument) > MAX_FACTORIAL for argument in arguments) or _NESTED.search(answer):
+    if any(int(argument) > MAX_FACTORIAL for argument in arguments) or _NESTED.search(
+        DOUBLE_FACTORIAL.sub("", _SMALL_NESTED.sub("", answer))
+    ):
         return f"a factorial or binomial above {MAX_FACTORIAL}"
     return None
 

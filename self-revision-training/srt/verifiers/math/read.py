@@ -93,6 +93,8 @@ def _read_list(text: str) -> Answer:
     if match := _FRENCH.match(text):
         if match[1] == "]" or match[4] == "[":
             return _read_item(text)
+    if AND in text and (systems := _systems_joined_by_and(text)):
+        return systems
     for separators in ((";",), (OR,), (AND, ",")):
         if any(s in text for s in separators):
             parts, found = split_top(text, separators)
@@ -107,6 +109,21 @@ def _read_list(text: str) -> Answer:
     if integers and not isinstance(answer, Collection):
         return Collection("list", (answer,), integers)
     return answer
+
+
+def _systems_joined_by_and(text: str) -> Answer | None:
+    """x=1, y=2 and x=3, y=4: each part names the same unknowns, so that the word separates solutions."""
+    parts, found = split_top(text, (AND,))
+    if not found or not all(part.count("=") > 1 for part in parts):
+        return None
+    items = [_read_list(part.strip(" ,")) for part in parts]
+    names = [
+        [i.name for i in item.items if isinstance(i, Assignment)] if isinstance(item, Collection) else []
+        for item in items
+    ]
+    if not all(isinstance(item, Collection) and item.kind == "list" and _distinct(item) for item in items):
+        return None
+    return Collection("list", tuple(items)) if len({frozenset(n) for n in names}) == 1 else None
 
 
 def _joined_at_quads(text: str) -> str:

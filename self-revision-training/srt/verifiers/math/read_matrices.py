@@ -1,11 +1,15 @@
 r"""Reads matrices and their linear combinations, entry by entry."""
 
 import re
+from collections.abc import Sequence
 
 from srt.verifiers.math.forms import Answer, Expression, Matrix
+from srt.verifiers.math.limits import MAX_FORMULA_CHARACTERS
 from srt.verifiers.math.split import tokens
 
 _MATRIX = re.compile(r"\\begin{([pbvBV]?matrix|array)}(?:{[^{}]*})?(.*?)\\end{\1}")
+
+_TIMES = ("", "*", r"\cdot", r"\times")  # between two matrices
 
 
 def read_determinant(text: str) -> Expression | None:
@@ -28,7 +32,7 @@ def _expanded(rows: list[list[str]]) -> str:
 
 
 def read_matrix(text: str) -> Answer | None:
-    if r"\begin" not in text or r"\begin{cases}" in text:
+    if r"\begin" not in text or r"\begin{cases}" in text or text.startswith(r"\{"):  # a set of matrices
         return None
     if text[0] in "[(" and text[1:].lstrip().startswith("\\begin") and text.endswith((")", "]")):
         text = text[1:-1].strip()
@@ -38,12 +42,16 @@ def read_matrix(text: str) -> Answer | None:
         if match[1] == "vmatrix":
             return None
         behind, ahead = _at_first_sign(text[position : match.start()]) if terms else ("", text[: match.start()])
-        if behind:  # a factor behind the matrix before: c \\begin{bmatrix}...\\end{bmatrix} e^t + ...
-            coefficient, rows = terms[-1]
-            terms[-1] = f"{coefficient} {behind}", rows
-        if terms and not ahead:
-            return None  # a product of matrices
         rows = [[cell.strip() for cell in row.split("&")] for row in re.split(r"\\\\", match[2]) if row.strip()]
+        if terms and not ahead:
+            product = _product(terms[-1][1], rows) if behind in _TIMES else None
+            if product is None:
+                return None
+            terms[-1], position = (terms[-1][0], product), match.end()
+            continue
+        if behind:  # a factor behind the matrix before: c \\begin{bmatrix}...\\end{bmatrix} e^t + ...
+            coefficient, before = terms[-1]
+            terms[-1] = f"{coefficient} {behind}", before
         terms.append((ahead.strip().rstrip("*").removesuffix(r"\cdot").strip(), rows))
         position = match.end()
     if not terms:
@@ -61,6 +69,22 @@ def read_matrix(text: str) -> Answer | None:
     return Matrix(
         tuple(tuple(" ".join(parts) for parts in zip(*rows, strict=True)) for rows in zip(*cells, strict=True))
     )
+
+
+def _product(left: list[list[str]], right: list[list[str]]) -> list[list[str]] | None:
+    """The rows of a product of matrices; None when they do not fit, or an entry would be too long to be read."""
+    if any(len(row) != len(right) for row in left) or len({len(row) for row in right}) != 1:
+        return None
+    columns = list(zip(*right, strict=True))
+    entries = [
+        ["+".join(f"({a})\\cdot ({b})" for a, b in zip(row, column, strict=True)) for column in columns]
+        for row in left
+    ]
+    return entries if max(len(entry) for row in entries for entry in row) <= MAX_FORMULA_CHARACTERS else None
+
+
+def _sum_of_products(row: Sequence[str], column: Sequence[str]) -> str:
+    return "+".join(f"({a})\\cdot ({b})" for a, b in zip(row, column, strict=True))
 
 
 def _at_first_sign(text: str) -> tuple[str, str]:

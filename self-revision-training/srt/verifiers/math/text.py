@@ -9,6 +9,8 @@ import re
 import unicodedata
 from functools import lru_cache
 
+from srt.verifiers.math.typed import FUNCTIONS, from_old_tex, from_plain_functions, with_braced_scripts
+
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣ", "0123456789+-=()nix")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₌₍₎ₙₖₘ", "0123456789+-=()nkm")
 _SUPERSCRIPT_RUN = re.compile(r"[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼⁽⁾ⁿⁱˣ]+")
@@ -101,7 +103,7 @@ _SYNONYMS = {
         "N": r"\mathbb{N}",
     },
     **{"lparen": "(", "rparen": ")", "tg": "tan", "ctg": "cot", "arctg": "arctan", "arcctg": "arccot"},
-    **{"lb": "", "percent": r"\%", "euro": "€", "pounds": "£", "S": "", "to": r"\to"},
+    **{"lb": "", "percent": r"\%", "euro": "€", "pounds": "£", "S": "", "to": r"\to", "rightarrow": r"\to"},
 }
 _COMMAND = re.compile(r"\\([A-Za-z]+)(?![A-Za-z])")
 _SHORT_FRACTION = re.compile(r"\\frac\s*(?:([0-9A-Za-z])|{([^{}]*)})\s*(?:([0-9A-Za-z])|{([^{}]*)})")
@@ -130,10 +132,13 @@ _OPERATORS = (
 )
 _FRACTION_OF_UNITS = re.compile(r"\\frac\s*{\s*\\text{([^{}]*)}\s*}\s*{\s*\\text{([^{}]*)}\s*}")
 _UNBRACED = re.compile(r"\\(mathrm|mathbf|mathbb|mathit|vec|hat|boldsymbol|bm)\s+([A-Za-z])(?![A-Za-z])")
-_ARRAY = re.compile(r"[\[(]\s*\\begin{array}(?:{[^{}]*})?(.*?)\\end{array}\s*[\])]", re.DOTALL)
+_ARRAY = re.compile(r"[\[(]\s*\\begin{(array|matrix)}(?:{[^{}]*})?(.*?)\\end{\1}\s*[\])]", re.DOTALL)
+_ARRAY_OF_CASES = re.compile(r"\\{\s*\\begin{array}(?:{[^{}]*})?(.*?)\\end{array}(?!\s*\\})", re.DOTALL)
+_COLUMN_OF_IF = re.compile(r"&\s*\\text\s*{\s*(?:if|for|when)\s*,?\s*}\s*&")
 _DOUBLED = re.compile(r"\\\\(?=[A-Za-z])")  # a backslash that was escaped once too often
 _NEGATIVE_SPACE = re.compile(r",\s?\\!\s?")  # 11,\! 111
 _NOT_EQUAL = re.compile(r"\\not\s*=")
+_NOT_IN = re.compile(r"\\(?:notin|not\s?\\in)(?![A-Za-z])\s*\\{((?:[^{}\\]|\\(?![{}]))*)\\}")  # x \notin \{1, 2\}
 _TEXT = re.compile(r"\\text{([^{}]*)}")
 _DEGREE = re.compile(r"\^\s*(?:{\s*\\circ\s*}|\\circ(?![A-Za-z]))")
 # A space, except between digits, and braces that are no argument.
@@ -162,11 +167,13 @@ def clean(text: str) -> str:
     text = _COLOR.sub("", text)
     text = _keep_arguments(text)
     text = _SIZES.sub(" ", text)
-    text = _NOT_EQUAL.sub(r"\\neq ", text)
+    text = _NOT_IN.sub(r"\\neq \1", _NOT_EQUAL.sub(r"\\neq ", text))
     text = _COMMAND.sub(_synonym, text)
     for old, new in _OPERATORS:
         text = text.replace(old, new)
-    text = _ARRAY.sub(r"\\begin{bmatrix}\1\\end{bmatrix}", text)
+    text = _ARRAY.sub(r"\\begin{bmatrix}\2\\end{bmatrix}", text)
+    if r"\begin{array}" in text:
+        text = _ARRAY_OF_CASES.sub(lambda m: rf"\begin{{cases}}{_COLUMN_OF_IF.sub('&', m[1])}\end{{cases}}", text)
     text = _FRACTION_OF_UNITS.sub(r"\\text{\1/\2}", text)
     words = _TEXT.split(text)  # formulas and the contents of \text{} in turn
     words[::2] = [_clean_formula(part) for part in words[::2]]
@@ -234,6 +241,8 @@ def _keep_arguments(text: str) -> str:
                 command.startswith("op") or (command.startswith("math") and name not in ("min", "sec"))
             ):
                 new = f"\\{name} "
+            elif name in FUNCTIONS and command.startswith("op"):
+                new = f" {name}"
             elif re.fullmatch(r"[-+]?[\d.,]+", inside):
                 new = inside
             elif "{" not in content and "\\" not in content.replace("\\ ", ""):
@@ -281,6 +290,7 @@ def _clean_formula(text: str) -> str:
     text = text.replace('"', " ")
     text = _DEGREE.sub(r"^{\\circ}", _SPACES.sub(" ", text))
     text = _BRACED_COMMA.sub(r"\1", text)
+    text = from_plain_functions(from_old_tex(text))
     text = _PLAIN_ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2] or m[3]}}}", text)
     text = _PLAIN_NAMES.sub(lambda m: "\\infty " if m[1].startswith(("inf", "oo")) else f"\\{m[1]} ", text)
     text = re.sub(r"(?<=\d)pi(?![A-Za-z])", r"\\pi ", text)
@@ -297,6 +307,7 @@ def _clean_formula(text: str) -> str:
             break
     if _FRACTION_WITHOUT_BRACES.search(text):
         text = _with_braced_denominators(text)
+    text = with_braced_scripts(text)
     text = re.sub(r"(\\[A-Za-z]+) +(?=[^A-Za-z ])", r"\1", text)
     text = re.sub(r"(?<=[({]) +| +(?=[)}])", "", text) if r"\}" not in text else text
     return re.sub(r" *([_^]) *", r"\1", text)
@@ -320,7 +331,7 @@ def _without_end(text: str) -> str:
     """Without braces around everything, and without a full stop or comma at the end."""
     for _ in range(10):
         before = text
-        text = text.strip().rstrip(",;").strip()
+        text = text.strip().rstrip(",;\\").strip()
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1].rstrip()
         if text.startswith("{") and closing_brace(text, 0) == len(text) - 1 and "," not in text:

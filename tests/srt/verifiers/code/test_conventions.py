@@ -35,6 +35,11 @@ def problem_of(given, output, **more):
         ("MS C++ 2017", "C++", ""),
         ("c11", "C", ""),
         ("GNU C11", "C", ""),
+        ("GNU GCC C11 5.1.0", "C", ""),
+        ("C/C++", "C++", ""),
+        ("src/main.cpp", "C++", ""),
+        ("solution.py", "Python", ""),
+        ("ipython3", "Python", ""),
         ("pypy3", "Python", ""),
         ("PyPy 3-64", "Python", ""),
         ("python 3", "Python", ""),
@@ -52,7 +57,10 @@ def test_names_of_languages_with_versions(info, language, standard):
     assert program and (program.language.name, program.standard) == (language, standard)
 
 
-@pytest.mark.parametrize("info", ["", "python2", "Python 2.7", "kotlin 1.4", "text python", "c#", "output", "14"])
+@pytest.mark.parametrize(
+    "info",
+    ["", "python2", "Python 2.7", "kotlin 1.4", "text python", "c#", "output", "14", "python-repl", "out.txt"],
+)
 def test_names_of_other_languages(info):
     assert extract_program(f"```{info}\nit\n```") is None
 

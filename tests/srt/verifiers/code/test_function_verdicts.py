@@ -19,6 +19,14 @@ STYLES = {
     "pytest, async": "async def test_one():\n    assert add([1], 2) == [3]",
     "pytest class": "class TestAdd:\n    def setup_method(self):\n        self.a = [1]\n\n"
     "    def test_one(self):\n        assert add(self.a, 2) == [3]",
+    "pytest class, with arguments": "class TestAdd:\n    @classmethod\n    def setup_class(cls):\n"
+    "        cls.a = [1]\n    def setup_method(self, method):\n        self.b = len(method.__name__) - 6\n\n"
+    "    def test_one(self):\n        assert add(self.a, self.b) == [3]",
+    "pytest, prepared": "def setup_module(module):\n    module.A = [1]\n\ndef setup_function():\n"
+    "    A.append(0)\n\ndef test_one():\n    assert add(A, 2) == [3, 2]",
+    "unittest, prepared": "import unittest\n\ndef setUpModule():\n    global A\n    A = [1]\n\n"
+    "class Adding(unittest.TestCase):\n    @classmethod\n    def setUpClass(cls):\n        cls.b = 2\n"
+    "    def test_one(self):\n        self.assertEqual(add(A, self.b), [3])",
     "unittest": "import unittest\n\nclass Adding(unittest.TestCase):\n    def setUp(self):\n        self.a = [1]\n"
     "    def test_one(self):\n        with self.subTest(1):\n            self.assertEqual(add(self.a, 2), [3])\n\n"
     "if __name__ == '__main__':\n    unittest.main()",
@@ -51,6 +59,9 @@ def test_tests_of_every_style_run(style):
         "def check(candidate):\n    result = candidate([1], 2)\n    assert result is result",
         "def check(candidate):\n    candidate([1], 2) == [3]\n    assert callable(candidate)",
         "def check(candidate):\n    try:\n        assert candidate([1], 2) == [3]\n    except: pass",
+        "def check(candidate):\n    assert (candidate([1], 2) == [3], 'always true')",
+        "import unittest\nclass T(unittest.TestCase):\n    @unittest.expectedFailure\n    def test_one(self):\n"
+        "        self.assertEqual(add([1], 2), [4])",
     ],
 )
 def test_tests_that_accept_anything_are_no_evidence(test):

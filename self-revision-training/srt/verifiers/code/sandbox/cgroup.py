@@ -10,11 +10,12 @@ Source: Documentation/admin-guide/cgroup-v2.rst and cgroup-v1/ in the kernel.
 """
 
 import itertools
-import math
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from srt.verifiers.code.sandbox.refusals import fields, is_limited_from_outside, num_refused
 
 MAIN = "srt-main"
 PREFIX = "srt-judge-"
@@ -108,7 +109,7 @@ class Cgroup:
         if self._version == 1:
             _write(self._memory / "memory.max_usage_in_bytes", 0)
         self._kills, self._failures = self._memory_event("oom_kill"), self._memory_event("oom")
-        self._refusals = self._refused_processes()
+        self._refusals = num_refused(self._folders["pids"])
         self._cpu_seconds = self._total_cpu_seconds()
 
     def cpu_seconds(self) -> float:
@@ -127,15 +128,9 @@ class Cgroup:
         return "limit" if peak > limit - PEAK_SLACK_BYTES else "machine"
 
     def refused_processes(self) -> bool:
-        """Whether a process was refused since `begin` although this group's own limit allowed it.
-
-        Kernels before 6.11 count it in the group of the process that forks, whichever group's limit it was.
-        """
-        if self._refused_processes() <= self._refusals:
-            return False
-        own = self._folders["pids"]
-        room = _room(own)
-        return any(_room(folder) < room for folder in own.parents if (folder / "pids.max").is_file())
+        """Whether a process was refused since `begin` although this group's own limit allowed it."""
+        folder = self._folders["pids"]
+        return num_refused(folder) > self._refusals and is_limited_from_outside(folder)
 
     def kill_others(self, keep: int) -> None:
         """Everything but the process `keep`."""
@@ -164,9 +159,6 @@ class Cgroup:
     def _memory_event(self, name: str) -> int:
         file = "memory.events" if self._version == 2 else "memory.oom_control"
         return fields(self._memory / file).get(name, 0)
-
-    def _refused_processes(self) -> int:
-        return fields(self._folders["pids"] / "pids.events").get("max", 0)
 
     def _total_cpu_seconds(self) -> float:
         folder = self._folders["cpu"]
@@ -232,18 +224,6 @@ def _mounted(mounts: str) -> Iterator[tuple[str, str, list[str]]]:
     for line in Path(mounts).read_text().splitlines():
         _, place, kind, options, *_ = line.split()
         yield kind, place, options.split(",")
-
-
-def _room(folder: Path) -> float:
-    """How many more processes the limit of a group allows."""
-    limit = (folder / "pids.max").read_text().strip()
-    return math.inf if limit == "max" else int(limit) - int((folder / "pids.current").read_text())
-
-
-def fields(path: Path) -> dict[str, int]:
-    """A file of lines `name number`."""
-    lines = (line.split() for line in path.read_text().splitlines())
-    return {parts[0]: int(parts[1]) for parts in lines if len(parts) == 2 and parts[1].lstrip("-").isdigit()}
 
 
 def _write(path: Path, value: object) -> None:

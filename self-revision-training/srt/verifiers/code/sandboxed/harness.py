@@ -50,21 +50,33 @@ def run_tests(test, namespace, function, entry_point):
         and isinstance(node.value.func, ast.Name)
     }
     name = entry_point.rpartition(".")[2]
+    for prepare in ("setUpModule", "setup_module"):
+        if prepare not in called:
+            call_if_there(namespace.get(prepare), sys.modules["program"])
     for key, value in list(namespace.items()):
         if defined_before.get(key) is value or key in called:
             continue
         if isinstance(value, type) and is_test_case(value):
             run_test_case(value)
         elif isinstance(value, type) and key.startswith("Test"):
+            call_if_there(getattr(value, "setup_class", None), value)
             for method in [method for method in dir(value) if method.startswith("test")]:
                 instance = value()
-                getattr(instance, "setup_method", bool)()
+                call_if_there(getattr(instance, "setup_method", None), getattr(instance, method))
                 finish(getattr(instance, method)())
-                getattr(instance, "teardown_method", bool)()
+                call_if_there(getattr(instance, "teardown_method", None), getattr(instance, method))
         elif isinstance(value, types.FunctionType) and key in ("check", f"check_{name}"):
             finish(value(function))
         elif isinstance(value, types.FunctionType) and key.startswith("test"):
+            call_if_there(namespace.get("setup_function"), value)
             finish(value(*[function] * value.__code__.co_argcount) if not value.__defaults__ else value())
+
+
+def call_if_there(function, argument):
+    """What pytest and unittest call around tests: with an argument or without one, as it is written."""
+    if function is not None:
+        is_bound = isinstance(function, types.MethodType)
+        function(*[argument] * (function.__code__.co_argcount - is_bound))
 
 
 def is_test_case(cls):

@@ -1,0 +1,94 @@
+"""What it took to make a model: samples drawn, tokens generated, tokens trained on, GPU seconds."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from experiments.one_gpu.plan import BASE, BASELINE_FILE, Job, Layout
+from experiments.one_gpu.running import record_of
+from srt.common.files import read_json, read_jsonl
+from srt.contract.records import unpack_ids
+
+STAGES = ("stage1", "stage2")
+
+
+@dataclass(frozen=True)
+class Budget:
+    """`samples`: responses and revisions; `trained_tokens`: supervised tokens, each time they were trained on."""
+
+    samples: int = 0
+    generated_tokens: int = 0
+    trained_tokens: int = 0
+    gpu_seconds: float = 0.0
+
+    def __add__(self, other: "Budget") -> "Budget":
+        return Budget(*(mine + theirs for mine, theirs in zip(self.values(), other.values(), strict=True)))
+
+    def values(self) -> tuple:
+        return tuple(self.as_dict().values())
+
+    def as_dict(self) -> dict[str, float]:
+        return asdict(self)
+
+
+def budget_of(name: str, jobs: dict[str, Job], layout: Layout) -> Budget:
+    """Of a model with everything that it was made from; nothing for the base model."""
+    if name == BASE:
+        return Budget()
+    total, pending, seen = Budget(), [name], set()
+    while pending:
+        job = jobs[pending.pop()]
+        if job.name not in seen:
+            seen.add(job.name)
+            pending += job.needs
+            total += _own_budget(job, layout)
+    return total
+
+
+def _own_budget(job: Job, layout: Layout) -> Budget:
+    record = record_of(job, layout)
+    folder = layout.folder(job.name)
+    seconds = record["seconds"] * record["gpus"] if record else 0.0
+    counts = {
+        "collect": _collected,
+        "sft": _fine_tuned,
+        "distill": _distilled,
+        "trl": lambda path: _trl(job, path, layout),
+    }.get(job.run)
+    return Budget(gpu_seconds=seconds) + (counts(folder) if counts else Budget())
+
+
+def _collected(folder: Path) -> Budget:
+    samples = tokens = 0
+    for line in read_jsonl(folder / "samples" / "attempts.jsonl"):
+        samples += 1
+        tokens += line["y_init_tokens"] if line["kind"] == "response" else line["y_revised_tokens"]
+    return Budget(samples, tokens)
+
+
+def _fine_tuned(folder: Path) -> Budget:
+    """Tokens of whole tuples, as the Trainer's log counts them."""
+    tokens = 0
+    for stage in STAGES:
+        path = folder / stage / "training_log.json"
+        if path.is_file():
+            tokens += max((entry.get("num_tokens", 0) for entry in read_json(path)), default=0)
+    return Budget(trained_tokens=int(tokens))
+
+
+def _distilled(folder: Path) -> Budget:
+    steps = read_jsonl(folder / "metrics.jsonl")
+    samples = sum(step["rollouts"] for step in steps)
+    generated = round(sum(step["rollouts"] * step["response_tokens"] for step in steps))
+    return Budget(samples, generated, sum(step["trained_tokens"] for step in steps))
+
+
+def _trl(job: Job, folder: Path, layout: Layout) -> Budget:
+    log = read_json(folder / "training_log.json")
+    if job.kind == "sft":
+        responses = read_jsonl(layout.folder(job.data) / BASELINE_FILE)
+        epochs = max((entry.get("epoch", 0) for entry in log), default=0)
+        return Budget(trained_tokens=round(epochs * sum(len(unpack_ids(line["y_ids"])) for line in responses)))
+    steps = [entry for entry in log if "completions/mean_length" in entry]
+    samples = 256 if job.kind == "grpo" else 64  # a step, see trl_baselines.py
+    tokens = round(samples * sum(entry["completions/mean_length"] for entry in steps))
+    return Budget(samples * len(steps), tokens, tokens)

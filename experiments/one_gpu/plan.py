@@ -1,0 +1,154 @@
+"""plan.yaml -> the jobs of the experiment, with what each needs and the command that runs it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+from srt.common.errors import UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PLAN = Path(__file__).with_name("plan.yaml")
+BASE = "base"
+EVALUATE = "evaluate"
+SCRIPTS = {
+    "collect": "run_srt_data",
+    "select": "run_srt_data",
+    "sft": "sft",
+    "distill": "distill",
+    EVALUATE: EVALUATE,
+}
+SCRIPT_KNOBS = {"select": "collect"}  # whose knobs a job shares
+RUNS = (*SCRIPTS, "baseline", "trl")
+KEYS = {"run", "kind", "data", "from", "env", "gpus"}
+BASELINE_FILE = "responses.jsonl"
+OWN_SETTINGS = ("STEPS", "RESPONSES")  # of the experiment's own modules, not knobs of a script
+MODULES = {"baseline": "experiments.one_gpu.baseline_data", "trl": "experiments.one_gpu.trl_baselines"}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command. `data` and `source` name the jobs whose tuples and model it starts from."""
+
+    name: str
+    run: str
+    kind: str = ""
+    data: str = ""
+    source: str = ""
+    gpus: int = 1
+    env: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def needs(self) -> list[str]:
+        """The jobs that must be done before this one."""
+        shared = ["collect"] if self.run in ("select", "baseline") else []
+        return [name for name in (*shared, self.data, self.source) if name not in ("", BASE, "problems")]
+
+    @property
+    def makes_model(self) -> bool:
+        return self.run in ("sft", "distill", "trl")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the files of the experiment are."""
+
+    output: Path
+    model: str  # the base model
+
+    def folder(self, job: str) -> Path:
+        return self.output / job
+
+    def problems(self, split: str) -> Path:
+        return self.output / "problems" / f"{split}.jsonl"
+
+    def checkpoint(self, job: Job | None) -> str:
+        """The model that a job makes; the base model for None."""
+        if job is None:
+            return self.model
+        return str(self.folder(job.name) / {"sft": "stage2", "distill": "student", "trl": "model"}[job.run])
+
+
+def load_jobs(path: Path = PLAN) -> dict[str, Job]:
+    """The jobs in their order, each model followed by its evaluation. Raises UserError for a broken plan."""
+    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    knobs = plan["knobs"]
+    jobs: dict[str, Job] = {}
+
+    def add(name: str, run: str, **options: object) -> None:
+        own = options.pop("env", {})
+        shared = knobs["all"] | knobs.get(SCRIPT_KNOBS.get(run, run), {})
+        env = {key: str(value) for key, value in (shared | own).items()}  # pyright: ignore[reportOperatorIssue]
+        if run == "baseline":
+            options.setdefault("gpus", 0)
+        jobs[name] = Job(name, run, env=env, **options)  # pyright: ignore[reportArgumentType]
+
+    add(f"{EVALUATE}/{BASE}", EVALUATE, source=BASE)
+    for name, entry in plan["jobs"].items():
+        if unknown := set(entry) - KEYS or {"run"} - set(entry):
+            raise UserError(f"{path}, job {name}: unknown or missing key {', '.join(sorted(unknown))}")
+        if entry["run"] not in RUNS:
+            raise UserError(f"{path}, job {name}: run is {entry['run']}, expected one of {', '.join(RUNS)}")
+        options = {"source" if key == "from" else key: value for key, value in entry.items() if key != "run"}
+        add(name, entry["run"], **options)
+        if jobs[name].makes_model:
+            add(f"{EVALUATE}/{name}", EVALUATE, source=name)
+    for job in jobs.values():
+        for need in job.needs:
+            if need not in jobs:
+                raise UserError(f"{path}, job {job.name}: it needs {need}, which is no job")
+    return jobs
+
+
+def with_ancestors(names: Iterable[str], jobs: dict[str, Job]) -> list[str]:
+    """The jobs of that name, their evaluations, and all that they need, in the order of the plan."""
+    wanted: set[str] = set()
+    pending = []
+    for name in names:
+        found = [candidate for candidate in (name, f"{EVALUATE}/{name}") if candidate in jobs]
+        if not found:
+            raise UserError(f"no job {name}; there are {', '.join(jobs)}")
+        pending += found
+    while pending:
+        name = pending.pop()
+        if name not in wanted:
+            wanted.add(name)
+            pending += jobs[name].needs
+    return [name for name in jobs if name in wanted]
+
+
+def command(job: Job, jobs: dict[str, Job], layout: Layout, python: str) -> tuple[list[str], dict[str, str]]:
+    """The command of a job, and its environment variables beyond those that are set already."""
+    folder = layout.folder(job.name)
+    env = dict(job.env)
+    if job.run in MODULES:
+        options = {"kind": job.kind, "data": data_path(job, layout), "model": layout.model, "output": folder}
+        options |= {name.lower(): env[name] for name in OWN_SETTINGS if name in env}
+        return [python, "-m", MODULES[job.run], *(f"{name}={value}" for name, value in options.items())], env
+    if job.run in ("collect", "select"):
+        collection = layout.folder("collect") / "samples"
+        env |= {"MODEL_PATH": layout.model, "DATASET": str(layout.problems("train"))}
+        env |= {"OUTPUT_DIR": str(collection), "TRAIN_DATA_DIR": str(folder), "DATA_PREFIX": "srt"}
+    elif job.run == "sft":
+        env |= {"BASE_MODEL": layout.model, "TRAIN_DATA_DIR": str(layout.folder(job.data)), "DATA_PREFIX": "srt"}
+        env |= {"OUTPUT_DIR": str(folder)}
+    elif job.run == "distill":
+        env |= {"STUDENT_MODEL": layout.checkpoint(jobs.get(job.source)), "OUTPUT_DIR": str(folder)}
+        env |= {
+            "TRAIN_DATASET": str(layout.problems("distill")),
+            "VAL_DATASET": str(layout.problems("validation")),
+        }
+        if float(env.get("SRT_REPLAY", 0)):
+            env["SRT_REPLAY_DATA"] = str(layout.folder(jobs[job.source].data) / "srt_stage2.json")
+    else:
+        env |= {"MODEL_PATH": layout.checkpoint(jobs.get(job.source)), "OUTPUT_DIR": str(folder)}
+        env |= {"DATASET": str(layout.problems("test"))}
+    return ["bash", str(REPOSITORY / "scripts" / f"{SCRIPTS[job.run]}.sh")], env
+
+
+def data_path(job: Job, layout: Layout) -> Path:
+    """What a module of the experiment reads: the samples of Phase 1, problems, or the data of another job."""
+    if job.run == "baseline":
+        return layout.folder("collect") / "samples" / "attempts.jsonl"
+    return layout.problems("train") if job.data == "problems" else layout.folder(job.data) / BASELINE_FILE

@@ -1,0 +1,222 @@
+"""Evaluated models -> docs/results/one_gpu.json, a table in Markdown, and the plot of accuracy against samples.
+
+    bash scripts/experiments/one_gpu.sh --results FOLDER
+
+Accuracies are of the problems of the trained tasks; those of GSM8K, which nothing trained on, stand apart. Every
+interval is a bootstrap over problems, every difference to the base model is paired (srt/evaluation/).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments.one_gpu.budget import Budget, budget_of
+from experiments.one_gpu.plan import BASE, EVALUATE, Job, Layout
+from experiments.one_gpu.problems import GSM8K
+from experiments.one_gpu.running import record_of
+from srt.common.errors import UserError
+from srt.common.files import write_json
+from srt.contract.metrics import (
+    AVG_AT_K,
+    ENTROPY,
+    GREEDY_ACCURACY,
+    MAJORITY_AT,
+    MEAN_RESPONSE_TOKENS,
+    PASS_AT,
+    REVISE,
+    TRUNCATED,
+    at,
+    by_reward,
+)
+from srt.evaluation.metrics import differences, measure, metrics_of
+from srt.evaluation.one_model import read_samples
+from srt.evaluation.samples import ProblemSamples, group_by_problem
+from srt.problems import load_problems
+
+Json = dict[str, Any]
+MODE, SEED = "math", 0
+
+
+@dataclass(frozen=True)
+class Row:
+    """An evaluated model. `samples`: of the trained tasks; `elsewhere`: of GSM8K."""
+
+    name: str
+    samples: list[ProblemSamples]
+    elsewhere: list[ProblemSamples]
+    budget: Budget
+    evaluation: Json  # the record of its job
+
+
+def read_rows(jobs: dict[str, Job], layout: Layout) -> list[Row]:
+    """The models that are evaluated, in the order of the plan. Raises UserError without the base model."""
+    problems = load_problems(str(layout.problems("test")), MODE, None, "train", 0).problems
+    rows = []
+    for name, job in jobs.items():
+        record = record_of(job, layout)
+        if job.run != EVALUATE or record is None:
+            continue
+        k = int(job.env["NUM_SAMPLES"])
+        samples = group_by_problem(read_samples(layout.folder(name)), problems, k)
+        rows.append(
+            Row(
+                job.source,
+                [problem for problem in samples if problem.source != GSM8K],
+                [problem for problem in samples if problem.source == GSM8K],
+                budget_of(job.source, jobs, layout),
+                record,
+            )
+        )
+    if not rows or rows[0].name != BASE:
+        raise UserError(f"{layout.output}: the base model is not evaluated yet, to which all others are compared")
+    return rows
+
+
+def results(jobs: dict[str, Job], layout: Layout) -> Json:
+    """Everything that the table shows, as JSON."""
+    rows = read_rows(jobs, layout)
+    k = int(jobs[f"{EVALUATE}/{BASE}"].env["NUM_SAMPLES"])
+    base = rows[0]
+    entries = []
+    for row in rows:
+        entry = {
+            "name": row.name,
+            "budget": row.budget.as_dict(),
+            "env": jobs[row.name].env if row.name != BASE else {},
+        }
+        entry |= {key: row.evaluation[key] for key in ("finished", "commit", "device")}
+        for part, ours, theirs in (("tasks", row.samples, base.samples), (GSM8K, row.elsewhere, base.elsewhere)):
+            if ours:
+                entry[part] = {"problems": len(ours), "metrics": measure(ours, k, MODE, SEED)}
+                if row is not base:
+                    entry[part]["to_base"] = differences(ours, theirs, k, MODE, SEED)["metrics"]
+        entry["against_majority"] = against_majority(row.samples, base.samples, k)
+        entries.append(entry)
+    return {"k": k, "model": layout.model, "rows": entries}
+
+
+def against_majority(ours: list[ProblemSamples], base: list[ProblemSamples], k: int) -> Json:
+    """Learning or sharpening: accuracy on the problems that the base model's majority of k gets right and wrong.
+
+    A model that only answers as the base's majority does is right on the first and wrong on the second.
+    """
+    accuracy = {problem.index: _mean([sample.correct for sample in problem.responses]) for problem in ours}
+    groups: dict[bool, list[float]] = {True: [], False: []}
+    solved = 0
+    for problem in base:
+        if problem.index in accuracy:
+            right = _majority_is_right(problem)
+            groups[right].append(accuracy[problem.index])
+            solved += not right and accuracy[problem.index] > 0.5
+    return {
+        "majority_right": {"problems": len(groups[True]), "accuracy": _mean(groups[True])},
+        "majority_wrong": {
+            "problems": len(groups[False]),
+            "accuracy": _mean(groups[False]),
+            "mostly_solved": solved,
+        },
+    }
+
+
+def _majority_is_right(problem: ProblemSamples) -> bool:
+    k = len(problem.responses)
+    return float(metrics_of([problem], k, MODE, SEED)[at(MAJORITY_AT, k)].of(np.ones((1, 1)))[0]) > 0.5
+
+
+def _mean(values: list) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+# The table ---------------------------------------------------------------------------------------------------
+
+
+def table(found: Json) -> str:
+    """A Markdown table: one row for each model, percentages, differences to the base in points."""
+    k = found["k"]
+    lines = [
+        f"| | avg@{k} (95%) | to base | greedy | majority@{k} | pass@{k} | tokens | truncated | repairs | keeps "
+        f"| nats/token | GSM8K avg@{k} | base majority wrong, now right | samples | GPU s |",
+        "|" + "---|" * 15,
+    ]
+    for row in found["rows"]:
+        metrics = row["tasks"]["metrics"]
+        difference = row["tasks"].get("to_base", {}).get(AVG_AT_K)
+        wrong = row["against_majority"]["majority_wrong"]
+        cells = [
+            row["name"],
+            _percent(metrics[AVG_AT_K], interval=True),
+            "" if difference is None else _points(difference),
+            _percent(metrics.get(GREEDY_ACCURACY)),
+            _percent(metrics.get(at(MAJORITY_AT, k))),
+            _percent(metrics[at(PASS_AT, k)]),
+            f"{metrics[MEAN_RESPONSE_TOKENS]['value']:.0f}",
+            _percent(metrics[TRUNCATED]),
+            _percent(metrics.get(by_reward(REVISE, 0))),
+            _percent(metrics.get(by_reward(REVISE, 1))),
+            f"{metrics[ENTROPY]['value']:.3f}" if ENTROPY in metrics else "-",
+            _percent(row[GSM8K]["metrics"][AVG_AT_K]) if GSM8K in row else "-",
+            f"{wrong['mostly_solved']} of {wrong['problems']}",
+            f"{row['budget']['samples']:,}",
+            f"{row['budget']['gpu_seconds']:,.0f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _percent(metric: Json | None, interval: bool = False) -> str:
+    if metric is None or metric["value"] is None:
+        return "-"
+    text = f"{100 * metric['value']:.1f}"
+    if interval and metric["interval"]:
+        text += " ({:.1f}-{:.1f})".format(*(100 * end for end in metric["interval"]))
+    return text
+
+
+def _points(difference: Json) -> str:
+    low, high = (100 * end for end in difference["interval"])
+    return f"{100 * difference['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+
+
+def plot(found: Json, path: Path) -> None:
+    """avg@k and its interval against the samples drawn in training, and against GPU seconds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), sharey=True)
+    for axis, (key, label) in zip(
+        axes, (("samples", "responses sampled"), ("gpu_seconds", "GPU seconds")), strict=True
+    ):
+        for row in found["rows"]:
+            metric = row["tasks"]["metrics"][AVG_AT_K]
+            x, y = row["budget"][key], 100 * metric["value"]
+            low, high = (100 * end for end in metric["interval"])
+            axis.errorbar(x, y, [[y - low], [high - y]], fmt="o", capsize=3, markersize=5)
+            axis.annotate(
+                row["name"].replace("_", " "), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8
+            )
+        majority = found["rows"][0]["tasks"]["metrics"].get(at(MAJORITY_AT, found["k"]))
+        if majority:
+            axis.axhline(100 * majority["value"], linestyle="--", color="gray", linewidth=1)
+            axis.annotate(f"base, majority@{found['k']}", (0, 100 * majority["value"]), xytext=(4, 4),
+                          textcoords="offset points", fontsize=8, color="gray")  # fmt: skip
+        axis.set_xlabel(label)
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"avg@{found['k']} on held-out problems, %")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
+def write_results(jobs: dict[str, Job], layout: Layout, folder: Path) -> None:
+    """Write one_gpu.json, one_gpu.md and one_gpu.png into `folder`, and print the table."""
+    folder.mkdir(parents=True, exist_ok=True)
+    found = results(jobs, layout)
+    write_json(folder / "one_gpu.json", found)
+    (folder / "one_gpu.md").write_text(table(found), encoding="utf-8")
+    plot(found, folder / "one_gpu.png")
+    print(table(found))
+    print(f"written: {folder / 'one_gpu.json'}, .md and .png")

@@ -1,0 +1,166 @@
+"""Runs the experiment: every job whose needs are there, one on each free GPU, until all are done or time is up.
+
+    bash scripts/experiments/one_gpu.sh [JOB ...]       these jobs and what they need; without names, all of them
+    bash scripts/experiments/one_gpu.sh --list          the jobs, and which are done
+    bash scripts/experiments/one_gpu.sh --results DIR   table, JSON and plot of the models that are evaluated
+    bash scripts/experiments/one_gpu.sh --export FILE   a .tar.gz of all results without the models
+    bash scripts/experiments/one_gpu.sh --import FILE   to go on elsewhere: evaluated models are not made again
+
+Environment: MODEL_PATH (default: Qwen/Qwen2.5-Coder-1.5B-Instruct), OUTPUT (default: outputs/one_gpu),
+GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the
+same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs). The log of a job
+is OUTPUT/<job>/job.log.
+"""
+
+import os
+import signal
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from experiments.one_gpu.archive import export_results, import_results
+from experiments.one_gpu.plan import PLAN, REPOSITORY, Job, Layout, load_jobs, with_ancestors
+from experiments.one_gpu.results import write_results
+from experiments.one_gpu.running import RunningJob, is_done, record_of, start
+from srt.common.entry_point import run_entry_point
+
+POLL_SECONDS = 1.0
+
+
+@dataclass
+class Scheduler:
+    """Free GPUs take the first job, in the order of the plan, whose needs are done."""
+
+    jobs: dict[str, Job]
+    wanted: list[str]
+    layout: Layout
+    gpus: list[str]
+    deadline: float
+
+    def __post_init__(self) -> None:
+        self.free = list(self.gpus)
+        self.running: list[RunningJob] = []
+        self.failed: set[str] = set()
+
+    def run(self) -> bool:
+        """True when every wanted job is done, or only led to results that are there already."""
+        try:
+            while time.monotonic() < self.deadline:
+                self._collect_finished()
+                self._start_what_can_run()
+                if not self.running:
+                    break
+                time.sleep(POLL_SECONDS)
+            else:
+                print("time is up; the same command continues")
+        finally:
+            for job in self.running:
+                job.stop()
+        return not any(self._is_open(name) for name in self.wanted)
+
+    def _done(self, name: str) -> bool:
+        return is_done(self.jobs[name], self.layout)
+
+    def _collect_finished(self) -> None:
+        for running in [job for job in self.running if job.ended]:
+            self.running.remove(running)
+            self.free += running.gpus
+            if not running.succeeded():
+                self.failed.add(running.job.name)
+
+    def _start_what_can_run(self) -> None:
+        for name in self.wanted:
+            job = self.jobs[name]
+            busy = {running.job.name for running in self.running}
+            if name in busy or name in self.failed or not self._is_open(name):
+                continue
+            # A collection is one folder, in which one process works at a time.
+            shares_folder = job.run in ("collect", "select") and any(
+                self.jobs[other].run in ("collect", "select") for other in busy
+            )
+            if shares_folder or not all(self._done(need) for need in job.needs):
+                continue
+            count = min(job.gpus, len(self.gpus))
+            if len(self.free) < count:
+                if job.gpus > 1:
+                    return  # let GPUs become free for it
+                continue
+            gpus, self.free = self.free[:count], self.free[count:]
+            self.running.append(start(job, self.jobs, self.layout, gpus))
+
+    def _is_open(self, name: str) -> bool:
+        """Not done, and still needed: an evaluated model is not made again, unless another job needs it."""
+        dependents = [other for other in self.wanted if name in self.jobs[other].needs]
+        return not self._done(name) and (not dependents or any(map(self._is_open, dependents)))
+
+
+def visible_gpus() -> list[str]:
+    """GPUS, or all that CUDA shows; [""] (one job at a time) without any."""
+    if given := os.environ.get("GPUS") or os.environ.get("CUDA_VISIBLE_DEVICES"):
+        return given.split(",")
+    import torch
+
+    return [str(index) for index in range(torch.cuda.device_count())] or [""]
+
+
+def prepare_problems(layout: Layout) -> None:
+    """Write the problem files, unless they are there."""
+    if not layout.problems("test").is_file():
+        from experiments.one_gpu.problems import write_problems
+
+        print("problems:", write_problems(layout.output / "problems"))
+
+
+def show(jobs: dict[str, Job], layout: Layout) -> None:
+    for name, job in jobs.items():
+        record = record_of(job, layout)
+        state = f"done, {record['seconds']:.0f} s" if record else "open"
+        print(f"{name:<36} {job.run:<9} {'after ' + ', '.join(job.needs) if job.needs else '':<28} {state}")
+
+
+def stop_on_sigterm() -> None:
+    """A killed run ends its jobs first."""
+
+    def stop(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+
+
+def main(arguments: list[str]) -> None:
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(__doc__)
+        return
+    model = os.environ.get("MODEL_PATH", "Qwen/Qwen2.5-Coder-1.5B-Instruct")
+    output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
+    layout = Layout(output, model)
+    jobs = load_jobs(Path(os.environ.get("PLAN", PLAN)))
+    match arguments:
+        case ["--list"]:
+            show(jobs, layout)
+            return
+        case ["--results", folder]:
+            write_results(jobs, layout, Path(folder))
+            return
+        case ["--export", file]:
+            export_results(layout.output, Path(file))
+            return
+        case ["--import", file]:
+            import_results(Path(file), layout.output)
+            return
+    wanted = with_ancestors(arguments or list(jobs), jobs)
+    prepare_problems(layout)
+    minutes = float(os.environ.get("MINUTES", "inf"))
+    stop_on_sigterm()
+    scheduler = Scheduler(jobs, wanted, layout, visible_gpus(), time.monotonic() + 60 * minutes)
+    complete = scheduler.run()
+    show({name: jobs[name] for name in wanted}, layout)
+    for name in scheduler.failed:
+        print(f"failed: {name}; see {layout.folder(name) / 'job.log'}")
+    if not complete:
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -1,0 +1,134 @@
+"""One job as a process group with a log of its own, and the record that it leaves when it is done."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO, Any
+
+from experiments.one_gpu.plan import REPOSITORY, Job, Layout, command
+from srt.common.files import read_json, write_json
+
+RECORD = "job.json"
+STOP_SECONDS = 60
+
+
+@dataclass
+class RunningJob:
+    """A job that was started. `gpus`: those it has to itself."""
+
+    job: Job
+    layout: Layout
+    gpus: list[str]
+    process: subprocess.Popen
+    log: IO[str]
+    command: list[str]
+    started: float
+
+    @property
+    def ended(self) -> bool:
+        return self.process.poll() is not None
+
+    def succeeded(self) -> bool:
+        """Closes the log; writes the record of a job that succeeded, and prints how it ended."""
+        self.log.close()
+        seconds, code = time.monotonic() - self.started, self.process.returncode
+        folder = self.layout.folder(self.job.name)
+        if code == 0:
+            record = {
+                "job": self.job.name,
+                "command": self.command[:2] if self.job.run != "trl" else self.command[:3],
+                "env": self.job.env,
+                "gpus": len(self.gpus),
+                "seconds": round(seconds, 1) + _seconds_before(folder),
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "commit": _commit(),
+                "device": _device(),
+            }
+            write_json(folder / RECORD, record)
+        else:
+            (folder / "seconds_before.json").write_text(json.dumps(_seconds_before(folder) + seconds), "utf-8")
+        print(f"{'done' if code == 0 else f'FAILED ({code})'}: {self.job.name}, {seconds:.0f} s", flush=True)
+        return code == 0
+
+    def stop(self) -> None:
+        """End the whole process group, kindly first."""
+        for kind in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self.process.pid, kind)
+                self.process.wait(STOP_SECONDS)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self.succeeded()
+
+
+def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> RunningJob:
+    """Start a job on these GPUs, with its output in job.log (appended to when it continues).
+
+    A job that was done elsewhere and is made again, because its model did not travel, starts in a new folder, and
+    so does what was half done with that model.
+    """
+    folder = layout.folder(job.name)
+    if record_of(job, layout):
+        half_done = [other for other in jobs.values() if job.name in other.needs and not record_of(other, layout)]
+        for outdated in (job, *half_done):
+            _keep_aside(layout.folder(outdated.name))
+    folder.mkdir(parents=True, exist_ok=True)
+    arguments, env = command(job, jobs, layout, sys.executable)
+    log = open(folder / "job.log", "a", encoding="utf-8")
+    visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus != [""] else {}
+    print(f"start: {job.name} on GPU {','.join(gpus) or '-'}", flush=True)
+    process = subprocess.Popen(
+        arguments,
+        env=os.environ | env | visible,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    return RunningJob(job, layout, gpus, process, log, arguments, time.monotonic())
+
+
+def _keep_aside(folder: Path) -> None:
+    """Rename a folder, if it exists, to <name>.before<n>."""
+    if folder.exists():
+        names = (folder.with_name(f"{folder.name}.before{n}") for n in itertools.count(1))
+        folder.rename(next(name for name in names if not name.exists()))
+
+
+def record_of(job: Job, layout: Layout) -> dict[str, Any] | None:
+    """The record of a job that ended well; None for one that is open."""
+    path = layout.folder(job.name) / RECORD
+    return read_json(path) if path.is_file() else None
+
+
+def is_done(job: Job, layout: Layout) -> bool:
+    """A job with a record and, where it makes a model, with that model."""
+    has_result = not job.makes_model or Path(layout.checkpoint(job)).is_dir()
+    return has_result and record_of(job, layout) is not None
+
+
+def _seconds_before(folder: Path) -> float:
+    """The seconds of earlier starts of the job that were ended before it was done."""
+    path = folder / "seconds_before.json"
+    return json.loads(path.read_text("utf-8")) if path.is_file() else 0.0
+
+
+def _commit() -> str:
+    found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
+    return found.stdout.strip() or os.environ.get("COMMIT", "unknown")
+
+
+def _device() -> str:
+    import torch
+
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"

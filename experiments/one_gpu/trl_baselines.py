@@ -1,0 +1,156 @@
+"""The rivals, trained with TRL's own trainers on one GPU.
+
+    python -m experiments.one_gpu.trl_baselines kind=sft data=responses.jsonl model=MODEL output=DIR
+
+`sft`: SFTTrainer on the responses in `data`; with those of `baseline_data.py`, rejection fine-tuning (RFT) or its
+majority-vote twin. Epochs, rate, batch and schedule are those of srt's stages (configs/sft.yaml).
+`grpo`: GRPOTrainer on the problems in `data`, 32 problems x 8 responses a step, reward of the verifier.
+`sdft`: SDFTTrainer (experimental in TRL), whose teacher reads a right response in its prompt.
+`steps` sets their optimizer steps (ignored by sft). The model is written to `output`/model in bf16.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM
+
+from experiments.one_gpu.settings import read_settings
+from srt.common.files import read_jsonl
+from srt.config_groups import GradingConfig, PromptConfig
+from srt.contract.checkpoint import layout_of_checkpoint
+from srt.contract.layout import Layout
+from srt.contract.records import unpack_ids
+from srt.problems import load_problems
+from srt.verifiers.factory import open_grader
+
+MAX_TOKENS = 1024  # of a response, as in collection and evaluation
+EPOCHS, TUPLES_PER_UPDATE = 3, 4  # of sft.sh
+GENERATIONS = 8  # responses to a problem in a GRPO step
+GRADING = GradingConfig("math", 4, 10.0, "bwrap", 5.0, 512.0, 1.0)
+DEMONSTRATION = (
+    "{prompt}\n\nHere is a correct solution, as an example:\n\n{privileged_context}\n\n"
+    "Now answer in your own words."
+)
+
+SHARED: dict[str, Any] = {
+    "bf16": torch.cuda.is_available(),
+    "gradient_checkpointing": True,
+    "report_to": "none",
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "lr_scheduler_type": "cosine",
+    "adam_beta2": 0.95,
+    "max_grad_norm": 1.0,
+    "seed": 0,
+}
+COLOCATED: dict[str, Any] = {
+    "use_vllm": True,
+    "vllm_mode": "colocate",
+    "vllm_gpu_memory_utilization": 0.35,
+    "max_completion_length": MAX_TOKENS,
+    "temperature": 1.0,
+    "top_p": 1.0,
+}
+
+
+def train_sft(model: Any, layout: Layout, data: Path, folder: Path, steps: int) -> Any:
+    """Cross entropy on the responses, each after its own prompt, token ids as sampled."""
+    from trl import SFTConfig, SFTTrainer
+
+    rows = []
+    for line in read_jsonl(data):
+        chat = layout.chat(line["x"])
+        y = layout.with_eot(unpack_ids(line["y_ids"]))
+        rows.append({"input_ids": chat + y, "completion_mask": [0] * len(chat) + [1] * len(y)})
+    arguments = SFTConfig(
+        output_dir=str(folder),
+        num_train_epochs=EPOCHS,
+        learning_rate=5e-6,
+        warmup_steps=round(0.05 * EPOCHS * len(rows) / TUPLES_PER_UPDATE),
+        weight_decay=1e-4,
+        per_device_train_batch_size=TUPLES_PER_UPDATE,
+        completion_only_loss=True,
+        max_length=4096,
+        **SHARED,
+    )
+    return SFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=layout.tokenizer)
+
+
+def train_grpo(model: Any, layout: Layout, data: Path, folder: Path, steps: int) -> Any:
+    """Group-relative policy optimization with TRL's defaults (no KL to a reference) and the verifier's reward."""
+    from trl import GRPOConfig, GRPOTrainer
+
+    problems = {problem.id: problem for problem in load_problems(str(data), "math", None, "train", 0).problems}
+    rows = [{"prompt": layout.prompt.messages(problem.x), "problem_id": id_} for id_, problem in problems.items()]
+    grader = open_grader(GRADING).__enter__()
+
+    def reward(completions: list, completion_ids: list[list[int]], problem_id: list[str], **_: Any) -> list[float]:
+        items = [
+            (layout.decode(ids), problems[id_], "length" if len(ids) >= MAX_TOKENS else "stop")
+            for ids, id_ in zip(completion_ids, problem_id, strict=True)
+        ]
+        return [float(getattr(outcome, "correct", False)) for outcome in grader.grade_all(items)]
+
+    arguments = GRPOConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=1e-6,
+        per_device_train_batch_size=16,
+        gradient_accumulation_steps=16,
+        num_generations=GENERATIONS,
+        **COLOCATED,
+        **SHARED | {"gradient_checkpointing": False},
+    )
+    dataset = Dataset.from_list(rows)
+    return GRPOTrainer(model, reward, arguments, train_dataset=dataset, processing_class=layout.tokenizer)
+
+
+def train_sdft(model: Any, layout: Layout, data: Path, folder: Path, steps: int) -> Any:
+    """On-policy self-distillation from a teacher that reads a right response, with TRL's defaults."""
+    from trl.experimental.sdft import SDFTConfig, SDFTTrainer
+
+    rows = [
+        {"prompt": layout.prompt.messages(line["x"]), "privileged_context": line["y"]} for line in read_jsonl(data)
+    ]
+    arguments = SDFTConfig(
+        output_dir=str(folder),
+        max_steps=steps,
+        learning_rate=2e-6,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=8,
+        num_generations=1,
+        max_prompt_length=2048,
+        teacher_prompt_template=DEMONSTRATION,
+        **COLOCATED,
+        **SHARED,
+    )
+    return SDFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=layout.tokenizer)
+
+
+TRAINERS = {"sft": train_sft, "grpo": train_grpo, "sdft": train_sdft}
+
+
+def main(arguments: list[str]) -> None:
+    if not any(argument.startswith("steps=") for argument in arguments):
+        arguments = [*arguments, "steps=0"]
+    settings = read_settings(arguments, __doc__, kind=str, data=Path, model=str, output=Path, steps=int)
+    folder = settings["output"]
+    layout = layout_of_checkpoint(settings["model"], PromptConfig("math", None, None, None, None))
+    # fp32 master weights, as in this repository's own trainers; forward passes run in bf16.
+    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
+    trainer = TRAINERS[settings["kind"]](model, layout, settings["data"], folder, settings["steps"])
+    trainer.train()
+    (folder / "training_log.json").write_text(json.dumps(trainer.state.log_history), encoding="utf-8")
+    finished = folder / "model.work"
+    trainer.model.to(torch.bfloat16).save_pretrained(finished)
+    layout.tokenizer.save_pretrained(finished)
+    os.replace(finished, folder / "model")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

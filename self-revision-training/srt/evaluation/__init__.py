@@ -1,0 +1,1 @@
+"""Evaluation of checkpoints: sampled with the code of collection, compared with intervals over problems."""

@@ -1,0 +1,77 @@
+"""The knobs of evaluate.sh, and the models that its arguments name."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from srt.common.errors import UserError
+from srt.config import option, seed_option
+from srt.config_groups import (
+    GradingConfig,
+    ParallelSamplerConfig,
+    ProblemFilterConfig,
+    PromptConfig,
+    RecipeConfig,
+    RemoteCodeConfig,
+)
+from srt.contract.paths import model_name
+
+# What REVISE may be: which responses are revised, and after which phrase (revising.py).
+ORACLE, ALWAYS, CONFIDENCE, NONE = "oracle", "always", "confidence", "none"
+REVISE_SWITCHES = {"1": ORACLE, "true": ORACLE, "0": NONE, "false": NONE}  # its values up to version 0.2
+
+
+@dataclass(frozen=True)
+class EvaluateConfig(
+    RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig
+):
+    """See configs/evaluate.yaml for the meaning and default of each option."""
+
+    model_path: str | None = option(path=True)
+    dataset: str | None = option(path=True)
+    dataset_subset: str | None = option()
+    dataset_split: str | None = option()
+    max_samples: int | None = option(ge=1)
+    num_samples: int = option(ge=1)
+    greedy: bool = option()
+    logprobs: bool = option()
+    revise: str = option(choices=(ORACLE, ALWAYS, CONFIDENCE, NONE, *REVISE_SWITCHES))
+    revise_share: float = option(ge=0, le=1)
+    seed: int = seed_option()
+    output_dir: str | None = option(path=True)
+
+    @property
+    def revise_mode(self) -> str:
+        return REVISE_SWITCHES.get(self.revise, self.revise)
+
+    def check(self) -> None:
+        """Raises UserError for knobs that contradict each other."""
+        if self.revise_mode == CONFIDENCE and not self.logprobs:
+            raise UserError(
+                "REVISE=confidence needs LOGPROBS=1: it revises the responses with the lowest log-probs"
+            )
+
+
+def split_models(argv: list[str]) -> tuple[list[str], list[str]]:
+    """The models among the arguments, and the others (key=value)."""
+    models = [a for a in argv if not a.startswith("-") and ("=" not in a or Path(a).is_dir())]
+    return [m for m in models if m], [a for a in argv if a not in models]
+
+
+def label_models(models: list[str]) -> dict[str, str]:
+    """Label -> model: its name, preceded by as many folders above it as tell the models apart.
+
+    Raises UserError when a model is named twice.
+    """
+    folders = {model: tuple(Path(model.rstrip("/")).parts) for model in models}
+    if repeated := {m for m in models if [folders[n] for n in models].count(folders[m]) > 1}:
+        raise UserError(f"{min(repeated)} is named twice; name each model once")
+    labels = {}
+    for model in models:
+        length = 1
+        while any(
+            other != model and parts[-length:] == folders[model][-length:] for other, parts in folders.items()
+        ):
+            length += 1
+        parts = [part for part in folders[model][-length:] if part != "/"]
+        labels["-".join(parts) if length > 1 else model_name(model)] = model
+    return labels

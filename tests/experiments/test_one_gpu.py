@@ -1,0 +1,184 @@
+"""The one-GPU experiment: its plan, its order, and a whole run on a toy model, stopped, exported and continued."""
+
+import json
+import os
+import shutil
+import subprocess
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+
+from experiments.one_gpu import baseline_data, trl_baselines
+from experiments.one_gpu.baseline_data import of_majority, right
+from experiments.one_gpu.plan import BASELINE_FILE, PLAN, load_jobs, with_ancestors
+from experiments.one_gpu.run import Scheduler
+from srt.common.errors import UserError
+from srt.common.files import read_jsonl, write_jsonl
+from srt.common.models import load_model, load_tokenizer
+from srt.config import CONFIGS, KnobLine, read_knob_table
+from srt.contract.records import Response, as_line, pack_ids, unpack_ids
+from tests.end_to_end.commands import REPOSITORY, environment
+from tests.end_to_end.toy_task import MAX_TOKENS, save_answering_model, write_problems
+
+CONFIG_OF = {
+    "collect": "srt_data",
+    "select": "srt_data",
+    "sft": "sft",
+    "distill": "distill",
+    "evaluate": "evaluate",
+}
+TOY_PLAN = {
+    "knobs": {
+        "all": {"SAMPLER": "transformers", "PROMPT_SUFFIX": "", "GRADING_WORKERS": 1, "REPORT_TO": "none"},
+        "collect": {"NUM_RESPONSES": 2, "REVISE_CORRECT": 1, "MAX_TOKENS": MAX_TOKENS},
+        "sft": {"TUPLES_PER_UPDATE": 4, "EPOCHS_STAGE1": 1, "SRT_OBJECTIVE": "joint"},
+        "evaluate": {"NUM_SAMPLES": 2, "MAX_TOKENS": MAX_TOKENS},
+    },
+    "jobs": {
+        "collect": {"run": "collect", "env": {"RIGHT_SHARE": 0, "TARGET_REVISION_SAMPLES": 8}},
+        "srt": {"run": "sft", "data": "collect"},
+    },
+}
+
+
+def response(answer: str, correct: bool, index: int) -> Response:
+    return Response(0, index, "p", "", "x", "3", answer, "", 1, correct, answer, "", "stop", 0)
+
+
+def test_every_knob_of_the_plan_exists_in_its_script():
+    for job in load_jobs(PLAN).values():
+        if job.run in CONFIG_OF:
+            lines = read_knob_table(CONFIGS / f"{CONFIG_OF[job.run]}.yaml")
+            known = {line.env for line in lines if isinstance(line, KnobLine)}
+            own = yaml.safe_load(PLAN.read_text())["knobs"]["all"]  # may concern only some of the scripts
+            assert set(job.env) - set(own) <= known, job.name
+
+
+def test_a_model_needs_its_data_and_is_evaluated():
+    jobs = load_jobs(PLAN)
+    assert with_ancestors(["sd_zero"], jobs) == ["collect", "srt", "sd_zero", "evaluate/sd_zero"]
+    assert with_ancestors(["base"], jobs) == ["evaluate/base"]
+    with pytest.raises(UserError, match="no job nonsense; there are evaluate/base, collect"):
+        with_ancestors(["nonsense"], jobs)
+
+
+@pytest.mark.parametrize(
+    ("entry", "complaint"),
+    [
+        ({"run": "guess"}, "run is guess, expected one of"),
+        ({"run": "sft", "data": "missing"}, "it needs missing, which is no job"),
+        ({"run": "sft", "dat": "collect"}, "unknown or missing key dat"),
+    ],
+)
+def test_a_broken_plan_is_refused(tmp_path, entry, complaint):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(TOY_PLAN | {"jobs": {"broken": entry}}))
+    with pytest.raises(UserError, match=complaint):
+        load_jobs(path)
+
+
+def test_rejection_takes_right_responses_and_majority_the_most_frequent_answer():
+    responses = [response("7", False, 0), response("3", True, 1), response("7", False, 2), response("", False, 3)]
+    assert [chosen.response_idx for chosen in right(responses)] == [1]
+    assert [chosen.response_idx for chosen in of_majority(responses)] == [0, 2]
+    assert of_majority([response("", False, 0)]) == []
+
+
+def test_a_job_for_several_gpus_waits_until_enough_are_free(monkeypatch, tmp_path):
+    jobs = load_jobs(PLAN)
+    started = []
+
+    class Stuck:
+        ended = False
+
+        def __init__(self, job, gpus):
+            self.job, self.gpus = job, gpus
+
+    def start(job, jobs, layout, gpus):
+        started.append((job.name, tuple(gpus)))
+        return Stuck(job, gpus)
+
+    monkeypatch.setattr("experiments.one_gpu.run.start", start)
+    monkeypatch.setattr("experiments.one_gpu.run.is_done", lambda job, layout: False)
+    scheduler = Scheduler(jobs, list(jobs), layout=None, gpus=["0", "1", "2"], deadline=0)  # type: ignore[arg-type]
+    scheduler._start_what_can_run()
+    assert started == [("evaluate/base", ("0",))]  # collect needs three
+    scheduler.running.clear()
+    scheduler.free = ["0", "1", "2"]
+    scheduler.wanted = scheduler.wanted[1:]
+    scheduler._start_what_can_run()
+    assert started[1:] == [("collect", ("0", "1", "2"))]
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder with the toy base model, and the experiment's problem files for it."""
+    folder = tmp_path_factory.mktemp("toy")
+    save_answering_model(folder / "base")
+    (folder / "problems").mkdir()
+    problems = write_problems(folder / "all.jsonl", 30).read_text().splitlines(keepends=True)
+    for split, chosen in {"train": slice(24), "test": slice(24, None)}.items():
+        (folder / "problems" / f"{split}.jsonl").write_text("".join(problems[chosen]))
+    (folder / "plan.yaml").write_text(yaml.safe_dump(TOY_PLAN, sort_keys=False))
+    return folder
+
+
+def test_a_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models_again(toy, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    shutil.copytree(toy / "problems", here / "problems")
+
+    def run(output, *arguments):
+        knobs = {"MODEL_PATH": toy / "base", "OUTPUT": output, "PLAN": toy / "plan.yaml", "OMP_NUM_THREADS": "1"}
+        script = REPOSITORY / "scripts" / "experiments" / "one_gpu.sh"
+        done = subprocess.run(["bash", script, *arguments], env=environment(knobs), capture_output=True, text=True)
+        logs = "".join(f"\n== {log}\n{log.read_text()[-2000:]}" for log in output.rglob("job.log"))
+        assert done.returncode == 0, done.stdout + done.stderr + logs
+        return done.stdout
+
+    assert started(run(here)) == ["evaluate/base", "collect", "srt", "evaluate/srt"]
+    record = json.loads((here / "srt" / "job.json").read_text())
+    assert record["seconds"] > 0 and record["env"]["TUPLES_PER_UPDATE"] == "4"
+    assert not any(
+        entry["y_init_correct"] for entry in json.loads((here / "collect" / "srt_stage1.json").read_text())
+    )
+    table = run(here, "--results", str(tmp_path / "results"))
+    assert "| base | " in table and "| srt | " in table and (tmp_path / "results" / "one_gpu.png").is_file()
+    rows = json.loads((tmp_path / "results" / "one_gpu.json").read_text())["rows"]
+    assert rows[0]["budget"]["samples"] == 0 and rows[1]["budget"]["samples"] > 48
+    assert rows[1]["budget"]["trained_tokens"] > 0 and "to_base" in rows[1]["tasks"]
+
+    run(here, "--export", str(tmp_path / "results.tar.gz"))
+    run(there, "--import", str(tmp_path / "results.tar.gz"))
+    assert not list(there.rglob("*.safetensors"))
+    assert started(run(there)) == []  # everything is evaluated
+    os.remove(there / "evaluate" / "srt" / "job.json")
+    assert started(run(there)) == ["srt", "evaluate/srt"]
+    assert (there / "srt.before1" / "job.json").is_file()
+
+
+def started(output: str) -> list[str]:
+    return [line.split()[1] for line in output.splitlines() if line.startswith("start:")]
+
+
+def test_rejection_fine_tuning_trains_on_the_right_responses_alone(toy, tmp_path):
+    attempts = [response(str(3 + 4 * (index % 2)), index % 2 == 0, index) for index in range(8)]
+    tokenizer = load_tokenizer(str(toy / "base"))
+    lines = []
+    for index, attempt in enumerate(attempts):
+        ids = tokenizer.encode(f"\\boxed{{{attempt.y_init}}}")
+        lines.append(as_line(replace(attempt, problem_idx=index, response_idx=0, y_init_ids=pack_ids(ids))))
+    write_jsonl(tmp_path / "attempts.jsonl", lines)
+    baseline_data.main(
+        [f"data={tmp_path}/attempts.jsonl", f"output={tmp_path}/data", "kind=rejection", "model=-", "responses=3"]
+    )
+    chosen = read_jsonl(tmp_path / "data" / BASELINE_FILE)
+    assert [unpack_ids(line["y_ids"]) for line in chosen] == [tokenizer.encode("\\boxed{3}")] * 3
+    data = tmp_path / "data" / BASELINE_FILE
+    trl_baselines.main([f"data={data}", f"output={tmp_path}/rft", "kind=sft", f"model={toy / 'base'}"])
+    log = json.loads((tmp_path / "rft" / "training_log.json").read_text())
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    assert len(losses) == 3 and losses[-1] < losses[0]  # one update an epoch
+    before, after = (load_model(str(path), "float32") for path in (toy / "base", tmp_path / "rft" / "model"))
+    assert any(not torch.equal(*pair) for pair in zip(before.parameters(), after.parameters(), strict=True))

@@ -1,0 +1,169 @@
+"""Several models in one call: their order, their folders, their comparison, and what is not sampled again."""
+
+import csv
+import shutil
+
+import pytest
+
+from srt.common.errors import UserError
+from srt.common.files import read_json, read_jsonl
+from srt.evaluation.config import label_models, split_models
+from srt.report.data import read_run
+
+
+def test_one_engine_after_the_other_and_one_table(evaluations, capsys):
+    weak, strong = evaluations.models.values()
+    result = evaluations(weak, strong)
+    assert evaluations.started == ["weak", "strong"]
+    names = [name for name, _, _ in evaluations.requests]
+    assert names == sorted(names, reverse=True)  # never interleaved
+    assert [model["label"] for model in result["models"]] == ["weak", "strong"]
+    accuracies = [model["avg_at_k"] for model in result["models"]]
+    assert accuracies[0] < accuracies[1]
+    (change,) = result["differences"]
+    assert (change["model"], change["to"], change["problems"]) == ("strong", "weak", 6)
+    assert change["metrics"]["avg_at_k"]["difference"] == pytest.approx(accuracies[1] - accuracies[0])
+    assert set(change["by_source"]) == {"even", "odd"}
+    printed = capsys.readouterr().out
+    assert "4 responses to each of 6 problems of" in printed
+    assert "minus weak" in printed and "even: avg@4 (%)" in printed
+
+
+def test_each_model_has_the_files_of_its_own_evaluation(evaluations, tmp_path):
+    together = evaluations(*evaluations.models.values())
+    shutil.move(tmp_path / "out", tmp_path / "moved")  # where it is not found and reused
+    shutil.rmtree(tmp_path / "moved" / "weak")
+    alone = evaluations(evaluations.models["strong"], out="alone/strong")
+    of_strong = read_json(tmp_path / "moved" / "strong" / "evaluation.json")
+    assert of_strong == alone
+    assert together["models"][1] == {"label": "strong"} | of_strong
+
+
+def test_the_files_of_a_comparison(evaluations, tmp_path):
+    result = evaluations(*evaluations.models.values())
+    with (tmp_path / "out" / "evaluation.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    strong = {row["metric"]: row for row in rows if row["model"] == "strong" and row["source"] == ""}
+    entry = result["models"][1]["metrics"]["pass_at_2"]
+    assert float(strong["pass_at_2"]["value"]) == entry["value"]
+    assert [float(strong["pass_at_2"][name]) for name in ("low", "high")] == entry["interval"]
+    change = result["differences"][0]["metrics"]["pass_at_2"]
+    assert float(strong["pass_at_2"]["difference"]) == change["difference"]
+    assert strong["pass_at_2"]["difference_to"] == "weak"
+    assert {row["source"] for row in rows} == {"", "even", "odd"}
+    markdown = (tmp_path / "out" / "evaluation.md").read_text()
+    assert f"| strong | {100 * result['models'][1]['avg_at_k']:.1f} (" in markdown
+    latex = (tmp_path / "out" / "evaluation.tex").read_text()
+    assert f"strong & {100 * result['models'][1]['avg_at_k']:.1f} {{\\scriptsize [" in latex
+    assert latex.count("strong & ") == 3  # all, even, odd
+
+
+# What is not sampled again ------------------------------------------------------------------------------
+
+
+def test_a_second_call_samples_nothing(evaluations):
+    first = evaluations(*evaluations.models.values())
+    assert evaluations(*evaluations.models.values()) == first
+    assert evaluations.started == []
+
+
+def test_a_model_that_is_added_is_the_only_one_sampled(evaluations):
+    weak, strong = evaluations.models.values()
+    evaluations(weak, out="first")
+    result = evaluations(weak, strong)
+    assert evaluations.started == ["strong"]
+    assert [model["label"] for model in result["models"]] == ["weak", "strong"]
+
+
+def test_more_responses_and_problems_add_to_those_there_are(evaluations):
+    weak = evaluations.models["weak"]
+    small = evaluations(weak, "num_samples=2", "max_samples=4", "revise=none", out="small")
+    large = evaluations(weak, "num_samples=3", out="large")
+    keys = [key for _, key, _ in evaluations.requests]
+    assert all(key.problem >= 4 or key.response == 2 or key.revision == 0 for key in keys)
+    assert sum(key.revision is None for key in keys) == 6 * 4 - 4 * 3
+    assert large["problems"] == 6 and large["metrics"]["pass_at_3"]["value"] >= small["avg_at_k"]
+    again = evaluations(weak, "num_samples=2", "max_samples=4", "revise=none", out="again")
+    assert evaluations.started == [] and again == small
+
+
+@pytest.mark.parametrize("change", ["seed=1", "temperature=0.7", "top_p=1.0", "max_tokens=40"])
+def test_other_sampling_is_sampled(evaluations, change):
+    weak = evaluations.models["weak"]
+    evaluations(weak, out="first")
+    evaluations(weak, change, out="second")
+    assert len(evaluations.requests) == 6 * (2 * 4 + 1)
+
+
+def test_another_model_of_the_same_name_is_sampled(evaluations, tmp_path):
+    weak = evaluations.models["weak"]
+    evaluations(weak, out="first")
+    (tmp_path / "weak" / "generation_config.json").write_text('{"eos_token_id": 2, "do_sample": true}')
+    evaluations(weak, out="second")
+    assert len(evaluations.requests) == 6 * (2 * 4 + 1)
+
+
+def test_revisions_are_reused_where_their_phrase_is_the_same(evaluations, tmp_path):
+    weak = evaluations.models["weak"]
+    evaluations(weak, "revise=oracle", out="oracle")
+    result = evaluations(weak, "revise=always", out="always")
+    lines = read_jsonl(tmp_path / "always" / "attempts.jsonl")
+    right = {(r["problem_idx"], r["response_idx"]) for r in lines if r.get("y_init_correct")}
+    sampled = {(key.problem, key.response) for _, key, _ in evaluations.requests}
+    assert sampled == {key for key in right if key[1] >= 0}  # the oracle revised these after the other phrase
+    phrases = {line["p_r"] for line in lines if line["kind"] == "revision"}
+    assert phrases == {"Wait, this response is wrong. Let me correct it."}
+    assert result["revisions_r0"] + result["revisions_r1"] == 24
+
+
+def test_a_torn_line_of_a_growing_log_is_not_reused(evaluations, tmp_path):
+    weak = evaluations.models["weak"]
+    whole = evaluations(weak, out="first")
+    log = tmp_path / "first" / "attempts.jsonl"
+    log.write_bytes(log.read_bytes()[:-20])
+    assert evaluations(weak, out="second") == whole
+    assert len(evaluations.requests) == 1
+
+
+# Arguments ----------------------------------------------------------------------------------------------
+
+
+def test_models_and_knobs_are_told_apart(tmp_path):
+    (tmp_path / "lr=1e-5").mkdir()
+    folder = str(tmp_path / "lr=1e-5")
+    assert split_models(["a/b", "seed=1", folder]) == (["a/b", folder], ["seed=1"])
+    assert split_models(["seed=1", "--nonsense"]) == ([], ["seed=1", "--nonsense"])
+
+
+def test_labels_are_as_short_as_they_can_be():
+    assert label_models(["Qwen/Qwen3-4B"]) == {"Qwen3-4B": "Qwen/Qwen3-4B"}
+    assert list(label_models(["runs/a/stage2", "runs/b/stage2/", "base"])) == ["a-stage2", "b-stage2", "base"]
+    with pytest.raises(UserError, match="a/b is named twice"):
+        label_models(["a/b", "c", "a/b"])
+
+
+def test_arguments_win_over_model_path(evaluations, monkeypatch):
+    monkeypatch.setenv("MODEL_PATH", evaluations.models["weak"])
+    evaluations(evaluations.models["strong"])
+    assert evaluations.started == ["strong"]
+
+
+def test_several_models_do_not_overwrite_the_evaluation_of_one(evaluations, tmp_path):
+    weak, strong = evaluations.models.values()
+    evaluations(weak)
+    before = (tmp_path / "out" / "evaluation.json").read_bytes()
+    with pytest.raises(UserError, match="holds the evaluation of a single model"):
+        evaluations(weak, strong)
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
+
+
+def test_a_model_that_cannot_be_read_is_found_before_any_is_sampled(evaluations, tmp_path):
+    with pytest.raises(UserError, match="no such checkpoint folder"):
+        evaluations(evaluations.models["weak"], str(tmp_path / "missing"))
+    assert evaluations.started == []
+
+
+def test_the_report_reads_the_models_of_a_comparison(evaluations, tmp_path):
+    evaluations(*evaluations.models.values())
+    stages = read_run(str(tmp_path / "out"), None, None, None).stages
+    assert [stage.key for stage in stages] == ["strong", "weak"]
