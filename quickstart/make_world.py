@@ -16,9 +16,9 @@ from pathlib import Path
 from quickstart.base_model import BaseTrainingConfig, save_checkpoint, train_base
 from quickstart.phrases import PHRASES
 from quickstart.world import Sizes, World, make_splits, write_jsonl
-from srt.common.console import progress
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
+from srt.common.progress import Progress
 
 # Increase it when the same settings would create a different world.
 FORMAT = 1
@@ -76,12 +76,10 @@ def make_world(
     (unfinished / "data").mkdir(parents=True)
     for split, problems in make_splits(world, sizes).items():
         write_jsonl(unfinished / "data" / f"{split}.jsonl", split, problems)
-    with progress(training.steps, "step") as bar:
-        bar.set_description("training the base model")
+    with Progress("training the base model") as bar:
 
         def report(step: int, loss: float) -> None:
-            bar.set_postfix_str(f"loss {loss:.3f}", refresh=False)
-            bar.update()
+            bar.show((step + 1) / training.steps, f"{step + 1}/{training.steps} steps", f"loss {loss:.3f}")
 
         model, tokenizer = train_base(world, training, report)
     save_checkpoint(model, tokenizer, unfinished / "base")

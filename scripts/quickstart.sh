@@ -19,6 +19,7 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} OMP_WAIT_POLICY=passive
 # Responses are short in this world, and its prompts need no suffix.
 export SAMPLER=transformers SAMPLER_BATCH=256 PROMPT_SUFFIX="" MAX_TOKENS=80 TOP_P=1.0 GRADING_WORKERS=1
 export DATA_PREFIX=quickstart TRAIN_DATA_DIR="$OUT/train_data" REPORT_TO=tensorboard
+export SD_ZERO_SCRIPTED=1 # the next command is typed here
 
 STARTED=$SECONDS
 step() {
@@ -88,4 +89,5 @@ step "SFT, two stages" train_srt
 step "self-distillation" self_distill
 step "evaluation" evaluate_sd_zero
 step "report" report
-printf '\nquickstart, seed %s: %d s\n' "$SEED" $((SECONDS - STARTED))
+printf '\nquickstart, seed %s: %d s, %s of disk in %s\n' "$SEED" $((SECONDS - STARTED)) "$(du -sh "$OUT" | cut -f1)" "$OUT"
+printf 'next: open %s in a browser; bash scripts/run_srt_data.sh --dry-run shows the plan of a real run\n' "$OUT/report.html"

@@ -27,9 +27,18 @@ else
   passed="ruff check, ruff format, basedpyright and pytest passed"
 fi
 
+# Whether bubblewrap can isolate a program: the tests of the judge are skipped where it cannot.
+judge_tested() {
+  command -v bwrap >/dev/null && bwrap --ro-bind / / --dev /dev --proc /proc --unshare-all true 2>/dev/null
+}
 not_tested() {
   if [ "${WITH_NEMO_RL:-0}" != 1 ]; then
     echo "NOT TESTED: ENGINE=nemo-rl (its engine, workers, sampler and verifier never ran); WITH_NEMO_RL=1 bash scripts/test.sh runs them" >&2
+  fi
+  if ! command -v bwrap >/dev/null; then
+    echo "NOT TESTED: THE CODE JUDGE (all its tests in the sandbox were skipped): bubblewrap is missing; apt-get install bubblewrap (Fedora: dnf install bubblewrap), then bash scripts/test.sh" >&2
+  elif ! judge_tested; then
+    echo "NOT TESTED: THE CODE JUDGE (all its tests in the sandbox were skipped): bubblewrap cannot create namespaces here; as root: sysctl -w kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0, or a container started with --privileged" >&2
   fi
 }
 

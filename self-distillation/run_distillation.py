@@ -4,9 +4,10 @@ from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+    from opsd.config import NOT_IDENTITY, VALIDATION_KNOBS, DistillConfig, check
+    from srt.knob_help import help_or_refuse
 
-    print_help_if_asked("distill", argv)
+    help_or_refuse(DistillConfig, "distill", argv, NOT_IDENTITY + VALIDATION_KNOBS, check)
     from opsd.distill import distill  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     distill(argv)

@@ -4,9 +4,10 @@ from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+    from srt.knob_help import help_or_refuse
+    from srt.report.run import ReportConfig
 
-    print_help_if_asked("report", argv)
+    help_or_refuse(ReportConfig, "report", argv)
     from srt.report.run import report  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     report(argv)

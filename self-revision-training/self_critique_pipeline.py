@@ -4,9 +4,10 @@ from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+    from srt.collect.config import MAY_CHANGE, CollectConfig, check
+    from srt.knob_help import help_or_refuse
 
-    print_help_if_asked("srt_data", argv)
+    help_or_refuse(CollectConfig, "srt_data", argv, MAY_CHANGE, check)
     from srt.collect.run import collect  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     collect(argv)

@@ -4,9 +4,10 @@ from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+    from srt.knob_help import help_or_refuse
+    from srt.sft.config import NOT_IDENTITY, SftConfig
 
-    print_help_if_asked("sft", argv)
+    help_or_refuse(SftConfig, "sft", argv, NOT_IDENTITY)
     from srt.sft.run import train  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     train(argv)

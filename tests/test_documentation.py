@@ -25,6 +25,7 @@ KNOB = re.compile(r"\b([A-Z][A-Z0-9_]{2,})=")
 # Of setup_env.sh, quickstart.sh, vLLM, CUDA, Ray and wandb.
 FOREIGN_VARIABLES = {
     "EXTRAS",
+    "HF_HUB_OFFLINE",
     "OUTPUT",
     "WITH_NEMO_RL",
     "VLLM_BATCH_INVARIANT",

@@ -1,12 +1,9 @@
 """The configuration of Phase 2 (configs/distill.yaml) and what follows from it, the same for every engine."""
 
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
-from opsd.kl import KLConfig
-from opsd.kl.divergences import Kind
 from srt.common.errors import UserError
-from srt.common.optimizer import OptimizerConfig
 from srt.config import default_of, option, seed_option
 from srt.config_groups import (
     AdamConfig,
@@ -18,6 +15,11 @@ from srt.config_groups import (
     RemoteCodeConfig,
     SamplerConfig,
 )
+
+if TYPE_CHECKING:  # these import torch, for which --help and the refusal of a wrong knob do not wait
+    from opsd.kl import KLConfig
+    from opsd.kl.divergences import Kind
+    from srt.common.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class DistillConfig(
     seed: int = seed_option()
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
+    keep_checkpoints_after_end: int = option(ge=0)
     log_samples_period: int = option(ge=1)
     report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
     output_dir: str | None = option(path=True)
@@ -120,6 +123,7 @@ NOT_IDENTITY = (
     "log_samples_period",
     "save_period",
     "keep_checkpoints",
+    "keep_checkpoints_after_end",
     "grading_workers",
     "grading_time_limit",
     "code_sandbox",
@@ -239,10 +243,12 @@ def _check_teacher_sync(config: DistillConfig) -> None:
         )
 
 
-def kl_config(config: DistillConfig) -> KLConfig:
+def kl_config(config: DistillConfig) -> "KLConfig":
     """The divergence that KL_TYPE and its companions describe."""
+    from opsd.kl import KLConfig
+
     return KLConfig(
-        kind=cast(Kind, config.kl_type),  # one of its choices
+        kind=cast("Kind", config.kl_type),  # one of its choices
         mixed_weight=config.mixed_kl_weight,
         jsd_beta=config.jsd_beta,
         temperature=config.kl_temperature,
@@ -252,8 +258,10 @@ def kl_config(config: DistillConfig) -> KLConfig:
     )
 
 
-def optimizer_config(config: DistillConfig, total_updates: int) -> OptimizerConfig:
+def optimizer_config(config: DistillConfig, total_updates: int) -> "OptimizerConfig":
     """How the student's weights are updated, whatever the engine."""
+    from srt.common.optimizer import OptimizerConfig
+
     return OptimizerConfig(
         lr=config.lr,
         schedule=config.lr_schedule,

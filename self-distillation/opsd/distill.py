@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from opsd.check_teacher import check_teacher
 from opsd.config import DistillConfig, RunConfig, check, check_warmup
 from opsd.dry_run import show_plan
 from opsd.engine import Engine
@@ -20,20 +21,11 @@ from opsd.train import train
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.machine import this_machine
-from srt.common.models import (
-    check_gpu,
-    check_reporter,
-    check_saving,
-    check_token_ids,
-    exceeds_embedding,
-    load_tokenizer,
-)
+from srt.common.models import check_gpu, check_reporter, check_saving, check_token_ids, exceeds_embedding
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
-from srt.contract.checkpoint import check_same_contract, layout_of_checkpoint
-from srt.contract.layout import Layout
+from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.paths import dataset_or_default, distillation_dir, evaluation_or_default, newest_stage2
-from srt.contract.provenance import tokenizer_fingerprint
 from srt.problems import ProblemSet, load_problems
 from srt.recipe import print_recipe
 from srt.verifiers.factory import check_verifier
@@ -73,7 +65,7 @@ def prepare(config: DistillConfig) -> Run:
     output_dir = Path(distillation_dir(config.output_dir, resolved.student_model))
     layout = layout_of_checkpoint(resolved.student_model, resolved, output_dir)
     check_saving(resolved.student_model, layout.tokenizer, layout.eot_ids)
-    _check_teacher(resolved, layout)
+    check_teacher(resolved.student_model, resolved.teacher_model, resolved.mode, layout)
     dataset, subset = dataset_or_default(config.mode, config.train_dataset, config.train_subset)
     train_set = load_problems(dataset, config.mode, subset, config.train_split, config.min_tests)
     replay = load_replay(resolved, layout)
@@ -131,14 +123,3 @@ def _with_models(config: DistillConfig) -> RunConfig:
         student = str(newest)
     models: dict[str, Any] = {"student_model": student, "teacher_model": config.teacher_model or student}
     return RunConfig(**(vars(config) | models))
-
-
-def _check_teacher(config: RunConfig, layout: Layout) -> None:
-    if config.teacher_model != config.student_model:
-        teacher_tokenizer = load_tokenizer(config.teacher_model)
-        if tokenizer_fingerprint(teacher_tokenizer) != tokenizer_fingerprint(layout.tokenizer):
-            raise UserError(
-                f"TEACHER_MODEL={config.teacher_model}: its tokenizer differs from the student's, so their "
-                "distributions cannot be compared token by token"
-            )
-        check_same_contract(config.teacher_model, config.mode, layout)

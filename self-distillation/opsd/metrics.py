@@ -84,6 +84,22 @@ class TokenMetrics:
         self.tokens[key] += tokens
 
 
+def validation_metrics(rollouts: list[Rollout]) -> dict[str, float]:
+    """`rollout_metrics` with the names of a validation, and what tells whether its responses still differ."""
+    metrics = rollout_metrics(rollouts)
+    solved: dict[str, bool] = defaultdict(bool)
+    for rollout in rollouts:
+        solved[rollout.problem.id] |= bool(rollout.r)
+    logprobs = [logprob for rollout in rollouts for logprob in rollout.logprobs]
+    return {
+        names.AVG_AT_K: metrics.pop(names.REWARD),
+        names.PASS_AT_K: sum(solved.values()) / len(solved),
+        names.PROBLEMS: len(solved),
+        **({names.ENTROPY: -sum(logprobs) / len(logprobs)} if logprobs else {}),
+        **metrics,
+    }
+
+
 def rollout_metrics(rollouts: list[Rollout]) -> dict[str, float]:
     """Reward, length and truncated share; means over responses, and the 90th percentile of the lengths."""
     lengths = sorted(len(rollout.y) for rollout in rollouts)

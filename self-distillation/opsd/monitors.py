@@ -14,6 +14,7 @@ FIRST_STEPS = 3  # whose mean later steps are compared with
 UNREWARDED_STEPS = 5  # from the start
 KL_RATIO = 2.0
 KL_FLOOR = 0.02  # nats per token; below it a ratio means nothing
+MIN_RESPONSES = 64  # in the window, as evidence of a difference between right and wrong ones
 ENTROPY_FRACTION = 0.1
 GAP_LIMIT = 0.05  # nats per token
 MAX_FIRST_GAP = 0.5  # nats per token; precision alone makes a tenth of that
@@ -91,14 +92,22 @@ class HealthMonitor:
     def _check_kl(self, kl_r0: float | None, kl_r1: float | None) -> str | None:
         if kl_r0 is None or kl_r1 is None or kl_r1 <= KL_FLOOR or kl_r1 <= KL_RATIO * kl_r0:
             return None
+        # A few small steps say little: the teacher may disagree with three right responses by chance.
+        if min(len(self.recent[name]) for name in (KL_R0, KL_R1)) < WINDOW or self._responses < MIN_RESPONSES:
+            return None
         return (
             f"the teacher disagrees far more with right responses (KL {kl_r1:.3f}) than with wrong ones "
             f"({kl_r0:.3f}): a reviser that changes right answers drags the student down. Check the SRT "
             "model's accuracy when asked to rephrase a right answer; REVISE_CORRECT=1 in Phase 1 trains it"
         )
 
+    @property
+    def _responses(self) -> int:
+        """Of the recent steps."""
+        return int(sum(self.recent.get(names.ROLLOUTS, ())))
+
     def _check_reward(self, reward: float | None) -> str | None:
-        responses = sum(self.recent.get(names.ROLLOUTS, ()))
+        responses = self._responses
         if reward is None or not responses or len(self.recent[names.REWARD]) < WINDOW:
             return None
         self.best_reward = max(reward, self.best_reward or 0)

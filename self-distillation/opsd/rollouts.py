@@ -117,8 +117,9 @@ class RolloutWorker:
         for problem, request in zip(problems, requests, strict=True):
             if request.max_tokens <= 0:
                 set_aside(problem, f"the prompt has {len(request.prompt_ids)} tokens, {limit}")
+        what = f"step {step + 1}, sampling" if purpose == "train" else f"{purpose} after step {step + 1}, sampling"
         with span("generation"):
-            samples = sample_all(sampler, [requests[position] for position in sampled])
+            samples = sample_all(sampler, [requests[position] for position in sampled], what)
         texts = [self.layout.decode(sample.token_ids) for sample in samples]
         with span("grading"):
             outcomes = self.grader.grade_all(

@@ -2,6 +2,7 @@
 due."""
 
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -11,6 +12,7 @@ from opsd.pairs import SequencePair, TeacherCue, build_pair
 from opsd.problem_order import ProblemOrder
 from opsd.replay import Replay
 from opsd.rollouts import BatchGrader, Rollout, RolloutWorker
+from srt.common.disk import disk_bytes, shown_bytes
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.common.models import context_limit, padding_id, vocab_size
@@ -119,9 +121,27 @@ class Run:
         open_run(self.output_dir, run_identity, config, self.revisions())
         if self.is_complete:
             print(f"self-distillation is complete: {self.student_folder}")
+            self.drop_checkpoints()  # left if the run was killed right after its export
             return False
         set_aside_bad_records(self.train_set, self.output_dir)
         return True
+
+    def drop_checkpoints(self) -> None:
+        """Delete what only served to resume, but for KEEP_CHECKPOINTS_AFTER_END checkpoints."""
+        parent, keep = self.output_dir / "checkpoints", self.config.keep_checkpoints_after_end
+        checkpoints = sorted(parent.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
+        dropped = checkpoints[: len(checkpoints) - keep]
+        freed = sum(disk_bytes(folder) for folder in dropped)
+        for folder in dropped:
+            shutil.rmtree(folder)
+        if not keep:
+            shutil.rmtree(parent, ignore_errors=True)
+            shutil.rmtree(self.output_dir / "best", ignore_errors=True)  # of STOP_ON_COLLAPSE; exported by now
+        if dropped:
+            print(
+                f"deleted {len(dropped)} checkpoint{'s' * (len(dropped) > 1)} that only served to resume "
+                f"({shown_bytes(freed)}); KEEP_CHECKPOINTS_AFTER_END keeps them"
+            )
 
     def revisions(self) -> dict[str, str]:
         """The commits of the hub models and datasets, as far as they are known."""

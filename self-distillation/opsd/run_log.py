@@ -1,4 +1,4 @@
-"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl and others, the progress bar, warnings."""
+"""The logs of a run: metrics.jsonl and REPORT_TO, samples.jsonl, warnings.jsonl and others, the progress bar."""
 
 import math
 from collections.abc import Mapping
@@ -6,16 +6,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from opsd.metrics import StepOutput
 from opsd.monitors import HealthMonitor, check_reviser
 from opsd.reporters import open_reporter, sample_row
 from opsd.run import Run
+from opsd.validation_monitor import ValidationMonitor
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog, write_jsonl
+from srt.common.progress import Progress
 from srt.contract import metrics as names
 from srt.contract.metrics import by_reward, with_current_names
+from srt.contract.records import pack_ids
 
 LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
@@ -23,11 +24,12 @@ LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 class RunLog:
     """Continues the logs after the steps before `start_step`; later lines, which are made again, are dropped."""
 
-    def __init__(self, run: Run, start_step: int, bar: tqdm):
+    def __init__(self, run: Run, start_step: int, bar: Progress):
         self.run = run
         self.bar = bar
         self.set_aside = open_step_log(run.output_dir / "set_aside.jsonl", start_step)
         self.samples = open_step_log(run.output_dir / "samples.jsonl", start_step)
+        self.warnings = open_step_log(run.output_dir / "warnings.jsonl", start_step)
         self.validations = (
             open_step_log(run.output_dir / "validation.jsonl", start_step) if run.validation_set else None
         )
@@ -37,9 +39,11 @@ class RunLog:
             else None
         )
         self.metrics = MetricsLog(run.output_dir, start_step, run.config.report_to, asdict(run.config))
-        self.health = HealthMonitor()
+        self.health, self.validation_health = HealthMonitor(), ValidationMonitor()
         for line in self.metrics.earlier:
             self.health.check(line)  # these warnings were printed at the time
+        for line in self.earlier_validations:
+            self.validation_health.check(line)
 
     def step(self, step: int, metrics: dict[str, Any], output: StepOutput) -> None:
         """A line in metrics.jsonl and on the screen; every LOG_SAMPLES_PERIOD steps, responses in
@@ -47,11 +51,11 @@ class RunLog:
         if step % self.run.config.log_samples_period == 0:
             self._log_samples(step, output)
         self.metrics.write(step, metrics)
-        self.bar.set_postfix_str(_headline(metrics), refresh=False)
-        self.bar.update(1)
-        self.bar.write(step_line(step + 1, self.run.total_steps, metrics))
+        total = self.run.total_steps
+        self.bar.show((step + 1) / total, f"{step + 1}/{total}", *_headline(metrics))
+        self.bar.message(step_line(step + 1, total, metrics, self.bar.left))
         for warning in self.health.check(metrics):
-            self.bar.write(f"warning, step {step}: {warning}")
+            self.warn(step, warning)
 
     @property
     def earlier_validations(self) -> list[dict[str, Any]]:
@@ -71,15 +75,29 @@ class RunLog:
         """A line in validation.jsonl, and in words on the screen."""
         if self.validations:
             self.validations.append(line)
-        self.bar.write(f"step {line['step'] + 1}: {validation_line(line, self.run.config.val_num_samples)}")
+        self.bar.message(f"step {line['step'] + 1}: {validation_line(line, self.run.config.val_num_samples)}")
         if line["step"] == -1 and (warning := check_reviser(line)):
-            self.bar.write(f"warning: {warning}")
+            self.warn(line["step"], warning)
+        for warning in self.validation_health.check(line):
+            self.warn(line["step"], warning)
+
+    def warn(self, step: int, text: str) -> None:
+        """A line in warnings.jsonl and on the screen. `step`: as in validation.jsonl, -1 before the first."""
+        self.warnings.append({"step": step, "warning": text})
+        self.bar.message(f"warning, step {step + 1}: {text}" if step >= 0 else f"warning: {text}")
 
     def message(self, text: str) -> None:
-        self.bar.write(text)
+        self.bar.message(text)
 
     def close(self) -> None:
-        for log in (self.metrics, self.samples, self.set_aside, self.validations, self.teacher_syncs):
+        for log in (
+            self.metrics,
+            self.samples,
+            self.set_aside,
+            self.warnings,
+            self.validations,
+            self.teacher_syncs,
+        ):
             if log:
                 log.close()
 
@@ -93,6 +111,8 @@ class RunLog:
                 "x": pair.rollout.problem.x,
                 "r": pair.rollout.r,
                 "p_r": self.run.layout.phrases.text(pair.rollout.r),
+                "finish_reason": pair.rollout.finish_reason,
+                "ids": pack_ids(pair.targets),
                 "tokens": [self.run.layout.tokenizer.decode([token]) for token in pair.targets],
                 "kl": [round(value, 5) for value in token_kl[id(pair)]],
             }
@@ -105,8 +125,10 @@ class RunLog:
 
 def validation_line(line: Mapping[str, Any], k: int) -> str:
     """validation avg@8 61.3%, 812 tokens, 2.0% cut off, 40.1% after revising wrong ones (5.0% cut off), ..."""
+    pass_at_k = line.get(names.PASS_AT_K)  # not in lines of version 0.2
     parts = [
         f"validation avg@{k} {line[names.AVG_AT_K]:.1%}",
+        *([] if pass_at_k is None else [f"pass@{k} {pass_at_k:.1%}"]),
         f"{line[names.RESPONSE_TOKENS]:.0f} tokens",
         f"{line[names.TRUNCATED]:.1%} cut off",
     ]
@@ -118,20 +140,23 @@ def validation_line(line: Mapping[str, Any], k: int) -> str:
     return ", ".join(parts)
 
 
-def step_line(number: int, total: int, metrics: Mapping[str, Any]) -> str:
-    """step 12/80: reward 61.3%, KL 0.0521 (r0 0.0931, r1 0.0214), 812 tokens, 14.2 s (generation 45%, ...)"""
+def step_line(number: int, total: int, metrics: Mapping[str, Any], left: str = "") -> str:
+    """step 12/80: reward 61.3%, KL 0.0521 (r0 0.0931, r1 0.0214), 812 tokens, 14.2 s (generation 45%, ...), 16:05
+    left"""
     seconds = metrics[names.SECONDS]
     total_seconds = sum(seconds.values()) or 1.0
     shares = ", ".join(f"{name} {value / total_seconds:.0%}" for name, value in seconds.items())
-    return f"step {number}/{total}: {_headline(metrics)}, {total_seconds:.1f} s ({shares})"
+    parts = [*_headline(metrics), f"{total_seconds:.1f} s ({shares})", *([left] if left else [])]
+    return f"step {number}/{total}: {', '.join(parts)}"
 
 
-def _headline(metrics: Mapping[str, Any]) -> str:
+def _headline(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     by_r = (by_reward(names.KL, r) for r in (0, 1))
     kl, kl_r0, kl_r1 = (metrics.get(name, math.nan) for name in (names.KL, *by_r))
     return (
-        f"reward {metrics[names.REWARD]:.1%}, KL {kl:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f}), "
-        f"{metrics[names.RESPONSE_TOKENS]:.0f} tokens"
+        f"reward {metrics[names.REWARD]:.1%}",
+        f"KL {kl:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f})",
+        f"{metrics[names.RESPONSE_TOKENS]:.0f} tokens",
     )
 
 

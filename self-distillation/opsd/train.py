@@ -16,7 +16,7 @@ from opsd.run_log import RunLog
 from opsd.teacher_sync import TeacherSync
 from opsd.timing import record_spans
 from opsd.validation import Validator
-from srt.common.console import progress
+from srt.common.progress import Progress
 
 
 def train(run: Run, engine: Engine) -> None:
@@ -26,7 +26,8 @@ def train(run: Run, engine: Engine) -> None:
     """
     started, finished = time.monotonic(), engine.start_step
     with (
-        progress(run.total_steps, "step", initial=engine.start_step) as bar,
+        # A step has a line of its own (run_log.py).
+        Progress("step", initial=engine.start_step / run.total_steps, line_seconds=None) as bar,
         closing(RunLog(run, engine.start_step, bar)) as log,
     ):
         rollout_worker = run.rollout_worker(engine.grader, log.set_aside)
@@ -47,7 +48,7 @@ def train(run: Run, engine: Engine) -> None:
             if run.checkpoint_due(finished) or validator.collapsed:
                 engine.save_checkpoint(finished)
                 validator.discard_former_best()
-    export_student(run, engine, finished, time.monotonic() - started, validator.best)
+    export_student(run, engine, finished, time.monotonic() - started, validator.best, validator.lines)
 
 
 def train_step(run: Run, engine: Engine, rollout_worker: RolloutWorker, step: int) -> StepOutput:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.engine import Engine
-from opsd.metrics import rollout_metrics
+from opsd.metrics import rollout_metrics, validation_metrics
 from opsd.run import Run
 from opsd.run_log import RunLog
 from srt.contract import metrics as names
@@ -95,12 +95,9 @@ class Validator:
         with self.engine.sampling() as sampler:
             rollouts = worker.sample(sampler, repeated, step, "validation")
             if not rollouts:
-                self.log.message(
-                    f"warning, step {step}: every validation sample was set aside; see {worker.set_aside.path}"
-                )
+                self.log.warn(step, f"every validation sample was set aside; see {worker.set_aside.path}")
                 return {}
-            metrics: dict[str, Any] = rollout_metrics(rollouts)
-            metrics = {names.AVG_AT_K: metrics.pop(names.REWARD)} | metrics
+            metrics: dict[str, Any] = validation_metrics(rollouts)
             if self.config.val_revise:
                 for r, revisions in worker.revise(sampler, rollouts, step, "validation").items():
                     revised = rollout_metrics(revisions) if revisions else {}
@@ -118,9 +115,10 @@ class Validator:
         self.log.validation(line)
         if self.collapsed:
             best = self.best_line
-            self.log.message(
+            self.log.warn(
+                line["step"],
                 f"stopping: that is more than STOP_ON_COLLAPSE={self.config.stop_on_collapse} below the "
-                f"{best[names.AVG_AT_K]:.1%} after step {best['step'] + 1}, whose student is kept"
+                f"{best[names.AVG_AT_K]:.1%} after step {best['step'] + 1}, whose student is kept",
             )
 
     def _save_student(self, finished_steps: int) -> None:

@@ -19,6 +19,7 @@ ENTRY_POINTS = {
     "evaluate": "self-revision-training/evaluate.py",
     "report": "self-revision-training/report.py",
     "distill": "self-distillation/run_distillation.py",
+    "localize": "self-distillation/localize.py",
 }
 KNOB_VARIABLES = {
     line.env

@@ -17,6 +17,7 @@ CONFIG_OF = {
     "distill": "distill",
     "evaluate": "evaluate",
     "report": "report",
+    "localize": "localize",
 }
 
 
@@ -28,8 +29,11 @@ def test_help_prints_every_knob_with_its_meaning(script):
         line for line in read_knob_table(CONFIGS / f"{CONFIG_OF[script]}.yaml") if isinstance(line, KnobLine)
     ]
     assert config
+    unfolded = " ".join(outcome.out.split())  # the meanings are folded at the width of the terminal
     for knob in config:
-        assert f"  {knob.env}=" in outcome.out and knob.help in outcome.out
+        assert f"  {knob.env}=" in outcome.out and " ".join(knob.help.split()) in unfolded
+    assert max(map(len, outcome.out.splitlines())) < 200
+    assert f"bash scripts/{script}.sh" in outcome.out
 
 
 def test_quickstart_help_explains_seed_and_folder_and_installs_nothing():
@@ -119,6 +123,27 @@ def test_help_does_not_import_torch(entry_point):
     done = run_entry_point_file(entry_point, "", "--help")
     assert done.returncode == 0 and "Knobs of" in done.stdout, done
     assert done.stdout.endswith("False\n")
+
+
+@pytest.mark.parametrize("entry_point", sorted(ENTRY_POINTS.keys() - {"evaluate"}))
+def test_a_wrong_knob_is_refused_before_torch_is_imported(entry_point):
+    """Importing torch takes seconds."""
+    done = run_entry_point_file(entry_point, "", "no_such_knob=1")
+    assert done.returncode == 2 and done.stdout == "False\n", done
+    assert done.stderr.startswith("error: unknown knob 'no_such_knob=1'")
+
+
+@pytest.mark.parametrize(
+    ("entry_point", "arguments", "error"),
+    [
+        ("collect", ["right_share=0.5"], "REVISE_CORRECT=1"),
+        ("distill", ["num_prompts_per_step=6", "train_global_batch_size=4"], "does not divide"),
+    ],
+)
+def test_knobs_that_contradict_each_other_are_refused_as_early(entry_point, arguments, error):
+    done = run_entry_point_file(entry_point, "", *arguments)
+    assert done.returncode == 2 and done.stdout == "False\n", done
+    assert error in done.stderr
 
 
 INTERRUPTING_IMPORT = """

@@ -22,15 +22,40 @@ def copy(tmp_path):
         content = b"".join((tmp_path / "requirements" / name).read_bytes() for name in names)
         (environment / stamp).write_text(hashlib.sha256(content).hexdigest())
 
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "bwrap").write_text("#!/bin/sh\n")  # works, whatever this machine has
+    (tools / "bwrap").chmod(0o755)
+
     def run(exit_code: int, **variables: str) -> subprocess.CompletedProcess:
+        variables = {"PATH": f"{tools}:{os.environ['PATH']}"} | variables
         for name in ("ruff", "basedpyright", "python"):
             program = environment / "bin" / name
-            program.write_text(f"#!/bin/sh\nexit {exit_code}\n")
+            # The environment's own Python runs; what it runs passes or fails.
+            program.write_text(f'#!/bin/sh\ncase "$1" in -c | -V) exit 0 ;; esac\nexit {exit_code}\n')
             program.chmod(0o755)
         command = ["bash", tmp_path / "scripts" / "test.sh"]
         return subprocess.run(command, env=os.environ | variables, text=True, stdout=-1, stderr=subprocess.STDOUT)
 
     return run
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+@pytest.mark.parametrize("bwrap", [None, "exit 1"])
+def test_the_last_line_says_loudly_that_the_judge_was_not_tested(copy, tmp_path, exit_code, bwrap):
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for tool in ("bash", "dirname", "cat", "rm", "sha256sum", "cut", "sed", "env"):
+        found = shutil.which(tool)
+        assert found
+        (tools / tool).symlink_to(found)
+    if bwrap:
+        (tools / "bwrap").write_text(f"#!/bin/sh\n{bwrap}\n")
+        (tools / "bwrap").chmod(0o755)
+    done = copy(exit_code, PATH=str(tools))
+    last = done.stdout.splitlines()[-1]
+    assert last.startswith("NOT TESTED: THE CODE JUDGE")
+    assert ("namespaces" if bwrap else "apt-get install bubblewrap") in last
 
 
 @pytest.mark.parametrize("exit_code", [0, 1])

@@ -64,6 +64,16 @@ def test_a_teacher_that_changes_right_answers_is_named_before_it_teaches(kept, c
     assert not warned or "keeps only 60.0% of them right" in warning
 
 
+@pytest.mark.parametrize(
+    ("steps", "responses", "warned"), [(1, 8, 0), (9, 128, 0), (10, 4, 0), (10, 8, 1), (20, 8, 1)]
+)
+def test_the_disagreement_with_right_responses_needs_a_window_of_evidence(steps, responses, warned):
+    """A step of 8 responses has a few right ones, and a reviser may disagree with those by chance."""
+    health = HealthMonitor()
+    figures = HEALTHY | {"kl_r0": 0.1, "kl_r1": 0.5, "rollouts": responses}
+    assert sum(len(health.check(figures)) for _ in range(steps)) == warned
+
+
 def test_one_odd_step_among_healthy_ones_is_no_trouble():
     health = HealthMonitor()
     for _ in range(WINDOW):

@@ -1,18 +1,20 @@
 """The training loop with the local engine: what enters the loss, logs, stopping and resuming, validation."""
 
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
 
+from opsd.export import accuracy_before_and_after
 from opsd.local.engine import LocalEngine
 from opsd.monitors import HealthMonitor
 from opsd.run_log import RunLog
 from opsd.train import train
-from srt.common.console import progress
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
 from srt.common.models import load_model
+from srt.common.progress import Progress
 from tests.opsd.helpers.problems import PHRASES, PROBLEMS, TOO_LONG, problem
 from tests.opsd.helpers.runs import train_run
 from tests.opsd.helpers.states import equal
@@ -167,9 +169,27 @@ def test_a_resumed_log_has_the_warnings_of_the_run_that_was_not_stopped(make_run
     uninterrupted = HealthMonitor()
     for line in lines:
         uninterrupted.check(line)
-    log = RunLog(run, len(lines), progress(run.total_steps, "step"))
+    log = RunLog(run, len(lines), Progress("step"))
     assert vars(log.health) == vars(uninterrupted)  # the same warnings will follow
     log.close()
+
+
+def test_warnings_are_logged_and_those_of_steps_that_are_made_again_are_dropped(
+    make_run, grader, coin_checkpoint, capsys
+):
+    run = make_run(coin_checkpoint, PROBLEMS, **RUN)
+    log = RunLog(run, 0, Progress("step"))
+    log.warn(-1, "before the first step")
+    for step in (2, 4):
+        log.warn(step, "the reward fell")
+    log.close()
+    captured = capsys.readouterr()
+    assert "warning, step 3: the reward fell" in captured.out + captured.err
+    RunLog(run, 3, Progress("step")).close()
+    assert read_jsonl(run.output_dir / "warnings.jsonl") == [
+        {"step": -1, "warning": "before the first step"},
+        {"step": 2, "warning": "the reward fell"},
+    ]
 
 
 def test_a_complete_run_is_left_alone(make_run, grader, coin_checkpoint, capsys):
@@ -181,6 +201,43 @@ def test_a_complete_run_is_left_alone(make_run, grader, coin_checkpoint, capsys)
     assert not make_run(coin_checkpoint, PROBLEMS, **settings).claim_folder()
     assert "self-distillation is complete" in capsys.readouterr().out
     assert {p: p.stat().st_mtime_ns for p in first.output_dir.rglob("*") if p.is_file()} == files
+
+
+@pytest.mark.parametrize("kept", [0, 1, 5])
+def test_a_finished_run_keeps_as_many_checkpoints_as_it_is_told_to(
+    make_run, grader, coin_checkpoint, capsys, kept
+):
+    settings = RUN | {"save_period": 1, "max_num_steps": 3, "keep_checkpoints": 3, "stop_on_collapse": 1.0}
+    run = make_run(coin_checkpoint, PROBLEMS, **settings, validation=PROBLEMS[:2], keep_checkpoints_after_end=kept)
+    train_run(run, grader)
+    folders = sorted(path.name for path in (run.output_dir / "checkpoints").glob("*"))
+    assert folders == [f"step_{step:06d}" for step in (1, 2, 3)][3 - min(kept, 3) :]
+    assert (run.output_dir / "best").exists() == bool(kept)
+    assert (run.student_folder / "model.safetensors").exists()
+    printed = capsys.readouterr().out
+    assert ("that only served to resume" in printed) == (kept < 3)
+    assert re.search(r"validation avg@2 +\d+\.\d% before the first step", printed)
+    assert f"next: MODEL_PATH={run.student_folder} bash scripts/evaluate.sh" in printed
+
+
+def test_the_summary_has_the_accuracy_before_and_after():
+    lines = [{"step": -1, "avg_at_k": 0.485}, {"step": 9, "avg_at_k": 0.7}, {"step": 29, "avg_at_k": 0.665}]
+    assert accuracy_before_and_after(lines, 30) == "48.5% before the first step, 66.5% after step 30"
+    assert (
+        accuracy_before_and_after(lines, 10) == "48.5% before the first step, 70.0% after step 10"
+    )  # the best one
+    assert accuracy_before_and_after(lines, 0) == "48.5% before the first step"
+    assert accuracy_before_and_after([], 30) is None
+
+
+def test_checkpoints_left_by_a_kill_right_after_the_export_are_deleted_by_the_next_call(
+    make_run, grader, coin_checkpoint
+):
+    run = make_run(coin_checkpoint, PROBLEMS, **(RUN | {"max_num_steps": 1}))
+    train_run(run, grader)
+    (run.output_dir / "checkpoints" / "step_000001").mkdir(parents=True)
+    assert not run.claim_folder()
+    assert not (run.output_dir / "checkpoints").exists()
 
 
 def test_another_setting_in_the_same_folder_is_refused(make_run, coin_checkpoint):
@@ -197,6 +254,9 @@ def test_a_validation_of_which_every_sample_is_set_aside_is_reported_and_does_no
     captured = capsys.readouterr()
     assert "every validation sample was set aside" in captured.out + captured.err
     assert read_jsonl(run.output_dir / "validation.jsonl") == []
+    (before, after) = read_jsonl(run.output_dir / "warnings.jsonl")
+    assert (before["step"], after["step"]) == (-1, 0)
+    assert before["warning"].startswith("every validation sample was set aside; see ")
 
 
 def test_logged_samples_are_the_first_problems_and_hold_a_kl_for_each_token(make_run, grader, coin_checkpoint):
@@ -251,6 +311,7 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     make_run, grader, coin_checkpoint, capsys
 ):
     settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
+    settings |= {"keep_checkpoints_after_end": 1}  # also the best student
     run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "validation.jsonl")
@@ -258,6 +319,8 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     results = read_json(run.output_dir / "run.json")["results"]
     assert results["steps"] < RUN["max_num_steps"]
     assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in capsys.readouterr().out
+    warnings = read_jsonl(run.output_dir / "warnings.jsonl")
+    assert warnings[-1]["step"] == lines[-1]["step"] and warnings[-1]["warning"].startswith("stopping: ")
     best = max(range(len(lines)), key=lambda index: lines[index]["avg_at_k"])
     assert best == 0
     assert same_file(run.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")
@@ -268,4 +331,5 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     train_run(make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings), grader)
     assert read_json(run.output_dir / "run.json")["results"]["steps"] == results["steps"]
     assert read_jsonl(run.output_dir / "validation.jsonl") == lines
+    assert read_jsonl(run.output_dir / "warnings.jsonl") == warnings
     assert same_file(run.output_dir / "student" / "model.safetensors", coin_checkpoint / "model.safetensors")

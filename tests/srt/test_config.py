@@ -7,6 +7,7 @@ from dataclasses import fields
 import pytest
 
 from opsd.config import DistillConfig
+from opsd.localize.config import LocalizeConfig
 from srt.collect.run import CollectConfig
 from srt.common.errors import UserError
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
@@ -21,6 +22,7 @@ SCHEMAS = {
     "distill": DistillConfig,
     "evaluate": EvaluateConfig,
     "report": ReportConfig,
+    "localize": LocalizeConfig,
 }
 every_config = pytest.mark.parametrize("name", SCHEMAS)
 

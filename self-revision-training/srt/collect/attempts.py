@@ -139,6 +139,10 @@ class Attempts:
     def set_aside_path(self) -> Path:
         return self._set_aside_log.path
 
+    @property
+    def set_aside_keys(self) -> Iterable[SampleKey]:
+        return self._set_aside
+
     def is_done(self, key: SampleKey) -> bool:
         return key in self.responses or key in self.revisions or key in self._set_aside
 

@@ -15,8 +15,8 @@ from tqdm import tqdm
 from srt.collect.attempts import Attempts
 from srt.collect.selection import KeptKey, Selection
 from srt.collect.stats import CollectionStats
-from srt.common.console import progress
 from srt.common.errors import UserError
+from srt.common.progress import Progress
 from srt.contract.layout import Layout
 from srt.contract.records import Problem, Response, Revision, SampleKey, pack_ids, unpack_ids
 from srt.contract.seeds import sample_seed
@@ -84,13 +84,14 @@ class Collector:
     def run(self) -> None:
         """Sample and grade until the target is certain or every problem is finished."""
         self._admit_more()  # before the bar: the sampler's engine may start here
-        selection = self.config.selection
-        total, unit = (selection.target, "kept") if selection else (len(self.problems), "problem")
-        with progress(total, unit) as bar:
+        title = "D_revision" if self.config.selection else "evaluation"
+        with Progress(title, initial=self._fraction()) as bar:
             while True:
                 self._admit_more()
-                self._show(bar)
-                if not self._in_flight or self._target_is_certain():
+                finished = not self._in_flight or self._target_is_certain()
+                if bar.due or finished:
+                    self._show(bar, finished)
+                if finished:
                     return
                 for key, sample in self._poll_sampler():
                     self._on_sample(key, sample)
@@ -282,13 +283,35 @@ class Collector:
 
     # Progress -------------------------------------------------------------------------------------------
 
-    def _show(self, bar: tqdm) -> None:
-        if self.config.selection is None:
-            done = self._admitted - len(self._in_flight)
+    def _show(self, bar: Progress, finished: bool) -> None:
+        config, attempts, stats = self.config, self.attempts, self.stats
+        if config.selection is None:
+            total = len(self.problems) * (config.num_responses + bool(config.greedy))
+            done, problems = f"{stats.responses:,}/{total:,} responses", ""
         else:
-            done = self.config.selection.counted(self.attempts.kept.total)
-        sampled_tokens = self.stats.tokens - self.attempts.restored_tokens
-        rate = sampled_tokens / max(bar.format_dict["elapsed"], 1e-9)
-        postfix = [*self.stats.percentages(), f"{rate:.0f} tok/s", f"{len(self._in_flight)} in flight"]
-        bar.set_postfix_str(", ".join(postfix), refresh=False)
-        bar.update(done - bar.n)
+            done = f"{config.selection.counted(attempts.kept.total):,}/{config.selection.target:,} kept"
+            problems = f"{self._finished_problems:,}/{len(self.problems):,} problems"
+        rate = (stats.tokens - attempts.restored_tokens) / max(bar.elapsed, 1e-9)
+        in_flight = f"{len(self._in_flight)} in flight" if self._in_flight else ""
+        fraction = 1.0 if finished else self._fraction()
+        bar.show(fraction, done, *stats.percentages(), f"{rate:,.0f} tok/s", problems, in_flight)
+
+    @property
+    def _finished_problems(self) -> int:
+        return self._admitted - len(self._in_flight)
+
+    def _fraction(self) -> float:
+        """How much is done. A collection ends with its target or with its problems, whichever comes first; an
+        evaluation ends with its samples."""
+        config, attempts = self.config, self.attempts
+        if config.selection is None:
+            revisions = config.num_revisions if config.revise else 0
+            total = len(self.problems) * (config.num_responses * (1 + revisions) + bool(config.greedy))
+            # What is set aside will not be graded, and neither will the revisions of such a response.
+            lost = sum(
+                1 if key.revision is not None or key.response == GREEDY else 1 + revisions
+                for key in attempts.set_aside_keys
+            )
+            return (len(attempts.responses) + len(attempts.revisions) + lost) / total
+        kept = config.selection.counted(attempts.kept.total) / config.selection.target
+        return max(kept, self._finished_problems / len(self.problems))

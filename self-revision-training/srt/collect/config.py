@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from srt.common.errors import UserError
 from srt.config import option, seed_option
 from srt.config_groups import (
     GradingConfig,
@@ -39,3 +40,35 @@ class CollectConfig(
     data_prefix: str | None = option()
     output_dir: str | None = option(path=True)
     train_data_dir: str | None = option(path=True)
+
+
+# Where output goes, how the work is spread, what is chosen among the logged samples, and how they are split.
+MAY_CHANGE = (
+    "recipe",
+    "trust_remote_code",
+    "target_revision_samples",
+    "right_share",
+    "clean",
+    "sampler",
+    "batch_size",
+    "sampler_batch",
+    "dtype",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "data_parallel_backend",
+    "grading_workers",
+    "grading_time_limit",
+    "stage1_size",
+    "stage2_size",
+    "train_data_dir",
+)
+
+
+def check(config: CollectConfig) -> None:
+    """Raises UserError when RIGHT_SHARE asks for revisions of right responses, which are not sampled."""
+    if config.right_share and not config.revise_correct:
+        raise UserError(
+            f"RIGHT_SHARE={config.right_share:g} asks for tuples after right responses, and REVISE_CORRECT=0 does "
+            "not revise those; set REVISE_CORRECT=1"
+        )

@@ -6,12 +6,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from srt.collect.collector import Collector, CollectorConfig
-from srt.collect.config import CollectConfig
+from srt.collect.config import CollectConfig, check
 from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
 from srt.collect.split import D_REVISION, FINGERPRINT, check_stage_files, is_edited
 from srt.common.console import print_summary
+from srt.common.disk import disk_bytes, shown_bytes
 from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
@@ -52,22 +53,13 @@ def selected_problems(config: CollectConfig) -> ProblemSet:
     return replace(loaded, problems=problems)
 
 
-def check_right_share(config: CollectConfig) -> None:
-    """Raises UserError when RIGHT_SHARE asks for revisions of right responses, which are not sampled."""
-    if config.right_share and not config.revise_correct:
-        raise UserError(
-            f"RIGHT_SHARE={config.right_share:g} asks for tuples after right responses, and REVISE_CORRECT=0 does "
-            "not revise those; set REVISE_CORRECT=1"
-        )
-
-
 def collect(argv: list[str]) -> None:
     """Write d_revision.json: TARGET_REVISION_SAMPLES verified tuples, or as many as the problems yield.
 
     With --dry-run, only print what would be done.
     """
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
-    check_right_share(config)
+    check(config)
     allow_remote_code(config.trust_remote_code)
     if DRY_RUN not in argv:
         check_gpu()
@@ -159,7 +151,18 @@ def collect(argv: list[str]) -> None:
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
     results = {"clean": config.clean, "problems": len(consumed), FINGERPRINT: written}
     close_run(output_dir, summary | counts | results)
-    print_summary("Collection", summary | counts | {"problems used": len(consumed), "file": path})
+    account = collector.stats.account(len(tuples), right, config.target_revision_samples)
+    rest = {
+        "changes by cleaning": {k: n for k, n in summary["cleaned"].items() if k != "duplicate"} or "none",
+        "problems used": f"{len(consumed):,} of {len(loaded.problems):,}",
+        "unreadable records": len(loaded.bad),
+        "repeated records": loaded.repeated,
+        "tokens": summary["tokens"],
+        "seconds": summary["seconds"],
+        "file": path,
+        "disk used": shown_bytes(disk_bytes(output_dir)),
+    }
+    print_summary("Collection", account | rest)
     if len(tuples) < config.target_revision_samples:
         share = "" if config.right_share is None else f" with RIGHT_SHARE={config.right_share:g}"
         print(

@@ -7,7 +7,7 @@ from typing import Any
 
 from srt.collect.config import CollectConfig
 from srt.collect.consumed import SRT_PROBLEMS
-from srt.common.console import print_summary
+from srt.common.console import print_next, print_summary
 from srt.common.errors import UserError
 from srt.common.files import atomic_write, read_json, remove, write_json
 from srt.config import load_config
@@ -85,6 +85,8 @@ def prepare(argv: list[str]) -> None:
             **({"problems used": problems} if problems.is_file() else {}),
         },
     )
+    knobs = {"MODEL_PATH": config.model_path, "MODE": None if config.mode == "math" else config.mode}
+    print_next("sft", knobs | {"DATA_PREFIX": config.data_prefix, "TRAIN_DATA_DIR": config.train_data_dir})
 
 
 def _read_collection(source: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:

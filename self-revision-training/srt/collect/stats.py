@@ -1,7 +1,7 @@
 """What the progress bar, the summary and run.json say about a collection."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from srt.contract.metrics import REVISIONS_TRUNCATED, by_reward
@@ -59,6 +59,7 @@ class CollectionStats:
         return {
             "responses": self.responses,
             "revisions": self.revisions,
+            "right_revisions": self.revised[0][1] + self.revised[1][1],
             "kept": self.kept,
             "cleaned": dict(sorted(self.cleaned.items())),
             "set_aside": self.set_aside.total(),
@@ -66,6 +67,32 @@ class CollectionStats:
             "tokens": self.tokens,
             **self._rates(),
         }
+
+    def account(self, written: int, after_right: int, target: int) -> dict[str, str]:
+        """From samples to the tuples that were written, in words: what was counted how. For the summary."""
+        rates = self._rates()
+        right = sum(self.revised[r][1] for r in (0, 1))
+        shares = [
+            f"{rate:.1%} after {name} ones"
+            for name, key in (("wrong", "wrong_to_right"), ("right", "right_to_right"))
+            if (rate := rates[key]) is not None
+        ]
+        duplicates = self.cleaned["duplicate"]
+        left_out = {"duplicates": duplicates, "dropped by cleaning": right - self.kept - duplicates}
+        first_try = rates["first_try_accuracy"] or 0
+        lines = {
+            "responses": f"{self.responses:,}, {self.right:,} right (first-try accuracy {first_try:.1%})",
+            "revisions": f"{self.revisions:,}, {right:,} right ({', '.join(shares) or 'none sampled'})",
+            "left out of these": _counted(left_out) or "none",
+            "kept": f"{self.kept:,} tuples",
+            "written": f"{written:,} of these (target: {target:,}), {written - after_right:,} after wrong "
+            f"responses and {after_right:,} after right ones",
+        }
+        if truncated := rates["truncated_share"]:
+            lines["cut off"] = f"{truncated:.1%} of the responses, which count as wrong"
+        if self.set_aside:
+            lines["set aside"] = f"{self.set_aside.total():,} without a verdict ({_counted(self.set_aside)})"
+        return lines
 
     def percentages(self) -> Iterator[str]:
         """Accuracies for the progress bar, each once there are samples for it."""
@@ -85,3 +112,8 @@ class CollectionStats:
             "right_to_right": rate(self.revised[1][1], self.revised[1][0]),
             **{by_reward(REVISIONS_TRUNCATED, r): rate(self.revised[r][2], self.revised[r][0]) for r in (0, 1)},
         }
+
+
+def _counted(counts: Mapping[str, int]) -> str:
+    """102 duplicates, 3 dropped by cleaning"""
+    return ", ".join(f"{count:,} {name}" for name, count in counts.items() if count)

@@ -1,22 +1,10 @@
-"""Progress bars and summary tables."""
+"""Summary tables, and the command that comes next."""
 
-import sys
+import os
+import shlex
 from collections.abc import Mapping
 
-from tqdm import tqdm
-
-
-def progress(total: int, unit: str, initial: int = 0) -> tqdm:
-    """A bar that keeps refreshing while nothing finishes, and that does not flood a log file."""
-    return tqdm(
-        total=total,
-        unit=unit,
-        initial=initial,
-        miniters=0,
-        mininterval=0.3 if sys.stderr.isatty() else 10.0,
-        dynamic_ncols=True,
-        smoothing=0.05,
-    )
+SCRIPTED = "SD_ZERO_SCRIPTED"  # set by scripts that run the next command themselves
 
 
 def print_summary(title: str, values: Mapping[str, object]) -> None:
@@ -24,6 +12,14 @@ def print_summary(title: str, values: Mapping[str, object]) -> None:
     width = max(len(name) for name in values)
     for name, value in values.items():
         print(f"  {name:<{width}}  {_formatted(value)}")
+
+
+def print_next(script: str, knobs: Mapping[str, object]) -> None:
+    """The next command to type. `knobs`: None leaves one out, as where it has its default."""
+    if os.environ.get(SCRIPTED):
+        return
+    settings = [f"{name}={shlex.quote(str(value))}" for name, value in knobs.items() if value is not None]
+    print(f"\nnext: {' '.join([*settings, 'bash', f'scripts/{script}.sh'])}")
 
 
 def _formatted(value: object) -> str:

@@ -13,6 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from srt.common.attention import use_exact_attention
 from srt.common.errors import UserError, disk_full_reason, reason_of
+from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
 
@@ -164,7 +165,8 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report on missing tensors is a table; ours is a sentence
     try:
-        model, info = _load("model", model_path, load, **options)
+        with heartbeat(f"loading {model_path}"):
+            model, info = _load("model", model_path, load, **options)
     finally:
         logging.set_verbosity(verbosity)
     _check_loaded(model_path, info)

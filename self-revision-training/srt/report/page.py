@@ -1,289 +1,355 @@
-"""report.html: the table, plots and examples of a run, in the order of its steps."""
+"""report.html: tables, curves and texts of a run or of several, in the order of their steps."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from srt.contract.metrics import (
-    AVG_AT_K,
-    ENTROPY,
-    GRAD_NORM,
-    KL,
-    LOGPROB_GAP,
-    LR,
-    RESPONSE_TOKENS,
-    REVISIONS_TRUNCATED,
-    REWARD,
-    TEACHER_ENTROPY,
-    TOP1_AGREEMENT,
-    TRUNCATED,
-    VALIDATION,
-    by_reward,
-)
+from srt.contract.metrics import AVG_AT_K, REVISIONS_TRUNCATED, by_reward
 from srt.contract.paths import model_name
-from srt.report.data import RunData
-from srt.report.examples import (
-    TINTS,
-    first_samples,
-    kl_concentration,
-    kl_scale,
-    revision_examples,
-    scale_legend,
-    tinted_response,
-)
-from srt.report.html import Html, document, element, table
-from srt.report.plots import (
-    DEFAULT_COLOR,
-    REWARD_COLORS,
-    SECOND_COLOR,
-    SHORT_NAMES,
-    VALIDATION_COLOR,
-    Series,
-    accuracy_plot,
-    line_plot,
-    metric_points,
-    response_length_plot,
-    revision_plot,
-    smoothing_window,
-)
+from srt.report.browse import collection_attempts, kl_concentration, kl_samples, right_revisions, shared_problems
+from srt.report.charts import Chart, charts_data, figure, figures, is_number
+from srt.report.curves import distillation_charts, sft_charts
+from srt.report.data import SHORT_NAMES, EvaluatedStage, RunData, record_of
+from srt.report.html import Html, asset, document, element, join, table
+from srt.report.knobs import knob_table
+from srt.report.plots import accuracy_plot, response_length_plot, revision_plot
 from srt.report.provenance import provenance
-from srt.report.table import differing_settings, evaluation_setup, percent, shared_k, stage_table, trained_problems
+from srt.report.table import (
+    differing_settings,
+    evaluation_setup,
+    number,
+    percent,
+    shared_k,
+    stage_table,
+    trained_problems,
+)
 
+UPLOT = "uplot-1.6.32"
+SCRIPTS = ("dom.js", "heat.js", "export.js", "charts.js", "chart_svg.js", "browse.js")
 TABLE_NOTE = (
     "Interval: 95% bootstrap interval over problems. Tokens: mean per response. Revise: accuracy of the revisions "
     "of wrong (r\u00a0=\u00a00) and of correct (r\u00a0=\u00a01) responses. Truncated: share of the responses, "
     "and of the revisions after each kind, that the token limit cut off."
 )
+HELP = (
+    "Point at a curve to read its values, drag to zoom in, double-click to see all again; a name in the legend "
+    "hides or shows its curve."
+)
 
 
-def render_page(run: RunData, examples: int) -> str:
-    """The whole page; a part that the run does not have gets no section."""
-    base = _base_model(run)
-    facts = provenance(run)
+@dataclass
+class PageData:
+    """What the scripts of the page read, by the name of its element, and the charts so far."""
+
+    charts: list[Chart]
+    pictures: dict[str, Any]
+    widgets: dict[str, Any]
+
+
+def render_page(runs: Sequence[RunData], examples: int, browse: int, live: bool = False) -> str:
+    """The whole page; a part that no run has gets no section.
+
+    examples: texts to show at once, 0 for none. browse: texts of each kind to embed. live: for the server of
+    watch.py, with a script that asks it for news.
+    """
+    data = PageData([], {}, {})
     sections = [
-        _heading(run, base),
-        _evaluation(run),
-        _collection(run),
-        _revision_examples(run, examples),
-        _sft(run),
-        _distillation(run),
-        _localization(run, examples),
-        _section("Provenance", *facts) if facts else None,
+        _heading(runs, live),
+        _differences(runs),
+        _warnings(runs),
+        _evaluation(runs, data),
+        *([_problems(runs, browse, data)] if examples else []),
+        _collection(runs, examples, browse, data),
+        _sft(runs, data),
+        _distillation(runs, data),
+        *([_localization(runs, examples, data)] if examples else []),
+        _provenance(runs),
+        _missing(runs),
     ]
-    return document(f"SD-Zero: {model_name(base)}" if base else "SD-Zero", TINTS, *(s for s in sections if s))
+    base = _base_model(runs[0])
+    title = f"SD-Zero: {model_name(base)}" if base else "SD-Zero"
+    return document(
+        title,
+        asset(f"{UPLOT}/uPlot.min.css"),
+        *(section for section in sections if section),
+        scripts=[_uplot(), *map(asset, (*SCRIPTS, *(["live.js"] if live else []), "start.js"))],
+        data={
+            "charts": charts_data(data.charts, [run.label for run in runs]),
+            "pictures": data.pictures,
+            "widgets": data.widgets | {"examples": examples},
+        },
+        live=live,
+    )
+
+
+def _uplot() -> str:
+    """The library with its license, which every copy must hold."""
+    return f"/*\n{asset(f'{UPLOT}/LICENSE')}*/\n{asset(f'{UPLOT}/uPlot.iife.min.js')}"
 
 
 def _base_model(run: RunData) -> str:
     """Path or id of the base model, from the first part that names it; empty if none does."""
-    evaluated = {stage.key: stage.metrics["model"] for stage in run.stages}
-    return (
-        run.collection.get("config", {}).get("model_path")
-        or run.srt.get("config", {}).get("base_model")
-        or evaluated.get("base", "")
+    evaluated = {stage.key: stage.metrics.get("model", "") for stage in run.stages}
+    return str(
+        record_of(run.collection, "config").get("model_path")
+        or record_of(run.srt, "config").get("base_model")
+        or evaluated.get("base")
+        or ""
     )
 
 
-def _plot(title: str, subtitle: str, svg: Html) -> Html:
-    return element("figure", element("figcaption", title, element("span", subtitle)), svg)
+def _block(key: str, *children: object) -> Html:
+    """A part of the page that a live page replaces when it changes."""
+    return element("div", *children, data_block=key)
 
 
-def _section(title: str, *children: object) -> Html:
-    return element("section", element("h2", title), *children)
+def _section(key: str, title: str, *children: object) -> Html:
+    return element("section", element("h2", title), *children, data_section=key)
 
 
 def _soft(*children: object) -> Html:
     return element("p", *children, class_="soft")
 
 
+def _of(run: RunData, runs: Sequence[RunData]) -> str:
+    return f"{run.label}: " if len(runs) > 1 else ""
+
+
+def _stages(runs: Sequence[RunData]) -> list[EvaluatedStage]:
+    if len(runs) == 1:
+        return runs[0].stages
+    return [replace(stage, run_label=run.label) for run in runs for stage in run.stages]
+
+
 # The sections -------------------------------------------------------------------------------------------
 
 
-def _heading(run: RunData, base: str) -> Html:
+def _heading(runs: Sequence[RunData], live: bool) -> Html:
     lines = [element("h1", "Self-Distillation Zero")]
-    if base:
-        lines.append(_soft(f"base model: {base}"))
+    bases = dict.fromkeys(filter(None, map(_base_model, runs)))
+    if bases:
+        lines.append(_soft(f"base model: {', '.join(bases)}"))
+    if len(runs) > 1:
+        lines.append(_soft(f"runs: {', '.join(run.label for run in runs)}"))
+    lines += [element("p", text, class_="lead") for run in runs if (text := _lead(run, _of(run, runs)))]
+    lines += [element("p", text) for run in runs if (text := _progress(run, _of(run, runs)))]
+    live_line = [element("p", "live", id="live", class_="soft", role="status")] if live else []
+    script_note = element("noscript", element("p", "Curves and texts of this page need JavaScript."))
+    return element("header", _block("heading", *lines), *live_line, script_note, data_section="header")
+
+
+def _lead(run: RunData, name: str) -> str:
     by_key = {stage.key: stage.metrics for stage in run.stages}
-    if {"base", "sd_zero"} <= set(by_key):
-        first, last = by_key["base"], by_key["sd_zero"]
-        lengths = [
-            f"{by_key[key]['mean_response_tokens']:,.0f} ({name})"
-            for key, name in SHORT_NAMES.items()
-            if key in by_key
-        ]
-        text = (
-            f"avg@{shared_k(run.stages)} goes from {percent(first[AVG_AT_K])} (base) to "
-            f"{percent(last[AVG_AT_K])} (SD-Zero). Mean response tokens: {', '.join(lengths)}."
-        )
-        lines.append(element("p", text, class_="lead"))
-    return element("header", *lines)
+    if not {"base", "sd_zero"} <= set(by_key):
+        return ""
+    lengths = [
+        f"{number(by_key[key].get('mean_response_tokens'), ',.0f')} ({short})"
+        for key, short in SHORT_NAMES.items()
+        if key in by_key
+    ]
+    return (
+        f"{name}avg@{shared_k(run.stages)} goes from {percent(by_key['base'][AVG_AT_K])} (base) to "
+        f"{percent(by_key['sd_zero'][AVG_AT_K])} (SD-Zero). Mean response tokens: {', '.join(lengths)}."
+    )
 
 
-def _evaluation(run: RunData) -> Html | None:
-    if not run.stages:
+def _progress(run: RunData, name: str) -> str:
+    """How far Phase 2 is, while it is not finished."""
+    if not run.in_progress:
+        return ""
+    total = record_of(run.distillation, "config").get("max_num_steps")
+    done = max((line["step"] + 1 for line in run.steps), default=0)
+    return f"{name}self-distillation is not finished: {done:,} of at most {number(total)} steps."
+
+
+def _differences(runs: Sequence[RunData]) -> Html | None:
+    if len(runs) < 2:
         return None
-    stages, k = run.stages, shared_k(run.stages)
+    return _section("differences", "Differences of the runs", _block("differences", knob_table(runs)))
+
+
+def _warnings(runs: Sequence[RunData]) -> Html | None:
+    rows = [
+        [f"{_of(run, runs)}{'start' if line['step'] < 0 else line['step'] + 1}", str(line["warning"])]
+        for run in runs
+        for line in run.warnings
+    ]
+    if not rows:
+        return None
+    listed = table([["after step", "warning"], *rows], class_="prose")
+    return _section("warnings", "Warnings of self-distillation", _block("warnings", listed))
+
+
+def _evaluation(runs: Sequence[RunData], data: PageData) -> Html | None:
+    stages = _stages(runs)
+    if not stages:
+        return None
+    k = shared_k(stages)
     highlighted = next((row for row, stage in enumerate(stages, start=1) if stage.key == "sd_zero"), None)
+    rows = stage_table(stages)
+    plots = [
+        ("accuracy", "Accuracy", f"one response, and the best of {k}", accuracy_plot(stages, k)),
+        ("lengths", "Response length", "mean tokens per response", response_length_plot(stages)),
+        ("revisions", "Revision accuracy", "share of correct revisions", revision_plot(stages)),
+    ]
+    data.pictures |= {key: {"title": title, "rows": rows} for key, title, _, _ in plots}
     return _section(
+        "evaluation",
         "Evaluation",
-        _soft(evaluation_setup(stages[0]), f". {TABLE_NOTE}"),
-        table(stage_table(stages), highlighted),
-        *(element("p", f"Note: {note}.") for note in differing_settings(stages) + trained_problems(stages)),
-        element(
-            "div",
-            _plot("Accuracy", f"one response, and the best of {k}", accuracy_plot(stages, k)),
-            _plot("Response length", "mean tokens per response", response_length_plot(stages)),
-            _plot("Revision accuracy", "share of correct revisions", revision_plot(stages)),
-            class_="plots",
+        _block(
+            "evaluation",
+            _soft(evaluation_setup(stages[0]), f". {TABLE_NOTE}"),
+            table(rows, highlighted if len(runs) == 1 else None),
+            *(element("p", f"Note: {note}.") for note in differing_settings(stages) + trained_problems(stages)),
+            element("div", *(figure(*plot) for plot in plots), class_="plots"),
         ),
     )
 
 
-def _collection(run: RunData) -> Html | None:
-    results = run.collection.get("results")
-    if not results:
+def _problems(runs: Sequence[RunData], browse: int, data: PageData) -> Html | None:
+    shared = shared_problems(_stages(runs), browse)
+    if not shared["problems"]:
         return None
+    data.widgets["problems"] = shared
+    text = (
+        f"Of the {shared['total']:,} problems that every stage answered, {len(shared['problems']):,} are here; "
+        "the text is the first response of each stage, the counts are over all of its responses."
+    )
+    body = [_block("problems", _soft(text)), element("div", data_widget="problems")]
+    return _section("problems", "The same problem, stage by stage", *body)
+
+
+def _collection(runs: Sequence[RunData], examples: int, browse: int, data: PageData) -> Html | None:
+    parts = [part for run in runs for part in _collection_of(run, _of(run, runs))]
+    browsed = {run.label: found for run in runs if (found := collection_attempts(run, browse))["attempts"]}
+    if not parts and not browsed:
+        return None
+    intro = (
+        "Each response is graded, the model is told the outcome and tries again, and correct revisions are kept."
+    )
+    children: list[Html] = [_block("collection", _soft(intro), *parts)]
+    if browsed and examples:
+        data.widgets["attempts"] = browsed
+        children += [element("h3", "Attempts"), element("div", data_widget="attempts")]
+    return _section("collection", "Phase 1: collection of self-revisions", *children)
+
+
+def _collection_of(run: RunData, name: str) -> Iterator[Html]:
+    results = record_of(run.collection, "results")
+    if not results:
+        return
+    rights = right_revisions(run)
+    changes = ", ".join(f"{kind} {number(count)}" for kind, count in record_of(results, "cleaned").items())
     metrics = {
-        "responses": f"{results['responses']:,}",
-        "correct on the first try": percent(results["first_try_accuracy"]),
-        "cut off by the token limit": percent(results["truncated_share"]),
-        "revisions": f"{results['revisions']:,}",
-        "wrong \u2192 correct": percent(results["wrong_to_right"]),
+        "responses": number(results.get("responses")),
+        "correct on the first try": percent(results.get("first_try_accuracy")),
+        "cut off by the token limit": percent(results.get("truncated_share")),
+        "revisions": number(results.get("revisions")),
+        "wrong \u2192 correct": percent(results.get("wrong_to_right")),
         "cut off by the limit, of the revisions of wrong ones": percent(
             results.get(by_reward(REVISIONS_TRUNCATED, 0))
         ),
-        "correct \u2192 correct": percent(results["right_to_right"]),
+        "correct \u2192 correct": percent(results.get("right_to_right")),
         "cut off by the limit, of the revisions of correct ones": percent(
             results.get(by_reward(REVISIONS_TRUNCATED, 1))
         ),
-        "correct revisions": f"{results['kept']:,}",
-        "tuples kept": f"{results['tuples']:,}",
-        "set aside": f"{results['set_aside']:,}",
-        "tokens sampled": f"{results['tokens']:,}",
+        "correct revisions": number(rights),
+        "of these usable: unique, and not dropped by cleaning": number(results.get("kept")),
+        "tuples written": number(results.get("tuples")),
+        "set aside": number(results.get("set_aside")),
+        "tokens sampled": number(results.get("tokens")),
+        "seconds": number(results.get("seconds")),
     }
-    shown = {name: value for name, value in metrics.items() if value != "-"}
-    return _section(
-        "Phase 1: collection of self-revisions",
-        _soft(
-            "Each response is graded, the model is told the outcome and tries again, and correct revisions are "
-            "kept."
-        ),
-        element(
-            "dl",
-            *(element("div", element("dt", name), element("dd", value)) for name, value in shown.items()),
-            class_="metrics",
-        ),
+    if name:
+        yield element("h3", name.removesuffix(": "))
+    shown = {title: value for title, value in metrics.items() if value != "-"}
+    yield element(
+        "dl",
+        *(element("div", element("dt", title), element("dd", value)) for title, value in shown.items()),
+        class_="metrics",
     )
+    if changes:
+        yield _soft(f"Changes by cleaning: {changes}.")
 
 
-def _revision_examples(run: RunData, examples: int) -> Html | None:
-    if not (run.tuples and examples):
+def _curves(key: str, title: str, note: Html, charts: list[Chart], data: PageData) -> Html | None:
+    plots = figures(charts)
+    if plots is None:
         return None
-    text = f"Evenly spaced among the {len(run.tuples):,} tuples of d_revision.json, for each reward of y_init."
-    return _section("Self-revisions", _soft(text), revision_examples(run.tuples, examples))
+    data.charts += charts
+    return _section(key, title, _block(key, note), _block(f"{key}-curves", plots))
 
 
-def _sft(run: RunData) -> Html | None:
-    if not run.losses:
-        return None
-    names = {
-        1: ("Stage 1, generation", "y_init, P_r and y_revised"),
-        2: ("Stage 2, revision", "y_revised"),
-    }
-    plots = []
-    for stage, points in run.losses.items():
-        title, supervised = names[stage]
-        svg = line_plot(f"loss of SFT stage {stage}", [Series("loss", points)], x="update")
-        plots.append(_plot(title, f"loss on {supervised}", svg))
-    return _section("Phase 1: supervised fine-tuning", element("div", *plots, class_="plots"))
+def _sft(runs: Sequence[RunData], data: PageData) -> Html | None:
+    facts = [
+        f"{_of(run, runs)}stage {stage}: {log[-1].get('step', len(log)):,} updates" + _speed(log)
+        for run in runs
+        for stage, log in run.sft_logs.items()
+    ]
+    note = _soft(f"{'; '.join(facts)}. {HELP}")
+    return _curves("sft", "Phase 1: supervised fine-tuning", note, list(sft_charts(runs)), data)
 
 
-def _distillation(run: RunData) -> Html | None:
-    if not run.steps:
-        return None
-    window = smoothing_window(len(run.steps))
-    smoothing = f"Thin: each step. Bold: mean over {window} steps. " if window > 1 else ""
+def _speed(log: list[dict[str, Any]]) -> str:
+    """Of a stage that has finished: how long its updates took, and the rate in tokens."""
+    seconds = log[-1].get("train_runtime")
+    if not is_number(seconds) or seconds <= 0:
+        return ""
+    tokens = max((line["num_tokens"] for line in log if is_number(line.get("num_tokens"))), default=None)
+    return f" in {_duration(seconds)}" + (f", {tokens / seconds:,.0f} tokens per second" if tokens else "")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:,.0f} s" if seconds < 120 else f"{seconds / 60:,.0f} min"
+
+
+def _distillation(runs: Sequence[RunData], data: PageData) -> Html | None:
+    counts = "; ".join(f"{_of(run, runs)}{len(run.steps):,} steps" for run in runs if run.steps)
     rewards = "r\u00a0=\u00a00: responses graded wrong; r\u00a0=\u00a01: responses graded correct."
-    return _section(
-        "Phase 2: on-policy self-distillation",
-        _soft(f"{len(run.steps):,} steps. {smoothing}{rewards}"),
-        element("div", *_distillation_plots(run), class_="plots"),
-    )
+    syncs = " Vertical lines: the teacher became the student." if any(run.teacher_syncs for run in runs) else ""
+    note = _soft(f"{counts}. Thin: each step. Bold: moving average. {rewards}{syncs} {HELP}")
+    charts = list(distillation_charts(runs))
+    return _curves("distillation", "Phase 2: on-policy self-distillation", note, charts, data)
 
 
-def _distillation_plots(run: RunData) -> Iterator[Html]:
-    """Validation metrics are those of the weights after the step, all others of the weights before it."""
-    k = run.distillation.get("config", {}).get("val_num_samples", "k")
-
-    def training(label: str, name: str, color: str = DEFAULT_COLOR, exact: bool = False) -> Series:
-        return Series(label, metric_points(run.steps, name), color, exact)
-
-    def validation(label: str, name: str) -> Series:
-        points = metric_points(run.steps, f"{VALIDATION}{name}", shift=1)
-        return Series(label, points, VALIDATION_COLOR, exact=True)
-
-    def for_each_reward(name: str) -> list[Series]:
-        return [training(f"r = {r}", by_reward(name, r), color=REWARD_COLORS[r]) for r in (0, 1)]
-
-    def plot(
-        title: str, subtitle: str, *series: Series, share: bool = False, from_zero: bool = True
-    ) -> Iterator[Html]:
-        if any(curve.points for curve in series):
-            svg = line_plot(f"{title} over steps", series, share=share, from_zero=from_zero)
-            yield _plot(title, subtitle, svg)
-
-    yield from plot(
-        "Reward",
-        "share of correct responses",
-        training("training responses", REWARD),
-        validation(f"validation avg@{k}", AVG_AT_K),
-        share=True,
-        from_zero=False,
-    )
-    yield from plot("KL to the teacher", "nats per token", *for_each_reward(KL))
-    yield from plot(
-        "Response length",
-        "mean tokens",
-        training("training", RESPONSE_TOKENS),
-        validation("validation", RESPONSE_TOKENS),
-    )
-    yield from plot(
-        "Truncated",
-        "share of responses cut off",
-        training("training", TRUNCATED),
-        validation("validation", TRUNCATED),
-        share=True,
-    )
-    yield from plot(
-        "Entropy",
-        "nats per token",
-        training("student", ENTROPY),
-        training("teacher", TEACHER_ENTROPY, color=SECOND_COLOR),
-    )
-    yield from plot(
-        "Top-1 agreement",
-        "share of tokens with the same argmax",
-        *for_each_reward(TOP1_AGREEMENT),
-        share=True,
-        from_zero=False,
-    )
-    yield from plot("Log-prob gap", "between sampler and trainer, nats", training("gap", LOGPROB_GAP))
-    yield from plot("Gradient norm", "before clipping", training("norm", GRAD_NORM))
-    yield from plot("Learning rate", "at the end of the step", training("rate", LR, exact=True))
-
-
-def _localization(run: RunData, examples: int) -> Html | None:
-    samples = first_samples(run.samples, examples)
-    if not samples:
+def _localization(runs: Sequence[RunData], examples: int, data: PageData) -> Html | None:
+    logged = {run.label: kl_samples(run.samples) for run in runs if run.samples}
+    if not logged:
         return None
-    scale = kl_scale(samples)
+    data.widgets["samples"] = logged
     facts = []
-    for r, verdict in ((0, "wrong"), (1, "correct")):
-        if kl := kl_concentration(run.samples, r):
-            facts.append(
-                f"In the {kl.responses:,} logged {verdict} responses, the KL is {kl.kl_per_token:.4f} nats per "
-                f"token, and a tenth of the tokens carry {kl.top_tenth_share:.0%} of it."
-            )
-    return _section(
-        "Where the teacher disagrees",
-        _soft("The KL of each token, for the first logged responses of each reward. ", " ".join(facts)),
-        scale_legend(scale),
-        element("div", *(tinted_response(sample, scale) for sample in samples), class_="pair"),
+    for run in runs:
+        for r, verdict in ((0, "wrong"), (1, "correct")):
+            if kl := kl_concentration(run.samples, r):
+                facts.append(
+                    f"{_of(run, runs)}In the {kl.responses:,} logged {verdict} responses, the KL is "
+                    f"{kl.kl_per_token:.4f} nats per token, and a tenth of the tokens carry "
+                    f"{kl.top_tenth_share:.0%} of it."
+                )
+    intro = (
+        "The KL of each token of the logged responses, step by step. The strongest tint is at the 99th percentile "
+        "of the tokens that are not part of a control phrase (underlined), so that the phrase does not make all "
+        "others pale. "
     )
+    return _section(
+        "localization",
+        "Where the teacher disagrees",
+        _block("localization", _soft(intro, " ".join(facts))),
+        element("div", data_widget="samples"),
+    )
+
+
+def _provenance(runs: Sequence[RunData]) -> Html | None:
+    parts = []
+    for run in runs:
+        if facts := provenance(run):
+            parts.append(join(*([element("h3", run.label)] if len(runs) > 1 else []), *facts))
+    return _section("provenance", "Provenance", _block("provenance", *parts)) if parts else None
+
+
+def _missing(runs: Sequence[RunData]) -> Html | None:
+    lines = [f"{_of(run, runs)}{phrase}" for run in runs for phrase in run.missing]
+    if not lines:
+        return None
+    listed = element("ul", *(element("li", line) for line in lines))
+    return _section("missing", "Not in this report", _block("missing", listed))

@@ -1,10 +1,12 @@
 """Where a run came from, on the page: models, data, settings, seeds, commits, phrases and packages."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
+from srt.contract.hardware import describe_hardware
 from srt.contract.paths import DEFAULT_DATASETS
-from srt.report.data import RunData
+from srt.report.data import RunData, record_of
 from srt.report.html import Html, element, join
 
 # The settings that matter most, by the names of their knobs.
@@ -38,7 +40,7 @@ def provenance(run: RunData) -> list[Html]:
     runs = _runs(run)
     if not runs:
         return []
-    return [element("dl", *_parts(runs), class_="provenance"), *_phrases(runs), *_packages(runs)]
+    return [element("dl", *_parts(runs), class_="provenance"), *_phrases(runs), *_hardware(runs), *_packages(runs)]
 
 
 def _runs(run: RunData) -> dict[str, dict[str, Any]]:
@@ -52,16 +54,17 @@ def _parts(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
     """One entry per part; parts that differ only in the model, such as the evaluations, share one."""
     terms_by_facts: dict[tuple[str, ...], list[Html]] = {}
     for name, part in runs.items():
-        config = part["config"]
+        config = record_of(part, "config")
         model = config.get("model_path") or config.get("base_model") or config.get("student_model")
         facts = (
             _data(config),
             *_recipe(config),
             _settings(config),
-            f"seed {config['seed']}",
-            f"git {_short(part['git_commit'])}",
+            f"seed {config.get('seed')}",
+            f"git {_short(str(part.get('git_commit')))}",
         )
-        terms_by_facts.setdefault(facts, []).append(element("dt", element("strong", name), f": {model}"))
+        term = element("dt", element("strong", name), f": {model}", element("span", _when(part), class_="soft"))
+        terms_by_facts.setdefault(facts, []).append(term)
     for facts, terms in terms_by_facts.items():
         yield join(*terms, element("dd", "; ".join(facts)))
 
@@ -70,21 +73,48 @@ def _data(config: dict[str, Any]) -> str:
     if "base_model" in config:
         return (
             f"stage files {config['data_prefix']}"
-            if config["data_prefix"]
+            if config.get("data_prefix")
             else "the default stage files of the model"
         )
-    default = DEFAULT_DATASETS[config["mode"]][0]
-    return config.get("dataset") or config.get("train_dataset") or default
+    default = DEFAULT_DATASETS.get(str(config.get("mode")), ("unknown data", None))[0]
+    return str(config.get("dataset") or config.get("train_dataset") or default)
 
 
 def _recipe(config: dict[str, Any]) -> Iterator[str]:
-    if isinstance(recipe := config.get("recipe"), dict):
-        changes = [f"{name}={value}" for name, value in recipe["overridden"].items()]
-        yield f"recipe {recipe['name']}" + (f" with {', '.join(changes)}" if changes else "")
+    if recipe := record_of(config, "recipe"):
+        changes = [f"{name}={value}" for name, value in record_of(recipe, "overridden").items()]
+        yield f"recipe {recipe.get('name')}" + (f" with {', '.join(changes)}" if changes else "")
 
 
 def _settings(config: dict[str, Any]) -> str:
     return ", ".join(f"{name}={config[name]}" for name in SETTINGS if name in config)
+
+
+def _when(part: dict[str, Any]) -> str:
+    """When a part started, and how long it took, as far as its run.json says."""
+    started, finished = _time(part.get("started")), _time(part.get("finished"))
+    if started is None:
+        return ""
+    took = f", finished {finished:%Y-%m-%d %H:%M}" if finished else ""
+    return f", started {started:%Y-%m-%d %H:%M} UTC{took}"
+
+
+def _time(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+
+
+def _hardware(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
+    """One line per machine; none for runs of version 0.2 and before."""
+    parts_by_machine: dict[str, list[str]] = {}
+    for name, part in runs.items():
+        if isinstance(record := part.get("hardware"), dict):
+            parts_by_machine.setdefault(describe_hardware(record), []).append(name)
+    for machine, names in parts_by_machine.items():
+        where = "" if len(parts_by_machine) == 1 else f" ({', '.join(names)})"
+        yield element("p", f"Hardware{where}: {machine}", class_="soft")
 
 
 def _short(commit: str) -> str:
@@ -96,9 +126,10 @@ def _phrases(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
     """One line per set of control phrases; more than one set in a run is suspicious."""
     parts_by_set: dict[tuple[str, str, str], list[str]] = {}
     for name, part in runs.items():
-        if phrases := part["identity"].get("control_phrases"):
-            if isinstance(phrases, dict):
-                parts_by_set.setdefault((phrases["name"], phrases["0"], phrases["1"]), []).append(name)
+        phrases = record_of(record_of(part, "identity"), "control_phrases")
+        if {"name", "0", "1"} <= phrases.keys():
+            key = (str(phrases["name"]), str(phrases["0"]), str(phrases["1"]))
+            parts_by_set.setdefault(key, []).append(name)
     for (set_name, after_wrong, after_correct), names in parts_by_set.items():
         where = "" if len(parts_by_set) == 1 else f" ({', '.join(names)})"
         yield element(
@@ -113,7 +144,7 @@ def _phrases(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
 def _packages(runs: dict[str, dict[str, Any]]) -> Iterator[Html]:
     parts_by_versions: dict[str, list[str]] = {}
     for name, part in runs.items():
-        versions = ", ".join(f"{package} {version}" for package, version in part["packages"].items())
+        versions = ", ".join(f"{package} {version}" for package, version in record_of(part, "packages").items())
         parts_by_versions.setdefault(versions, []).append(name)
     for versions, names in parts_by_versions.items():
         where = "" if len(parts_by_versions) == 1 else f" ({', '.join(names)})"

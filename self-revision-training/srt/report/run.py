@@ -1,6 +1,7 @@
-"""Configuration -> the files of a run -> summary.json, report.html and a table in the terminal."""
+"""Configuration -> the files of a run -> summary.json, report.html and a table in the terminal; or a live page."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from srt.common.errors import UserError
@@ -8,50 +9,101 @@ from srt.common.files import atomic_write, write_json
 from srt.config import load_config, option
 from srt.contract.paths import PHASE1
 from srt.report.data import RunData, read_run
+from srt.report.folders import RunFolders, find_run, with_distinct_labels
 from srt.report.table import differing_settings, print_stage_table, summary, trained_problems
+from srt.report.watch import LivePage, serve
+
+WATCH = "--watch"
+INPUTS = ("evaluation", "collection", "srt", "distillation")
 
 
 @dataclass(frozen=True)
 class ReportConfig:
     """The configuration of the report. configs/report.yaml documents every knob and holds the defaults."""
 
-    evaluation: str | None = option()
-    collection: str | None = option()
-    srt: str | None = option()
-    distillation: str | None = option()
+    evaluation: str | None = option(path=True)
+    collection: str | None = option(path=True)
+    srt: str | None = option(path=True)
+    distillation: str | None = option(path=True)
     examples: int = option(ge=0)
-    output_dir: str | None = option()
+    browse: int = option(ge=0, le=5000)
+    watch_port: int = option(ge=0, le=65535)
+    output_dir: str | None = option(path=True)
 
 
 def report(argv: list[str]) -> None:
-    """Write summary.json and report.html; parts that the run does not have (yet) are left out and named.
+    """Write summary.json and report.html, or with --watch serve the page while its runs go on.
 
+    argv: knobs, and the folders of runs (RUN ...). Parts that a run does not have (yet) are left out and named.
     Raises UserError if there is nothing to report.
     """
-    config = load_config(ReportConfig, "report", argv)
-    run = read_run(config.evaluation, config.collection, config.srt, config.distillation)
-    if run.is_empty:
-        raise UserError(
-            f"nothing to report ({'; '.join(run.missing)}): set EVALUATION, COLLECTION, SRT or DISTILLATION to "
-            "the OUTPUT_DIR of that step"
-        )
+    paths = [Path(argument).expanduser() for argument in argv if _is_path(argument)]
+    knobs = [argument for argument in argv if argument != WATCH and not _is_path(argument)]
+    config = load_config(ReportConfig, "report", knobs)
+    folders = _folders(config, paths)
+    if WATCH in argv:
+        serve(LivePage(lambda: _folders(config, paths), lambda now: _live_page(now, config)), config.watch_port)
+        return
+    runs = read_runs(folders, config.browse)
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / "report")
     summary_path, page_path = output_dir / "summary.json", output_dir / "report.html"
-    write_json(summary_path, summary(run.stages))
-    _write_page(run, config.examples, page_path)
+    stages = [replace(s, run_label=run.label if len(runs) > 1 else "") for run in runs for s in run.stages]
+    write_json(summary_path, summary(stages))
+    _write_page(runs, config, page_path)
 
-    if run.missing:
-        print(f"left out of the report: {'; '.join(run.missing)}")
-    if run.stages:
-        print_stage_table(run.stages)
-    for note in differing_settings(run.stages) + trained_problems(run.stages):
+    missing = [f"{run.label}: {part}" if len(runs) > 1 else part for run in runs for part in run.missing]
+    if missing:
+        print(f"left out of the report: {'; '.join(missing)}")
+    if stages:
+        print_stage_table(stages)
+    for note in differing_settings(stages) + trained_problems(stages):
         print(f"note: {note}")
     print(f"\nreport:  {page_path}\nsummary: {summary_path}")
 
 
-def _write_page(run: RunData, examples: int, path: Path) -> None:
+def read_runs(folders: Sequence[RunFolders], browse: int) -> list[RunData]:
+    """Raises UserError when one of the runs has nothing to show, and what `read_run` raises."""
+    runs = [read_run(each, browse) for each in folders]
+    for run in runs:
+        if run.is_empty:
+            raise UserError(
+                f"nothing to report ({'; '.join(run.missing)}): set EVALUATION, COLLECTION, SRT or DISTILLATION "
+                "to the OUTPUT_DIR of that step, or name the folder of a run (bash scripts/report.sh RUN)"
+            )
+    return runs
+
+
+def _is_path(argument: str) -> bool:
+    """RUN arguments: what exists, and what is neither a knob nor an option."""
+    return argument != WATCH and (
+        Path(argument).expanduser().exists() or not ("=" in argument or argument[:1] == "-")
+    )
+
+
+def _folders(config: ReportConfig, paths: Sequence[Path]) -> list[RunFolders]:
+    values = {name: getattr(config, name) for name in INPUTS}
+    named = [name.upper() for name, value in values.items() if value]
+    if paths and named:
+        raise UserError(
+            f"{', '.join(map(str, paths))} and {', '.join(named)}: name either the folders of runs, or the knobs "
+            "for the folders of one"
+        )
+    if paths:
+        return with_distinct_labels([find_run(path) for path in paths], paths)
+    parts = {name: Path(value).expanduser() if value else None for name, value in values.items()}
+    return [RunFolders("run", **parts)]
+
+
+def _live_page(folders: Sequence[RunFolders], config: ReportConfig) -> str:
+    from srt.report.page import render_page
+
+    return render_page(read_runs(folders, config.browse), config.examples, config.browse, live=True)
+
+
+def _write_page(runs: Sequence[RunData], config: ReportConfig, path: Path) -> None:
     from srt.report.page import render_page  # imports matplotlib, which --help must not wait for
 
     with atomic_write(path) as temporary:
         # Surrogates (invalid Unicode in model outputs) become references, which browsers show as U+FFFD.
-        temporary.write_text(render_page(run, examples), encoding="utf-8", errors="xmlcharrefreplace")
+        page = render_page(runs, config.examples, config.browse)
+        temporary.write_text(page, encoding="utf-8", errors="xmlcharrefreplace")

@@ -4,6 +4,8 @@ from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from srt.common.progress import heartbeat
+
 if TYPE_CHECKING:  # torch is heavy
     from torch import Tensor
 
@@ -104,11 +106,13 @@ class LazySampler:
             self._sampler.close()
 
 
-def sample_all(sampler: Sampler, requests: list[SampleRequest]) -> list[Sample]:
-    """All samples, in the order of the requests."""
+def sample_all(sampler: Sampler, requests: list[SampleRequest], what: str = "sampling") -> list[Sample]:
+    """All samples, in the order of the requests. `what`: the name of this work where it takes long enough to be
+    reported on."""
     for index, request in enumerate(requests):
         sampler.submit(index, request)
     samples: dict[Hashable, Sample] = {}
-    while len(samples) < len(requests):
-        samples.update(sampler.poll())
+    with heartbeat(what, lambda: f"{len(samples):,} of {len(requests):,} responses"):
+        while len(samples) < len(requests):
+            samples.update(sampler.poll())
     return [samples[index] for index in range(len(requests))]

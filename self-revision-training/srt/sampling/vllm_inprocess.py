@@ -9,8 +9,10 @@ from collections.abc import Hashable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import UserError
+from srt.common.progress import heartbeat
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.vllm_common import (
+    LastMessage,
     as_sample,
     did_not_start,
     engine_arguments,
@@ -66,8 +68,10 @@ class VllmSampler:
             tensor_parallel_size=tensor_parallel_size,
             seed=seed,
         )
+        last = LastMessage()
         try:
-            self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
+            with last.listening(), heartbeat("vLLM is starting", lambda: last.text):
+                self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except (ValueError, RuntimeError, OSError) as error:
             raise did_not_start(model_path, error) from error
         # The parameters that the last update of weights reached, where vLLM tells.

@@ -16,6 +16,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.progress import describe_processes, heartbeat
 from srt.common.ray_auth import require_token
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.process_guard import ChildProcessGuard
@@ -106,10 +107,13 @@ class VllmParallelSampler:
         others = set(multiprocessing.active_children())  # graders, which end by themselves
         starting = asyncio.run_coroutine_threadsafe(_start_engine(arguments, on_gpu), self.loop)
         try:
-            while not starting.done():
-                concurrent.futures.wait([starting], timeout=0.2)
-                started_now = set(multiprocessing.active_children()) - others
-                self._guard.watch(child.pid for child in started_now if child.pid is not None)
+            pids: set[int] = set()
+            with heartbeat("vLLM is starting", lambda: describe_processes(pids.copy())):
+                while not starting.done():
+                    concurrent.futures.wait([starting], timeout=0.2)
+                    started_now = set(multiprocessing.active_children()) - others
+                    pids |= {child.pid for child in started_now if child.pid is not None}
+                    self._guard.watch(pids)
             self.engine = starting.result()
             # poll reports a dead engine in one sentence; the engine's process has printed why.
             logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)

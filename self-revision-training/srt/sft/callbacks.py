@@ -6,11 +6,10 @@ import time
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 from transformers import TrainerCallback
 
-from srt.common.console import progress
 from srt.common.errors import UserError
+from srt.common.progress import Progress
 from srt.common.resume import write_sizes
 from srt.sft.batching import BatchPlan
 
@@ -46,7 +45,8 @@ class ProgressBar(TrainerCallback):
 
     def __init__(self, title: str, plan: BatchPlan, lengths: list[int]):
         self.title = title
-        self.bar: tqdm | None = None
+        self.bar: Progress | None = None
+        self.loss = ""
         self.first_update = 0  # > 0 when resumed
         self.update_started = 0.0
         self.update_seconds: list[float] = []
@@ -57,8 +57,7 @@ class ProgressBar(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.first_update = state.global_step
         if state.is_world_process_zero:
-            self.bar = progress(state.max_steps, "update", initial=state.global_step)
-            self.bar.set_description(self.title)
+            self.bar = Progress(self.title, initial=state.global_step / state.max_steps)
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
 
@@ -70,7 +69,9 @@ class ProgressBar(TrainerCallback):
             torch.cuda.synchronize()
         self.update_seconds.append(time.monotonic() - self.update_started)
         if self.bar is not None:
-            self.bar.update(state.global_step - self.bar.n)
+            updates = f"{state.global_step:,}/{state.max_steps:,} updates"
+            rate = f"{rate:,.0f} tok/s" if (rate := self.rate()) else ""
+            self.bar.show(state.global_step / state.max_steps, updates, self.loss, rate)
         if state.global_step == state.max_steps and args.eval_strategy != "no":
             control.should_evaluate = True
 
@@ -82,8 +83,7 @@ class ProgressBar(TrainerCallback):
                     f"is {logs.get('grad_norm')}; the newest checkpoint is from an earlier update. Start again "
                     "with a lower learning rate and a new OUTPUT_DIR"
                 )
-            if self.bar is not None:
-                self.bar.set_postfix_str(f"loss {logs['loss']:.3f}, {self.rate():.0f} tok/s", refresh=False)
+            self.loss = f"loss {logs['loss']:.3f}"
 
     def tokens(self, update: int) -> int:
         """Tokens trained on in this run (not before it was resumed), up to `update`."""

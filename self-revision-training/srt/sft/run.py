@@ -11,6 +11,8 @@ import pickle
 
 import torch
 
+from srt.common.console import print_next
+from srt.common.disk import disk_bytes, shown_bytes
 from srt.common.dry_run import DRY_RUN
 from srt.common.files import atomic_write
 from srt.config import load_config
@@ -45,7 +47,9 @@ def train(argv: list[str]) -> None:
         finally:
             plan_path.unlink(missing_ok=True)
             plan_path.with_suffix(".error").unlink(missing_ok=True)
-    print(f"\nthe SRT model: {plan.output_dir / 'stage2'}")
+    srt_model = plan.output_dir / "stage2"
+    print(f"\nthe SRT model: {srt_model} (disk used: {shown_bytes(disk_bytes(plan.output_dir))})")
+    print_next("distill", {"STUDENT_MODEL": srt_model, "MODE": None if config.mode == "math" else config.mode})
 
 
 def _print_gpu_in_use() -> None:

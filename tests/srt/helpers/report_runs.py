@@ -1,5 +1,6 @@
 """The files of a run, as its steps write them, and the page of its report."""
 
+import json
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -124,22 +125,42 @@ def make_report(run: Path, *config: str) -> tuple[dict, str]:
 
 
 class Page(HTMLParser):
-    """The live elements of a page with their attributes, its headings, and its text."""
+    """The live elements of a page with their attributes, its headings, its text, and its scripts.
+
+    `texts`: what is shown, from the page itself and from the data that its scripts show. `data`: JSON by name.
+    """
 
     def __init__(self, html: str):
         super().__init__()
         self.elements: list[tuple[str, dict]] = []
-        self.text, self.headings, self._tag = "", [], ""
+        self.text, self.headings, self.code, self.data = "", [], [], {}
+        self._tag, self._name = "", None
         self.feed(html)
+        self.texts = self.text + json.dumps(self.data, ensure_ascii=False)
 
     def handle_starttag(self, tag, attributes):
         self.elements.append((tag, dict(attributes)))
-        self._tag = tag
+        self._tag, self._name = tag, dict(attributes).get("id")
 
     def handle_endtag(self, tag):
         self._tag = ""
 
     def handle_data(self, data):
-        self.text += data
-        if self._tag in ("h2", "figcaption"):
+        if self._tag == "script":
+            if self._name:
+                self.data[self._name.removeprefix("data-")] = json.loads(data)
+            else:
+                self.code.append(data)
+        elif self._tag != "style":
+            self.text += data
+        if self._tag in ("h2", "h3", "figcaption"):
             self.headings.append(data)
+
+    @property
+    def charts(self) -> dict[str, dict]:
+        return self.data["charts"]["charts"]
+
+    def points(self, chart: str, label: str) -> list[tuple[float, float]]:
+        """Those of one curve."""
+        (curve,) = [series for series in self.charts[chart]["series"] if series["label"] == label]
+        return list(zip(curve["x"], curve["y"], strict=True))

@@ -25,6 +25,7 @@ from opsd.pairs import SequencePair
 from opsd.run import Run
 from srt.common.errors import UserError
 from srt.common.models import count_parameters, load_model_config, model_without_weights
+from srt.common.progress import heartbeat
 from srt.contract import metrics as names
 from srt.sampling.base import Sampler
 
@@ -55,7 +56,8 @@ class NemoEngine:
             runtime.join_ray(config, shape.gpus)
             resources.callback(ray.shutdown)
             self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"grading": config}))
-            self.workers = WorkerGroup(run, shape, output_dir / "checkpoints")
+            with heartbeat("the workers are starting"):
+                self.workers = WorkerGroup(run, shape, output_dir / "checkpoints")
             resources.callback(self.workers.close)
             self._resources = resources.pop_all()
         self.start_step = self.workers.start_step

@@ -1,0 +1,104 @@
+"""RUN: the graded responses of a run that exists, which may still be in progress."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from opsd.localize.config import LocalizeConfig
+from opsd.localize.responses import GradedResponse, as_graded
+from opsd.rollouts import Rollout
+from srt.common.errors import UserError
+from srt.common.files import parse_jsonl, read_json
+from srt.contract.layout import Layout
+from srt.contract.records import Problem, Response, from_line, unpack_ids
+
+EXPECTED = "expected the OUTPUT_DIR of evaluate.sh, run_srt_data.sh or distill.sh"
+ATTEMPTS, SAMPLES = "attempts.jsonl", "samples.jsonl"  # of Phase 1 and evaluation; of Phase 2
+
+
+@dataclass(frozen=True)
+class ExistingRun:
+    """The folder of RUN. `log`: the file with its responses; `identity`: of its run.json, {} without one."""
+
+    folder: Path
+    log: Path
+    identity: dict[str, Any]
+
+    @classmethod
+    def open(cls, folder: Path) -> "ExistingRun":
+        """Raises UserError for a folder that holds no run with responses."""
+        if not folder.is_dir():
+            raise UserError(f"RUN={folder} is not a folder; {EXPECTED}")
+        log = next((folder / name for name in (ATTEMPTS, SAMPLES) if (folder / name).is_file()), None)
+        if log is None:
+            raise UserError(
+                f"RUN={folder} has neither {ATTEMPTS} nor {SAMPLES}; {EXPECTED}, which log responses there"
+            )
+        path = folder / "run.json"
+        return cls(folder, log, read_json(path).get("identity", {}) if path.is_file() else {})
+
+    @property
+    def student(self) -> str | None:
+        """The model that the responses are of; in Phase 2 the one that it began with."""
+        names = ("model", "model_path", "student_model")
+        return next((self.identity[name] for name in names if self.identity.get(name)), None)
+
+    @property
+    def teacher(self) -> str | None:
+        """Of Phase 2."""
+        return self.identity.get("teacher_model")
+
+    def responses(self, config: LocalizeConfig, layout: Layout) -> list[GradedResponse]:
+        """Of the first MAX_SAMPLES problems the first NUM_SAMPLES responses each. Of Phase 2 the first MAX_SAMPLES
+        responses that it logged.
+
+        Raises UserError when they were sampled from other prompts or another tokenizer, or there are none.
+        """
+        stored, expected = self.identity.get("prompt"), layout.prompt.as_dict()
+        if stored is not None and stored != expected:
+            raise UserError(
+                f"RUN={self.folder} was sampled with the prompt settings {stored}, the student has {expected}: "
+                "set SYSTEM_PROMPT, PROMPT_SUFFIX and CHAT_TEMPLATE_KWARGS as they were there, or use another RUN"
+            )
+        data = self.log.read_bytes()
+        complete = data[: data.rfind(b"\n") + 1].decode("utf-8")  # without a line that is being written
+        lines = list(parse_jsonl(complete, self.log))
+        read = self._of_attempts if self.log.name == ATTEMPTS else self._of_samples
+        chosen = read(lines, config, layout)
+        if not chosen:
+            raise UserError(f"{self.log}: no response of the first MAX_SAMPLES={config.max_samples} problems")
+        largest = max(len(layout.tokenizer) - 1, *layout.eot_ids)
+        for graded in chosen:
+            if max(graded.rollout.y, default=0) > largest:
+                raise UserError(
+                    f"{self.log}: the response to {graded.rollout.problem.id} has a token that "
+                    f"{layout.tokenizer.name_or_path} does not have; it was sampled with another tokenizer"
+                )
+        return chosen
+
+    @staticmethod
+    def _of_attempts(lines: list[dict[str, Any]], config: LocalizeConfig, layout: Layout) -> list[GradedResponse]:
+        """Without evaluation's greedy responses, whose index is negative (GREEDY of srt.collect.collector)."""
+        records = [record for line in lines if isinstance(record := from_line(line), Response)]
+        chosen = [
+            record
+            for record in records
+            if record.problem_idx < config.max_samples and 0 <= record.response_idx < config.num_samples
+        ]
+        return [as_graded(record, layout) for record in sorted(chosen, key=lambda record: record.key)]
+
+    def _of_samples(
+        self, lines: list[dict[str, Any]], config: LocalizeConfig, layout: Layout
+    ) -> list[GradedResponse]:
+        chosen = []
+        for index, line in enumerate(lines[: config.max_samples]):
+            if "ids" not in line:
+                raise UserError(
+                    f"{self.log}: its samples have no token ids, which version 0.2 and earlier did not log; set "
+                    "DATASET instead of RUN to sample responses"
+                )
+            problem = Problem(f"{line['id']}, step {line['step']}", line["x"], answer="")
+            y = unpack_ids(line["ids"])
+            rollout = Rollout(problem, layout.chat(line["x"]), y, [], line["finish_reason"], line["r"])
+            chosen.append(GradedResponse(index, 0, rollout))
+        return chosen

@@ -1,0 +1,47 @@
+"""A checkpoint that is only read, in the precision that Phase 2 gives the student or the teacher."""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
+from opsd.local.teacher import keep_residual_in_fp32
+from opsd.logits import check_logits, find_logit_transform
+from srt.common.models import load_model
+from srt.contract.layout import TokenSequence
+
+Role = Literal["student", "teacher"]
+
+
+class ReadModel:
+    """`student`: fp32, under bf16 autocast on a GPU; `teacher`: on a GPU bf16 with an fp32 residual stream.
+
+    Raises UserError for a model that Phase 2 does not support.
+    """
+
+    def __init__(self, path: str, role: Role):
+        self.path = path
+        self.model = load_model(path, "float32" if role == "student" else "auto").eval().requires_grad_(False)
+        check_supported(self.model, path)
+        if role == "teacher":
+            keep_residual_in_fp32(self.model)
+        self.logit_transform = find_logit_transform(self.model, path)
+        check_logits(self.model, path, self.lm_head())
+
+    @torch.no_grad()
+    def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
+        """See hidden_states.predicting_hidden."""
+        return predicting_hidden(self.model, sequences, pad_id)
+
+    def lm_head(self) -> LMHead:
+        return lm_head(self.model, self.logit_transform)
+
+
+def open_models(student: str, teacher: str) -> tuple[ReadModel, ReadModel]:
+    """Both models; on a CPU, where both roles compute alike, the same checkpoint is loaded once."""
+    first = ReadModel(student, "student")
+    if student == teacher and first.model.device.type == "cpu":
+        return first, first
+    return first, ReadModel(teacher, "teacher")

@@ -1,0 +1,89 @@
+"""--help of a script, and the refusal of wrong knobs: both before torch is imported, which takes seconds."""
+
+import contextlib
+import io
+import re
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Collection
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from srt.common.dry_run import DRY_RUN
+from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
+from srt.knob_notes import script_of
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Schema = TypeVar("Schema", bound="DataclassInstance")
+MAX_WIDTH = 100
+
+
+def help_or_refuse(
+    schema: type[Schema],
+    config_name: str,
+    argv: list[str],
+    may_change: Collection[str] = (),
+    check: Callable[[Schema], None] = lambda config: None,
+) -> None:
+    """Print the help and exit if --help is among `argv`. Raises UserError for a wrong knob, as does `check`.
+
+    may_change: the knobs (keys) that may have another value when a run continues.
+    """
+    if "-h" in argv or "--help" in argv:
+        print_help(schema, config_name, may_change)
+        sys.exit(0)
+    with contextlib.redirect_stdout(io.StringIO()):  # notes: they are printed when the knobs are loaded for good
+        check(load_config(schema, config_name, [argument for argument in argv if argument != DRY_RUN]))
+
+
+def print_help(schema: type, config_name: str, may_change: Collection[str] = ()) -> None:
+    """The knob table of configs/<config_name>.yaml, with what values each knob takes."""
+    script = f"scripts/{script_of(config_name)}"
+    width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
+    by_name = {field.name: field for field in fields(schema)}
+    print(_folded(f"Knobs of {script}: environment variables, or key=value arguments, which win", width))
+    table = read_knob_table(CONFIGS / f"{config_name}.yaml")
+    for line, following in zip(table, [*table[1:], ""], strict=True):
+        if isinstance(line, str):
+            if isinstance(following, KnobLine):  # the title of a group
+                print()
+            print(_folded(line, width))
+        else:
+            # A default may be another variable's value: ${oc.env:MODEL_PATH,default}
+            default = re.sub(r"\$\{oc\.env:(\w+),", r"$\1, else ", line.default).replace("}", "") or '""'
+            values = accepted_values(by_name[line.key])
+            mark = " *" if line.key in may_change else ""
+            print(f"  {line.env or line.key}={default}{f'  ({values})' if values else ''}{mark}")
+            print(_folded(line.help, width, " " * 6))
+    if may_change:
+        print()
+        print(_folded("* may have another value when a run continues; the others decide what comes out", width))
+
+
+def _folded(text: str, width: int, indent: str = "") -> str:
+    whole_words = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole_words)
+
+
+def accepted_values(field: Any) -> str:
+    """Such as "0 or 1", "whole number from 1", "number from 0 to 1" or "one of a, b"; "" for any text."""
+    metadata, annotation = field.metadata, str(field.type)
+    if choices := metadata.get("choices"):
+        return f"one of {', '.join(map(str, choices))}"
+    if "bool" in annotation:
+        return "0 or 1"
+    kind = "whole number" if "int" in annotation else "number" if "float" in annotation else ""
+    if not kind:
+        return ""
+    least, above, most = (metadata.get(name) for name in ("ge", "gt", "le"))
+    text = kind
+    if least is not None:
+        text += f" from {least:g}"
+    elif above is not None:
+        text += f" above {above:g}"
+    if most is not None:
+        text += f" to {most:g}" if least is not None else f", at most {most:g}"
+    return text

@@ -1,0 +1,122 @@
+"""Which folder is what: the parts of a run are found, and folders of the wrong kind are refused."""
+
+import pytest
+
+from srt.common.errors import UserError
+from srt.common.files import read_json, write_json
+from srt.report.folders import check_kind, find_run, kind_of, with_distinct_labels
+from srt.report.run import report
+from tests.srt.helpers.report_runs import (
+    Page,
+    write_collection,
+    write_distillation,
+    write_evaluation,
+    write_run,
+    write_sft,
+)
+
+WRITERS = {
+    "evaluation": lambda folder: write_evaluation(folder, correct=2),
+    "collection": write_collection,
+    "srt": write_sft,
+    "distillation": write_distillation,
+}
+SCRIPTS = {
+    "evaluation": "evaluate.sh",
+    "collection": "run_srt_data.sh",
+    "srt": "sft.sh",
+    "distillation": "distill.sh",
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_the_kind_of_a_folder_is_known_from_its_files_and_from_its_knobs(tmp_path, kind):
+    WRITERS[kind](tmp_path / "out")
+    assert kind_of(tmp_path / "out") == kind
+    for path in (tmp_path / "out").iterdir():
+        if path.name != "run.json" and path.is_file():
+            path.unlink()  # as at the beginning of a run
+    knobs = {"collection": {"target_revision_samples": 60}}.get(kind, {})
+    record = read_json(tmp_path / "out" / "run.json")
+    write_json(tmp_path / "out" / "run.json", record | {"config": record["config"] | knobs})
+    assert kind_of(tmp_path / "out") == kind
+
+
+@pytest.mark.parametrize("knob", WRITERS)
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_folder_of_another_step_is_refused_with_the_right_knob(tmp_path, knob, kind):
+    WRITERS[kind](tmp_path / "out")
+    if kind == knob:
+        check_kind(knob.upper(), tmp_path / "out")
+        return
+    with pytest.raises(UserError) as error:
+        report([f"{knob}={tmp_path / 'out'}", f"output_dir={tmp_path / 'report'}"])
+    assert str(error.value) == (
+        f"{knob.upper()}={tmp_path / 'out'} was written by {SCRIPTS[kind]}, not by {SCRIPTS[knob]}: set "
+        f"{kind.upper()} to it"
+    )
+    assert not (tmp_path / "report").exists()
+
+
+def test_the_folder_of_a_whole_run_is_no_folder_of_one_step(tmp_path):
+    write_run(tmp_path)
+    with pytest.raises(UserError, match=f"the folder for SRT is {tmp_path}/srt; or bash scripts/report.sh"):
+        report([f"srt={tmp_path}", f"output_dir={tmp_path / 'out'}"])
+
+
+def test_all_parts_of_a_run_are_found_in_its_folder(tmp_path, capsys):
+    write_run(tmp_path / "seed0")
+    run = find_run(tmp_path / "seed0")
+    parts = {name: getattr(run, name).name for name in WRITERS}
+    assert parts == {name: name for name in WRITERS} and run.label == "seed0"
+    report([str(tmp_path / "seed0"), f"output_dir={tmp_path / 'out'}"])
+    assert "left out" not in "".join(line for line in capsys.readouterr().out.splitlines() if "is not set" in line)
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert {"Evaluation", "Phase 1: supervised fine-tuning"} <= set(page.headings)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_run_may_be_the_output_of_one_step(tmp_path, kind):
+    WRITERS[kind](tmp_path / "out")
+    assert getattr(find_run(tmp_path / "out"), kind) == tmp_path / "out"
+
+
+def test_evaluations_beside_the_other_parts_are_found(tmp_path):
+    write_collection(tmp_path / "collection")
+    write_evaluation(tmp_path / "eval_base", correct=2)
+    assert find_run(tmp_path).evaluation == tmp_path
+
+
+def test_the_comparison_of_several_models_is_not_a_stage_of_its_own(tmp_path):
+    write_collection(tmp_path / "run" / "collection")
+    for name in ("a", "b"):
+        write_evaluation(tmp_path / "run" / "evaluation" / name, correct=2)
+    write_json(tmp_path / "run" / "evaluation" / "evaluation.json", {"models": {}})
+    assert find_run(tmp_path / "run").evaluation == tmp_path / "run" / "evaluation"
+    report([str(tmp_path / "run"), f"output_dir={tmp_path / 'out'}"])
+    assert set(read_json(tmp_path / "out" / "summary.json")) == {"a", "b"}
+    write_json(tmp_path / "run" / "evaluation" / "evaluation.json", None)
+    with pytest.raises(UserError, match="evaluation.json: expected a JSON object, found None"):
+        report([f"evaluation={tmp_path / 'run' / 'evaluation'}", f"output_dir={tmp_path / 'out'}"])
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=f"{tmp_path}/none: no such folder"):
+        report([str(tmp_path / "none")])
+    (tmp_path / "photos").mkdir()
+    with pytest.raises(UserError, match="photos is not the output of a run"):
+        report([str(tmp_path / "photos")])
+
+
+def test_folders_and_knobs_together_are_refused(tmp_path):
+    write_collection(tmp_path)
+    with pytest.raises(UserError, match="COLLECTION: name either the folders of runs, or the knobs"):
+        report([str(tmp_path), f"collection={tmp_path}"])
+
+
+def test_runs_of_the_same_name_are_told_apart(tmp_path):
+    paths = [tmp_path / name / "seed0" for name in ("a", "b")]
+    for path in paths:
+        write_collection(path)
+    runs = with_distinct_labels(map(find_run, paths), paths)
+    assert [run.label for run in runs] == ["a/seed0", "b/seed0"]
