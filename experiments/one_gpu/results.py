@@ -17,7 +17,7 @@ from experiments.one_gpu.plan import BASE, EVALUATE, Job, Layout
 from experiments.one_gpu.problems import GSM8K
 from experiments.one_gpu.running import record_of
 from srt.common.errors import UserError
-from srt.common.files import write_json
+from srt.common.files import read_jsonl, write_json
 from srt.contract.metrics import (
     AVG_AT_K,
     ENTROPY,
@@ -30,9 +30,9 @@ from srt.contract.metrics import (
     at,
     by_reward,
 )
+from srt.contract.records import from_line
 from srt.evaluation.metrics import differences, measure, metrics_of
-from srt.evaluation.one_model import read_samples
-from srt.evaluation.samples import ProblemSamples, group_by_problem
+from srt.evaluation.samples import EvaluatedSample, ProblemSamples, group_by_problem
 from srt.problems import load_problems
 
 Json = dict[str, Any]
@@ -58,8 +58,8 @@ def read_rows(jobs: dict[str, Job], layout: Layout) -> list[Row]:
         record = record_of(job, layout)
         if job.run != EVALUATE or record is None:
             continue
-        k = int(job.env["NUM_SAMPLES"])
-        samples = group_by_problem(read_samples(layout.folder(name)), problems, k)
+        lines = read_jsonl(layout.folder(name) / "attempts.jsonl")
+        samples = group_by_problem([EvaluatedSample.of(from_line(line)) for line in lines], problems)
         rows.append(
             Row(
                 job.source,

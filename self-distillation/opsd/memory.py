@@ -14,8 +14,8 @@ from srt.sampling.from_config import has_vllm
 # Student tokens for each teacher token of a micro-batch: the teacher reads y twice, and both read the prompt once.
 STUDENT_SHARE = 0.6
 # Of a GPU, for a sampler whose share is not set: never more (vLLM's own default), never less, and what it leaves
-# free: beside its share vLLM has CUDA graphs and buffers, and torch's pool has gaps. With 1.5 B parameters on an H200
-# these were 7 GiB; with 2 GiB left, it ran out of memory when it woke up after the first step.
+# free: beside its share vLLM has CUDA graphs and buffers, and torch's pool has gaps. With 1.5 B parameters on an
+# H200 these were 7 GiB; with 2 GiB left, it ran out of memory when it woke up after the first step.
 LARGEST_SHARE, SMALLEST_SHARE = 0.9, 0.1
 SAMPLER_RESERVE = 10 * GIB
 

@@ -16,11 +16,11 @@ from opsd.localize.scoring import PairScorer
 from opsd.localize.summary import headline, print_pairs, summarize
 from opsd.localize.variants import Variants
 from opsd.run import within_context
-from srt.common.console import progress
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog, lock_folder, write_json
 from srt.common.models import check_gpu, padding_id, vocab_size
+from srt.common.progress import Progress
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
@@ -172,13 +172,13 @@ def _score(localization: Localization, pair: ModelPair, responses: list[GradedRe
                 f"{pair.name}: {left_out} responses are left out: MAX_TEACHER_TOKENS={scorer.max_teacher_tokens} "
                 "leaves them no room, or they hold a token that the teacher does not have"
             )
-        with progress(len(scored) + len(items), "response", initial=len(scored)) as bar:
-            bar.set_description(pair.name)
+        total = len(scored) + len(items)
+        with Progress(pair.name, initial=len(scored) / max(total, 1)) as bar:
             for batch in scorer.score(items):
                 for response in batch:
                     log.append(response.as_line())
                     scored[response.key] = ScoredResponse.from_line(response.as_line())
-                bar.update(len(batch))
+                bar.show(len(scored) / total, f"{len(scored)}/{total} responses")
     log.close()
     if not scored:
         raise UserError(f"{pair.name}: no response could be scored; raise MAX_TEACHER_TOKENS")
