@@ -135,14 +135,17 @@ CASES = [
         lambda p: p.stage([TUPLE], IDENTITY) | p.stage([TUPLE], OLMO, stage=2),
         "come from different collections (control_phrases)",
     ),
-    *(
-        Case(
-            f"{entry_point}: stage files of another collection",
-            entry_point,
-            lambda p: p.stage([TUPLE], OLMO) | p.outputs(d_revision__json=[TUPLE] * 3, run__json=IDENTITY),
-            "holds the stage files of another collection under the same DATA_PREFIX=d",
-        )
-        for entry_point in ("prepare", "collect")
+    Case(
+        "prepare: stage files of another collection",
+        "prepare",
+        lambda p: p.stage([TUPLE], OLMO) | p.outputs(d_revision__json=[TUPLE] * 3, run__json=IDENTITY),
+        "holds the stage files of another collection under the same DATA_PREFIX=d (control_phrases)",
+    ),
+    Case(
+        "collect: stage files of another collection",
+        "collect",
+        lambda p: p.stage([TUPLE], OLMO),
+        "holds the stage files of another collection under the same DATA_PREFIX=d (",
     ),
     Case(
         "stage files of a damaged collection",

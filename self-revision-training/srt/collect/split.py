@@ -130,7 +130,7 @@ def check_stage_files(train_data_dir: str | None, prefix: str, identity: dict[st
         if names:
             raise UserError(
                 f"{path.parent} holds the stage files of another collection under the same DATA_PREFIX={prefix} "
-                f"({', '.join(sorted(names))} differ); set another DATA_PREFIX, or delete {prefix}_stage1* and "
+                f"({', '.join(sorted(names))}); set another DATA_PREFIX, or delete {prefix}_stage1* and "
                 f"{prefix}_stage2* there"
             )
     return paths
