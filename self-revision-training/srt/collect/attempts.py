@@ -190,12 +190,14 @@ class Attempts:
         damaged = []
         for number, _, line in self._set_aside_log.lines(damaged):
             try:
-                key = SampleKey(*line["key"])
-                self._problems[key.problem]
-                self.stats.set_aside[str(line["kind"])] += 1
-                self._set_aside.add(key)
+                key, kind = SampleKey(*line["key"]), str(line["kind"])
+                if not all(type(part) is int for part in key if part is not None):
+                    raise TypeError
             except (LookupError, TypeError):
                 damaged.append(number)
+                continue
+            self._set_aside.add(key)
+            self.stats.set_aside[kind] += 1
         _report_damaged(self._set_aside_log.path, damaged)
         if self.responses:
             print(
