@@ -11,6 +11,7 @@ from opsd.monitors import HealthMonitor, check_reviser
 from opsd.reporters import open_reporter, sample_row
 from opsd.run import Run
 from opsd.validation_monitor import ValidationMonitor
+from srt.common.errors import UserError
 from srt.common.files import JsonlLog, write_jsonl
 from srt.common.progress import Progress
 from srt.contract import metrics as names
@@ -167,6 +168,9 @@ def open_step_log(path: Path, start_step: int) -> JsonlLog:
     `entries` of the log are the lines that remain.
     """
     log = JsonlLog(path)  # drops a torn last line
+    for number, _, line in log.lines():
+        if type(line.get("step")) is not int:
+            raise UserError(f"{path}, line {number}: damaged (expected an object with a step); delete that line")
     if all(line["step"] < start_step for line in log.entries):
         return log
     log.close()

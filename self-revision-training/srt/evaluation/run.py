@@ -16,7 +16,8 @@ from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.metrics import ENTROPY, JUDGED_BY_EXAMPLES_ONLY, SET_ASIDE, TRAINED_ON
-from srt.contract.paths import PHASE1, evaluation_or_default, model_name
+from srt.contract.model_identity import folder_name
+from srt.contract.paths import PHASE1, evaluation_or_default
 from srt.contract.provenance import close_run
 from srt.contract.records import SampleKey
 from srt.evaluation.config import EvaluateConfig, label_models, split_models
@@ -32,6 +33,11 @@ from srt.recipe import print_recipe
 from srt.verifiers.factory import check_verifier, open_grader
 
 Json = dict[str, Any]
+SETTINGS = (
+    *("mode", "dataset", "dataset_subset", "dataset_split", "max_samples", "min_tests", "num_samples"),
+    *("control_phrases", "system_prompt", "prompt_suffix", "chat_template_kwargs"),
+    *("temperature", "top_p", "max_tokens", "seed"),
+)
 
 
 def evaluate(argv: list[str]) -> None:
@@ -97,7 +103,7 @@ def _output_dir(config: EvaluateConfig, models: dict[str, str]) -> Path:
     """
     if len(models) == 1:
         (path,) = models.values()
-        return Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(path)}")
+        return Path(config.output_dir or PHASE1 / "outputs" / f"eval_{folder_name(path, _settings(config))}")
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / "evaluation")
     if (output_dir / "run.json").exists():
         raise UserError(
@@ -105,6 +111,11 @@ def _output_dir(config: EvaluateConfig, models: dict[str, str]) -> Path:
             "sampled there is reused)"
         )
     return output_dir
+
+
+def _settings(config: EvaluateConfig) -> Json:
+    """What decides on the samples, for the name of the default folder."""
+    return {name: getattr(config, name) for name in SETTINGS} | {"revise": config.revise_mode}
 
 
 def _result(

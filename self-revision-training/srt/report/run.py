@@ -22,14 +22,14 @@ INPUTS = ("evaluation", "collection", "srt", "distillation")
 class ReportConfig:
     """The configuration of the report. configs/report.yaml documents every knob and holds the defaults."""
 
-    evaluation: str | None = option()
-    collection: str | None = option()
-    srt: str | None = option()
-    distillation: str | None = option()
+    evaluation: str | None = option(path=True)
+    collection: str | None = option(path=True)
+    srt: str | None = option(path=True)
+    distillation: str | None = option(path=True)
     examples: int = option(ge=0)
     browse: int = option(ge=0, le=5000)
     watch_port: int = option(ge=0, le=65535)
-    output_dir: str | None = option()
+    output_dir: str | None = option(path=True)
 
 
 def report(argv: list[str]) -> None:
