@@ -32,6 +32,9 @@ judge_tested() {
   command -v bwrap >/dev/null && bwrap --ro-bind / / --dev /dev --proc /proc --unshare-all true 2>/dev/null
 }
 not_tested() {
+  if ! command -v chromium chromium-browser google-chrome chrome >/dev/null; then
+    echo "NOT TESTED: the report's pages in a browser (curves, hover, zoom, live); apt-get install chromium" >&2
+  fi
   if [ "${WITH_NEMO_RL:-0}" != 1 ]; then
     echo "NOT TESTED: ENGINE=nemo-rl (its engine, workers, sampler and verifier never ran); WITH_NEMO_RL=1 bash scripts/test.sh runs them" >&2
   fi

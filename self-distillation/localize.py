@@ -4,9 +4,10 @@ from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+    from opsd.localize.config import NOT_IDENTITY, LocalizeConfig
+    from srt.knob_help import help_or_refuse
 
-    print_help_if_asked("localize", argv)
+    help_or_refuse(LocalizeConfig, "localize", argv, NOT_IDENTITY)
     from opsd.localize.run import localize  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     localize(argv)

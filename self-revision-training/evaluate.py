@@ -4,9 +4,10 @@ from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    from srt.config import print_help_if_asked  # here, so that Ctrl-C during any import ends it cleanly
+    from srt.evaluation.config import MAY_CHANGE, EvaluateConfig, split_models
+    from srt.knob_help import help_or_refuse
 
-    print_help_if_asked("evaluate", argv)
+    help_or_refuse(EvaluateConfig, "evaluate", split_models(argv)[1], MAY_CHANGE)
     from srt.evaluation.run import evaluate  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     evaluate(argv)

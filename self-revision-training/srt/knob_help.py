@@ -11,6 +11,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from srt.common.dry_run import DRY_RUN
+from srt.common.progress import no_bars_in_files
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.knob_notes import script_of
 
@@ -37,6 +38,7 @@ def help_or_refuse(
         sys.exit(0)
     with contextlib.redirect_stdout(io.StringIO()):  # notes: they are printed when the knobs are loaded for good
         check(load_config(schema, config_name, [argument for argument in argv if argument != DRY_RUN]))
+    no_bars_in_files()
 
 
 def print_help(schema: type, config_name: str, may_change: Collection[str] = ()) -> None:
@@ -64,8 +66,14 @@ def print_help(schema: type, config_name: str, may_change: Collection[str] = ())
 
 
 def _folded(text: str, width: int, indent: str = "") -> str:
-    whole_words = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole_words)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def accepted_values(field: Any) -> str:

@@ -148,7 +148,7 @@ def _legend(series: Sequence[Series]) -> Html:
 
 
 def _figure(title: str, note: str, parts: Sequence[Html], legend: Html) -> Html:
-    svg = element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", **{"aria-label": title})
+    svg = element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title)
     return element("figure", element("figcaption", title, element("span", note)), svg, legend, class_="chart")
 
 

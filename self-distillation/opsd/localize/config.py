@@ -38,6 +38,28 @@ class LocalizeConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, Problem
     output_dir: str | None = option(path=True)
 
 
+# What decides how the work is spread, or what of it is shown, not what comes out.
+NOT_IDENTITY = (
+    "student_model",  # a pair has one of them
+    "teacher_model",
+    "pair_names",
+    "trust_remote_code",
+    "sampler",
+    "batch_size",
+    "sampler_batch",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "data_parallel_backend",
+    "grading_workers",
+    "grading_time_limit",
+    "code_sandbox",
+    "tokens_per_micro_batch",
+    "examples",
+    "output_dir",
+)
+
+
 @dataclass(frozen=True)
 class ModelPair:
     """A student and the teacher that its responses are read by. `name`: on the page, and of its folder."""

@@ -1,7 +1,7 @@
 "use strict";
 // The heat map: colors the tokens of both columns, shows a token's distributions, and walks the hot ones.
 
-const DATA = JSON.parse(document.getElementById("data").textContent);
+const DATA = JSON.parse(document.getElementById("data-localization").textContent);
 const HOT_QUANTILE = 0.95; // of the tokens shown
 const SCALE_QUANTILE = 0.99; // so that one outlier does not make all others pale
 const MAX_TINT = 0.75;

@@ -1,19 +1,16 @@
 """localization.html: a self-contained page, whose only script is ours, whatever a model wrote."""
 
-import base64
-import hashlib
-from html import escape
 from pathlib import Path
 from typing import Any
 
 from opsd.localize import sections
-from opsd.localize.page_data import as_script, page_data
+from opsd.localize.page_data import page_data
 from opsd.localize.records import ScoredResponse
 from srt.common.files import atomic_write
-from srt.report.html import STYLE_SHEET, Html, element, join
+from srt.report.html import Html, document, element, join
 
 SCRIPT = Path(__file__).with_name("page.js")
-OWN_STYLE = Path(__file__).with_name("page.css")
+STYLE = Path(__file__).with_name("page.css")
 TITLE = "Where the reviser disagrees"
 MODES = (
     ("kl", "KL"),
@@ -62,20 +59,8 @@ def render(content: dict[str, Any], data: list[dict[str, Any]]) -> str:
         ),
         sections.first_errors(pairs),
     ]
-    script = SCRIPT.read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; img-src data:; script-src 'sha256-{digest}'"
-    style = STYLE_SHEET.read_text(encoding="utf-8") + OWN_STYLE.read_text(encoding="utf-8")
-    head = (
-        '<meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{escape(policy)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(TITLE)}</title><style>\n{style}</style>"
-    )
-    body = element("main", *parts)
-    scripts = f'<script type="application/json" id="data">{as_script(data)}</script><script>{script}</script>'
-    return f'<!DOCTYPE html>\n<html lang="en"><head>{head}</head>\n<body>{body}{scripts}</body></html>\n'
+    script, style = (path.read_text(encoding="utf-8") for path in (SCRIPT, STYLE))
+    return document(TITLE, style, *parts, scripts=[script], data={"localization": data})
 
 
 def _section(title: str, note: str) -> Html:
@@ -92,7 +77,7 @@ def _heat_map(data: list[dict[str, Any]]) -> Html:
         return Html("")
     names = [element("option", pair["name"], value=index) for index, pair in enumerate(data)]
     modes = [
-        element("button", label, type="button", **{"data-mode": mode, "aria-pressed": str(mode == "kl").lower()})
+        element("button", label, type="button", data_mode=mode, aria_pressed=str(mode == "kl").lower())
         for mode, label in MODES
         if mode != "phrase" or any(response["variants"] for pair in data for response in pair["responses"])
     ]
@@ -101,7 +86,7 @@ def _heat_map(data: list[dict[str, Any]]) -> Html:
         element(
             "label", "pair ", element("select", *names, id="pair"), **({"hidden": ""} if len(data) < 2 else {})
         ),
-        element("span", *modes, class_="modes", role="group", **{"aria-label": "color by"}),
+        element("span", *modes, class_="modes", role="group", aria_label="color by"),
         element("button", "previous hot token (p)", type="button", id="previous"),
         element("button", "next hot token (n)", type="button", id="next"),
         element("span", "", id="scale", class_="scale"),

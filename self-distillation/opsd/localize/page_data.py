@@ -1,6 +1,5 @@
 """What the page's script needs of the responses that it shows."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,9 +61,3 @@ def _response_data(response: ScoredResponse, index: dict[int, int]) -> dict[str,
             for name, scores in response.variants.items()
         },
     }
-
-
-def as_script(data: Any) -> str:
-    """JSON that can stand in a script element, whatever a model wrote."""
-    text = json.dumps(data, ensure_ascii=True, separators=(",", ":"))
-    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

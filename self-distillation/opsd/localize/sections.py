@@ -227,6 +227,7 @@ def first_errors(pairs: list[dict[str, Any]]) -> Html:
             "before a revision",
             "median rank",
             "copied there",
+            "KL if copied",
             "KL there",
             "KL elsewhere",
         ]
@@ -235,7 +236,7 @@ def first_errors(pairs: list[dict[str, Any]]) -> Html:
     for pair in pairs:
         found = [(name, error) for r, name in REWARDS if (error := pair["first_error"][f"r{r}"])]
         if not found:
-            rows.append([pair["name"], 0, *["-"] * 8])
+            rows.append([pair["name"], 0, *["-"] * 9])
         for name, error in found:
             rows.append([f"{pair['name']}, {name} responses", *_error_cells(error)])
             if name == "wrong":
@@ -254,6 +255,7 @@ def _error_cells(error: dict[str, Any]) -> list[object]:
         percent(error["in_attempt"]["near"]),
         f"{error['median_rank']:g}",
         percent(at_error["copied"]),
+        nats(at_error["kl_copied"]),
         nats(at_error["kl"]),
         nats(at_error["kl_elsewhere"]),
     ]

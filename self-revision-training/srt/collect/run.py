@@ -153,7 +153,8 @@ def collect(argv: list[str]) -> None:
     close_run(output_dir, summary | counts | results)
     account = collector.stats.account(len(tuples), right, config.target_revision_samples)
     rest = {
-        "changes by cleaning": {k: n for k, n in summary["cleaned"].items() if k != "duplicate"} or "none",
+        "changes by cleaning": {kind: n for kind, n in collector.stats.cleaned.items() if kind != "duplicate"}
+        or "none",
         "problems used": f"{len(consumed):,} of {len(loaded.problems):,}",
         "unreadable records": len(loaded.bad),
         "repeated records": loaded.repeated,

@@ -20,6 +20,23 @@ ORACLE, ALWAYS, CONFIDENCE, NONE = "oracle", "always", "confidence", "none"
 REVISE_SWITCHES = {"1": ORACLE, "true": ORACLE, "0": NONE, "false": NONE}  # its values up to version 0.2
 
 
+# How the work is spread; everything else decides what is sampled.
+MAY_CHANGE = (
+    "recipe",
+    "trust_remote_code",
+    "sampler",
+    "batch_size",
+    "sampler_batch",
+    "dtype",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "data_parallel_backend",
+    "grading_workers",
+    "grading_time_limit",
+)
+
+
 @dataclass(frozen=True)
 class EvaluateConfig(
     RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.progress import heartbeat
 from srt.problems.encodings import HugeNumber, not_utf8, parse_int, why_not_text
 
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
@@ -118,11 +119,12 @@ def read_hub(
     import datasets
 
     try:
-        if files:
-            paths = [f"hf://datasets/{dataset}@{revision or 'main'}/{file}" for file in files]
-            loaded: Any = datasets.load_dataset("json", data_files=paths, split=split)
-        else:
-            loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
+        with heartbeat(f"reading {dataset}"):
+            if files:
+                paths = [f"hf://datasets/{dataset}@{revision or 'main'}/{file}" for file in files]
+                loaded: Any = datasets.load_dataset("json", data_files=paths, split=split)
+            else:
+                loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
     except Exception as error:  # the hub client raises many types, and they all mean the same to the user
         reason = f"{type(error).__name__}: {reason_of(error)}"
         if name:

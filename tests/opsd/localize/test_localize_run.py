@@ -171,7 +171,7 @@ def test_knobs_reach_what_they_name(knobs, logged_run):
     assert {len(token) for token in first["alternatives"]} <= {2, 3, 4} and first["variants"] == {}
     assert len(first["ids"]) < 34
     page = (knobs["output_dir"] / "localization.html").read_text()
-    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    data = json.loads(page.split('id="data-localization">')[1].split("</script>")[0])
     assert [len([r for r in pair["responses"] if r["r"] == reward]) <= 1 for pair in data for reward in (0, 1)]
     assert "COMPARE_PHRASES=0" in page
 
