@@ -11,6 +11,7 @@ import pytest
 from tests.end_to_end.commands import REPOSITORY, Knobs, environment, the_error
 from tests.end_to_end.commands import Outcome as Finished
 from tests.end_to_end.toy_task import write_problems
+from tests.srt.helpers.stage_files import write_stage_files
 
 SCRIPTS = ("run_srt_data", "sft", "distill", "evaluate", "report")
 
@@ -158,3 +159,30 @@ def test_an_environment_without_packages_says_so(tmp_path):
     done = subprocess.run(["bash", script("sft")], env=env, capture_output=True, text=True, timeout=60)
     sentence = the_error(Finished(done.returncode, done.stdout, done.stderr))
     assert "lacks what this command needs: No module named '" in sentence and "as the README says" in sentence
+
+
+def test_a_signal_to_the_command_alone_ends_all_training_processes(tiny_checkpoint, tmp_path):
+    write_stage_files(tmp_path / "data", 8, lambda number: 1 + number % 3)
+    knobs: Knobs = {
+        "BASE_MODEL": tiny_checkpoint,
+        "TRAIN_DATA_DIR": tmp_path / "data",
+        "DATA_PREFIX": "p",
+        "NUM_PROCESSES": 2,
+        "EPOCHS_STAGE1": 1000,
+        "SAVE_STEPS": 1,
+        "REPORT_TO": "none",
+        "OUTPUT_DIR": tmp_path / "srt",
+    }
+    process = subprocess.Popen(
+        ["bash", script("sft")],
+        env=environment(knobs),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    work = tmp_path / "srt" / "stage1.work"
+    wait_until(lambda: any(work.glob("checkpoint-*/complete")), process, seconds=240)
+    process.terminate()
+    err = process.communicate(timeout=60)[1]  # ends once no process holds the pipe
+    assert process.returncode == 128 + signal.SIGTERM
+    assert "stopped by SIGTERM; the same command continues from here" in err and "Traceback" not in err

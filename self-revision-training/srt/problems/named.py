@@ -186,14 +186,14 @@ def named_sets(dataset: str, mode: str) -> dict[str, NamedSet] | None:
         return None
     if unknown := [name for name in names if name not in NAMED_SETS]:
         raise UserError(
-            f"DATASET={dataset}: {unknown[0]} is not among the named sets ({', '.join(NAMED_SETS)}); only "
+            f"{dataset}: {unknown[0]} is not among the named sets ({', '.join(NAMED_SETS)}); only "
             "those can be combined"
         )
     for name in known:
         own = NAMED_SETS[name].mode
         if own != mode:
             raise UserError(
-                f"DATASET={dataset}: {name} has {own} problems; set MODE={own}, alone or with sets of that mode"
+                f"{dataset}: {name} has {own} problems; set MODE={own}, alone or with sets of that mode"
             )
     return {name: NAMED_SETS[name] for name in known}
 

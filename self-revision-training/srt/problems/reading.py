@@ -129,11 +129,11 @@ def read_hub(
         reason = f"{type(error).__name__}: {reason_of(error)}"
         if name:
             raise UserError(
-                f"DATASET={name}: {dataset} could not be loaded from the Hugging Face hub at revision {revision} "
+                f"{name}: {dataset} could not be loaded from the Hugging Face hub at revision {revision} "
                 f"({reason}); without access to the hub, set DATASET to a local file"
             ) from error
         raise UserError(
-            f"DATASET={dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
+            f"{dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
             f"loaded from the Hugging Face hub ({reason})"
         ) from error
     # The other columns, solutions and model outputs, may be gigabytes.

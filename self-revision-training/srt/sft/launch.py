@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from srt.common.entry_point import Terminated
 from srt.common.errors import UserError
 from srt.contract.paths import PHASE1
 
@@ -115,6 +116,10 @@ def launch(processes: Processes, plan_path: Path) -> None:
     )
     try:
         code = workers.wait()
+    except Terminated:  # which reached this process alone
+        workers.kill()  # and with it the training processes (die_with_parent)
+        workers.wait()
+        raise
     except KeyboardInterrupt:
         workers.wait()  # Ctrl-C reached them as well
         raise

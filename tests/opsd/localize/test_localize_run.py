@@ -200,7 +200,7 @@ def test_another_checkpoint_under_the_same_name_is_refused(knobs, tmp_path, tiny
     (model / "generation_config.json").write_text(
         (model / "generation_config.json").read_text().replace("{", "{ ", 1)
     )
-    with pytest.raises(UserError, match="student_fingerprint was"):
+    with pytest.raises(UserError, match="student was"):
         run({**knobs, "student_model": model})
 
 

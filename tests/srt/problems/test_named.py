@@ -230,7 +230,5 @@ def test_a_hub_that_cannot_be_reached_is_one_sentence(monkeypatch):
     with pytest.raises(UserError) as error:
         load_problems("aime24")
     assert "\n" not in str(error.value)
-    assert "DATASET=aime24: HuggingFaceH4/aime_2024 could not be loaded from the Hugging Face hub at" in str(
-        error.value
-    )
+    assert "aime24: HuggingFaceH4/aime_2024 could not be loaded from the Hugging Face hub at" in str(error.value)
     assert "Couldn't reach the hub" in str(error.value) and "local file" in str(error.value)

@@ -108,7 +108,7 @@ def test_the_line_of_broken_json_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["problems.csv", "./problems"])
 def test_a_name_that_is_neither_a_known_file_nor_on_the_hub(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    refused(name, r"DATASET=.*neither a local file \(\.json, \.jsonl, \.parquet\) nor a dataset")
+    refused(name, r"problems.*: neither a local file \(\.json, \.jsonl, \.parquet\) nor a dataset")
 
 
 # Bad lines ----------------------------------------------------------------------------------------------
@@ -197,6 +197,6 @@ def test_a_hub_that_fails_without_a_word_is_one_sentence(monkeypatch):
 
     monkeypatch.setattr("datasets.load_dataset", fail)
     with pytest.raises(
-        UserError, match=r"DATASET=some/data: neither a local file .*\(ConnectionError: ConnectionError\)"
+        UserError, match=r"^some/data: neither a local file .*\(ConnectionError: ConnectionError\)"
     ):
         load_problems("some/data")
