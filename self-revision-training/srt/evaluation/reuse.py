@@ -1,6 +1,6 @@
 """Samples of earlier evaluations: what was sampled alike, in another folder, is copied and not sampled again.
 
-Alike means the same model (by its fingerprint), problems, prompts, sampling and seed; the number of responses and
+Alike means the same model (by its content), problems, prompts, sampling and seed; the number of responses and
 of problems may differ, since a sample depends on neither.
 """
 

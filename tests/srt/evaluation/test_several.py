@@ -9,6 +9,7 @@ from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl
 from srt.evaluation.config import label_models, split_models
 from srt.report.data import read_run
+from srt.report.folders import RunFolders
 
 
 def test_one_engine_after_the_other_and_one_table(evaluations, capsys):
@@ -182,5 +183,5 @@ def test_a_model_that_cannot_be_read_is_found_before_any_is_sampled(evaluations,
 
 def test_the_report_reads_the_models_of_a_comparison(evaluations, tmp_path):
     evaluations(*evaluations.models.values())
-    stages = read_run(str(tmp_path / "out"), None, None, None).stages
+    stages = read_run(RunFolders("run", evaluation=tmp_path / "out")).stages
     assert [stage.key for stage in stages] == ["strong", "weak"]
