@@ -139,7 +139,12 @@ def _score(localization: Localization, pair: ModelPair, responses: list[GradedRe
     """In the order of the problems. scores.jsonl holds those that are done: a killed run continues with them."""
     log = JsonlLog(localization.folder(pair) / "scores.jsonl")
     scored = {response.key: response for response in map(ScoredResponse.from_line, log.entries)}
-    missing = [response for response in responses if (response.problem, response.response) not in scored]
+    by_key = {(response.problem, response.response): response for response in responses}
+    if any(key not in by_key or by_key[key].rollout.y[: len(one.ids)] != one.ids for key, one in scored.items()):
+        raise UserError(
+            f"{log.path}: it has scores of other responses than there are now; delete it or use another OUTPUT_DIR"
+        )
+    missing = [response for key, response in by_key.items() if key not in scored]
     if scored:
         print(f"{pair.name}: {len(scored)} scored responses restored from {log.path}")
     if missing:

@@ -1,5 +1,6 @@
 """localize.sh in one process: from knobs to files, again and again, and what it refuses."""
 
+import dataclasses
 import json
 import shutil
 
@@ -150,6 +151,17 @@ def test_greedy_responses_of_an_evaluation_are_not_among_them(knobs, logged_run,
     write_lines(logged_run / "attempts.jsonl", lines)
     run(of_existing(knobs, logged_run, num_samples=2, compare_phrases=0))
     assert results(knobs)["pairs"][0]["responses"] == 3
+
+
+def test_scores_of_other_responses_are_not_mixed_in(knobs, logged_run, graded, layout):
+    """The run was made again in its folder: the same problems, other responses."""
+    knobs = of_existing(knobs, logged_run, max_samples=2, compare_phrases=0)
+    run(knobs)
+    swapped = [dataclasses.replace(graded[1 - index], problem=index) for index in (0, 1)]
+    (logged_run / "attempts.jsonl").unlink()
+    write_lines(logged_run / "attempts.jsonl", [attempts_line(one, layout) for one in swapped])
+    with pytest.raises(UserError, match="scores of other responses than there are now"):
+        run(knobs)
 
 
 def test_dry_run_counts_and_writes_nothing(knobs, logged_run, graded, capsys):
