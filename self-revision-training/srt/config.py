@@ -12,7 +12,6 @@ import difflib
 import math
 import os
 import re
-import sys
 from dataclasses import MISSING, Field, dataclass, fields
 from dataclasses import field as dataclass_field
 from pathlib import Path
@@ -101,29 +100,11 @@ def default_of(config_name: str, key: str) -> str:
     return next(line.fixed_default for line in table if isinstance(line, KnobLine) and line.key == key)
 
 
-def print_help(yaml_path: Path) -> None:
-    print(f"Knobs of {yaml_path.stem} (environment variable or key=value; the command line wins)\n")
-    for line in read_knob_table(yaml_path):
-        if isinstance(line, str):
-            print(f"\n{line}" if line else "")
-            continue
-        default = line.default.replace("${oc.env:", "$").replace("}", "") or '""'
-        print(f"  {line.env or line.key}={default}\n      {line.help}")
-
-
-def print_help_if_asked(config_name: str, argv: list[str]) -> None:
-    """Print the knob table and exit if --help is among `argv`; entry points call it before they import torch."""
-    if any(argument in ("-h", "--help") for argument in argv):
-        print_help(CONFIGS / f"{config_name}.yaml")
-        sys.exit(0)
-
-
 def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Schema:
-    """Resolve and check every knob of one entry point; `--help` prints the table and exits.
+    """Resolve and check every knob of one entry point (--help is answered before, in knob_help.py).
 
     Raises UserError, naming the knob and what it means, for an unknown key or a bad value.
     """
-    print_help_if_asked(config_name, argv)
     yaml_path = CONFIGS / f"{config_name}.yaml"
     table = {line.key: line for line in read_knob_table(yaml_path) if isinstance(line, KnobLine)}
     overrides = dict(_parse_override(argument, table, config_name) for argument in argv)

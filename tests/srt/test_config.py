@@ -13,6 +13,7 @@ from srt.common.errors import UserError
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.contract.paths import DEFAULT_DATASETS, data_prefix
 from srt.evaluation.config import EvaluateConfig
+from srt.knob_help import print_help
 from srt.report.run import ReportConfig
 from srt.sft.config import SftConfig
 
@@ -63,14 +64,13 @@ def test_defaults_load_and_pass_their_own_checks(name):
 
 
 @every_config
-def test_help_prints_every_knob_with_its_help_text_and_exits(name, capsys):
-    with pytest.raises(SystemExit) as exit_:
-        load(name, "seed=1", "--help")
-    assert exit_.value.code == 0
+def test_help_prints_every_knob_with_its_help_text(name, capsys):
+    print_help(SCHEMAS[name], name)
     printed = capsys.readouterr().out
+    unfolded = " ".join(printed.split())
     for line in knob_lines(name):
         assert re.search(rf"^  {line.env}=\S+", printed, re.MULTILINE)
-        assert line.help in printed
+        assert " ".join(line.help.split()) in unfolded
     assert "oc.env" not in printed
 
 
