@@ -78,7 +78,7 @@ ARGUMENTS = [
     ("distill", "max_steps=3", "did you mean MAX_NUM_STEPS?"),
     ("distill", "--model", "did you mean STUDENT_MODEL?"),
     ("evaluate", "student_model=x", "did you mean MODEL_PATH?"),
-    ("report", "xyzzy", "unknown knob 'xyzzy' (expected key=value"),
+    ("report", "xyzzy", "xyzzy and COLLECTION: name either the folders of runs"),
     ("evaluate", "seed=", "SEED=: expected a whole number"),
 ]
 PHRASE_FILES = {

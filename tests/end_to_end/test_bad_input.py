@@ -155,7 +155,7 @@ WRONG_TYPES = {
     "evaluate": (
         "REVISE",
         "perhaps",
-        "expected one of oracle, always, none, 1, true, 0, false (one revision of every",
+        "expected one of oracle, always, confidence, none, 1, true, 0, false (one revision",
     ),
     "report": ("EXAMPLES", "some", "expected a whole number"),
 }

@@ -14,6 +14,7 @@ from srt.collect.collector import GREEDY
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_json
 from srt.common.files import write_jsonl as write_lines
+from srt.contract.model_identity import model_identity
 from srt.contract.records import pack_ids
 from tests.opsd.helpers.localization import attempts_line
 
@@ -73,7 +74,7 @@ def test_responses_are_sampled_graded_scored_and_written(knobs, capsys):
     assert [tokens["id"] for tokens in pair["tokens"]] == [f"p-{index:05d}" for index in range(6)]
     assert (out / "localization.html").read_text().startswith("<!DOCTYPE html>")
     stored = json.loads((out / "tiny" / "run.json").read_text())
-    assert stored["identity"]["student"] == str(knobs["student_model"])
+    assert stored["identity"]["student"] == model_identity(str(knobs["student_model"]))
     assert "KL per token, wrong" in stored["results"]
     assert "tiny: 6 responses" in capsys.readouterr().out
 
