@@ -25,10 +25,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from quickstart.phrases import PHRASES
 from quickstart.tokenizer import build_tokenizer
 from quickstart.world import BASE_CLASSES, Problem, World, is_correct, problem_stream
+
+logging.disable_progress_bar()  # "Writing model shards", of one shard
 
 IGNORE = -100
 

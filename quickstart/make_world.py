@@ -16,7 +16,8 @@ from pathlib import Path
 from quickstart.base_model import BaseTrainingConfig, save_checkpoint, train_base
 from quickstart.phrases import PHRASES
 from quickstart.world import Sizes, World, make_splits, write_jsonl
-from srt.common.errors import UserError, run_entry_point
+from srt.common.entry_point import run_entry_point
+from srt.common.errors import UserError
 from srt.common.progress import Progress
 
 # Increase it when the same settings would create a different world.

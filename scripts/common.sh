@@ -26,3 +26,24 @@ choose_python() {
   export PYTHONPATH="$REPOSITORY/self-revision-training:$REPOSITORY/self-distillation${PYTHONPATH:+:$PYTHONPATH}"
   export TOKENIZERS_PARALLELISM=false
 }
+
+# run COMMAND...: as in the foreground, except that a signal to this script reaches the command too, and that this script
+# ends only after it. Without that, `kill` would end the script alone, and what it started would go on.
+run() {
+  local status=0 child
+  set -m # a process group for the command and all that it starts
+  "$@" &
+  child=$!
+  set +m
+  # shellcheck disable=SC2064 # the process of now
+  for signal in INT TERM HUP; do trap "forward $signal $child" "$signal"; done
+  wait "$child" || status=$?
+  trap - INT TERM HUP
+  return "$status"
+}
+forward() { # signal, process
+  trap '' INT TERM HUP
+  kill "-$1" -- "-$2" 2>/dev/null || true
+  wait "$2" 2>/dev/null || true
+  exit $((128 + $(kill -l "$1")))
+}

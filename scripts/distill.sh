@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Phase 2: on-policy self-distillation. Knobs: --help. --dry-run only shows the plan. ENGINE=nemo-rl creates its environment on first use.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 PHASE2="$REPOSITORY/self-distillation"
 wants_nemo_rl() {
   case " ENGINE=${ENGINE:-} $* " in *[Ee][Nn][Gg][Ii][Nn][Ee]=local*) return 1 ;; esac

@@ -4,7 +4,7 @@
 #   bash scripts/quickstart.sh               SEED=0, output in quickstart_output/seed0
 #   SEED=3 OUTPUT=elsewhere bash scripts/quickstart.sh
 # It runs the same entry points as a real run. Called again, it continues where it stopped.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 source "$REPOSITORY/scripts/environment.sh"
 case " $* " in *" --help "*|*" -h "*) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 make_environment
@@ -29,7 +29,7 @@ step() {
   "$@"
   printf -- '-- %s: %d s\n' "$title" $((SECONDS - before))
 }
-scripts() { bash "$REPOSITORY/scripts/$1.sh"; }
+scripts() { run bash "$REPOSITORY/scripts/$1.sh"; }
 evaluate() { # name, checkpoint
   MODEL_PATH=$2 DATASET="$OUT/data/heldout.jsonl" NUM_SAMPLES=8 BATCH_SIZE=128 OUTPUT_DIR="$OUT/evaluation/$1" scripts evaluate
 }
@@ -54,7 +54,7 @@ wait_for_evaluations() {
 }
 
 make_world() {
-  PYTHONPATH="$REPOSITORY:$PYTHONPATH" "$PYTHON" -m quickstart.make_world --output-dir "$OUT" --seed "$SEED"
+  PYTHONPATH="$REPOSITORY:$PYTHONPATH" run "$PYTHON" -m quickstart.make_world --output-dir "$OUT" --seed "$SEED"
 }
 collect() {
   # More problems in flight than fit into a batch keep the batch full while others are graded.

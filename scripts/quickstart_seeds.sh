@@ -2,13 +2,13 @@
 # The quickstart for several seeds, one after the other, then a markdown table of all of them:
 #   bash scripts/quickstart_seeds.sh 0 1 2 3 4
 # Seeds that are complete are not run again.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 if [ $# -eq 0 ]; then sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; fi
 OUT=${OUTPUT:-$REPOSITORY/quickstart_output}
 summaries=()
 for seed in "$@"; do
   summaries+=("$OUT/seed$seed/summary.json")
-  if [ ! -f "${summaries[-1]}" ]; then SEED=$seed OUTPUT="$OUT/seed$seed" bash "$REPOSITORY/scripts/quickstart.sh"; fi
+  if [ ! -f "${summaries[-1]}" ]; then SEED=$seed OUTPUT="$OUT/seed$seed" run bash "$REPOSITORY/scripts/quickstart.sh"; fi
 done
 choose_python "$CPU_ENVIRONMENT"
 PYTHONPATH="$REPOSITORY:$PYTHONPATH" exec "$PYTHON" -m quickstart.seed_table "${summaries[@]}"

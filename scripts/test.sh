@@ -3,7 +3,7 @@
 # Arguments go to pytest. All four run even when one fails; the last lines name those that failed, and what was not tested.
 # WITH_NEMO_RL=1: then also the tests of ENGINE=nemo-rl (test_nemo_rl.sh), which need 6 GB of packages and, unless NEMO_RL_DIR
 # names a checkout, the network.
-source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 source "$REPOSITORY/scripts/environment.sh"
 make_environment --with-vllm
 cd "$REPOSITORY"
@@ -12,7 +12,7 @@ failed=()
 
 check() { # check NAME COMMAND...
   echo "== $1"
-  "${@:2}" || failed+=("$1")
+  run "${@:2}" || failed+=("$1")
 }
 
 check "ruff check" "$bin/ruff" check .
@@ -32,6 +32,9 @@ judge_tested() {
   command -v bwrap >/dev/null && bwrap --ro-bind / / --dev /dev --proc /proc --unshare-all true 2>/dev/null
 }
 not_tested() {
+  if ! command -v chromium chromium-browser google-chrome chrome >/dev/null; then
+    echo "NOT TESTED: the report's pages in a browser (curves, hover, zoom, live); apt-get install chromium" >&2
+  fi
   if [ "${WITH_NEMO_RL:-0}" != 1 ]; then
     echo "NOT TESTED: ENGINE=nemo-rl (its engine, workers, sampler and verifier never ran); WITH_NEMO_RL=1 bash scripts/test.sh runs them" >&2
   fi

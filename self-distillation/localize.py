@@ -1,11 +1,13 @@
 """Where the reviser disagrees, token by token. Knobs: configs/localize.yaml, or --help."""
 
-from srt.common.errors import run_entry_point
-from srt.config import print_help_if_asked
+from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    print_help_if_asked("localize", argv)
+    from opsd.localize.config import NOT_IDENTITY, LocalizeConfig
+    from srt.knob_help import help_or_refuse
+
+    help_or_refuse(LocalizeConfig, "localize", argv, NOT_IDENTITY)
     from opsd.localize.run import localize  # takes seconds: --help does not wait for it, and Ctrl-C may end it
 
     localize(argv)

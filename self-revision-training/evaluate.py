@@ -1,11 +1,13 @@
 """Evaluate checkpoints. Knobs: configs/evaluate.yaml, or --help."""
 
-from srt.common.errors import run_entry_point
-from srt.config import print_help_if_asked
+from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:
-    print_help_if_asked("evaluate", argv)
+    from srt.evaluation.config import MAY_CHANGE, EvaluateConfig, split_models
+    from srt.knob_help import help_or_refuse
+
+    help_or_refuse(EvaluateConfig, "evaluate", split_models(argv)[1], MAY_CHANGE)
     from srt.evaluation.run import evaluate  # takes seconds: --help need not wait, and Ctrl-C ends it cleanly
 
     evaluate(argv)

@@ -1,6 +1,6 @@
 """Phase 1: collect D_revision. Knobs: configs/srt_data.yaml, or --help."""
 
-from srt.common.errors import run_entry_point
+from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:

@@ -1,6 +1,6 @@
 """Phase 1: two-stage SFT. Knobs: configs/sft.yaml, or --help."""
 
-from srt.common.errors import run_entry_point
+from srt.common.entry_point import run_entry_point
 
 
 def main(argv: list[str]) -> None:

@@ -89,12 +89,19 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
         entry |= {key: row.evaluation[key] for key in ("finished", "commit", "device")}
         for part, ours, theirs in (("tasks", row.samples, base.samples), (GSM8K, row.elsewhere, base.elsewhere)):
             if ours:
-                entry[part] = {"problems": len(ours), "metrics": measure(ours, k, MODE, SEED)}
+                entry[part] = {"problems": len(ours), "metrics": _some(measure(ours, k, MODE, SEED), k)}
                 if row is not base:
-                    entry[part]["to_base"] = differences(ours, theirs, k, MODE, SEED)["metrics"]
+                    entry[part]["to_base"] = _some(differences(ours, theirs, k, MODE, SEED)["metrics"], k)
         entry["against_majority"] = against_majority(row.samples, base.samples, k)
         entries.append(entry)
     return {"k": k, "model": layout.model, "rows": entries}
+
+
+def _some(metrics: Json, k: int) -> Json:
+    """Without majority@j and pass@j of the other j, and without percentiles of lengths."""
+    kept = {AVG_AT_K, GREEDY_ACCURACY, at(MAJORITY_AT, k), at(PASS_AT, k), MEAN_RESPONSE_TOKENS, TRUNCATED}
+    kept |= {ENTROPY, *(by_reward(REVISE, r) for r in (0, 1))}
+    return {name: metric for name, metric in metrics.items() if name in kept}
 
 
 def against_majority(ours: list[ProblemSamples], base: list[ProblemSamples], k: int) -> Json:
@@ -205,6 +212,7 @@ def plot(found: Json, path: Path) -> None:
                           textcoords="offset points", fontsize=8, color="gray")  # fmt: skip
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
+        axis.margins(x=0.2)  # room for the names
     axes[0].set_ylabel(f"avg@{found['k']} on held-out problems, %")
     figure.tight_layout()
     figure.savefig(path, dpi=130)

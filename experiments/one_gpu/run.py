@@ -23,7 +23,7 @@ from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.plan import PLAN, REPOSITORY, Job, Layout, load_jobs, with_ancestors
 from experiments.one_gpu.results import write_results
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
-from srt.common.errors import run_entry_point
+from srt.common.entry_point import run_entry_point
 
 POLL_SECONDS = 1.0
 

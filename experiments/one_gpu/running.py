@@ -43,7 +43,7 @@ class RunningJob:
         if code == 0:
             record = {
                 "job": self.job.name,
-                "command": self.command[:2] if self.job.run != "trl" else self.command[:3],
+                "command": [Path(part).name if part.startswith("/") else part for part in self.command[:3]],
                 "env": self.job.env,
                 "gpus": len(self.gpus),
                 "seconds": round(seconds, 1) + _seconds_before(folder),
@@ -124,8 +124,11 @@ def _seconds_before(folder: Path) -> float:
 
 
 def _commit() -> str:
+    """Of this checkout; COMMIT says it for a copy without git's folder, or with an older one."""
+    if commit := os.environ.get("COMMIT"):
+        return commit
     found = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True)
-    return found.stdout.strip() or os.environ.get("COMMIT", "unknown")
+    return found.stdout.strip() or "unknown"
 
 
 def _device() -> str:

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from srt.common.errors import UserError
-from srt.config import option
+from srt.config import default_of, option, seed_option
 from srt.config_groups import (
     AdamConfig,
     GradingConfig,
@@ -36,14 +36,14 @@ class DistillConfig(
     """configs/distill.yaml has the meaning and default of every field."""
 
     engine: str = option(choices=("auto", "local", "nemo-rl"))
-    student_model: str | None = option()
-    teacher_model: str | None = option()
-    train_dataset: str | None = option()
+    student_model: str | None = option(path=True)
+    teacher_model: str | None = option(path=True)
+    train_dataset: str | None = option(path=True)
     train_subset: str | None = option()
     train_split: str = option()
     exclude_srt_problems: bool = option()
-    srt_problems: str | None = option()
-    val_dataset: str | None = option()
+    srt_problems: str | None = option(path=True)
+    val_dataset: str | None = option(path=True)
     val_split: str | None = option()
     val_period: int = option(ge=0)
     val_num_samples: int = option(ge=1)
@@ -65,7 +65,7 @@ class DistillConfig(
     reward_weight: float = option(ge=0)
     srt_replay: float = option(ge=0, le=0.9)
     srt_replay_weight: float = option(ge=0)
-    srt_replay_data: str | None = option()
+    srt_replay_data: str | None = option(path=True)
     include_truncated: bool = option()
     max_teacher_tokens: int = option(ge=8)
     teacher_sync: str = option(choices=("none", "steps", "epochs", "plateau"))
@@ -80,20 +80,20 @@ class DistillConfig(
     preflight: bool = option()
     max_num_steps: int = option(ge=1)
     max_num_epochs: int = option(ge=1)
-    lr: float = option(ge=0)
+    lr: float = option(gt=0, le=1)
     lr_schedule: str = option(choices=("linear", "cosine", "constant_with_warmup"))
     warmup_steps: int = option(ge=0)
     warmup_start: float | None = option(ge=0, le=1)
     gradient_checkpointing: bool = option()
     check_memory: bool = option()
     offload: str = option(choices=("auto", "0", "1"))
-    seed: int = option()
+    seed: int = seed_option()
     save_period: int = option(ge=1)
     keep_checkpoints: int = option(ge=1)
     keep_checkpoints_after_end: int = option(ge=0)
     log_samples_period: int = option(ge=1)
     report_to: str = option(choices=("tensorboard", "wandb", "trackio", "none"))
-    output_dir: str | None = option()
+    output_dir: str | None = option(path=True)
     trainer_backend: str = option(choices=("dtensor", "megatron"))
     num_nodes: int = option(ge=1)
     gpus_per_node: int | None = option(ge=1)
@@ -107,8 +107,8 @@ class DistillConfig(
 class RunConfig(DistillConfig):
     """A DistillConfig with nothing left open: the engine is chosen and both models are named."""
 
-    student_model: str = option()
-    teacher_model: str = option()
+    student_model: str = option(path=True)
+    teacher_model: str = option(path=True)
 
 
 # What decides where output goes, how often something is logged or how the work is spread, not what comes out.
@@ -201,6 +201,19 @@ def check(config: DistillConfig) -> None:
             f"SRT_REPLAY={config.srt_replay:g} is not the loss of the paper's equation (the KL alone, on all "
             "responses)"
         )
+
+
+def check_warmup(config: DistillConfig, total_updates: int) -> None:
+    """Raises UserError for a warm-up that the run ends in; a short trial with the default only gets a warning."""
+    if config.warmup_steps < total_updates:
+        return
+    sentence = (
+        f"WARMUP_STEPS={config.warmup_steps}: the whole run has {total_updates} updates, so that LR={config.lr:g} "
+        "is never reached"
+    )
+    if str(config.warmup_steps) != default_of("distill", "warmup_steps"):
+        raise UserError(f"{sentence}; set a lower WARMUP_STEPS")
+    print(f"warning: {sentence}")
 
 
 def _check_teacher_sync(config: DistillConfig) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from opsd.check_teacher import check_teacher
-from opsd.config import DistillConfig, RunConfig, check
+from opsd.config import DistillConfig, RunConfig, check, check_warmup
 from opsd.dry_run import show_plan
 from opsd.engine import Engine
 from opsd.memory import memory_plan
@@ -21,7 +21,7 @@ from opsd.train import train
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.machine import this_machine
-from srt.common.models import check_gpu, check_reporter, check_saving
+from srt.common.models import check_gpu, check_reporter, check_saving, check_token_ids, exceeds_embedding
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
@@ -73,9 +73,15 @@ def prepare(config: DistillConfig) -> Run:
     train_set = without_srt_problems(resolved, train_set, srt_problems)
     print(f"{len(train_set.problems)} problems; output: {output_dir}")
     validation_set = _validation_set(config, val_dataset, val_split)
+    if exceeds_embedding(resolved.student_model, layout.tokenizer):
+        texts = [*train_set.problems, *(validation_set.problems if validation_set else [])]
+        ids = (index for problem in texts for index in layout.chat(problem.x))
+        check_token_ids(resolved.student_model, layout.tokenizer, ids)
     if validation_set:
         name_overlaps(validation_set, train_set, srt_problems)
-    return Run(resolved, layout, train_set, validation_set, output_dir, srt_problems, replay)
+    run = Run(resolved, layout, train_set, validation_set, output_dir, srt_problems, replay)
+    check_warmup(resolved, run.total_updates)
+    return run
 
 
 def open_engine(run: Run) -> Engine:

@@ -55,11 +55,11 @@ def export_student(
         "prompt_probe": run.layout.prompt_probe(),
         "data_fingerprint": run.train_set.fingerprint,
     }
-    write_metadata(temporary, exported)
     write_model_card(temporary, exported, _figures(run, finished_steps, best, validations))
     if run.srt_problems:
         shutil.copyfile(run.srt_problems, temporary / SRT_PROBLEMS)
     write_consumed(temporary / DISTILL_PROBLEMS, run.used_problems(finished_steps))
+    write_metadata(temporary, exported)
     close_run(run.output_dir, results)
     os.replace(temporary, run.student_folder)
     run.drop_checkpoints()

@@ -11,6 +11,7 @@ from srt.contract.metrics import by_reward
 
 WINDOW = 10  # steps that are averaged
 FIRST_STEPS = 3  # whose mean later steps are compared with
+UNREWARDED_STEPS = 5  # from the start
 KL_RATIO = 2.0
 KL_FLOOR = 0.02  # nats per token; below it a ratio means nothing
 MIN_RESPONSES = 64  # in the window, as evidence of a difference between right and wrong ones
@@ -55,17 +56,21 @@ class HealthMonitor:
         self.first: dict[str, float] = {}  # means over the first steps
         self.best_reward: float | None = None  # the highest mean over a whole window
         self.active: set[str] = set()
+        self.unrewarded_steps: int | None = 0  # from the start; None once a response was right
 
     def check(self, metrics: Mapping[str, Any]) -> list[str]:
         """The warnings that begin with this step. A metric may be missing or None."""
         for name in WATCHED:
             if metrics.get(name) is not None:
                 self.recent.setdefault(name, deque(maxlen=WINDOW)).append(metrics[name])
+        if self.unrewarded_steps is not None and metrics.get(names.REWARD) is not None:
+            self.unrewarded_steps = None if metrics[names.REWARD] else self.unrewarded_steps + 1
         mean = {name: sum(values) / len(values) for name, values in self.recent.items()}
         for name, values in self.recent.items():
             if len(values) <= FIRST_STEPS:
                 self.first[name] = mean[name]
         warnings = {
+            "no reward": self._check_any_reward(),
             "kl": self._check_kl(mean.get(KL_R0), mean.get(KL_R1)),
             "reward": self._check_reward(mean.get(names.REWARD)),
             "entropy": self._check_entropy(mean.get(names.ENTROPY)),
@@ -74,6 +79,15 @@ class HealthMonitor:
         new = [text for name, text in warnings.items() if text and name not in self.active]
         self.active = {name for name, text in warnings.items() if text}
         return new
+
+    def _check_any_reward(self) -> str | None:
+        if not self.unrewarded_steps or self.unrewarded_steps < UNREWARDED_STEPS:
+            return None
+        return (
+            f'no response has been right in {UNREWARDED_STEPS} steps, so that every cue says "wrong" and nothing '
+            "tells the student what is right: check a few responses in samples.jsonl against the answers of the "
+            "dataset, PROMPT_SUFFIX, and whether responses are cut off (MAX_TOTAL_SEQUENCE_LENGTH)"
+        )
 
     def _check_kl(self, kl_r0: float | None, kl_r1: float | None) -> str | None:
         if kl_r0 is None or kl_r1 is None or kl_r1 <= KL_FLOOR or kl_r1 <= KL_RATIO * kl_r0:

@@ -12,8 +12,8 @@ from opsd.problem_order import ProblemOrder
 from srt.common.errors import UserError
 from srt.contract.layout import Layout, TokenSequence
 from srt.contract.provenance import tokenizer_fingerprint
+from srt.sft.collection import read_collection_identity
 from srt.sft.dataset import build_sequences, load_stage
-from srt.sft.plan import read_collection_identity
 
 REVISION_STAGE = 2
 

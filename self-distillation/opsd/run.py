@@ -17,14 +17,15 @@ from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.common.models import context_limit, padding_id, vocab_size
 from srt.contract.layout import Layout
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import dataset_or_default
 from srt.contract.provenance import (
     CHECKPOINT_METADATA,
     fingerprint,
     known,
-    model_fingerprint,
     model_revision,
     open_run,
+    read_metadata,
 )
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, set_aside_bad_records
@@ -97,7 +98,9 @@ class Run:
 
     @property
     def is_complete(self) -> bool:
-        return (self.student_folder / CHECKPOINT_METADATA).is_file()
+        """Raises UserError for a finished student that lacks files by now."""
+        finished = (self.student_folder / CHECKPOINT_METADATA).is_file()
+        return finished and read_metadata(str(self.student_folder)) is not None
 
     def claim_folder(self) -> bool:
         """False when the run is complete already.
@@ -105,8 +108,8 @@ class Run:
         Raises UserError when the folder holds a run with other settings, or one that another process works on.
         """
         run_identity = identity(self.config) | {
-            "student_fingerprint": model_fingerprint(self.config.student_model),
-            "teacher_fingerprint": model_fingerprint(self.config.teacher_model),
+            "student_model": model_identity(self.config.student_model),
+            "teacher_model": model_identity(self.config.teacher_model),
             "dataset_fingerprint": self.train_set.fingerprint,
             "control_phrases": self.layout.phrases.as_dict(),
             "prompt": self.layout.prompt.as_dict(),

@@ -11,12 +11,14 @@ from opsd.monitors import HealthMonitor, check_reviser
 from opsd.reporters import open_reporter, sample_row
 from opsd.run import Run
 from opsd.validation_monitor import ValidationMonitor
+from srt.common.errors import UserError
 from srt.common.files import JsonlLog, write_jsonl
 from srt.common.progress import Progress
 from srt.contract import metrics as names
 from srt.contract.metrics import by_reward, with_current_names
 from srt.contract.records import pack_ids
 
+SHOWN_PARTS = 2  # of a step's time, on its line; metrics.jsonl has all of them
 LOGGED_SAMPLES = 4  # responses of a step that go into samples.jsonl
 
 
@@ -140,13 +142,14 @@ def validation_line(line: Mapping[str, Any], k: int) -> str:
 
 
 def step_line(number: int, total: int, metrics: Mapping[str, Any], left: str = "") -> str:
-    """step 12/80: reward 61.3%, KL 0.0521 (r0 0.0931, r1 0.0214), 812 tokens, 14.2 s (generation 45%, ...), 16:05
-    left"""
+    """step 12/80, 16:05 left: reward 61.3%, KL 0.0521 (r0 0.0931, r1 0.0214), 812 tokens, 14.2 s (generation 45%,
+    student 30%)"""
     seconds = metrics[names.SECONDS]
     total_seconds = sum(seconds.values()) or 1.0
-    shares = ", ".join(f"{name} {value / total_seconds:.0%}" for name, value in seconds.items())
-    parts = [*_headline(metrics), f"{total_seconds:.1f} s ({shares})", *([left] if left else [])]
-    return f"step {number}/{total}: {', '.join(parts)}"
+    largest = sorted(seconds.items(), key=lambda part: -part[1])[:SHOWN_PARTS]
+    shares = ", ".join(f"{name} {value / total_seconds:.0%}" for name, value in largest)
+    parts = [*_headline(metrics), f"{total_seconds:.1f} s ({shares})"]
+    return f"step {number}/{total}{f', {left}' if left else ''}: {', '.join(parts)}"
 
 
 def _headline(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
@@ -165,6 +168,9 @@ def open_step_log(path: Path, start_step: int) -> JsonlLog:
     `entries` of the log are the lines that remain.
     """
     log = JsonlLog(path)  # drops a torn last line
+    for number, _, line in log.lines():
+        if type(line.get("step")) is not int:
+            raise UserError(f"{path}, line {number}: damaged (expected an object with a step); delete that line")
     if all(line["step"] < start_step for line in log.entries):
         return log
     log.close()

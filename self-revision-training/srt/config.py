@@ -22,6 +22,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from srt.common.errors import UserError
+from srt.knob_notes import ignored_lines, right_names, set_knobs_line
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 RECIPES = tuple(sorted(path.stem for path in (CONFIGS / "recipes").glob("*.yaml")))
 SWITCHES = ("0", "1", "false", "true", "no", "yes", "off", "on", "n", "y")
+_VARIABLE = re.compile(r"oc\.env:(\w+)")
 Schema = TypeVar("Schema", bound="DataclassInstance")
 
 _KNOB_LINE = re.compile(
@@ -36,10 +38,29 @@ _KNOB_LINE = re.compile(
 )
 
 
-def option(*, choices: tuple | None = None, ge: float | None = None, le: float | None = None) -> Any:
-    """A dataclass field whose value is checked when it is loaded: one of `choices`, and within [ge, le]."""
+LARGEST_SEED = 2**32 - 1  # that numpy takes
+
+
+def option(
+    *,
+    choices: tuple | None = None,
+    ge: float | None = None,
+    gt: float | None = None,
+    le: float | None = None,
+    path: bool = False,
+) -> Any:
+    """A dataclass field whose value is checked when it is loaded: one of `choices`, within [ge, le], above gt.
+
+    `path`: it may name a file or folder, so `~` is expanded, and a trailing slash or an empty name means nothing.
+    """
     # No default here: all of them are in the YAML.
-    return dataclass_field(default=MISSING, metadata={"choices": choices, "ge": ge, "le": le})
+    return dataclass_field(
+        default=MISSING, metadata={"choices": choices, "ge": ge, "gt": gt, "le": le, "path": path}
+    )
+
+
+def seed_option() -> Any:
+    return option(ge=0, le=LARGEST_SEED)
 
 
 @dataclass(frozen=True)
@@ -50,6 +71,16 @@ class KnobLine:
     env: str | None
     default: str
     help: str
+
+    @property
+    def variables(self) -> list[str]:
+        """The environment variables that it is read from: its own, then those that stand in for it."""
+        return [self.env, *_VARIABLE.findall(self.default)] if self.env else []
+
+    @property
+    def fixed_default(self) -> str:
+        """The default without the variables that stand in for it."""
+        return re.sub(r"\$\{oc\.env:\w+,", "", self.default).rstrip("}") if self.env else self.default
 
 
 def read_knob_table(yaml_path: Path) -> list[KnobLine | str]:
@@ -62,6 +93,12 @@ def read_knob_table(yaml_path: Path) -> list[KnobLine | str]:
             default = match["default"] if match["env"] else match["value"]
             table.append(KnobLine(match["key"], match["env"], default, match["help"] or ""))
     return table
+
+
+def default_of(config_name: str, key: str) -> str:
+    """The default of a knob as its YAML file has it, whatever recipe and environment say."""
+    table = read_knob_table(CONFIGS / f"{config_name}.yaml")
+    return next(line.fixed_default for line in table if isinstance(line, KnobLine) and line.key == key)
 
 
 def print_help(yaml_path: Path) -> None:
@@ -89,7 +126,7 @@ def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Sche
     print_help_if_asked(config_name, argv)
     yaml_path = CONFIGS / f"{config_name}.yaml"
     table = {line.key: line for line in read_knob_table(yaml_path) if isinstance(line, KnobLine)}
-    overrides = dict(_parse_override(argument, table) for argument in argv)
+    overrides = dict(_parse_override(argument, table, config_name) for argument in argv)
     config = OmegaConf.structured(schema)
     OmegaConf.set_readonly(config, False)  # a frozen schema makes it read-only
     config = OmegaConf.merge(config, OmegaConf.load(yaml_path))
@@ -100,7 +137,7 @@ def load_config(schema: type[Schema], config_name: str, argv: list[str]) -> Sche
         recipe = read_recipe(name, config_name)
     # In the order of the table, which is also the order in which bad values are reported.
     values = {key: _resolve(config, by_name[key], line, overrides, recipe) for key, line in table.items()}
-    _warn_of_near_misses(table)
+    _print_notes(config_name, table, overrides, values, config)
     return schema(**values)
 
 
@@ -136,19 +173,79 @@ def _resolve(
         raise UserError(message) from error
     if isinstance(value, bool) and str(text).lower() not in SWITCHES:  # OmegaConf takes any number for a bool
         raise UserError(message)
+    if field.metadata.get("path") and isinstance(value, str):
+        value = _as_path(value, line)
     _check(value, field.metadata, line)
     return value
 
 
-def _parse_override(argument: str, table: dict[str, KnobLine]) -> tuple[str, str | None]:
-    key, equals, value = argument.partition("=")
+def _as_path(value: str, line: KnobLine) -> str | None:
+    """With `~` expanded and no trailing slash. Raises UserError for an empty name where one is needed."""
+    if not value.strip():
+        if line.fixed_default == "null":
+            return None
+        raise UserError(f"{line.env or line.key} is empty: expected {line.help}")
+    if value.startswith("~"):
+        expanded = os.path.expanduser(value)
+        if expanded.startswith("~"):
+            raise UserError(f"{line.env or line.key}={value}: there is no such user")
+        value = expanded
+    return value.rstrip("/") or "/"
+
+
+def _parse_override(argument: str, table: dict[str, KnobLine], config_name: str) -> tuple[str, str | None]:
+    name, equals, value = argument.partition("=")
     by_env = {line.env: line.key for line in table.values() if line.env}
-    key = by_env.get(key, key)
-    if not equals or key not in table:
-        near = difflib.get_close_matches(key, [*table, *by_env], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"unknown knob {argument!r}{hint} (expected key=value; --help lists all knobs)")
-    return key, None if value == "null" else value
+    key = by_env.get(name, name)
+    if equals and key in table:
+        return key, None if value == "null" else value
+    bare = name.lstrip("-").replace("-", "_")
+    bare = by_env.get(bare, bare)
+    if bare in table:
+        raise UserError(
+            f"unknown knob {argument!r}: expected key=value, so write {bare}={value if equals else 'VALUE'} "
+            "(--help lists all knobs)"
+        )
+    names = right_names(config_name, bare.upper(), by_env)
+    near = [" and ".join(names)] if names else difflib.get_close_matches(bare, [*table, *by_env], n=1)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    raise UserError(f"unknown knob {argument!r}{hint} (expected key=value; --help lists all knobs)")
+
+
+def _print_notes(
+    config_name: str,
+    table: dict[str, KnobLine],
+    overrides: dict[str, str | None],
+    values: dict[str, Any],
+    typed: Any,
+) -> None:
+    """The knobs that differ from their defaults, with their origin, and variables that are no knobs here.
+
+    RECIPE and what it sets have a line of their own (recipe.print_recipe).
+    """
+    origins = {}
+    for key, line in table.items():
+        variable = next((variable for variable in line.variables if variable in os.environ), None)
+        if key in overrides:
+            origin = "command line"
+        elif variable:
+            origin = "environment" if variable == line.env else f"environment, {variable}"
+        else:
+            continue
+        typed[key] = None if line.fixed_default == "null" else line.fixed_default
+        if values[key] != typed[key] and key != "recipe":
+            origins[line.env or key] = origin
+    line = set_knobs_line({line.env or key: values[key] for key, line in table.items()}, origins)
+    known = {variable for line in table.values() for variable in line.variables}
+    anywhere = {
+        variable
+        for path in CONFIGS.glob("*.yaml")
+        for line in read_knob_table(path)
+        if isinstance(line, KnobLine)
+        for variable in line.variables
+    }
+    for text in ([line] if line else []) + ignored_lines(config_name, known, anywhere):
+        print(text)
 
 
 def _expected(type_: Any) -> str:
@@ -161,7 +258,7 @@ def _expected(type_: Any) -> str:
 
 def _check(value: Any, metadata: Any, line: KnobLine) -> None:
     name = f"{line.env or line.key}={value}"
-    choices, ge, le = metadata.get("choices"), metadata.get("ge"), metadata.get("le")
+    choices, ge, gt, le = (metadata.get(name) for name in ("choices", "ge", "gt", "le"))
     if value is None:
         return
     if isinstance(value, float) and not math.isfinite(value):
@@ -170,18 +267,7 @@ def _check(value: Any, metadata: Any, line: KnobLine) -> None:
         raise UserError(f"{name}: expected one of {', '.join(map(str, choices))} ({line.help})")
     if ge is not None and value < ge:
         raise UserError(f"{name}: must be at least {ge} ({line.help})")
+    if gt is not None and value <= gt:
+        raise UserError(f"{name}: must be above {gt} ({line.help})")
     if le is not None and value > le:
         raise UserError(f"{name}: must be at most {le} ({line.help})")
-
-
-def _warn_of_near_misses(table: dict[str, KnobLine]) -> None:
-    """Warn of environment variables that look like misspelled knobs; they would be ignored silently."""
-    known = [line.env for line in table.values() if line.env]
-    known_anywhere = {
-        line.env for path in CONFIGS.glob("*.yaml") for line in read_knob_table(path) if isinstance(line, KnobLine)
-    }
-    for variable in os.environ:
-        if variable not in known_anywhere and len(variable) > 5:
-            near = difflib.get_close_matches(variable, known, n=1, cutoff=0.9)
-            if near:
-                print(f"warning: the environment variable {variable} is not a knob; did you mean {near[0]}?")

@@ -21,7 +21,7 @@ class PromptConfig:
     """How a problem becomes a prompt (contract/layout.py). None: the checkpoint's value, or the default."""
 
     mode: str = option(choices=("math", "code"))
-    control_phrases: str | None = option()
+    control_phrases: str | None = option(path=True)
     system_prompt: str | None = option()
     prompt_suffix: str | None = option()
     chat_template_kwargs: str | None = option()
@@ -40,7 +40,7 @@ class SamplerConfig:
 
     sampler: str = option(choices=("auto", "vllm", "transformers"))
     sampler_batch: int = option(ge=1)
-    temperature: float = option(ge=0)
+    temperature: float = option(ge=0, le=100)
     top_p: float = option(ge=1e-6, le=1)
 
 
@@ -92,4 +92,4 @@ class LoraConfig:
     """Low-rank adapters on all linear layers except lm_head; rank 0 trains all weights instead."""
 
     lora_rank: int = option(ge=0)
-    lora_alpha: float = option(ge=0)
+    lora_alpha: float = option(gt=0)

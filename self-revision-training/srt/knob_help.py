@@ -11,13 +11,14 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from srt.common.dry_run import DRY_RUN
+from srt.common.progress import no_bars_in_files
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
+from srt.knob_notes import script_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Schema = TypeVar("Schema", bound="DataclassInstance")
-SCRIPTS = {"srt_data": "run_srt_data"}  # config -> script, where the names differ
 MAX_WIDTH = 100
 
 
@@ -37,11 +38,12 @@ def help_or_refuse(
         sys.exit(0)
     with contextlib.redirect_stdout(io.StringIO()):  # notes: they are printed when the knobs are loaded for good
         check(load_config(schema, config_name, [argument for argument in argv if argument != DRY_RUN]))
+    no_bars_in_files()
 
 
 def print_help(schema: type, config_name: str, may_change: Collection[str] = ()) -> None:
     """The knob table of configs/<config_name>.yaml, with what values each knob takes."""
-    script = f"scripts/{SCRIPTS.get(config_name, config_name)}.sh"
+    script = f"scripts/{script_of(config_name)}"
     width = min(shutil.get_terminal_size((MAX_WIDTH, 24)).columns, MAX_WIDTH)
     by_name = {field.name: field for field in fields(schema)}
     print(_folded(f"Knobs of {script}: environment variables, or key=value arguments, which win", width))
@@ -64,8 +66,14 @@ def print_help(schema: type, config_name: str, may_change: Collection[str] = ())
 
 
 def _folded(text: str, width: int, indent: str = "") -> str:
-    whole_words = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, initial_indent=indent, subsequent_indent=indent, **whole_words)
+    return textwrap.fill(
+        text,
+        width,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def accepted_values(field: Any) -> str:

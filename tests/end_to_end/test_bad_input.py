@@ -248,7 +248,7 @@ def test_splitting_before_collecting(call, good, tmp_path):
 def test_with_fewer_than_two_tuples_the_error_says_what_to_change(call, good, tmp_path, count):
     (tmp_path / "output").mkdir()
     (tmp_path / "output" / "d_revision.json").write_text(json.dumps([RECORD] * count))
-    (tmp_path / "output" / "run.json").write_text("{}")
+    (tmp_path / "output" / "run.json").write_text('{"identity": {}}')
     error = the_error(call("prepare", good["prepare"]))
     assert f"D_revision has {count} tuple" in error
     assert "use more problems, NUM_RESPONSES or NUM_REVISIONS, or REVISE_CORRECT=1" in error

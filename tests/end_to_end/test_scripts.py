@@ -125,7 +125,7 @@ def test_help_does_not_import_torch(entry_point):
     assert done.stdout.endswith("False\n")
 
 
-@pytest.mark.parametrize("entry_point", sorted(ENTRY_POINTS.keys() - {"evaluate"}))
+@pytest.mark.parametrize("entry_point", sorted(ENTRY_POINTS))
 def test_a_wrong_knob_is_refused_before_torch_is_imported(entry_point):
     """Importing torch takes seconds."""
     done = run_entry_point_file(entry_point, "", "no_such_knob=1")

@@ -90,7 +90,7 @@ def test_a_killed_training_continues_with_another_number_of_processes(config, on
 
 
 def test_an_error_in_one_process_is_printed_once_and_leaves_nothing_behind(config, tmp_path):
-    diverging = {"LR_STAGE1": 1e30, "WARMUP_RATIO": 0, "NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "srt"}
+    diverging = {"WEIGHT_DECAY": 1e33, "WARMUP_RATIO": 0, "NUM_PROCESSES": 2, "OUTPUT_DIR": tmp_path / "srt"}
     outcome = run_script("sft", config | diverging)
     assert outcome.code == 2
     last = outcome.err.strip().splitlines()[-1]

@@ -71,7 +71,7 @@ def test_a_bf16_update_on_the_gpu_matches_the_cpu(
     for device in ("cuda", "cpu"):
         monkeypatch.setattr("srt.common.models.default_device", lambda device=device: torch.device(device))
         config = make_config(
-            tiny_checkpoint, other_checkpoint, lr=0, gradient_checkpointing=gradient_checkpointing
+            tiny_checkpoint, other_checkpoint, lr=1e-60, gradient_checkpointing=gradient_checkpointing
         )
         student = Student(config, None)
         teacher = open_teacher(config, student, None)

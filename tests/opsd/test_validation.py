@@ -7,7 +7,7 @@ from srt.common.files import read_jsonl
 from tests.opsd.helpers.problems import PROBLEMS, problem
 from tests.opsd.helpers.runs import train_run
 
-SETTINGS = {"max_total_sequence_length": 22, "max_num_steps": 1, "lr": 0, "val_num_samples": 2}
+SETTINGS = {"max_total_sequence_length": 22, "max_num_steps": 1, "lr": 1e-60, "val_num_samples": 2}
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_validation_may_be_longer_than_training(make_run, tiny_checkpoint, capsy
         make_run(tiny_checkpoint, PROBLEMS, **settings, val_max_tokens=100, val_revise=0).max_model_len
         == prompt + 100
     )
-    assert "VAL_MAX_TOKENS" not in capsys.readouterr().out
+    assert "validation with VAL_MAX_TOKENS" not in capsys.readouterr().out
     capped = make_run(tiny_checkpoint, PROBLEMS, **settings, val_max_tokens=1000)
     assert capped.max_model_len == capped.validation.max_total_tokens == 512  # the model's context
     assert "validation with VAL_MAX_TOKENS: " in capsys.readouterr().out

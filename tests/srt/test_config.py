@@ -2,7 +2,6 @@
 
 import os
 import re
-import sys
 from dataclasses import fields
 
 import pytest
@@ -10,7 +9,7 @@ import pytest
 from opsd.config import DistillConfig
 from opsd.localize.config import LocalizeConfig
 from srt.collect.run import CollectConfig
-from srt.common.errors import UserError, run_entry_point
+from srt.common.errors import UserError
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.contract.paths import DEFAULT_DATASETS, data_prefix
 from srt.evaluation.config import EvaluateConfig
@@ -243,6 +242,8 @@ def test_null_for_a_knob_that_must_be_set_is_refused_from_either_side(monkeypatc
         ("batch_size=1.5", "BATCH_SIZE=1.5: expected a whole number"),
         ("batch_size=", "BATCH_SIZE=: expected a whole number"),
         ("batch_size=0", "BATCH_SIZE=0: must be at least 1 (problems in flight"),
+        ("seed=-1", "SEED=-1: must be at least 0"),
+        ("seed=4294967296", "SEED=4294967296: must be at most 4294967295"),
         ("temperature=hot", "TEMPERATURE=hot: expected a number (0 is greedy)"),
         ("temperature=-1", "TEMPERATURE=-1.0: must be at least 0"),
         ("temperature=nan", "TEMPERATURE=nan: expected a finite number"),
@@ -283,33 +284,105 @@ def test_an_argument_that_is_not_a_known_knob_is_refused(argument):
         data_knobs(argument)
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "message"),
+    [
+        ("sft", "epochs_stage1", "unknown knob 'epochs_stage1': expected key=value, so write epochs_stage1=VALUE"),
+        ("sft", "--epochs-stage1=4", "so write epochs_stage1=4"),
+        ("sft", "EPOCHS_STAGE1", "so write epochs_stage1=VALUE"),
+        ("sft", "lr=1e-3", "unknown knob 'lr=1e-3'; did you mean LR_STAGE1 and LR_STAGE2?"),
+        ("distill", "--learning_rate=1e-3", "did you mean LR?"),
+        ("distill", "model_path=x", "did you mean STUDENT_MODEL?"),
+        ("sft", "lr_stage1=0", "LR_STAGE1=0.0: must be above 0"),
+        ("distill", "lr=0", "LR=0.0: must be above 0"),
+        ("distill", "lr=5", "LR=5.0: must be at most 1"),
+        ("distill", "lora_alpha=0", "LORA_ALPHA=0.0: must be above 0"),
+    ],
+)
+def test_a_refusal_says_what_to_write(name, argument, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        load(name, argument)
+
+
 def test_a_misspelled_variable_causes_a_warning(monkeypatch, capsys):
     monkeypatch.setenv("TARGET_REVISION_SAMPLE", "5")
-    monkeypatch.setenv("STUDENT_MODEL", "x")  # another entry point's knob
+    monkeypatch.setenv("TEACHER_SYNC", "x")  # another entry point's knob
     assert data_knobs().target_revision_samples == 6000
     assert capsys.readouterr().out == (
         "warning: the environment variable TARGET_REVISION_SAMPLE is not a knob; did you mean "
         "TARGET_REVISION_SAMPLES?\n"
+        "note: run_srt_data.sh does not read these knobs of other scripts: TEACHER_SYNC\n"
     )
 
 
-# Entry points -------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("name", "variable", "right"),
+    [
+        ("sft", "LR", "meant are probably LR_STAGE1 and LR_STAGE2"),
+        ("distill", "MODEL_PATH", "meant is probably STUDENT_MODEL"),
+        ("distill", "LEARNING_RATE", "meant is probably LR"),
+        ("sft", "LEARNING_RATE", "meant are probably LR_STAGE1 and LR_STAGE2"),
+        ("distill", "STUDENT", "meant is probably STUDENT_MODEL"),
+        ("distill", "MAX_STEPS", "meant is probably MAX_NUM_STEPS"),
+        ("sft", "DRY_RUN", "meant is probably the argument --dry-run"),
+        ("evaluate", "STUDENT_MODEL", "meant is probably MODEL_PATH"),
+        ("srt_data", "MODEL_NAME", "meant is probably MODEL_PATH"),
+    ],
+)
+def test_a_variable_that_is_a_knob_elsewhere_is_named_as_ignored_with_the_right_one(
+    monkeypatch, capsys, name, variable, right
+):
+    monkeypatch.setenv(variable, "7")
+    load(name)
+    out = capsys.readouterr().out
+    assert out.startswith(f"warning: {variable}=7 is ignored, since ") and out.count("\n") == 1
+    assert re.search(right, out)
 
 
-def test_a_user_error_ends_an_entry_point_with_one_sentence(monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["prog", "batch_size=0"])
-    with pytest.raises(SystemExit) as exit_:
-        run_entry_point(lambda argv: load_config(CollectConfig, "srt_data", argv))
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err
-    assert error.startswith("error: BATCH_SIZE=0: must be at least 1 (problems in flight")
-    assert error.count("\n") == 1
+def test_a_knob_of_another_script_is_no_warning_where_the_right_one_is_set_too(monkeypatch, capsys):
+    monkeypatch.setenv("MODEL_PATH", "a")
+    monkeypatch.setenv("STUDENT_MODEL", "b")
+    load("distill")
+    assert capsys.readouterr().out == (
+        "knobs: STUDENT_MODEL=b (environment)\n"
+        "note: distill.sh does not read these knobs of other scripts: MODEL_PATH\n"
+    )
 
 
-def test_a_bug_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["prog"])
-    with pytest.raises(ZeroDivisionError):
-        run_entry_point(lambda argv: 1 / len(argv))
+@every_config
+def test_nothing_is_said_where_nothing_is_set(capsys, name):
+    load(name)
+    assert capsys.readouterr().out == ""
+
+
+def test_knobs_that_differ_from_their_defaults_are_printed_with_their_origin(monkeypatch, capsys):
+    monkeypatch.setenv("MODEL_PATH", "/models/base")
+    monkeypatch.setenv("EPOCHS_STAGE1", "3.0")  # as the default
+    monkeypatch.setenv("LR_STAGE1", "1e-3")
+    load("sft", "lr_stage2=1e-2", "packing=0", "gradient_checkpointing=0")
+    assert capsys.readouterr().out == (
+        "knobs: BASE_MODEL=/models/base (environment, MODEL_PATH); LR_STAGE1=0.001 (environment); "
+        "LR_STAGE2=0.01, PACKING=0, GRADIENT_CHECKPOINTING=0 (command line)\n"
+    )
+
+
+def test_paths_are_expanded_and_lose_their_trailing_slash(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("MODEL_PATH", "~/model/")
+    config = load("srt_data", "output_dir=~", "dataset=some/set/", "system_prompt=~/text/")
+    assert (config.model_path, config.output_dir) == (f"{tmp_path}/model", str(tmp_path))
+    assert (config.dataset, config.system_prompt) == ("some/set", "~/text/")
+    assert load("sft").base_model == f"{tmp_path}/model"
+
+
+def test_an_empty_path_is_unset_or_refused(monkeypatch):
+    monkeypatch.setenv("MODEL_PATH", " ")
+    monkeypatch.setenv("OUTPUT_DIR", "")
+    with pytest.raises(UserError, match="MODEL_PATH is empty: expected base model"):
+        load("srt_data")
+    assert load("evaluate").model_path is None
+    with pytest.raises(UserError, match="MODEL_PATH=~nobody-here/x: there is no such user"):
+        load("srt_data", "model_path=~nobody-here/x")
 
 
 def test_no_knob_is_a_variable_that_shells_set():

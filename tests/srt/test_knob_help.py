@@ -6,9 +6,11 @@ from dataclasses import fields
 import pytest
 
 from opsd.config import NOT_IDENTITY, VALIDATION_KNOBS, DistillConfig, identity
+from opsd.localize.config import LocalizeConfig
 from srt.collect.config import MAY_CHANGE, CollectConfig
 from srt.common.errors import UserError
 from srt.config import load_config, option
+from srt.evaluation.config import EvaluateConfig
 from srt.knob_help import accepted_values, help_or_refuse, print_help
 from srt.report.run import ReportConfig
 from srt.sft.config import SftConfig
@@ -17,7 +19,9 @@ SCRIPTS = {
     "run_srt_data": ("srt_data", CollectConfig),
     "sft": ("sft", SftConfig),
     "distill": ("distill", DistillConfig),
+    "evaluate": ("evaluate", EvaluateConfig),
     "report": ("report", ReportConfig),
+    "localize": ("localize", LocalizeConfig),
 }
 
 

@@ -17,6 +17,7 @@ import torch
 
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
+from srt.common.resume import load_state, set_aside, why_damaged, write_sizes
 
 
 class Savable(Protocol):
@@ -46,13 +47,26 @@ def save_checkpoint(
         {"optimizer": optimizer.state_dict(), "scheduler": scheduler.state_dict()}, temporary / "optimizer.pt"
     )
     write_json(temporary / "state.json", {"step": step, "teacher_was_synced": teacher is not None})
+    write_sizes(temporary)
     os.replace(temporary, folder)
     for old in _checkpoints(output_dir)[:-keep]:
         shutil.rmtree(old)
 
 
 def newest_checkpoint(output_dir: Path) -> Path | None:
-    return max(_checkpoints(output_dir), default=None)
+    """The newest one that is whole; damaged ones are renamed, with a line that says so."""
+    for checkpoint in reversed(_checkpoints(output_dir)):
+        if not (reason := why_damaged(checkpoint) or _why_no_state(checkpoint)):
+            return checkpoint
+        print(f"warning: {checkpoint} is damaged ({reason}); set aside as {set_aside(checkpoint).name}")
+    return None
+
+
+def _why_no_state(checkpoint: Path) -> str | None:
+    path = checkpoint / "state.json"
+    state = read_json(path) if path.is_file() else {}
+    whole = type(state.get("step")) is int and isinstance(state.get("teacher_was_synced"), bool)
+    return None if whole else "state.json does not say after which step it was written"
 
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
@@ -61,7 +75,7 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 
 def load_optimizer(checkpoint: Path, optimizer: Any, scheduler: Any, device: torch.device) -> None:
     """Raises UserError for an optimizer of an earlier version, which had all parameters in one group."""
-    state = torch.load(checkpoint / "optimizer.pt", map_location=device, weights_only=True)
+    state = load_state(checkpoint / "optimizer.pt", device)
     if len(state["optimizer"]["param_groups"]) != len(optimizer.param_groups):
         raise UserError(
             f"{checkpoint / 'optimizer.pt'}: written by an earlier version, whose optimizer state does not fit; "

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 
 from srt.common.errors import UserError
-from srt.config import option
+from srt.config import option, seed_option
 from srt.config_groups import (
     GradingConfig,
     ParallelSamplerConfig,
@@ -19,11 +19,11 @@ from srt.contract.paths import model_name
 class LocalizeConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig):
     """See configs/localize.yaml for the meaning and default of each option."""
 
-    student_model: str | None = option()
-    teacher_model: str | None = option()
+    student_model: str | None = option(path=True)
+    teacher_model: str | None = option(path=True)
     pair_names: str | None = option()
-    run: str | None = option()
-    dataset: str | None = option()
+    run: str | None = option(path=True)
+    dataset: str | None = option(path=True)
     dataset_subset: str | None = option()
     dataset_split: str | None = option()
     max_samples: int = option(ge=1)
@@ -34,8 +34,30 @@ class LocalizeConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, Problem
     compare_phrases: bool = option()
     neutral_phrase: str = option()
     examples: int = option(ge=0)
-    seed: int = option()
-    output_dir: str | None = option()
+    seed: int = seed_option()
+    output_dir: str | None = option(path=True)
+
+
+# What decides how the work is spread, or what of it is shown, not what comes out.
+NOT_IDENTITY = (
+    "student_model",  # a pair has one of them
+    "teacher_model",
+    "pair_names",
+    "trust_remote_code",
+    "sampler",
+    "batch_size",
+    "sampler_batch",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "data_parallel_backend",
+    "grading_workers",
+    "grading_time_limit",
+    "code_sandbox",
+    "tokens_per_micro_batch",
+    "examples",
+    "output_dir",
+)
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from opsd.check_teacher import check_teacher
-from opsd.localize.config import LocalizeConfig, ModelPair, model_pairs
+from opsd.localize.config import NOT_IDENTITY, LocalizeConfig, ModelPair, model_pairs
 from opsd.localize.dry_run import show_plan
 from opsd.localize.existing_run import ExistingRun
 from opsd.localize.models import open_models
@@ -30,27 +30,6 @@ from srt.contract.provenance import close_run, known, model_fingerprint, model_r
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
 from srt.verifiers.factory import check_verifier
-
-# What decides how the work is spread, or what of it is shown, not what comes out.
-NOT_IDENTITY = (
-    "student_model",  # a pair has one of them
-    "teacher_model",
-    "pair_names",
-    "trust_remote_code",
-    "sampler",
-    "batch_size",
-    "sampler_batch",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "data_parallel_backend",
-    "grading_workers",
-    "grading_time_limit",
-    "code_sandbox",
-    "tokens_per_micro_batch",
-    "examples",
-    "output_dir",
-)
 
 
 @dataclass(frozen=True)

@@ -6,17 +6,18 @@ key, verdict and place of each sample, a few hundred bytes, so that millions of 
 """
 
 from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from srt.collect.cleaning import ANSWERS, clean
 from srt.collect.selection import KeptKey
 from srt.collect.stats import CollectionStats
+from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.contract.layout import Layout
 from srt.contract.provenance import fingerprint
-from srt.contract.records import Problem, Response, Revision, SampleKey, as_line, as_tuple, from_line
+from srt.contract.records import Problem, Response, Revision, SampleKey, as_line, as_tuple, from_line, unpack_ids
 
 SHOWN_CHARACTERS = 10_000  # of a sample in set_aside.jsonl
 
@@ -181,11 +182,23 @@ class Attempts:
         self._set_aside_log.close()
 
     def _restore(self) -> None:
-        for offset, line in self._log.lines():
-            self._index(from_line(line), offset)
-        for _, line in self._set_aside_log.lines():
-            self._set_aside.add(SampleKey(*line["key"]))
-            self.stats.set_aside[line["kind"]] += 1
+        """Damaged lines are left out with a line that says so; their samples are not done, so they come again."""
+        damaged: list[int] = []
+        for record, offset in sound_records(self._log, self._problems, damaged):
+            self._index(record, offset)
+        _report_damaged(self._log.path, damaged)
+        damaged = []
+        for number, _, line in self._set_aside_log.lines(damaged):
+            try:
+                key, kind = SampleKey(*line["key"]), str(line["kind"])
+                if not all(type(part) is int for part in key if part is not None):
+                    raise TypeError
+            except (LookupError, TypeError):
+                damaged.append(number)
+                continue
+            self._set_aside.add(key)
+            self.stats.set_aside[kind] += 1
+        _report_damaged(self._set_aside_log.path, damaged)
         if self.responses:
             print(
                 f"continuing: {self.stats.responses} responses and {len(self.revisions)} revisions restored from "
@@ -203,3 +216,39 @@ class Attempts:
         if record.y_revised_correct:
             mode = self._problems[record.problem_idx].mode
             self.kept.add(sample.key, as_tuple(self.response(sample.key.response_key), record), mode)
+
+
+def sound_records(
+    log: JsonlLog, problems: list[Problem], damaged: list[int]
+) -> Iterator[tuple[Response | Revision, int]]:
+    """(record, offset) of each line of attempts.jsonl that is what it says, of these problems.
+
+    `damaged` gets the numbers of lines that hold no record, that are of another problem or without their response,
+    and of those that are there twice.
+    """
+    seen: set[SampleKey] = set()
+    for number, offset, line in log.lines(damaged):
+        try:
+            record = from_line(line)
+            if record.problem_idx >= len(problems):
+                continue  # of a run that used more of them
+            if isinstance(record, Response):
+                problem = problems[max(record.problem_idx, 0)]
+                fits = record.problem_idx >= 0 and (record.id, record.x) == (problem.id, problem.x)
+            else:
+                fits = record.key.response_key in seen
+                unpack_ids(record.y_revised_ids)
+        except (LookupError, TypeError, ValueError, UserError):
+            fits = False
+        if not fits or record.key in seen:
+            damaged.append(number)
+            continue
+        seen.add(record.key)
+        yield record, offset
+
+
+def _report_damaged(path: Path, damaged: list[int]) -> None:
+    if damaged:
+        lines = f"line {min(damaged)} is" if len(damaged) == 1 else f"{len(damaged)} lines are"
+        first = "" if len(damaged) == 1 else f" (the first: line {min(damaged)})"
+        print(f"warning: {path}: {lines} damaged{first}; left out, and sampled again where something is missing")

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from tqdm import tqdm
+
 from srt.collect.attempts import Attempts
 from srt.collect.selection import KeptKey, Selection
 from srt.collect.stats import CollectionStats
@@ -21,6 +23,7 @@ from srt.contract.seeds import sample_seed
 from srt.sampling.base import Sample, Sampler, SampleRequest, SamplingConfig
 from srt.verifiers.types import Grader, Outcome, Verdict, VerifierError
 
+MANY_RESPONSES = 200  # after which at least one should have been right
 GREEDY = -1  # the response index of the response that `CollectorConfig.greedy` asks for
 
 
@@ -172,6 +175,8 @@ class Collector:
         elif key.revision is None:
             response = self._response(key, sample, text, outcome)
             self.attempts.add(response)
+            if self.stats.responses == MANY_RESPONSES and not self.stats.right:
+                tqdm.write(f"warning: {self.stats.nothing_right()}")
             self._revise(key, response)
         else:
             self.attempts.add(self._revision(key, key.revision, sample, text, outcome))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from srt.common.errors import UserError
-from srt.config import option
+from srt.config import option, seed_option
 from srt.config_groups import (
     GradingConfig,
     ParallelSamplerConfig,
@@ -20,8 +20,8 @@ class CollectConfig(
 ):
     """See configs/srt_data.yaml for the meaning and default of each option."""
 
-    model_path: str = option()
-    dataset: str | None = option()
+    model_path: str = option(path=True)
+    dataset: str | None = option(path=True)
     dataset_subset: str | None = option()
     dataset_split: str = option()
     start_index: int = option(ge=0)
@@ -34,12 +34,12 @@ class CollectConfig(
     revise_correct: bool = option()
     revise_truncated: bool = option()
     clean: bool = option()
-    seed: int = option()
+    seed: int = seed_option()
     stage1_size: int = option(ge=1)
     stage2_size: int = option(ge=1)
     data_prefix: str | None = option()
-    output_dir: str | None = option()
-    train_data_dir: str | None = option()
+    output_dir: str | None = option(path=True)
+    train_data_dir: str | None = option(path=True)
 
 
 # Where output goes, how the work is spread, what is chosen among the logged samples, and how they are split.

@@ -3,30 +3,35 @@
 import time
 from contextlib import closing
 from dataclasses import asdict, replace
+from pathlib import Path
 
 from srt.collect.collector import Collector, CollectorConfig
 from srt.collect.config import CollectConfig, check
 from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
+from srt.collect.split import D_REVISION, FINGERPRINT, check_stage_files, is_edited
 from srt.common.console import print_summary
 from srt.common.disk import disk_bytes, shown_bytes
 from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
-from srt.common.files import write_json
+from srt.common.files import read_json, write_json
 from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import JUDGED_BY_EXAMPLES_ONLY
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import collection_dir, data_prefix, dataset_or_default
 from srt.contract.provenance import (
     close_run,
+    fingerprint,
     known,
-    model_fingerprint,
     model_revision,
     open_run,
+    read_run,
+    started_identity,
     tokenizer_fingerprint,
 )
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
@@ -82,8 +87,7 @@ def collect(argv: list[str]) -> None:
     # Without TARGET_REVISION_SAMPLES, RIGHT_SHARE and CLEAN, which only select from the log.
     identity = {
         "mode": config.mode,
-        "model": config.model_path,
-        "model_fingerprint": model_fingerprint(config.model_path),
+        "model": model_identity(config.model_path),
         "tokenizer_fingerprint": tokenizer_fingerprint(layout.tokenizer),
         "dataset_fingerprint": loaded.fingerprint,
         "problems": [config.start_index, config.end_index, config.max_samples],
@@ -105,6 +109,8 @@ def collect(argv: list[str]) -> None:
         "recipe": recipe_record(config, "srt_data"),
         "prompt_probe": layout.prompt_probe(),
     }
+    if started_identity(output_dir) in (None, identity):  # else open_run says what differs
+        check_stage_files(config.train_data_dir, prefix, identity)
     open_run(output_dir, identity, config_record, revisions)
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
@@ -127,8 +133,8 @@ def collect(argv: list[str]) -> None:
         collector.run()
     collector.close()
     tuples = collector.tuples()
-    path = output_dir / "d_revision.json"
-    write_json(path, tuples)
+    path = output_dir / D_REVISION
+    written = _write_tuples(path, tuples)
     consumed = collector.consumed()
     write_consumed(output_dir / SRT_PROBLEMS, consumed)
     summary = collector.stats.summary() | {
@@ -143,10 +149,12 @@ def collect(argv: list[str]) -> None:
     summary["seconds"] = round(time.monotonic() - started, 1)
     right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
-    close_run(output_dir, summary | counts | {"clean": config.clean, "problems": len(consumed)})
+    results = {"clean": config.clean, "problems": len(consumed), FINGERPRINT: written}
+    close_run(output_dir, summary | counts | results)
     account = collector.stats.account(len(tuples), right, config.target_revision_samples)
     rest = {
-        "changes by cleaning": {k: n for k, n in summary["cleaned"].items() if k != "duplicate"} or "none",
+        "changes by cleaning": {kind: n for kind, n in collector.stats.cleaned.items() if kind != "duplicate"}
+        or "none",
         "problems used": f"{len(consumed):,} of {len(loaded.problems):,}",
         "unreadable records": len(loaded.bad),
         "repeated records": loaded.repeated,
@@ -162,3 +170,16 @@ def collect(argv: list[str]) -> None:
             f"note: {len(tuples)} tuples instead of TARGET_REVISION_SAMPLES={config.target_revision_samples}"
             f"{share}: all problems were used; add problems, or raise NUM_RESPONSES or NUM_REVISIONS"
         )
+    if collector.stats.responses and not collector.stats.right:
+        print(f"warning: {collector.stats.nothing_right()}")
+
+
+def _write_tuples(path: Path, tuples: list[dict]) -> str:
+    """Returns the fingerprint of the file. Raises UserError where it was edited by hand and would be lost."""
+    if is_edited(path, read_run(path.parent) or {}) and read_json(path) != tuples:
+        raise UserError(
+            f"{path} was edited since it was written, and writing it again would undo that; prepare_data.py "
+            "splits it as it is, or delete it to have it written again"
+        )
+    write_json(path, tuples)
+    return fingerprint(path.read_bytes())

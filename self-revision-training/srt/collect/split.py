@@ -13,6 +13,10 @@ from srt.common.files import atomic_write, read_json, remove, write_json
 from srt.config import load_config
 from srt.contract.paths import collection_dir, data_prefix, problems_file, stage_file
 from srt.contract.phrases import PhraseSet
+from srt.contract.provenance import fingerprint, read_run
+
+D_REVISION = "d_revision.json"
+FINGERPRINT = "d_revision_fingerprint"  # in the results of run.json
 
 
 def stage_sizes(available: int, stage1_size: int, stage2_size: int) -> tuple[int, int]:
@@ -42,7 +46,7 @@ def stage_record(tuple_: dict[str, Any], stage: int) -> dict[str, Any]:
         prompt, completion = tuple_["x"], tuple_["y_init"] + cue + tuple_["y_revised"]
     else:
         prompt, completion = tuple_["x"] + "\n\n" + tuple_["y_init"] + cue, tuple_["y_revised"]
-    return {"prompt": prompt, "completion": completion, **tuple_}
+    return {**tuple_, "prompt": prompt, "completion": completion}
 
 
 def prepare(argv: list[str]) -> None:
@@ -50,8 +54,7 @@ def prepare(argv: list[str]) -> None:
     config = load_config(CollectConfig, "srt_data", argv)
     prefix = data_prefix(config.data_prefix, config.mode, config.model_path)
     source = collection_dir(config.output_dir, prefix)
-    tuples = read_json(source / "d_revision.json")
-    run = read_json(source / "run.json")
+    tuples, run = _read_collection(source)
     sizes = stage_sizes(len(tuples), config.stage1_size, config.stage2_size)
     if sum(sizes) < config.stage1_size + config.stage2_size:
         print(
@@ -62,7 +65,7 @@ def prepare(argv: list[str]) -> None:
     random.Random(config.seed).shuffle(order)
     chosen = (order[: sizes[0]], order[sizes[0] : sum(sizes)])
     phrases = PhraseSet.from_dict(run["identity"]["control_phrases"])
-    paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
+    paths = check_stage_files(config.train_data_dir, prefix, run["identity"])
     problems = problems_file(config.train_data_dir, prefix)
     for path in (*paths, problems):
         # If this is killed halfway, a stage of an older collection must not remain beside a new one.
@@ -84,6 +87,53 @@ def prepare(argv: list[str]) -> None:
     )
     knobs = {"MODEL_PATH": config.model_path, "MODE": None if config.mode == "math" else config.mode}
     print_next("sft", knobs | {"DATA_PREFIX": config.data_prefix, "TRAIN_DATA_DIR": config.train_data_dir})
+
+
+def _read_collection(source: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """d_revision.json and run.json. Raises UserError where they are missing or damaged."""
+    path = source / D_REVISION
+    tuples = read_json(path)
+    if not isinstance(tuples, list):
+        raise UserError(f"{path}: expected a list of tuples, found {type(tuples).__name__}")
+    for number, record in enumerate(tuples, start=1):
+        parts = ("x", "y_init", "p_r", "y_revised")
+        missing = [name for name in parts if not isinstance(record, dict) or not isinstance(record.get(name), str)]
+        if missing:
+            raise UserError(f"{path}, record {number}: no text in {', '.join(missing)}")
+    run = read_run(source)
+    if run is None:
+        raise UserError(
+            f"{source / 'run.json'}: no such file, so nothing says how {path} was collected; restore it"
+        )
+    if is_edited(path, run):
+        print(f"note: {path} was edited since it was collected; it is split as it is")
+    return tuples, run
+
+
+def is_edited(path: Path, run: dict[str, Any]) -> bool:
+    """Whether d_revision.json is no longer what the collection wrote last. Collections of old do not say."""
+    written = run.get("results", {}).get(FINGERPRINT)
+    return written is not None and path.is_file() and fingerprint(path.read_bytes()) != written
+
+
+def check_stage_files(train_data_dir: str | None, prefix: str, identity: dict[str, Any]) -> list[Path]:
+    """The paths of the stage files. Raises UserError where they hold those of another collection."""
+    paths = [stage_file(train_data_dir, prefix, stage) for stage in (1, 2)]
+    for path in map(metadata_path, paths):
+        if not path.is_file():
+            continue
+        run = read_json(path)
+        stored = run.get("identity") if isinstance(run, dict) else None
+        if not isinstance(stored, dict):
+            raise UserError(f"{path}: damaged, so nothing says which collection {prefix} belongs to; delete it")
+        names = [name for name in {**stored, **identity} if stored.get(name) != identity.get(name)]
+        if names:
+            raise UserError(
+                f"{path.parent} holds the stage files of another collection under the same DATA_PREFIX={prefix} "
+                f"({', '.join(sorted(names))}); set another DATA_PREFIX, or delete {prefix}_stage1* and "
+                f"{prefix}_stage2* there"
+            )
+    return paths
 
 
 def _copy_consumed(source: Path, target: Path) -> None:

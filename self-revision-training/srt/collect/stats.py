@@ -43,6 +43,14 @@ class CollectionStats:
         self.revised[r][2] += revision.y_revised_finish_reason == "length"
         self.tokens += revision.y_revised_tokens
 
+    def nothing_right(self) -> str:
+        """What it means when none of many responses was right."""
+        return (
+            f"none of {self.responses} responses was right, so that nothing teaches what a right one is "
+            f"({self.truncated / max(self.responses, 1):.0%} were cut off by MAX_TOKENS); look at y_init and "
+            "ground_truth in attempts.jsonl, and check PROMPT_SUFFIX, MAX_TOKENS and the answers of the dataset"
+        )
+
     @property
     def revisions(self) -> int:
         return self.revised[0][0] + self.revised[1][0]

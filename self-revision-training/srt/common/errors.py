@@ -4,38 +4,14 @@ import errno
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
-# Python's semaphore tracker warns about vLLM's engines, which are killed at the end, and then cleans up anyway.
-SILENCED_WARNINGS = "ignore::UserWarning:multiprocessing.resource_tracker"
 CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 
 
 class UserError(Exception):
     """A problem that the user can fix; printed as one sentence, without a traceback."""
-
-
-def run_entry_point(main: Callable[[list[str]], None]) -> None:
-    """Run an entry point's main(argv): a UserError or a full disk ends it with exit code 2, Ctrl-C with 130.
-
-    Any other exception is a bug and keeps its traceback.
-    """
-    os.environ["PYTHONWARNINGS"] = ",".join(filter(None, [os.environ.get("PYTHONWARNINGS"), SILENCED_WARNINGS]))
-    try:
-        main(sys.argv[1:])
-    except BrokenPipeError:  # whoever read our output is gone, as in `--help | head`
-        sys.stdout = None
-        sys.exit(0)
-    except KeyboardInterrupt:
-        print("\nstopped; the same command continues from here", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
-        print(f"error: {message}", file=sys.stderr)
-        sys.exit(2)
 
 
 def user_message(error: Exception) -> str | None:
@@ -47,7 +23,25 @@ def user_message(error: Exception) -> str | None:
             f"a file could not be written ({reason}); free space or change OUTPUT_DIR, then run the same command "
             "again"
         )
+    if isinstance(error, ImportError):
+        return _missing_package(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":  # torch's, of a GPU
+        return (
+            f"not enough memory ({reason_of(error)}); --dry-run shows what the run needs, and smaller batches or "
+            "shorter sequences need less"
+        )
     return None
+
+
+def _missing_package(error: ImportError) -> str | None:
+    """An environment that lacks something; None for a name that this program itself should have."""
+    package = (error.name or "").partition(".")[0]
+    if package in ("", "srt", "opsd", "quickstart"):
+        return None
+    return (
+        f"the environment {sys.prefix} lacks what this command needs: {reason_of(error)}; activate another one, "
+        "or install the packages as the README says"
+    )
 
 
 def reason_of(error: BaseException) -> str:

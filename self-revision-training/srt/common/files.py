@@ -93,6 +93,13 @@ def remove(path: Path, knob: str = "OUTPUT_DIR") -> None:
         raise cannot_write(path, error, knob) from error
 
 
+def remove_leftovers(folder: Path, pattern: str = "*") -> None:
+    """Delete the temporary files of `atomic_write` that killed processes left; for a folder that is locked."""
+    for path in folder.glob(f".{pattern}.*.tmp"):
+        if path.is_file() and path.name.split(".")[-2].isdigit():
+            remove(path)
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises UserError for a missing or broken file."""
     try:
@@ -138,10 +145,13 @@ class JsonlLog:
     @property
     def entries(self) -> list[dict]:
         """All that it held when it was opened. Raises UserError for a line that is not JSON."""
-        return [entry for _, entry in self.lines()]
+        return [entry for _, _, entry in self.lines()]
 
-    def lines(self) -> Iterator[tuple[int, dict]]:
-        """(offset, entry) of each line that it held when it was opened; the offset is for `read`."""
+    def lines(self, damaged: list[int] | None = None) -> Iterator[tuple[int, int, dict]]:
+        """(number, offset, entry) of each line that it held when it was opened; the offset is for `read`.
+
+        Raises UserError for a line that is no JSON object, or, given `damaged`, adds its number there instead.
+        """
         if not self._opened_at:
             return
         offset = 0
@@ -150,7 +160,14 @@ class JsonlLog:
                 if offset >= self._opened_at:
                     return
                 if line.strip():
-                    yield offset, _parse_line(line, self.path, number)
+                    try:
+                        entry = _parse_line(line, self.path, number)
+                    except UserError:
+                        if damaged is None:
+                            raise
+                        damaged.append(number)
+                    else:
+                        yield number, offset, entry
                 offset += len(line)
 
     def read(self, offset: int) -> dict:
@@ -200,14 +217,24 @@ def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
 
 def _parse_line(line: str | bytes, path: Path, number: int) -> dict:
     try:
-        return json.loads(line.decode("utf-8") if isinstance(line, bytes) else line)
+        entry = json.loads(line.decode("utf-8") if isinstance(line, bytes) else line)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {number}: not JSON ({error.msg})") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}, line {number}: not UTF-8 ({error.reason})") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}, line {number}: not readable as JSON ({error})") from None
+    if not isinstance(entry, dict):
+        raise UserError(f"{path}, line {number}: expected a JSON object, found {type(entry).__name__}")
+    return entry
 
 
 def read_jsonl(path: Path) -> list[dict]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    return list(parse_jsonl(path.read_text(encoding="utf-8"), path))
+    try:
+        return list(parse_jsonl(path.read_text(encoding="utf-8"), path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 ({error.reason} at byte {error.start})") from None

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig
-from transformers.utils import logging
+from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from srt.common.attention import use_exact_attention
 from srt.common.errors import UserError, disk_full_reason, reason_of
@@ -24,18 +23,42 @@ logging.disable_progress_bar()  # "Loading weights" only clutters our own bars
 
 
 def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
-    looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") > 1
-    if looks_local and not Path(model_path).is_dir():
-        raise UserError(f"{model_path}: no such checkpoint folder")
+    check_folder(model_path)
     try:
         return load(model_path, trust_remote_code=remote_code_allowed(), **kwargs)
-    except (OSError, ValueError, SafetensorError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # damaged files raise whatever their reader stumbles over
         if needs_remote_code(error):
             raise UserError(remote_code_message(model_path, what)) from error
-        raise UserError(
-            f"{model_path}: its {what} could not be loaded, either as a folder or from the Hugging Face hub "
-            f"({reason_of(error)})"
-        ) from error
+        where = "" if Path(model_path).is_dir() else ", either as a folder or from the Hugging Face hub"
+        reason = reason_of(error)
+        if isinstance(error, LookupError | TypeError | AttributeError):  # says little without its type
+            reason = f"{type(error).__name__}: {reason}"
+        raise UserError(f"{model_path}: its {what} could not be loaded{where} ({reason})") from error
+
+
+def check_folder(model_path: str) -> None:
+    """Raises UserError for a path to nothing, to a file, or to a folder without a model, naming the one in it."""
+    path = Path(model_path)
+    looks_local = model_path.startswith((".", "/", "~")) or model_path.count("/") > 1
+    if path.is_file():
+        raise UserError(f"{model_path}: a file; expected a checkpoint folder or a Hugging Face id")
+    if not path.is_dir():
+        if looks_local:
+            raise UserError(f"{model_path}: no such checkpoint folder")
+        return
+    if (path / "config.json").is_file():
+        return
+    try:
+        inside = [folder.parent for pattern in ("*", "*/*") for folder in path.glob(f"{pattern}/config.json")]
+    except OSError as error:
+        raise UserError(f"{model_path}: cannot be read ({error.strerror})") from None
+    # What is finished before what is on its way there.
+    order = ("student", "stage2", "stage1")
+    inside.sort(key=lambda folder: (order.index(folder.name) if folder.name in order else len(order), str(folder)))
+    hint = f"; did you mean {inside[0]}?" if inside else ""
+    raise UserError(f"{model_path}: no checkpoint, since it has no config.json{hint}")
 
 
 def load_tokenizer(model_path: str) -> Any:
@@ -101,10 +124,7 @@ def check_saving(model_path: str, tokenizer: Any, eot_ids: list[int]) -> None:
     Raises UserError, naming the part, where transformers refuses: after the training would be too late.
     """
     config = load_model_config(model_path)
-    try:
-        generation = GenerationConfig.from_pretrained(model_path)
-    except OSError:  # it has none
-        generation = GenerationConfig.from_model_config(config)
+    generation = load_generation_config(model_path) or GenerationConfig.from_model_config(config)
     generation.eos_token_id = eot_ids
     parts = {"config": config, "generation config": generation, "tokenizer with its chat template": tokenizer}
     with tempfile.TemporaryDirectory() as folder:
@@ -140,12 +160,32 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
     # On Hopper, cuDNN's attention gives NaN gradients for some lengths with a padding mask (pytorch issue 196678;
     # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
     torch.backends.cuda.enable_cudnn_sdp(False)
-    with heartbeat(f"loading {model_path}"):
-        model = _load("model", model_path, AutoModelForCausalLM.from_pretrained, dtype=resolve_dtype(dtype))
+    load = AutoModelForCausalLM.from_pretrained
+    options = {"dtype": resolve_dtype(dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report on missing tensors is a table; ours is a sentence
+    try:
+        with heartbeat(f"loading {model_path}"):
+            model, info = _load("model", model_path, load, **options)
+    finally:
+        logging.set_verbosity(verbosity)
+    _check_loaded(model_path, info)
     correct_model(model, model_path)
     model = model.to(device or default_device())
     use_exact_attention(model)
     return model
+
+
+def _check_loaded(model_path: str, info: Any) -> None:
+    """Raises UserError when the checkpoint lacks weights, which transformers would make up at random."""
+    missing = sorted(info["missing_keys"])
+    mismatched = sorted(str(entry[0] if isinstance(entry, tuple) else entry) for entry in info["mismatched_keys"])
+    for names, what in ((missing, "missing"), (mismatched, "of another shape than its config says")):
+        if names:
+            raise UserError(
+                f"{model_path}: tensors {what}: {len(names)} (the first: {names[0]}); copy the checkpoint "
+                "again, or use another one"
+            )
 
 
 def correct_model(model: Any, model_path: str) -> None:
@@ -169,6 +209,11 @@ def padding_id(model_path: str, tokenizer: Any, eot_id: int) -> int:
     return eot_id if pad_id is None or pad_id >= vocab_size(model_path) else pad_id
 
 
+def exceeds_embedding(model_path: str, tokenizer: Any) -> bool:
+    """Whether the tokenizer knows tokens without an embedding, which some text may contain."""
+    return max(tokenizer.get_vocab().values(), default=0) >= vocab_size(model_path)
+
+
 def check_token_ids(model_path: str, tokenizer: Any, ids: Iterable[int]) -> None:
     """Raises UserError for a token without an embedding, which on a GPU ends in an assertion of a CUDA kernel."""
     size, largest = vocab_size(model_path), max(ids, default=0)
@@ -180,15 +225,24 @@ def check_token_ids(model_path: str, tokenizer: Any, ids: Iterable[int]) -> None
         )
 
 
+def load_generation_config(model_path: str) -> GenerationConfig | None:
+    """None for a model without one. Raises UserError for one that is damaged."""
+    try:
+        return GenerationConfig.from_pretrained(model_path)
+    except Exception as error:  # OSError where there is none, and anything where it is damaged
+        path = Path(model_path) / GENERATION_CONFIG_NAME
+        if isinstance(error, OSError) and not path.exists():
+            return None
+        raise UserError(f"{path}: not readable as a generation config ({reason_of(error)})") from error
+
+
 def eot_ids(model_path: str, tokenizer: Any) -> list[int]:
     """The end-of-turn tokens in the model's generation config, else the tokenizer's eos token.
 
     Raises UserError when neither is set.
     """
-    try:
-        ids = GenerationConfig.from_pretrained(model_path).eos_token_id
-    except OSError:
-        ids = None
+    config = load_generation_config(model_path)
+    ids = config.eos_token_id if config else None
     if ids is None:
         ids = tokenizer.eos_token_id
     if ids is None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TextIO
 
-import psutil
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0  # between lines in a file or pipe
@@ -115,6 +114,13 @@ class Progress:
         return text
 
 
+def no_bars_in_files() -> None:
+    """Keep the download bars of Hugging Face's libraries, which are imported later, out of files and pipes."""
+    if not sys.stderr.isatty():
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+
+
 def write_line(text: str) -> None:
     """Print a line without breaking a bar that is on the screen."""
     tqdm.write(text, file=sys.stdout)
@@ -143,6 +149,8 @@ def heartbeat(what: str, doing: Callable[[], str] | None = None, seconds: float 
 
 def describe_processes(pids: Iterable[int]) -> str:
     """What can be seen of working processes from outside: their number, processor time and memory."""
+    import psutil  # not among the light core's requirements
+
     seconds, memory, alive = 0.0, 0, 0
     for pid in list(pids):
         try:

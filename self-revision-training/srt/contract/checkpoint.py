@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.common.models import eot_ids, load_tokenizer
+from srt.common.models import check_token_ids, eot_ids, load_tokenizer
 from srt.config_groups import PromptConfig
 from srt.contract.layout import Layout
 from srt.contract.phrases import PhraseSet, reconcile_phrases
@@ -26,11 +26,13 @@ def layout_of_checkpoint(model_path: str, config: PromptConfig, output_dir: Path
     phrases = reconcile_phrases(config.control_phrases, metadata.get("control_phrases"), model_path)
     prompt = PromptFormat.from_config(config)
     if "prompt" in metadata:
-        stored = PromptFormat(**metadata["prompt"])
+        stored = PromptFormat.from_dict(metadata["prompt"])
         _refuse_contradictions(model_path, config, prompt, stored)
         prompt = stored
     prompt = prompt.with_date(tokenizer, started_prompt(output_dir))
-    return Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+    layout = Layout(tokenizer, phrases, prompt, eot_ids(model_path, tokenizer))
+    check_token_ids(model_path, tokenizer, [*layout.eot_ids, *layout.chat(""), *layout.cue(0), *layout.cue(1)])
+    return layout
 
 
 def started_prompt(output_dir: Path | None) -> dict[str, Any] | None:
@@ -62,7 +64,7 @@ def check_same_contract(teacher_model: str, mode: str, layout: Layout) -> None:
         if (phrases.wrong, phrases.right) != (layout.phrases.wrong, layout.phrases.right):
             differing.append(f"control_phrases is {phrases.name!r}, the student's {layout.phrases.name!r}")
     if "prompt" in metadata:
-        prompt = PromptFormat(**metadata["prompt"])
+        prompt = PromptFormat.from_dict(metadata["prompt"])
         differing += [
             f"{name} is {getattr(prompt, name)!r}, the student's {getattr(layout.prompt, name)!r}"
             for name in PROMPT_KNOBS

@@ -93,6 +93,11 @@ class Layout:
     def _template_eot(self) -> int | None:
         """The first special token that the template writes after an assistant's message; None if there is none."""
         self.chat(QUESTION)  # a system prompt or kwargs that the template refuses are refused here
+        if QUESTION not in (prompt := self.prompt_probe()):
+            raise UserError(
+                f"{self.tokenizer.name_or_path}: its chat template leaves out the problem (it renders "
+                f"{prompt[:80]!r} whatever is asked); correct chat_template.jinja or CHAT_TEMPLATE_KWARGS"
+            )
         try:
             text = self.render_answer(ANSWER)
         except UserError:  # a template for prompts only

@@ -24,7 +24,24 @@ class PhraseSet:
 
     @classmethod
     def from_dict(cls, stored: dict[str, str]) -> "PhraseSet":
-        return cls(name=stored["name"], wrong=stored["0"], right=stored["1"])
+        try:
+            phrases = cls(name=stored["name"], wrong=stored["0"], right=stored["1"])
+        except (KeyError, TypeError):
+            phrases = None
+        if phrases is None or not all(isinstance(text, str) for text in vars(phrases).values()):
+            raise UserError(
+                f"the stored control phrases are damaged (expected name, 0 and 1, found {stored!r:.200})"
+            )
+        phrases.check("the stored control phrases")
+        return phrases
+
+    def check(self, where: str) -> None:
+        """Raises UserError for phrases by which a model could not tell a right response from a wrong one."""
+        if " ".join(self.wrong.split()) == " ".join(self.right.split()):
+            raise UserError(
+                f"{where}: both are {self.wrong!r}, so nothing would tell the model which responses are wrong; "
+                "use two different ones"
+            )
 
 
 PHRASE_SETS = {
@@ -60,6 +77,8 @@ def load_phrases(knob: str) -> PhraseSet:
         raise UserError(f"CONTROL_PHRASES={knob}: no such file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read ({error})") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path}: not readable as YAML ({' '.join(str(error).split())})") from error
     phrases = {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}
@@ -68,7 +87,9 @@ def load_phrases(knob: str) -> PhraseSet:
             f"{path}: expected exactly the keys 0 and 1, with the phrases for a wrong (0) and a right (1) "
             f"response; found {sorted(phrases)}"
         )
-    return PhraseSet(name=path.stem, wrong=phrases["0"].strip(), right=phrases["1"].strip())
+    loaded = PhraseSet(name=path.stem, wrong=phrases["0"].strip(), right=phrases["1"].strip())
+    loaded.check(str(path))
+    return loaded
 
 
 def reconcile_phrases(knob: str | None, stored: dict[str, str] | None, where: str) -> PhraseSet:

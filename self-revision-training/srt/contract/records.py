@@ -10,7 +10,7 @@ import base64
 import binascii
 import struct
 import zlib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, NamedTuple
 
 from srt.common.errors import UserError
@@ -128,9 +128,17 @@ def as_line(record: Response | Revision) -> dict[str, Any]:
 
 
 def from_line(line: dict[str, Any]) -> Response | Revision:
-    """The record in a line of attempts.jsonl."""
+    """The record in a line of attempts.jsonl. Raises ValueError, KeyError or TypeError for anything else."""
     kind = {"response": Response, "revision": Revision}[line["kind"]]
-    return kind(**{name: value for name, value in line.items() if name != "kind"})
+    record = kind(**{name: value for name, value in line.items() if name != "kind"})
+    for entry in fields(kind):
+        value = getattr(record, entry.name)
+        if entry.name.endswith("_logprob"):
+            if not (value is None or type(value) in (int, float)):
+                raise ValueError(f"{entry.name}: expected a number, found {value!r:.80}")
+        elif type(value) is not entry.type:
+            raise ValueError(f"{entry.name}: expected {entry.type}, found {value!r:.80}")
+    return record
 
 
 TUPLE_FIELDS = (

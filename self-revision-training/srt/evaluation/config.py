@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from srt.common.errors import UserError
-from srt.config import option
+from srt.config import option, seed_option
 from srt.config_groups import (
     GradingConfig,
     ParallelSamplerConfig,
@@ -20,14 +20,31 @@ ORACLE, ALWAYS, CONFIDENCE, NONE = "oracle", "always", "confidence", "none"
 REVISE_SWITCHES = {"1": ORACLE, "true": ORACLE, "0": NONE, "false": NONE}  # its values up to version 0.2
 
 
+# How the work is spread; everything else decides what is sampled.
+MAY_CHANGE = (
+    "recipe",
+    "trust_remote_code",
+    "sampler",
+    "batch_size",
+    "sampler_batch",
+    "dtype",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "data_parallel_backend",
+    "grading_workers",
+    "grading_time_limit",
+)
+
+
 @dataclass(frozen=True)
 class EvaluateConfig(
     RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig
 ):
     """See configs/evaluate.yaml for the meaning and default of each option."""
 
-    model_path: str | None = option()
-    dataset: str | None = option()
+    model_path: str | None = option(path=True)
+    dataset: str | None = option(path=True)
     dataset_subset: str | None = option()
     dataset_split: str | None = option()
     max_samples: int | None = option(ge=1)
@@ -36,8 +53,8 @@ class EvaluateConfig(
     logprobs: bool = option()
     revise: str = option(choices=(ORACLE, ALWAYS, CONFIDENCE, NONE, *REVISE_SWITCHES))
     revise_share: float = option(ge=0, le=1)
-    seed: int = option()
-    output_dir: str | None = option()
+    seed: int = seed_option()
+    output_dir: str | None = option(path=True)
 
     @property
     def revise_mode(self) -> str:

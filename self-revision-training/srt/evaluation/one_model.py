@@ -4,14 +4,16 @@ from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from srt.collect.attempts import sound_records
 from srt.collect.collector import GREEDY, Collector, CollectorConfig
 from srt.collect.consumed import consumed_by_checkpoint, overlap
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.layout import Layout
-from srt.contract.provenance import known, model_fingerprint, model_revision, open_run
-from srt.contract.records import Problem, from_line
+from srt.contract.model_identity import model_identity
+from srt.contract.provenance import known, model_revision, open_run
+from srt.contract.records import Problem
 from srt.evaluation.config import CONFIDENCE, NONE, ORACLE, EvaluateConfig
 from srt.evaluation.reuse import ATTEMPTS, reuse_samples
 from srt.evaluation.revising import cue_of, least_confident, phrase_after, revised_rewards
@@ -46,8 +48,7 @@ def open_model(
     layout = layout_of_checkpoint(path, config, folder)
     mode = config.revise_mode
     identity = {
-        "model": path,
-        "model_fingerprint": model_fingerprint(path),
+        "model": model_identity(path),
         "dataset_fingerprint": loaded.fingerprint,
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
@@ -136,7 +137,7 @@ def _collect(
 def _asked_for(folder: Path, problems: list[Problem], config: EvaluateConfig) -> list[EvaluatedSample]:
     """The graded samples that this evaluation is of; an earlier run may have logged more in its folder."""
     log = JsonlLog(folder / ATTEMPTS)
-    samples = [EvaluatedSample.of(from_line(line)) for _, line in log.lines()]
+    samples = [EvaluatedSample.of(record) for record, _ in sound_records(log, problems, [])]
     log.close()
     return [
         sample

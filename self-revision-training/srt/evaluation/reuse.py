@@ -15,7 +15,7 @@ from srt.contract.records import SampleKey
 
 ATTEMPTS, SET_ASIDE = "attempts.jsonl", "set_aside.jsonl"
 # Of the identity in run.json: what does not change a sample.
-NOT_OF_SAMPLES = ("model", "max_samples", "num_samples", "revise", "revise_share")
+NOT_OF_SAMPLES = ("max_samples", "num_samples", "revise", "revise_share")
 # r -> the phrase after which a response with this reward is revised; None if it is not.
 PhraseAfter = Callable[[int], str | None]
 

@@ -9,18 +9,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import atomic_write, lock_folder, write_json
 from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.metrics import ENTROPY, JUDGED_BY_EXAMPLES_ONLY, SET_ASIDE, TRAINED_ON
-from srt.contract.paths import PHASE1, evaluation_or_default, model_name
+from srt.contract.model_identity import folder_name
+from srt.contract.paths import PHASE1, evaluation_or_default
 from srt.contract.provenance import close_run
 from srt.contract.records import SampleKey
 from srt.evaluation.config import EvaluateConfig, label_models, split_models
+from srt.evaluation.dry_run import show_plan
 from srt.evaluation.metrics import differences, entropy_note, evaluation_metrics
 from srt.evaluation.one_model import EvaluatedModel, open_model, sample_model
+from srt.evaluation.plot import PLOT, write_plot
 from srt.evaluation.render import csv_text, latex, markdown, plain
 from srt.evaluation.samples import ProblemSamples
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
@@ -29,22 +33,30 @@ from srt.recipe import print_recipe
 from srt.verifiers.factory import check_verifier, open_grader
 
 Json = dict[str, Any]
+SETTINGS = (
+    *("mode", "dataset", "dataset_subset", "dataset_split", "max_samples", "min_tests", "num_samples"),
+    *("control_phrases", "system_prompt", "prompt_suffix", "chat_template_kwargs"),
+    *("temperature", "top_p", "max_tokens", "seed"),
+)
 
 
 def evaluate(argv: list[str]) -> None:
     """Write evaluation.json (the metrics), the same as tables, and attempts.jsonl (every response and revision).
 
     With several models, each has a folder below OUTPUT_DIR, with what it would have if it were evaluated alone.
+    With --dry-run, only print what would be done.
     """
-    named, argv = split_models(argv)
+    dry_run = DRY_RUN in argv
+    named, argv = split_models([argument for argument in argv if argument != DRY_RUN])
     config = load_config(EvaluateConfig, "evaluate", argv)
     models = label_models(named or ([config.model_path] if config.model_path else []))
     if not models:
         raise UserError("MODEL_PATH is not set: it names the checkpoint to evaluate; or name models as arguments")
     config.check()
     allow_remote_code(config.trust_remote_code)
-    check_gpu()
-    check_verifier(config)
+    if not dry_run:
+        check_gpu()
+        check_verifier(config)
     started = time.monotonic()
     print_recipe(config, "evaluate")
     dataset, split = evaluation_or_default(config.mode, config.dataset, config.dataset_split)
@@ -56,10 +68,13 @@ def evaluate(argv: list[str]) -> None:
     loaded = load_problems(dataset, config.mode, config.dataset_subset, split, config.min_tests)
     problems = loaded.problems[: config.max_samples]
     output_dir = _output_dir(config, models)
-    opened = [
-        open_model(label, path, output_dir / label if len(models) > 1 else output_dir, config, loaded, problems)
-        for label, path in models.items()
-    ]
+    folders = {path: output_dir / label if len(models) > 1 else output_dir for label, path in models.items()}
+    if dry_run:
+        show_plan(config, folders, problems)
+        return
+    if len(models) > 1:
+        lock_folder(output_dir)
+    opened = [open_model(label, path, folders[path], config, loaded, problems) for label, path in models.items()]
     set_aside_bad_records(loaded, output_dir)
 
     results, samples = [], []
@@ -76,26 +91,31 @@ def evaluate(argv: list[str]) -> None:
     if len(models) > 1:
         write_json(output_dir / "evaluation.json", comparison)
     _write_tables(output_dir, comparison)
+    write_plot(output_dir, comparison)
     print(f"\nEvaluation\n{plain(comparison)}\n\nseconds: {time.monotonic() - started:.1f}")
-    print(f"results: {output_dir / 'evaluation.json'}, and .md, .csv and .tex beside it")
+    print(f"results: {output_dir / 'evaluation.json'}, beside it the tables (.md, .csv, .tex) and {PLOT}.svg")
 
 
 def _output_dir(config: EvaluateConfig, models: dict[str, str]) -> Path:
-    """The folder of one model, or the folder of several, which is locked.
+    """The folder of one model, or the folder of several.
 
     Raises UserError when the evaluation of a single model is where several would go.
     """
     if len(models) == 1:
         (path,) = models.values()
-        return Path(config.output_dir or PHASE1 / "outputs" / f"eval_{model_name(path)}")
+        return Path(config.output_dir or PHASE1 / "outputs" / f"eval_{folder_name(path, _settings(config))}")
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / "evaluation")
     if (output_dir / "run.json").exists():
         raise UserError(
             f"{output_dir} holds the evaluation of a single model; choose another OUTPUT_DIR for several (what is "
             "sampled there is reused)"
         )
-    lock_folder(output_dir)
     return output_dir
+
+
+def _settings(config: EvaluateConfig) -> Json:
+    """What decides on the samples, for the name of the default folder."""
+    return {name: getattr(config, name) for name in SETTINGS} | {"revise": config.revise_mode}
 
 
 def _result(

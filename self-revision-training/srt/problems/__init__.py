@@ -17,6 +17,10 @@ from srt.verifiers.math.golds import GoldChecker
 
 __all__ = ["ProblemSet", "load_problems", "set_aside_bad_records"]
 
+# What one record may cause that is not as its field names promise; no record may spoil the set.
+UNREADABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+SHOWN_CHARACTERS = 1000  # of a record that is no JSON
+
 
 @dataclass(frozen=True)
 class ProblemSet:
@@ -70,9 +74,8 @@ def load_problems(
             problem = parse_problem(record, mode)
             if mode == "math":
                 golds.check(problem.answer)
-        except ValueError as error:
-            serializable = json.loads(json.dumps(record, default=str))  # parquet also holds dates and bytes
-            bad.append({"place": place, "reason": str(error), "record": serializable})
+        except UNREADABLE as error:
+            bad.append({"place": place, "reason": _reason(error), "record": _serializable(record)})
             continue
         if named:
             first = by_text.setdefault((problem.source, " ".join(problem.x.split())), problem)
@@ -131,6 +134,18 @@ def set_aside_bad_records(loaded: ProblemSet, output_dir: Path) -> None:
     path = output_dir / "bad_records.jsonl"
     write_jsonl(path, loaded.bad)
     print(f"{len(loaded.bad)} unreadable records are set aside in {path}, each with its reason")
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if type(error) is ValueError else f"cannot be read ({type(error).__name__}: {error})"
+
+
+def _serializable(record: dict[str, Any]) -> Any:
+    """The record as JSON; parquet also holds dates and bytes."""
+    try:
+        return json.loads(json.dumps(record, default=str))
+    except (ValueError, TypeError, RecursionError):
+        return repr(record)[:SHOWN_CHARACTERS]
 
 
 def _fingerprint(problems: list[Problem], mode: str) -> str:

@@ -46,7 +46,8 @@ def parse_problem(record: dict[str, Any], mode: str) -> Problem:
     names = (*QUESTION_FIELDS, DESCRIPTION) if mode == "code" else QUESTION_FIELDS
     x = _first_text(record, names)
     if x is None:
-        raise ValueError(f"no problem text: expected one of {', '.join(names)}, found {', '.join(record)}")
+        found = _of_other_type(record, names) or ", ".join(record)
+        raise ValueError(f"no problem text: expected one of {', '.join(names)}, found {found}")
     answer, code = "", {}
     if mode == "code":
         code = _code_fields(record)
@@ -55,7 +56,11 @@ def parse_problem(record: dict[str, Any], mode: str) -> Problem:
     else:
         solution = _first_text(record, ANSWER_FIELDS)
         if solution is None:
-            raise ValueError(f"no answer: expected a non-empty value in one of {', '.join(ANSWER_FIELDS)}")
+            found = _of_other_type(record, ANSWER_FIELDS)
+            raise ValueError(
+                f"no answer: expected a non-empty value in one of {', '.join(ANSWER_FIELDS)}"
+                + (f", found {found}" if found else "")
+            )
         answer = extract_gold(solution)
         if not answer:
             raise ValueError("the answer is empty")
@@ -73,6 +78,15 @@ def parse_problem(record: dict[str, Any], mode: str) -> Problem:
     )
     _check_unicode(problem)
     return problem
+
+
+def _of_other_type(record: dict[str, Any], names: tuple[str, ...]) -> str | None:
+    """The first of these fields that holds something that is no text, and what that is."""
+    for name in names:
+        if isinstance(value := record.get(name), (list, dict)):
+            chat = isinstance(value, list) and any(isinstance(part, dict) and "content" in part for part in value)
+            return f"{name} as a {'list of chat messages' if chat else type(value).__name__} instead of text"
+    return None
 
 
 def _is_missing(value: Any) -> bool:
@@ -93,7 +107,8 @@ def _check_unicode(problem: Problem) -> None:
 def _statement(record: dict[str, Any], description: str) -> str:
     """The text of a code problem without a prompt: its description, formats, notes and examples."""
     parts = {name: _first_text(record, (name,)) for name in STATEMENT_PARTS}
-    examples = [f"Input\n{test['input']}\nOutput\n{test['output']}" for test in record.get("examples") or []]
+    tests = _test_list(record.get(EXAMPLES))
+    examples = [f"Input\n{test['input']}\nOutput\n{test['output']}" for test in tests]
     titled = [f"{name.replace('_', ' ').capitalize()}\n{text}" for name, text in parts.items() if text]
     return "\n\n".join([description, *titled, *(f"Example\n{example}" for example in examples)])
 
@@ -109,7 +124,7 @@ def _code_fields(record: dict[str, Any]) -> dict[str, Any]:
     limits = {}
     for field, name in LIMITS.items():
         if record.get(field) is not None:
-            if not isinstance(record[field], (int, float)) or not 0 < record[field] < math.inf:
+            if type(record[field]) not in (int, float) or not 0 < record[field] < math.inf:
                 raise ValueError(f"{field}: expected a number above 0, found {record[field]!r:.80}")
             limits[name] = record[field]  # the judge lowers limits beyond reason (sandbox/limits.py)
     files = {name: _first_text(record, (name,)) or "" for name in FILES}

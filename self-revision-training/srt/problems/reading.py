@@ -1,5 +1,6 @@
 """Raw records of a local .json, .jsonl or .parquet file, or of a dataset on the Hugging Face hub."""
 
+import codecs
 import json
 import re
 from collections.abc import Collection, Iterator, Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
+from srt.common.progress import heartbeat
+from srt.problems.encodings import HugeNumber, not_utf8, parse_int, why_not_text
 
 LOCAL_SUFFIXES = (".json", ".jsonl", ".parquet")
 Record = dict[str, Any]
@@ -33,18 +36,38 @@ def read_records(dataset: str, subset: str | None, split: str, fields: Collectio
     """
     path = Path(dataset)
     if path.suffix not in LOCAL_SUFFIXES:
+        if path.is_file():
+            raise UserError(f"{dataset}: {why_not_text(path) or _expected_name(path)}")
         return read_hub(dataset, subset, split, fields)
-    if not path.is_file():
-        raise UserError(f"{dataset}: no such data file")
+    if path.is_dir():
+        raise UserError(f"{dataset}: a folder; expected a file")
+    try:
+        if not path.is_file():
+            raise UserError(f"{dataset}: no such data file")
+        if path.suffix != ".parquet" and (reason := why_not_text(path)):
+            raise UserError(f"{dataset}: {reason}")
+    except OSError as error:
+        raise UserError(f"{dataset}: cannot be read ({error.strerror})") from None
     read = {".json": _from_json, ".jsonl": _from_jsonl, ".parquet": _from_parquet}[path.suffix]
     return RecordSource(read(path, dataset))
 
 
+def _expected_name(path: Path) -> str:
+    found = path.suffix or "no suffix"
+    return f"expected a name that ends with {', '.join(LOCAL_SUFFIXES)}, found {found}; rename or convert it"
+
+
 def _from_json(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
+    data = path.read_bytes()
     try:
-        content = json.loads(_text(path))
+        content = json.loads(data.decode("utf-8-sig"), parse_int=parse_int)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{dataset}, line {line}: {not_utf8(error)}") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{dataset}, line {error.lineno}: not JSON ({error.msg})") from None
+    except RecursionError:
+        raise UserError(f"{dataset}: not readable as JSON (nested too deeply)") from None
     if not isinstance(content, list):
         raise UserError(f"{dataset}: expected a list of records, found {type(content).__name__}")
     for number, record in enumerate(content, start=1):
@@ -52,13 +75,18 @@ def _from_json(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
 
 
 def _from_jsonl(path: Path, dataset: str) -> Iterator[tuple[str, Record | str]]:
-    for number, line in enumerate(_text(path).split("\n"), start=1):
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # Windows tools may start it with that
+    for number, line in enumerate(data.split(b"\n"), start=1):
         if not line.strip():
             continue
         try:
-            record = _object_or_reason(json.loads(line))
+            record = _object_or_reason(json.loads(line.decode("utf-8"), parse_int=parse_int))
+        except UnicodeDecodeError as error:
+            record = not_utf8(error)
         except json.JSONDecodeError as error:
             record = f"not JSON ({error.msg})"
+        except RecursionError:
+            record = "not readable as JSON (nested too deeply)"
         yield f"{dataset}, line {number}", record
 
 
@@ -91,11 +119,12 @@ def read_hub(
     import datasets
 
     try:
-        if files:
-            paths = [f"hf://datasets/{dataset}@{revision or 'main'}/{file}" for file in files]
-            loaded: Any = datasets.load_dataset("json", data_files=paths, split=split)
-        else:
-            loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
+        with heartbeat(f"reading {dataset}"):
+            if files:
+                paths = [f"hf://datasets/{dataset}@{revision or 'main'}/{file}" for file in files]
+                loaded: Any = datasets.load_dataset("json", data_files=paths, split=split)
+            else:
+                loaded = datasets.load_dataset(dataset, subset, split=split, revision=revision)
     except Exception as error:  # the hub client raises many types, and they all mean the same to the user
         reason = f"{type(error).__name__}: {reason_of(error)}"
         if name:
@@ -120,9 +149,8 @@ def _commit_of(loaded: Any) -> str | None:
     return next((folder for folder in folders if _COMMIT.fullmatch(folder)), None)
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig", errors="replace")  # Windows tools may start it with a BOM
-
-
 def _object_or_reason(record: object) -> Record | str:
-    return record if isinstance(record, dict) else f"expected a JSON object, found {type(record).__name__}"
+    if not isinstance(record, dict):
+        return f"expected a JSON object, found {type(record).__name__}"
+    huge = next((name for name, value in record.items() if isinstance(value, HugeNumber)), None)
+    return record if huge is None else f"{huge}: a number of {record[huge].digits} digits"

@@ -82,11 +82,15 @@ def distillation_charts(runs: Sequence[RunData]) -> Iterator[Chart]:
     ks = {str(record_of(run.distillation, "config").get("val_num_samples", "k")) for run in runs}
     k = ks.pop() if len(ks) == 1 else "k"
     syncs = [line["step"] + 1 for run in runs for line in run.teacher_syncs if line["synced"] is True]
+    best_of_k = validation(f"validation pass@{k}", names.PASS_AT_K, SECOND) if k != "1" else []
     yield Chart(
         "reward",
         "Reward",
-        "share of correct responses",
-        training("training responses", names.REWARD) + validation(f"validation avg@{k}", names.AVG_AT_K),
+        "share of correct responses"
+        + ("; pass@k: of problems with one" if any(s.points for s in best_of_k) else ""),
+        training("training responses", names.REWARD)
+        + validation(f"validation avg@{k}", names.AVG_AT_K)
+        + best_of_k,
         share=True,
         from_zero=False,
     )
@@ -117,7 +121,9 @@ def distillation_charts(runs: Sequence[RunData]) -> Iterator[Chart]:
         "entropy",
         "Entropy",
         "nats per token",
-        training("student", names.ENTROPY) + training("teacher", names.TEACHER_ENTROPY, SECOND),
+        training("student", names.ENTROPY)
+        + training("teacher", names.TEACHER_ENTROPY, SECOND)
+        + validation("validation", names.ENTROPY),
     )
     yield Chart(
         "top1_agreement",

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import atomic_write, write_json
 from srt.config import load_config, option
@@ -21,32 +22,36 @@ INPUTS = ("evaluation", "collection", "srt", "distillation")
 class ReportConfig:
     """The configuration of the report. configs/report.yaml documents every knob and holds the defaults."""
 
-    evaluation: str | None = option()
-    collection: str | None = option()
-    srt: str | None = option()
-    distillation: str | None = option()
+    evaluation: str | None = option(path=True)
+    collection: str | None = option(path=True)
+    srt: str | None = option(path=True)
+    distillation: str | None = option(path=True)
     examples: int = option(ge=0)
     browse: int = option(ge=0, le=5000)
     watch_port: int = option(ge=0, le=65535)
-    output_dir: str | None = option()
+    output_dir: str | None = option(path=True)
 
 
 def report(argv: list[str]) -> None:
     """Write summary.json and report.html, or with --watch serve the page while its runs go on.
 
+    With --dry-run, only print what would be in it.
+
     argv: knobs, and the folders of runs (RUN ...). Parts that a run does not have (yet) are left out and named.
     Raises UserError if there is nothing to report.
     """
-    paths = [Path(argument).expanduser() for argument in argv if _is_path(argument)]
-    knobs = [argument for argument in argv if argument != WATCH and not _is_path(argument)]
-    config = load_config(ReportConfig, "report", knobs)
+    paths = [Path(argument).expanduser() for argument in argv if _is_run(argument)]
+    config = load_config(ReportConfig, "report", knobs_among(argv))
     folders = _folders(config, paths)
+    output_dir = Path(config.output_dir or PHASE1 / "outputs" / "report")
+    summary_path, page_path = output_dir / "summary.json", output_dir / "report.html"
+    if DRY_RUN in argv:
+        show_plan(read_runs(folders, config.browse), page_path)
+        return
     if WATCH in argv:
         serve(LivePage(lambda: _folders(config, paths), lambda now: _live_page(now, config)), config.watch_port)
         return
     runs = read_runs(folders, config.browse)
-    output_dir = Path(config.output_dir or PHASE1 / "outputs" / "report")
-    summary_path, page_path = output_dir / "summary.json", output_dir / "report.html"
     stages = [replace(s, run_label=run.label if len(runs) > 1 else "") for run in runs for s in run.stages]
     write_json(summary_path, summary(stages))
     _write_page(runs, config, page_path)
@@ -61,6 +66,28 @@ def report(argv: list[str]) -> None:
     print(f"\nreport:  {page_path}\nsummary: {summary_path}")
 
 
+def show_plan(runs: Sequence[RunData], page_path: Path) -> None:
+    """Which parts each run has, and where the report would be."""
+    for run in runs:
+        evaluated = ", ".join(stage.name for stage in run.stages)
+        parts = {
+            f"evaluations ({evaluated})": evaluated,
+            f"collection ({len(run.tuples):,} tuples)": run.collection or run.tuples,
+            f"SFT ({', '.join(f'stage {stage}' for stage in run.sft_logs)})": run.sft_logs,
+            f"self-distillation ({len(run.steps):,} steps, {len(run.validations)} validations)": run.steps,
+        }
+        print(f"{run.label}: {', '.join(part for part, found in parts.items() if found)}")
+        for part in run.missing:
+            print(f"  left out: {part}")
+    replaced = " (it exists and would be replaced)" if page_path.exists() else ""
+    print(f"report: {page_path}{replaced}\ndry run: nothing was written")
+
+
+def knobs_among(argv: Sequence[str]) -> list[str]:
+    """The arguments that are neither a RUN nor --watch or --dry-run."""
+    return [argument for argument in argv if argument not in (WATCH, DRY_RUN) and not _is_run(argument)]
+
+
 def read_runs(folders: Sequence[RunFolders], browse: int) -> list[RunData]:
     """Raises UserError when one of the runs has nothing to show, and what `read_run` raises."""
     runs = [read_run(each, browse) for each in folders]
@@ -73,11 +100,10 @@ def read_runs(folders: Sequence[RunFolders], browse: int) -> list[RunData]:
     return runs
 
 
-def _is_path(argument: str) -> bool:
-    """RUN arguments: what exists, and what is neither a knob nor an option."""
-    return argument != WATCH and (
-        Path(argument).expanduser().exists() or not ("=" in argument or argument[:1] == "-")
-    )
+def _is_run(argument: str) -> bool:
+    """What exists, and what is neither a knob nor an option."""
+    is_knob = "=" in argument or argument.startswith("-")
+    return not is_knob or (argument not in (WATCH, DRY_RUN) and Path(argument).expanduser().exists())
 
 
 def _folders(config: ReportConfig, paths: Sequence[Path]) -> list[RunFolders]:

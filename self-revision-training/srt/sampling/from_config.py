@@ -4,7 +4,7 @@ import importlib.util
 from typing import Any
 
 from srt.common.errors import UserError
-from srt.common.models import check_token_ids, context_limit
+from srt.common.models import check_token_ids, context_limit, exceeds_embedding
 from srt.config_groups import ParallelSamplerConfig
 from srt.contract.layout import Layout
 from srt.contract.records import Problem
@@ -69,7 +69,8 @@ def sampler_from_config(
     """
     # The prompt of a revision contains a whole response. Prompts longer than the measured ones are rare: their
     # responses are cut short, or they are set aside, and both are counted.
-    prompts = [layout.chat(problem.x) for problem in problems[:MEASURED_PROMPTS]]
+    measured = len(problems) if exceeds_embedding(model_path, layout.tokenizer) else MEASURED_PROMPTS
+    prompts = [layout.chat(problem.x) for problem in problems[:measured]]
     cues = [layout.cue(r) for r in (0, 1)]
     check_token_ids(model_path, layout.tokenizer, (index for ids in (*prompts, *cues) for index in ids))
     longest_sequence = max(map(len, prompts)) + 2 * config.max_tokens + max(map(len, cues))

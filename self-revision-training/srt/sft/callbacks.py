@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from srt.common.errors import UserError
 from srt.common.progress import Progress
+from srt.common.resume import write_sizes
 from srt.sft.batching import BatchPlan
 
 COMPLETE = "complete"  # a file in each checkpoint, written last
@@ -30,9 +31,9 @@ class CheckpointMarker(TrainerCallback):
 
     def on_save(self, args, state, control, **kwargs):
         if state.is_world_process_zero:
-            (Path(str(args.output_dir)) / f"checkpoint-{state.global_step}" / COMPLETE).write_text(
-                json.dumps({"step": state.global_step})
-            )
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            write_sizes(folder)
+            (folder / COMPLETE).write_text(json.dumps({"step": state.global_step}))
 
 
 class ProgressBar(TrainerCallback):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from srt.config import option
+from srt.config import option, seed_option
 from srt.config_groups import AdamConfig, LoraConfig, RecipeConfig, RemoteCodeConfig
 
 
@@ -10,17 +10,17 @@ from srt.config_groups import AdamConfig, LoraConfig, RecipeConfig, RemoteCodeCo
 class SftConfig(RecipeConfig, AdamConfig, LoraConfig, RemoteCodeConfig):
     """One field per knob; loaded and validated by srt/config.py."""
 
-    base_model: str = option()
+    base_model: str = option(path=True)
     mode: str = option(choices=("math", "code"))
     data_prefix: str | None = option()
-    train_data_dir: str | None = option()
-    output_dir: str | None = option()
-    control_phrases: str | None = option()
+    train_data_dir: str | None = option(path=True)
+    output_dir: str | None = option(path=True)
+    control_phrases: str | None = option(path=True)
     srt_objective: str = option(choices=("two_stage", "joint"))
-    epochs_stage1: float = option(ge=0.001)
-    epochs_stage2: float = option(ge=0.001)
-    lr_stage1: float = option(ge=0)
-    lr_stage2: float = option(ge=0)
+    epochs_stage1: float = option(ge=0.001, le=1000)
+    epochs_stage2: float = option(ge=0.001, le=1000)
+    lr_stage1: float = option(gt=0, le=1)
+    lr_stage2: float = option(gt=0, le=1)
     tuples_per_update: int = option(ge=1)
     gradient_accumulation: int | None = option(ge=1)
     batch_size_per_device: int = option(ge=1)
@@ -31,7 +31,7 @@ class SftConfig(RecipeConfig, AdamConfig, LoraConfig, RemoteCodeConfig):
     max_length: int = option(ge=2)
     gradient_checkpointing: bool = option()
     check_memory: bool = option()
-    seed: int = option()
+    seed: int = seed_option()
     val_fraction: float = option(ge=0, le=0.9)
     val_steps: int = option(ge=1)
     num_processes: int | None = option(ge=1)

@@ -66,6 +66,8 @@ def find_processes(
             f"Slurm started {tasks} tasks on {machines} machine(s), but SFT launches the processes of each "
             "machine itself: use srun --ntasks-per-node=1"
         )
+    if machines == 1 and master_port:
+        _check_port(master_port)
     if machines == 1:
         return Processes(per_machine, port=master_port or _free_port())
     return Processes(
@@ -133,6 +135,18 @@ def die_with_parent() -> None:
     if sys.platform == "linux":
         parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
+def _check_port(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise UserError(
+                f"MASTER_PORT={port} cannot be used ({error.strerror}); choose another one, or leave it unset for "
+                "a free one"
+            ) from None
 
 
 def _free_port() -> int:

@@ -7,7 +7,7 @@ from typing import Any
 from srt.collect.split import metadata_path
 from srt.common.distillable import warn_before_phase1
 from srt.common.errors import UserError
-from srt.common.files import read_json, write_jsonl
+from srt.common.files import write_jsonl
 from srt.common.machine import Machine, this_machine
 from srt.common.memory_plan import MemoryPlan, ModelShape, sft_terms
 from srt.common.memory_plan import make_plan as make_memory_plan
@@ -25,6 +25,7 @@ from srt.common.models import (
 from srt.common.remote_code import allow_remote_code
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import data_prefix, problems_file, sft_dir, stage_file
 from srt.contract.phrases import reconcile_phrases
 from srt.contract.provenance import (
@@ -33,15 +34,16 @@ from srt.contract.provenance import (
     fingerprint,
     git_commit,
     known,
-    model_fingerprint,
     model_revision,
     open_run,
     package_versions,
+    read_metadata,
     started_identity,
     tokenizer_fingerprint,
 )
 from srt.recipe import print_recipe, recipe_record
 from srt.sft.batching import BatchPlan, count_updates, plan_packed, plan_padded, plan_updates
+from srt.sft.collection import check_same_collection, read_collection_identity
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
@@ -112,7 +114,9 @@ class TrainingPlan:
         return self.output_dir / f"stage{stage.number}"
 
     def is_complete(self, stage: Stage) -> bool:
-        return (self.stage_dir(stage) / CHECKPOINT_METADATA).is_file()
+        """Raises UserError for a finished stage that lacks files by now: it is no start for the next one."""
+        folder = self.stage_dir(stage)
+        return (folder / CHECKPOINT_METADATA).is_file() and read_metadata(str(folder)) is not None
 
     def batches(self, stage: Stage) -> tuple[BatchPlan, BatchPlan | None]:
         """The passes of training, and of a validation if tuples are held out."""
@@ -148,6 +152,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     stage_paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
     generation, revision = (load_stage(path) for path in stage_paths)
     collection = read_collection_identity(stage_paths[0])
+    check_same_collection(stage_paths)
     check_mode(config.mode, collection.get("mode"), str(metadata_path(stage_paths[0])))
     layout, use_stored_ids = layout_for_data(
         config.base_model, config.control_phrases, stage_paths[0], collection, started_identity(output_dir)
@@ -169,7 +174,11 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     }
 
     def build(records: list[dict], stage: int) -> StageSequences:
-        built = build_sequences(records, layout, stage, config.max_length, use_stored_ids)
+        try:
+            built = build_sequences(records, layout, stage, config.max_length, use_stored_ids)
+        except UserError as error:
+            where = stage_paths[stage - 1] if config.srt_objective != "joint" else "the tuples of both stages"
+            raise UserError(f"{where}, {error}") from None
         if not built.sequences:
             raise UserError(
                 f"stage {stage}: all {len(built.too_long)} tuples are longer than MAX_LENGTH={config.max_length}"
@@ -201,7 +210,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     tuples_per_update = _tuples_per_update(config, processes, output_dir)
     identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY} | {
         "tuples_per_update": tuples_per_update,
-        "base_fingerprint": model_fingerprint(config.base_model),
+        "base_model": model_identity(config.base_model),
         "data_fingerprints": fingerprints,
     }
     if layout.prompt.date:
@@ -218,7 +227,8 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         stages,
         problems if problems.is_file() else None,
     )
-    if not dry_run and not all(plan.is_complete(stage) for stage in stages):
+    complete = [plan.is_complete(stage) for stage in stages]  # each, since any may have lost files
+    if not dry_run and not all(complete):
         memory_plan(plan, this_machine()).check(config.check_memory)
         longest = max(length for stage in stages for length in stage.lengths)
         plan = replace(plan, attention=check_model(config, longest, "cpu" if processes.total > 1 else None))
@@ -258,28 +268,6 @@ def memory_plan(plan: TrainingPlan, machine: Machine) -> MemoryPlan:
     return max(map(of_stage, plan.stages), key=lambda stage: (stage.gpu_bytes, stage.host_bytes))
 
 
-def read_collection_identity(stage_path: Path) -> dict[str, Any]:
-    """The identity of the collection, its `revisions`, `recipe` and `prompt_probe`, from the run.json beside the
-    stage file.
-
-    Empty if that is missing.
-    """
-    path = metadata_path(stage_path)
-    if not path.is_file():
-        print(
-            f"{path} is missing: assuming that the data was collected with the default prompt of MODE=math and "
-            "the phrases of CONTROL_PHRASES"
-        )
-        return {}
-    run = read_json(path)
-    config = run.get("config", {})
-    return run["identity"] | {
-        "revisions": run.get("revisions", {}),
-        "recipe": {"srt_data": config["recipe"]} if config.get("recipe") else {},
-        "prompt_probe": config.get("prompt_probe"),  # None: collected before it was recorded
-    }
-
-
 def layout_for_data(
     model_path: str,
     control_phrases: str | None,
@@ -292,7 +280,7 @@ def layout_for_data(
     `started`: the identity of the run that is resumed, which holds the date of its prompts.
     """
     phrases = reconcile_phrases(control_phrases, collection.get("control_phrases"), str(metadata_path(stage_path)))
-    prompt = PromptFormat(**collection["prompt"]) if "prompt" in collection else PromptFormat()
+    prompt = PromptFormat.from_dict(collection["prompt"]) if "prompt" in collection else PromptFormat()
     tokenizer = load_tokenizer(model_path)
     prompt = prompt.with_date(tokenizer, started)
     same_tokenizer = collection.get("tokenizer_fingerprint") == tokenizer_fingerprint(tokenizer)
@@ -318,6 +306,8 @@ def _make_stage(
     description = f"{len(train)} tuples, {len(built.too_long)} set aside as longer than MAX_LENGTH"
     if validation:
         description += f", {len(validation)} held out for validation"
+    if built.num_edited:
+        description += f", {built.num_edited} edited since they were sampled, so that their ids were made again"
     if built.num_tokenized:
         description += f", {built.num_tokenized} tokenized from text"
     joint = config.srt_objective == "joint"

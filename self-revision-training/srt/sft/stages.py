@@ -15,6 +15,7 @@ from srt.collect.consumed import SRT_PROBLEMS
 from srt.common.console import print_summary
 from srt.common.files import write_json
 from srt.common.models import load_model, stored_dtype
+from srt.common.resume import set_aside, why_damaged
 from srt.contract.model_card import write_model_card
 from srt.contract.provenance import write_metadata
 from srt.sft.callbacks import COMPLETE, ProgressBar
@@ -82,6 +83,8 @@ def _export(
     """Write the finished stage as an ordinary checkpoint with merged adapters, then delete the work folder."""
     layout = plan.layout
     finished = work_dir / "final"
+    if finished.exists():  # of an export that was killed: its parts must not end up in the checkpoint
+        shutil.rmtree(finished)
     # In the dtype of the base model, so that vLLM and Phase 2 load the weights exactly as published.
     dtype = stored_dtype(model_path)
     if plan.config.lora_rank:  # merged in fp32
@@ -124,12 +127,16 @@ def _newest_complete_checkpoint(work_dir: Path) -> Path | None:
     """The newest checkpoint with the completeness marker; newer, incomplete ones are deleted."""
     checkpoints = sorted(work_dir.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     for checkpoint in reversed(checkpoints):
-        if (checkpoint / COMPLETE).is_file():
+        if not (checkpoint / COMPLETE).is_file():
+            if is_rank0():
+                print(f"{checkpoint} was cut off while it was written; deleted")
+                shutil.rmtree(checkpoint, ignore_errors=True)
+        elif reason := why_damaged(checkpoint):
+            if is_rank0():
+                print(f"warning: {checkpoint} is damaged ({reason}); set aside as {set_aside(checkpoint).name}")
+        else:
             print(f"continuing from {checkpoint}")
             return checkpoint
-        if is_rank0():
-            print(f"{checkpoint} was cut off while it was written; deleted")
-            shutil.rmtree(checkpoint, ignore_errors=True)
     return None
 
 

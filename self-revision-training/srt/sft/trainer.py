@@ -30,6 +30,7 @@ from trl.trainer.utils import add_fused_lm_head
 from srt.common.errors import UserError, reason_of
 from srt.common.lr_schedule import lr_factor
 from srt.common.optimizer import OptimizerConfig
+from srt.common.resume import load_state
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import BatchPlan
 from srt.sft.callbacks import CheckpointMarker
@@ -207,10 +208,10 @@ class PackedSFTTrainer(SFTTrainer):
             return
         state = {}
         if self.args.process_index == 0:
-            state = torch.load(Path(checkpoint) / OPTIMIZER, map_location="cpu", weights_only=True)
+            state = load_state(Path(checkpoint) / OPTIMIZER)
         options = StateDictOptions(full_state_dict=True, broadcast_from_rank0=self.accelerator.num_processes > 1)
         set_optimizer_state_dict(self.model, self.optimizer.optimizer, state, options=options)
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / SCHEDULE, weights_only=True))
+        self.lr_scheduler.load_state_dict(load_state(Path(checkpoint) / SCHEDULE))
 
 
 def optimizer_config(config: SftConfig, lr: float, total_updates: int) -> OptimizerConfig:

@@ -5,7 +5,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from srt.common.errors import user_message
+from srt.common.entry_point import final_message
 
 
 def main(plan_path: Path) -> None:
@@ -25,11 +25,8 @@ def main(plan_path: Path) -> None:
     try:
         train_stages(pickle.loads(plan_path.read_bytes()))
     except Exception as error:
-        message = user_message(error)
-        if message is None:
-            raise
         if is_rank0:
-            Path(os.environ[WORKER_ERROR]).write_text(message, encoding="utf-8")
+            Path(os.environ[WORKER_ERROR]).write_text(final_message(error), encoding="utf-8")
         os._exit(2)
 
 

@@ -42,7 +42,7 @@ def updated(open_run, tiny_checkpoint, other_checkpoint, layout):
     """updated(rollouts, **knobs) -> the metrics of an update that changes nothing, and its gradients."""
 
     def update(rollouts, replay=None, **knobs):
-        fixed = {"max_grad_norm": 0, "lr": 0, "tokens_per_micro_batch": 120}
+        fixed = {"max_grad_norm": 0, "lr": 1e-60, "tokens_per_micro_batch": 120}
         opened = open_run(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, **fixed, **knobs)
         opened.engine.optimizer_step.replay = replay
         pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]

@@ -61,7 +61,7 @@ def test_an_update_is_the_formula_of_the_paper(
         tokens_per_micro_batch=tokens_per_micro_batch,
         gradient_checkpointing=gradient_checkpointing,
         max_grad_norm=0,
-        lr=0,
+        lr=1e-60,
     )
     pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
     result, actual_gradients = gradients_of(opened, pairs)
@@ -85,7 +85,7 @@ def test_an_update_is_the_formula_of_the_paper(
 def test_the_gradients_norm_is_told_before_it_is_clipped(
     open_run, tiny_checkpoint, other_checkpoint, rollouts, layout
 ):
-    opened = open_run(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0.01, lr=0)
+    opened = open_run(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0.01, lr=1e-60)
     pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
     result, gradients = gradients_of(opened, pairs)
     clipped = torch.stack([gradient.norm() for gradient in gradients.values()]).norm().item()
@@ -96,7 +96,7 @@ def test_the_gradients_norm_is_told_before_it_is_clipped(
 def test_columns_that_carry_nothing_are_left_out_of_the_gradient_and_counted(
     open_run, tiny_checkpoint, other_checkpoint, rollouts, reference, layout
 ):
-    settings = {"kl_grad_eps": 1e-3, "max_grad_norm": 0, "lr": 0}
+    settings = {"kl_grad_eps": 1e-3, "max_grad_norm": 0, "lr": 1e-60}
     opened = open_run(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, **settings)
     result = opened.engine.optimizer_step.run([build_pair(rollout, layout, 1000) for rollout in rollouts])
     metrics, norm = TokenMetrics(result.scored), result.grad_norm
@@ -109,7 +109,7 @@ def test_columns_that_carry_nothing_are_left_out_of_the_gradient_and_counted(
 def test_gradients_of_an_update_do_not_leak_into_the_next(
     open_run, tiny_checkpoint, other_checkpoint, rollouts, layout
 ):
-    opened = open_run(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0, lr=0)
+    opened = open_run(tiny_checkpoint, PROBLEMS, teacher=other_checkpoint, max_grad_norm=0, lr=1e-60)
     pairs = [build_pair(rollout, layout, 1000) for rollout in rollouts]
     norms = [opened.engine.optimizer_step.run(pairs).grad_norm for _ in range(2)]
     assert norms[0] == norms[1]

@@ -238,5 +238,5 @@ def test_a_dry_run_says_whether_the_folder_holds_a_run_and_writes_nothing(dry_ru
     assert "(new)\ndry run: no engine was started, nothing was written" in dry_run()
     assert sorted(tmp_path.rglob("*")) == before
     (tmp_path / "output").mkdir()
-    (tmp_path / "output" / "run.json").write_text("{}")
+    (tmp_path / "output" / "run.json").write_text('{"identity": {}}')
     assert "(it holds a run, which this would continue)" in dry_run()

@@ -201,7 +201,7 @@ def test_every_entry_can_be_read_at_its_offset_also_while_the_log_grows(tmp_path
         assert log.read(offsets[n // 2]) == values[n // 2]
     log.close()
     log = JsonlLog(path)
-    assert dict(enumerate(offset for offset, _ in log.lines())) == offsets
+    assert dict(enumerate(offset for _, offset, _ in log.lines())) == offsets
     for n, value in enumerate(values[20:], start=20):
         offsets[n] = log.append(value)
     assert [log.read(offset) for offset in offsets.values()] == values

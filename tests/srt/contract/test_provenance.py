@@ -1,7 +1,5 @@
 """run.json and fingerprints: which runs are the same run."""
 
-import os
-import shutil
 import subprocess
 import sys
 
@@ -16,7 +14,6 @@ from srt.contract.provenance import (
     fingerprint,
     git_commit,
     known,
-    model_fingerprint,
     model_revision,
     open_run,
     package_versions,
@@ -115,38 +112,6 @@ def test_fingerprints_distinguish_parts():
     assert len({fingerprint(*p) for p in parts}) == len(parts)
     assert fingerprint("a", b"b") == fingerprint(b"a", "b")
     assert fingerprint("\ud83d")  # invalid Unicode, as a model may write it
-
-
-@pytest.fixture
-def checkpoint(tiny_checkpoint, tmp_path):
-    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
-
-
-@pytest.mark.parametrize(
-    "name", ["model.safetensors", "config.json", "generation_config.json", "tokenizer.json", "chat_template.jinja"]
-)
-def test_a_replaced_file_of_a_checkpoint_is_noticed(checkpoint, name):
-    before = model_fingerprint(str(checkpoint))
-    assert model_fingerprint(str(checkpoint)) == before
-    path = checkpoint / name
-    data = bytearray(path.read_bytes())
-    data[-2] ^= 1  # same size as before
-    path.write_bytes(data)
-    stat = path.stat()
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1_000_000))  # some file systems have coarse timestamps
-    assert model_fingerprint(str(checkpoint)) != before
-
-
-def test_a_new_shard_is_noticed_and_a_log_is_not(checkpoint):
-    before = model_fingerprint(str(checkpoint))
-    (checkpoint / "train.log").write_text("x")
-    assert model_fingerprint(str(checkpoint)) == before
-    (checkpoint / "model-00002.safetensors").touch()
-    assert model_fingerprint(str(checkpoint)) != before
-
-
-def test_a_hub_id_is_its_own_fingerprint():
-    assert model_fingerprint("Qwen/Qwen3-4B-Instruct-2507") == "Qwen/Qwen3-4B-Instruct-2507"
 
 
 def test_tokenizers_with_different_ids_have_different_fingerprints():

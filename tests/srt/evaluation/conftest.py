@@ -24,6 +24,7 @@ class Evaluations:
 
     def __init__(self, folder, checkpoint, monkeypatch):
         self.folder, self.requests, self.started = folder, [], []
+        self.stop_after = None  # requests, after which the evaluation is interrupted
         self.logprob_of = None  # request -> log-prob of its response; by default all are 0
         self.models = {name: str(shutil.copytree(checkpoint, folder / name)) for name in RIGHT_SHARES}
         for index, path in enumerate(self.models.values()):  # models that differ
@@ -39,6 +40,8 @@ class Evaluations:
             submit = sampler.submit
 
             def record(key, request):
+                if len(self.requests) == self.stop_after:
+                    raise KeyboardInterrupt
                 self.requests.append((name, key, request))
                 submit(key, request)
 

@@ -67,6 +67,23 @@ def test_a_second_call_samples_nothing(evaluations):
     assert evaluations.started == []
 
 
+@pytest.mark.parametrize("stop_after", [40, 95])
+def test_a_stopped_comparison_goes_on_where_it_was(evaluations, tmp_path, stop_after):
+    """In the first model (54 requests) or in the second; nothing is sampled twice, and the result is the same."""
+    models = list(evaluations.models.values())
+    expected = evaluations(*models, out="whole/out")
+    shutil.move(tmp_path / "whole", tmp_path / "elsewhere" / "far" / "away")
+    evaluations.stop_after = stop_after
+    with pytest.raises(KeyboardInterrupt):
+        evaluations(*models, out="stopped/out")
+    logs = [tmp_path / "stopped" / "out" / name / "attempts.jsonl" for name in evaluations.models]
+    graded = sum(len(read_jsonl(log)) for log in logs if log.exists())
+    assert 0 < graded <= stop_after and not (tmp_path / "stopped" / "out" / "evaluation.json").exists()
+    evaluations.stop_after = None
+    assert evaluations(*models, out="stopped/out") == expected
+    assert len(evaluations.requests) == 2 * 54 - graded
+
+
 def test_a_model_that_is_added_is_the_only_one_sampled(evaluations):
     weak, strong = evaluations.models.values()
     evaluations(weak, out="first")

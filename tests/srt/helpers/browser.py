@@ -153,7 +153,8 @@ class Browser:
             details = parameters["exceptionDetails"]
             self.errors.append(details.get("exception", {}).get("description", details["text"]))
         elif event == "Runtime.consoleAPICalled" and parameters["type"] in ("error", "warning"):
-            self.errors.append(str([argument.get("value") for argument in parameters["args"]]))
+            shown = [str(arg.get("value", arg.get("description"))) for arg in parameters["args"]]
+            self.errors.append(" ".join(shown))
         elif event == "Log.entryAdded" and parameters["entry"]["level"] in ("error", "warning"):
             self.errors.append(parameters["entry"]["text"])
 

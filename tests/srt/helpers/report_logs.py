@@ -42,7 +42,7 @@ def evaluation_attempts(right: int, k: int = 8, problems: int = 3) -> list[Respo
 
 def write_distillation_logs(folder: Path) -> None:
     """Validations at 0, 10 and 20 finished steps, warnings, and a teacher that was synchronized after step 14."""
-    values = {"response_tokens": 30.0, "truncated": 0.0, "revisions_r0": 8, "revisions_r1": 12}
+    values = {"response_tokens": 30.0, "truncated": 0.0, "revisions_r0": 8, "revisions_r1": 12, "pass_at_k": 0.8}
     validations = [
         {"step": step - 1, "avg_at_k": 0.5 + step / 100, "revise_r0": 0.3, "revise_r1": 0.9 - step / 100} | values
         for step in (0, 10, 20)

@@ -2,11 +2,13 @@
 
 import base64
 import json
+import shutil
 from itertools import product
 
 import pytest
 
 from opsd.run_log import MetricsLog
+from tests.srt.helpers.report_logs import collection_attempts, write_attempts
 from tests.srt.helpers.report_runs import step_metrics, write_distillation
 from tests.srt.report.test_watch import serving
 
@@ -123,7 +125,8 @@ def test_a_plot_can_be_saved_as_svg_and_png_and_its_data_as_csv(browser, url, wh
         png = base64.b64decode(data.partition(",")[2])
         assert png.startswith(b"\x89PNG") and len(png) > 4000
     rows = browser.evaluate(f"exporting.csv({CHART}.rows())").splitlines()
-    assert rows[:2] == ["step,training responses,validation avg@4", "0,0.5,0.5"] and len(rows) == 31
+    names = "step,training responses,validation avg@4,validation pass@4"
+    assert rows[:2] == [names, "0,0.5,0.5,0.8"] and len(rows) == 31
     saved = browser.evaluate(
         """(() => { const names = []; exporting.save = (name) => names.push(name);
              for (const node of document.querySelectorAll("[data-chart=kl] .tools button"))
@@ -198,19 +201,32 @@ def test_new_points_appear_without_a_reload_and_the_zoom_stays(browser, tmp_path
             log.write(step, step_metrics(step))
         log.close()
         browser.wait_for(f"{CHART}.curves[0].x.length === 40")
+        browser.wait_for("live.line.textContent.includes('as of')")
         assert browser.evaluate(f"{CHART}.zoom") == {"min": 5, "max": 15}
+        legend = "document.querySelector('[data-chart=reward] .legend')"
+        assert "training responses89%" in browser.evaluate(f"{legend}.textContent")  # of the last step
+        browser.evaluate(f"{legend}.querySelector('button').click()")
+        assert browser.evaluate(f"{CHART}.uplot.series[1].show") is False
         assert "40 steps" in browser.evaluate("document.body.textContent")
         assert browser.evaluate("window.sameWindow") and browser.errors == []
 
 
-def test_texts_that_are_read_stay_where_they_are_while_a_run_goes_on(browser, whole):
-    with serving(whole.folder) as server:
+def test_texts_that_are_read_stay_where_they_are_while_a_run_goes_on(browser, whole, tmp_path):
+    shutil.copytree(whole.folder, tmp_path / "run")
+    with serving(tmp_path / "run") as server:
         browser.open(f"http://127.0.0.1:{server.server_port}/")
         choose(browser, "attempts", "outcome", "right to right")
-        browser.evaluate(
-            "live.period = 100; window.shown = document.querySelector('[data-widget=attempts] article')"
+        article = "document.querySelector('[data-widget=attempts] article')"
+        browser.evaluate(f"live.period = 100; window.shown = {article}")
+        warning = json.dumps({"step": 20, "warning": "the reward fell again"})
+        with (tmp_path / "run" / "distillation" / "warnings.jsonl").open("a") as file:
+            file.write(f"{warning}\n")
+        browser.wait_for("document.body.textContent.includes('the reward fell again')")
+        assert browser.evaluate("window.shown.isConnected")
+        write_attempts(tmp_path / "run" / "collection", collection_attempts(45))  # five more problems
+        browser.wait_for(f"!{article}.isSameNode(window.shown)")
+        assert browser.evaluate("document.querySelectorAll('[data-picture] .tools').length") == 3
+        assert "right to right" in browser.evaluate(
+            "document.querySelector('[data-widget=attempts] select').selectedOptions[0].textContent"
         )
-        browser.wait_for("live.etag")
-        (whole.folder / "distillation" / "warnings.jsonl").touch()
-        browser.wait_for("live.line.textContent.includes('as of')")
-        assert browser.evaluate("window.shown.isConnected") and browser.errors == []
+        assert browser.errors == []

@@ -57,6 +57,7 @@ def test_a_metric_that_is_not_finite_leaves_a_gap(tmp_path):
 def test_validation_begins_before_the_first_step_and_shows_how_the_student_revises(whole):
     page = whole.page
     assert page.points("reward", "validation avg@4") == [(0, 0.5), (10, 0.6), (20, 0.7)]
+    assert page.points("reward", "validation pass@4") == [(0, 0.8), (10, 0.8), (20, 0.8)]
     assert page.points("revise", "r = 0") == [(0, 0.3), (10, 0.3), (20, 0.3)]
     assert page.points("revise", "r = 1") == [(0, 0.9), (10, 0.8), (20, 0.7)]
 

@@ -1,11 +1,15 @@
 """Which folder is what: the parts of a run are found, and folders of the wrong kind are refused."""
 
+import re
+from pathlib import Path
+
 import pytest
 
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
 from srt.report.folders import check_kind, find_run, kind_of, with_distinct_labels
-from srt.report.run import report
+from srt.report.run import knobs_among, report
+from tests.end_to_end.commands import run_script
 from tests.srt.helpers.report_runs import (
     Page,
     write_collection,
@@ -100,6 +104,16 @@ def test_the_comparison_of_several_models_is_not_a_stage_of_its_own(tmp_path):
         report([f"evaluation={tmp_path / 'run' / 'evaluation'}", f"output_dir={tmp_path / 'out'}"])
 
 
+def test_the_script_takes_folders_and_knobs_and_refuses_other_words(tmp_path):
+    write_distillation(tmp_path / "run", steps=2)
+    knobs = {"OUTPUT_DIR": tmp_path / "out"}
+    outcome = run_script("report", knobs, str(tmp_path / "run"), "EXAMPLES=1")
+    assert outcome.code == 0 and (tmp_path / "out" / "report.html").is_file(), outcome
+    for word, reason in (("--wach", "unknown knob '--wach'"), ("runn", "runn: no such folder")):
+        outcome = run_script("report", knobs, word)
+        assert outcome.code == 2 and outcome.err.startswith(f"error: {reason}"), outcome
+
+
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=f"{tmp_path}/none: no such folder"):
         report([str(tmp_path / "none")])
@@ -120,3 +134,22 @@ def test_runs_of_the_same_name_are_told_apart(tmp_path):
         write_collection(path)
     runs = with_distinct_labels(map(find_run, paths), paths)
     assert [run.label for run in runs] == ["a/seed0", "b/seed0"]
+
+
+def test_a_dry_run_names_the_parts_that_were_found_and_writes_nothing(tmp_path, capsys):
+    write_evaluation(tmp_path / "seed0" / "evaluation" / "srt", correct=4)
+    write_collection(tmp_path / "seed0" / "collection")
+    before = sorted(tmp_path.rglob("*"))
+    report([str(tmp_path / "seed0"), f"output_dir={tmp_path / 'out'}", "--dry-run"])
+    assert sorted(tmp_path.rglob("*")) == before
+    printed = capsys.readouterr().out
+    assert re.search(r"^seed0: evaluations \(.+\), collection \(\d+ tuples\)$", printed, re.MULTILINE)
+    assert "  left out: " in printed
+    assert printed.endswith(f"report: {tmp_path}/out/report.html\ndry run: nothing was written\n")
+
+
+def test_the_arguments_that_are_knobs():
+    assert knobs_among(["examples=1", str(Path.cwd()), "--watch", "--dry-run", "--nonsense", "RUN"]) == [
+        "examples=1",
+        "--nonsense",
+    ]

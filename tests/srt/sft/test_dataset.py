@@ -3,6 +3,7 @@
 import pytest
 
 from quickstart.tokenizer import build_tokenizer
+from srt.collect.split import stage_record
 from srt.common.errors import UserError
 from srt.common.files import write_json
 from srt.contract.layout import Layout, PromptFormat
@@ -61,8 +62,26 @@ def test_text_is_tokenized_part_by_part_without_usable_ids_and_that_is_counted(l
         assert built.num_tokenized == 1
 
 
+@pytest.mark.parametrize("part", ["y_init", "y_revised"])
+def test_an_edited_text_is_trained_on_with_new_ids_and_counted(layout, record, part):
+    edited = record | {part: "A 5 = 9"}
+    built = build_sequences([record, edited], layout, 1, LONG, use_stored_ids=True)
+    assert (built.num_edited, built.num_tokenized) == (1, 1)
+    assert "A 5 = 9" in layout.tokenizer.decode(built.sequences[1].ids)
+    assert record[part] not in layout.tokenizer.decode(built.sequences[1].ids)
+
+
+@pytest.mark.parametrize("name", ["prompt", "completion"])
+def test_an_edited_copy_that_is_not_trained_on_is_refused(layout, record, name):
+    written = stage_record(record, 1)
+    assert build_sequences([written], layout, 1, LONG, use_stored_ids=True).num_edited == 0
+    with pytest.raises(UserError, match=f"record 1: its {name} was edited, and SFT reads x, y_init, p_r"):
+        build_sequences([written | {name: "something else"}], layout, 1, LONG, use_stored_ids=True)
+
+
 def test_tuples_above_the_length_limit_are_set_aside_and_counted(layout, record):
-    longer = record | {"y_revised_ids": pack_ids(unpack_ids(record["y_revised_ids"])[:-1] * 2 + [2])}
+    twice = unpack_ids(record["y_revised_ids"])[:-1] * 2 + [2]
+    longer = record | {"y_revised": layout.decode(twice), "y_revised_ids": pack_ids(twice)}
     length = len(build_sequences([record], layout, 1, LONG, use_stored_ids=True).sequences[0].ids)
     built = build_sequences([longer, record, longer], layout, 1, length, use_stored_ids=True)
     assert len(built.sequences) == 1 and len(built.sequences[0].ids) == length

@@ -121,7 +121,7 @@ def test_a_base_model_that_cannot_be_used_is_named_and_leaves_no_run_behind(run_
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_is_never_logged_as_zero(run_train, tmp_path):
     with pytest.raises(UserError, match="stage 1, update 2: the loss is .* the gradient norm is nan"):
-        run_train("lr_stage1=1e30", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
+        run_train("weight_decay=1e33", "gradient_accumulation=1", "epochs_stage1=3", "warmup_ratio=0")
     assert not (tmp_path / "out" / "stage1").exists()
 
 

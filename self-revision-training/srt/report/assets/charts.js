@@ -63,6 +63,7 @@ class CurveChart {
       const zoom = this.zoom;
       this.uplot.setData(this.aligned(), !zoom);
       if (zoom) this.uplot.setScale("x", zoom);
+      this.drawLegend();
     } else this.draw();
     this.showValues(null);
   }

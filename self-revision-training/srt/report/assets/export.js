@@ -73,6 +73,7 @@ const exporting = {
   /* Pictures that the page already holds as <svg>; data: { key: { title, rows } }. */
   mount(root, data) {
     for (const node of root.querySelectorAll("figure[data-picture]")) {
+      if (node.querySelector(".tools")) continue; // a live page replaces figures whose data has changed
       const key = node.dataset.picture;
       const tools = dom("div", { className: "tools" });
       tools.append(

@@ -6,32 +6,35 @@ const live = {
   line: document.getElementById("live"),
   blocks: new Map(), // key -> its markup as the server sent it
   etag: null,
+  answered: true,
 
   async start() {
     live.remember(document.cloneNode(true));
     for (;;) {
-      await live.ask();
+      try {
+        await live.ask();
+      } catch (error) {
+        console.error(error);
+        live.say(`live: ${error}`);
+      }
       await new Promise((resolve) => setTimeout(resolve, live.period));
     }
   },
 
   async ask() {
-    try {
-      const headers = live.etag ? { "If-None-Match": live.etag } : {};
-      const response = await fetch(location.pathname, { headers, cache: "no-store" });
-      if (response.status === 200) {
-        live.etag = response.headers.get("ETag");
-        live.take(new DOMParser().parseFromString(await response.text(), "text/html"));
-        live.say(`live: as of ${new Date().toLocaleTimeString()}`);
-      } else if (response.status !== 304) {
-        const answer = new DOMParser().parseFromString(await response.text(), "text/html");
-        live.say(`live: ${answer.querySelector("p")?.textContent ?? response.statusText}`);
-      } else if (live.failed) live.say("live: connected again");
-      live.failed = false;
-    } catch {
-      live.failed = true;
-      live.say("live: the server does not answer; it has ended, or will be asked again");
-    }
+    const headers = live.etag ? { "If-None-Match": live.etag } : {};
+    const response = await fetch(location.pathname, { headers, cache: "no-store" }).catch(() => null);
+    const answered = response !== null;
+    if (!answered) live.say("live: the server does not answer; it has ended, or will be asked again");
+    else if (response.status === 200) {
+      live.take(new DOMParser().parseFromString(await response.text(), "text/html"));
+      live.etag = response.headers.get("ETag");
+      live.say(`live: as of ${new Date().toLocaleTimeString()}`);
+    } else if (response.status !== 304) {
+      const answer = new DOMParser().parseFromString(await response.text(), "text/html");
+      live.say(`live: ${answer.querySelector("p")?.textContent ?? response.statusText}`);
+    } else if (!live.answered) live.say("live: connected again");
+    live.answered = answered;
   },
 
   say(text) {

@@ -167,7 +167,8 @@ def _collect(parts: list[str], separators: tuple[str, ...]) -> Answer:
         return items[0]
     items = written_out(_with_inherited_names(items))
     conditions = [i for i in items if _is_condition(i)]
-    if len(items) > 1 and len(conditions) == len(items):
+    are_sets = any(part.startswith(r"\{") for part in parts)  # several answers, not one set
+    if len(items) > 1 and len(conditions) == len(items) and not are_sets:
         return Union(tuple(items)) if separators[0] == OR else Intersection(tuple(items))
     return Collection("list", tuple(items), frozenset(integers))
 

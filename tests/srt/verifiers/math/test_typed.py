@@ -100,6 +100,11 @@ SPELLINGS = {
         [r"\{\begin{bmatrix}1\\5\end{bmatrix}\}"],
         [r"\{\begin{bmatrix}5\\1\end{bmatrix}\}", r"\{1,5\}"],
     ),
+    "several sets of numbers": (
+        r"\{x \mid x \geq 5\},\{x \mid x > 1\}",
+        [r"[5,\infty), (1,\infty)", r"\{x : x>1\}, \{x : x\ge 5\}"],
+        [r"\{x \mid x \geq 5\},\{x \mid x > 2\}", r"\{x \mid x \geq 5\}", "x > 1"],
+    ),
     "systems in an array": (
         r"\left\{\begin{array}{l} x=4 \\ y=7 \end{array}\right.",
         ["(4,7)", "y=7, x=4", r"\begin{cases} x=4 \\ y=7 \end{cases}"],
