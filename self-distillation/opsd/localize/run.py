@@ -25,8 +25,9 @@ from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.layout import Layout
+from srt.contract.model_identity import model_identity
 from srt.contract.paths import PHASE2, evaluation_or_default
-from srt.contract.provenance import close_run, known, model_fingerprint, model_revision, open_run
+from srt.contract.provenance import close_run, known, model_revision, open_run
 from srt.contract.records import Problem
 from srt.problems import ProblemSet, load_problems, set_aside_bad_records
 from srt.verifiers.factory import check_verifier
@@ -110,10 +111,8 @@ def _claim(localization: Localization, pair: ModelPair) -> None:
     config, layout = localization.config, localization.layouts[pair.name]
     identity = {name: value for name, value in asdict(config).items() if name not in NOT_IDENTITY}
     identity |= {
-        "student": pair.student,
-        "teacher": pair.teacher,
-        "student_fingerprint": model_fingerprint(pair.student),
-        "teacher_fingerprint": model_fingerprint(pair.teacher),
+        "student": model_identity(pair.student),
+        "teacher": model_identity(pair.teacher),
         "control_phrases": layout.phrases.as_dict(),
         "prompt": layout.prompt.as_dict(),
     }

@@ -43,8 +43,8 @@ def logged_run(tmp_path, graded, layout, tiny_checkpoint):
     write_lines(folder / "attempts.jsonl", [attempts_line(one, layout) for one in graded])
     with open(folder / "attempts.jsonl", "a") as file:
         file.write('{"kind": "response", "y_')
-    identity = {"model": str(tiny_checkpoint), "prompt": layout.prompt.as_dict()}
-    write_json(folder / "run.json", {"identity": identity})
+    identity, config = {"prompt": layout.prompt.as_dict()}, {"model_path": str(tiny_checkpoint)}
+    write_json(folder / "run.json", {"identity": identity, "config": config})
     return folder
 
 
@@ -73,7 +73,7 @@ def test_responses_are_sampled_graded_scored_and_written(knobs, capsys):
     assert [tokens["id"] for tokens in pair["tokens"]] == [f"p-{index:05d}" for index in range(6)]
     assert (out / "localization.html").read_text().startswith("<!DOCTYPE html>")
     stored = json.loads((out / "tiny" / "run.json").read_text())
-    assert stored["identity"]["student"] == str(knobs["student_model"])
+    assert stored["config"]["student_model"] == str(knobs["student_model"])
     assert "KL per token, wrong" in stored["results"]
     assert "tiny: 6 responses" in capsys.readouterr().out
 
@@ -212,7 +212,7 @@ def test_another_checkpoint_under_the_same_name_is_refused(knobs, tmp_path, tiny
     (model / "generation_config.json").write_text(
         (model / "generation_config.json").read_text().replace("{", "{ ", 1)
     )
-    with pytest.raises(UserError, match="student_fingerprint was"):
+    with pytest.raises(UserError, match="student was"):
         run({**knobs, "student_model": model})
 
 
