@@ -112,8 +112,8 @@ def record_of(job: Job, layout: Layout) -> dict[str, Any] | None:
 
 
 def is_done(job: Job, layout: Layout) -> bool:
-    """A job with a record and, where it makes a model, with that model."""
-    has_result = not job.makes_model or Path(layout.checkpoint(job)).is_dir()
+    """A job with a record and, where it makes a model, with that model: an export has only its logs."""
+    has_result = not job.makes_model or (Path(layout.checkpoint(job)) / "config.json").is_file()
     return has_result and record_of(job, layout) is not None
 
 

@@ -20,9 +20,8 @@ def test_every_step_of_a_run_can_be_read_without_naming_a_model(full_run, tmp_pa
     assert outcome.code == 0, outcome
     (pair,) = localization(tmp_path / "out")["pairs"]
     assert 0 < pair["responses"] <= 6
-    identity = json.loads((run / "run.json").read_text())["identity"]
-    named = {identity.get(name) for name in ("model", "model_path", "student_model")}
-    assert pair["student"] in named
+    config = json.loads((run / "run.json").read_text())["config"]
+    assert pair["student"] in (config.get("model_path"), config.get("student_model"))
     assert "localization.html" in outcome.out
 
 

@@ -18,11 +18,12 @@ ATTEMPTS, SAMPLES = "attempts.jsonl", "samples.jsonl"  # of Phase 1 and evaluati
 
 @dataclass(frozen=True)
 class ExistingRun:
-    """The folder of RUN. `log`: the file with its responses; `identity`: of its run.json, {} without one."""
+    """The folder of RUN. `log`: the file with its responses; `identity`, `config`: of run.json, {} without one."""
 
     folder: Path
     log: Path
     identity: dict[str, Any]
+    config: dict[str, Any]
 
     @classmethod
     def open(cls, folder: Path) -> "ExistingRun":
@@ -35,18 +36,18 @@ class ExistingRun:
                 f"RUN={folder} has neither {ATTEMPTS} nor {SAMPLES}; {EXPECTED}, which log responses there"
             )
         path = folder / "run.json"
-        return cls(folder, log, read_json(path).get("identity", {}) if path.is_file() else {})
+        begun = read_json(path) if path.is_file() else {}
+        return cls(folder, log, begun.get("identity", {}), begun.get("config", {}))
 
     @property
     def student(self) -> str | None:
         """The model that the responses are of; in Phase 2 the one that it began with."""
-        names = ("model", "model_path", "student_model")
-        return next((self.identity[name] for name in names if self.identity.get(name)), None)
+        return self.config.get("model_path") or self.config.get("student_model")
 
     @property
     def teacher(self) -> str | None:
         """Of Phase 2."""
-        return self.identity.get("teacher_model")
+        return self.config.get("teacher_model")
 
     def responses(self, config: LocalizeConfig, layout: Layout) -> list[GradedResponse]:
         """Of the first MAX_SAMPLES problems the first NUM_SAMPLES responses each. Of Phase 2 the first MAX_SAMPLES

@@ -44,8 +44,8 @@ def logged_run(tmp_path, graded, layout, tiny_checkpoint):
     write_lines(folder / "attempts.jsonl", [attempts_line(one, layout) for one in graded])
     with open(folder / "attempts.jsonl", "a") as file:
         file.write('{"kind": "response", "y_')
-    identity = {"model": str(tiny_checkpoint), "prompt": layout.prompt.as_dict()}
-    write_json(folder / "run.json", {"identity": identity})
+    identity, config = {"prompt": layout.prompt.as_dict()}, {"model_path": str(tiny_checkpoint)}
+    write_json(folder / "run.json", {"identity": identity, "config": config})
     return folder
 
 
@@ -75,6 +75,7 @@ def test_responses_are_sampled_graded_scored_and_written(knobs, capsys):
     assert (out / "localization.html").read_text().startswith("<!DOCTYPE html>")
     stored = json.loads((out / "tiny" / "run.json").read_text())
     assert stored["identity"]["student"] == model_identity(str(knobs["student_model"]))
+    assert stored["config"]["student_model"] == str(knobs["student_model"])
     assert "KL per token, wrong" in stored["results"]
     assert "tiny: 6 responses" in capsys.readouterr().out
 
