@@ -17,7 +17,7 @@ from tests.opsd.helpers.runs import train_run
 def phase2_run(make_run, grader, coin_checkpoint, reviser_checkpoint, monkeypatch):
     """Two steps that update nothing, so that the student stays the one that the run began with."""
     monkeypatch.setattr("srt.common.files._locks", {})
-    settings = {"max_num_steps": 2, "log_samples_period": 1, "lr": 0, "max_total_sequence_length": 24}
+    settings = {"max_num_steps": 2, "log_samples_period": 1, "lr": 1e-12, "max_total_sequence_length": 24}
     run = make_run(coin_checkpoint, PROBLEMS, teacher=reviser_checkpoint, **settings)
     train_run(run, grader)
     return run
