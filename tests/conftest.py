@@ -2,6 +2,7 @@
 
 import functools
 import importlib
+import signal
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,10 @@ from srt.common.errors import UserError
 from srt.verifiers.code.languages import find_toolchain
 from srt.verifiers.code.sandbox.sandbox import Sandbox
 from tests.end_to_end.commands import KNOB_VARIABLES
+
+# `nohup` and a shell's background jobs ignore these, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @functools.cache

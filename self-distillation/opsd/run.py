@@ -130,7 +130,7 @@ class Run:
         """Delete what only served to resume, but for KEEP_CHECKPOINTS_AFTER_END checkpoints."""
         parent, keep = self.output_dir / "checkpoints", self.config.keep_checkpoints_after_end
         checkpoints = sorted(parent.glob("step_*"), key=lambda path: int(path.name.removeprefix("step_")))
-        dropped = checkpoints[: len(checkpoints) - keep]
+        dropped = checkpoints[: max(0, len(checkpoints) - keep)]
         freed = sum(disk_bytes(folder) for folder in dropped)
         for folder in dropped:
             shutil.rmtree(folder)

@@ -278,7 +278,7 @@ def test_run_json_records_what_produced_the_output(full_run, folder):
 
 def test_each_step_prints_the_paths_it_wrote(full_run):
     assert str(full_run.folder / "collection" / "d_revision.json") in full_run.output("run_srt_data")
-    assert re.search(rf"the SRT model: {full_run.folder}/srt/stage2\n", full_run.output("sft"))
+    assert re.search(rf"the SRT model: {full_run.folder}/srt/stage2 \(disk used: .+\)\n", full_run.output("sft"))
     assert str(full_run.folder / "sd_zero" / "student") in full_run.output("distill")
 
 

@@ -91,10 +91,11 @@ def test_no_partial_checkpoint_is_left(interrupted):
 
 def test_a_kill_before_the_export_repeats_no_step(full_run, call, tmp_path):
     output = tmp_path / "sd_zero"
-    shutil.copytree(full_run.folder / "sd_zero", output)
+    config = full_run.distillation | {"OUTPUT_DIR": output}
+    assert call("distill", config | {"KEEP_CHECKPOINTS_AFTER_END": 1}).code == 0
     shutil.rmtree(output / "student")
     (output / ".student.tmp").mkdir()
-    again = call("distill", full_run.distillation | {"OUTPUT_DIR": output})
+    again = call("distill", config)
     assert again.code == 0, again
     assert "continuing after step 10" in again.out
     assert same_weights(output / "student", full_run.folder / "sd_zero" / "student")

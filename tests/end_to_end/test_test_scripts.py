@@ -81,7 +81,7 @@ def test_the_tests_with_nemo_rl_need_python_3_12_and_say_so(tmp_path):
         shutil.copy(REPOSITORY / name, tmp_path / name)
     tools = tmp_path / "bin"
     tools.mkdir()
-    for tool in ("bash", "dirname", "cat", "sha256sum", "cut", "sed"):
+    for tool in ("bash", "dirname", "readlink", "cat", "sha256sum", "cut", "sed"):
         found = shutil.which(tool)
         assert found
         (tools / tool).symlink_to(found)

@@ -51,7 +51,7 @@ def test_a_dry_run_counts_steps_updates_and_responses(dry_run, tmp_path):
 
 
 def test_a_dry_run_prints_the_recipe_and_all_knobs(dry_run):
-    printed = dry_run("recipe=release", "lr=1e-5", "train_global_batch_size=4")
+    printed = dry_run("recipe=release", "lr=1e-5", "train_global_batch_size=4", "max_num_epochs=20")
     assert "recipe: release (" in printed and "recipe: overridden by LR=1e-05 (not 5e-06)\n" in printed
     for line in read_knob_table(CONFIGS / "distill.yaml"):
         assert not isinstance(line, KnobLine) or f"\n  {line.env}=" in printed

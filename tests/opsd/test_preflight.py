@@ -153,11 +153,13 @@ def with_template(tiny_checkpoint, tmp_path):
     [
         ("| replace('\\n\\n', '\\n')", "writes 'zqxanswer: 1 + 2 = 3.\\\\n    indented"),
         ("| escape", "&lt;"),
-        ("and ''", "drops it"),
+        ("if message['role'] == 'user' else ''", "drops it"),
     ],
 )
 def test_a_template_that_changes_what_an_assistant_says(with_template, filter, found):
-    layout, path = with_template(lambda template: template.replace("['content']", f"['content'] {filter}"))
+    layout, path = with_template(
+        lambda template: template.replace("message['content']", f"(message['content'] {filter})")
+    )
     with pytest.raises(UserError, match="its chat template changes what an assistant says") as error:
         check_template(layout, path)
     assert found.replace("\\\\n", "\\n") in str(error.value)
