@@ -147,6 +147,6 @@ def test_a_base_that_phase_2_refuses_is_named_before_phase_1_starts(save_base, r
     said = [capsys.readouterr().out]
     collect(["--dry-run", f"model_path={base}", f"dataset={tmp_path / 'problems.json'}"])
     said.append(capsys.readouterr().out)
-    for output, start in zip(said, ("stage 2", "knobs"), strict=True):
+    for output, start in zip(said, ("stage 2", "dry run"), strict=True):
         warning = f"warning: Phase 2 (distill.sh) will refuse {base}: its config sets use_bidirectional_attention"
         assert warning in output and output.index(warning) < output.index(start)

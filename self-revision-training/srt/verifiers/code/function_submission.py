@@ -142,7 +142,7 @@ class FunctionSubmission(Submission):
         """What it means that the tests did not run to their end."""
         check_run(harness)
         where = f"the tests of problem {self.problem.id}"
-        if harness.timed_out or harness.cpu_seconds > 0.95 * TESTS_CPU_SECONDS:
+        if harness.timed_out or harness.cpu_seconds > 0.9 * TESTS_CPU_SECONDS:
             return VerifierError(f"{where} exceeded their own time limit", "tests over their time limit")
         message = last_line(harness.stderr)
         return VerifierError(f"{where} crashed (exit code {harness.exit_code}): {message}", "tests that crash")
