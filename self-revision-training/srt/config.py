@@ -193,6 +193,14 @@ def _parse_override(argument: str, table: dict[str, KnobLine], config_name: str)
     raise UserError(f"unknown knob {argument!r}{hint} (expected key=value; --help lists all knobs)")
 
 
+def _is_default(value: Any, key: str, line: KnobLine, typed: Any) -> bool:
+    """Whether a knob has the value of the YAML. `typed`: the schema's config, which converts the YAML's text."""
+    if line.fixed_default == "null":
+        return value is None
+    typed[key] = line.fixed_default
+    return value == typed[key]
+
+
 def _print_notes(
     config_name: str,
     table: dict[str, KnobLine],
@@ -213,8 +221,7 @@ def _print_notes(
             origin = "environment" if variable == line.env else f"environment, {variable}"
         else:
             continue
-        typed[key] = None if line.fixed_default == "null" else line.fixed_default
-        if values[key] != typed[key] and key != "recipe":
+        if key != "recipe" and not _is_default(values[key], key, line, typed):
             origins[line.env or key] = origin
     line = set_knobs_line({line.env or key: values[key] for key, line in table.items()}, origins)
     known = {variable for line in table.values() for variable in line.variables}

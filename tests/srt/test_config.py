@@ -6,7 +6,7 @@ from dataclasses import fields
 
 import pytest
 
-from opsd.config import DistillConfig
+from opsd.config import DistillConfig, RunConfig
 from opsd.localize.config import LocalizeConfig
 from srt.collect.run import CollectConfig
 from srt.common.errors import UserError
@@ -388,3 +388,10 @@ def test_an_empty_path_is_unset_or_refused(monkeypatch):
 def test_no_knob_is_a_variable_that_shells_set():
     assert not {line.env for name in SCHEMAS for line in knob_lines(name)} & {"PATH", "HOME", "LANG", "TMPDIR"}
     assert os.environ.get("MODEL_PATH") is None  # see the autouse fixture in conftest.py
+
+
+def test_a_knob_that_a_schema_requires_may_be_unset_in_the_table(capsys):
+    """opsd.config.RunConfig has both models named, which configs/distill.yaml leaves open."""
+    config = load_config(RunConfig, "distill", ["student_model=a", "teacher_model=b"])
+    assert (config.student_model, config.teacher_model) == ("a", "b")
+    assert "STUDENT_MODEL=a, TEACHER_MODEL=b (command line)" in capsys.readouterr().out

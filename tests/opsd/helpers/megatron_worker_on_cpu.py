@@ -93,7 +93,7 @@ def configuration(student: str, ranks: int, tensor_parallel: int) -> dict[str, A
     config = load_config(DistillConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
     shape = ClusterShape(1, ranks, tensor_parallel, 1)
     policy_section = policy_config(
-        config, shape, generation_config(config, shape, 100, [1], 0), total_updates=TOTAL_UPDATES
+        config, shape, generation_config(config, shape, 100, [1], 0, 0.5), total_updates=TOTAL_UPDATES
     )
     megatron = policy_section["megatron_cfg"]
     policy_section["precision"] = megatron["pipeline_dtype"] = "float32"

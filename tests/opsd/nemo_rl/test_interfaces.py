@@ -132,7 +132,7 @@ def test_vllms_section_has_every_key_that_nemo_rl_asks_for(make_config, tiny_che
 
     config = make_config(student_model=tiny_checkpoint)
     shape = cluster_shape(config, 1, AutoConfig.from_pretrained(tiny_checkpoint), 1)
-    generation = generation_config(config, shape, 100, [1], 0)
+    generation = generation_config(config, shape, 100, [1], 0, 0.5)
     assert VllmConfig.__required_keys__ <= generation.keys()
     assert VllmSpecificArgs.__required_keys__ <= generation["vllm_cfg"].keys()
 
