@@ -14,10 +14,6 @@ from srt.verifiers.code.languages import find_toolchain
 from srt.verifiers.code.sandbox.sandbox import Sandbox
 from tests.end_to_end.commands import KNOB_VARIABLES
 
-# `nohup` and a shell's background jobs ignore these, and what the tests start would inherit that.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-signal.signal(signal.SIGHUP, signal.SIG_DFL)
-
 
 @functools.cache
 def why_no_vllm() -> str | None:
@@ -51,6 +47,14 @@ def no_knobs_from_the_shell(monkeypatch):
     """Knobs set in the shell that runs the tests must not reach them."""
     for variable in KNOB_VARIABLES:
         monkeypatch.delenv(variable, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def signals_as_in_a_terminal():
+    """`nohup`, a shell's background jobs and entry points that ended in this process leave them ignored, and what a
+    test starts would inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
