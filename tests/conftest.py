@@ -51,8 +51,8 @@ def no_knobs_from_the_shell(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def signals_as_in_a_terminal():
-    """`nohup`, a shell's background jobs and entry points that ended in this process leave them ignored, and what a
-    test starts would inherit that."""
+    """`nohup`, a shell's background jobs and entry points that ended in this process leave them ignored, and what
+    a test starts would inherit that."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
