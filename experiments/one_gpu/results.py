@@ -79,6 +79,7 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
     rows = read_rows(jobs, layout)
     k = int(jobs[f"{EVALUATE}/{BASE}"].env["NUM_SAMPLES"])
     base = rows[0]
+    majority_right = {problem.index: _majority_is_right(problem) for problem in base.samples}
     entries = []
     for row in rows:
         entry = {
@@ -92,7 +93,7 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
                 entry[part] = {"problems": len(ours), "metrics": _some(measure(ours, k, MODE, SEED), k)}
                 if row is not base:
                     entry[part]["to_base"] = _some(differences(ours, theirs, k, MODE, SEED)["metrics"], k)
-        entry["against_majority"] = against_majority(row.samples, base.samples, k)
+        entry["against_majority"] = against_majority(row.samples, majority_right)
         entries.append(entry)
     return {"k": k, "model": layout.model, "rows": entries}
 
@@ -104,19 +105,19 @@ def _some(metrics: Json, k: int) -> Json:
     return {name: metric for name, metric in metrics.items() if name in kept}
 
 
-def against_majority(ours: list[ProblemSamples], base: list[ProblemSamples], k: int) -> Json:
+def against_majority(ours: list[ProblemSamples], majority_right: dict[int, bool]) -> Json:
     """Learning or sharpening: accuracy on the problems that the base model's majority of k gets right and wrong.
 
     A model that only answers as the base's majority does is right on the first and wrong on the second.
+    `majority_right`: problem index -> whether the base's majority is right.
     """
     accuracy = {problem.index: _mean([sample.correct for sample in problem.responses]) for problem in ours}
     groups: dict[bool, list[float]] = {True: [], False: []}
     solved = 0
-    for problem in base:
-        if problem.index in accuracy:
-            right = _majority_is_right(problem)
-            groups[right].append(accuracy[problem.index])
-            solved += not right and accuracy[problem.index] > 0.5
+    for index, right in majority_right.items():
+        if index in accuracy:
+            groups[right].append(accuracy[index])
+            solved += not right and accuracy[index] > 0.5
     return {
         "majority_right": {"problems": len(groups[True]), "accuracy": _mean(groups[True])},
         "majority_wrong": {

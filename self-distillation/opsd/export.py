@@ -7,7 +7,7 @@ from typing import Any
 
 from opsd.engine import Engine
 from opsd.run import Run
-from opsd.validation import BestStudent
+from opsd.validation import BestStudent, validation_after
 from srt.collect.consumed import DISTILL_PROBLEMS, SRT_PROBLEMS, write_consumed
 from srt.common.console import print_next, print_summary
 from srt.common.disk import disk_bytes, shown_bytes
@@ -77,8 +77,7 @@ def accuracy_before_and_after(validations: Sequence[Mapping[str, Any]], finished
     parts = []
     for steps in dict.fromkeys((0, finished_steps)):  # the student may be the one before the first step
         when = "before the first step" if steps == 0 else f"after step {steps}"
-        line = next((line for line in reversed(validations) if line["step"] == steps - 1), None)
-        if line is not None:
+        if line := validation_after(validations, steps):
             parts.append(f"{line[names.AVG_AT_K]:.1%} {when}")
     return ", ".join(parts) or None
 

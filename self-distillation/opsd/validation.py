@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,11 @@ class BestStudent:
 
     finished_steps: int
     folder: Path
+
+
+def validation_after(lines: Sequence[Mapping[str, Any]], finished_steps: int) -> Any:
+    """The last line of validation.jsonl after that many steps; None if there was no validation then."""
+    return next((line for line in reversed(lines) if line["step"] == finished_steps - 1), None)
 
 
 class Validator:
@@ -73,7 +79,7 @@ class Validator:
 
     def line_after(self, finished_steps: int) -> dict[str, Any] | None:
         """The validation after that many steps; None if there was none."""
-        return next((line for line in reversed(self.lines) if line["step"] == finished_steps - 1), None)
+        return validation_after(self.lines, finished_steps)
 
     def discard_former_best(self) -> None:
         """Delete students that are no longer the best. After a checkpoint: until then a resumed run may need

@@ -70,6 +70,21 @@ class GradingConfig:
     code_time_factor: float = option(ge=0.1)
 
 
+# Knobs of ParallelSamplerConfig and GradingConfig that decide how the work is spread, not which samples and
+# verdicts come out.
+HOW_WORK_IS_SPREAD = (
+    "sampler",
+    "batch_size",
+    "sampler_batch",
+    "gpu_memory_utilization",
+    "tensor_parallel_size",
+    "data_parallel_size",
+    "data_parallel_backend",
+    "grading_workers",
+    "grading_time_limit",
+)
+
+
 @dataclass(frozen=True)
 class ProblemFilterConfig:
     """Which problems of the dataset are left out (srt/problems/)."""

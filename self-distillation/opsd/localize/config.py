@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from srt.common.errors import UserError
 from srt.config import option, seed_option
 from srt.config_groups import (
+    HOW_WORK_IS_SPREAD,
     GradingConfig,
     ParallelSamplerConfig,
     ProblemFilterConfig,
@@ -44,15 +45,7 @@ NOT_IDENTITY = (
     "teacher_model",
     "pair_names",
     "trust_remote_code",
-    "sampler",
-    "batch_size",
-    "sampler_batch",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "data_parallel_backend",
-    "grading_workers",
-    "grading_time_limit",
+    *HOW_WORK_IS_SPREAD,
     "code_sandbox",
     "tokens_per_micro_batch",
     "examples",

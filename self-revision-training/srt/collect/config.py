@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from srt.common.errors import UserError
 from srt.config import option, seed_option
 from srt.config_groups import (
+    HOW_WORK_IS_SPREAD,
     GradingConfig,
     ParallelSamplerConfig,
     ProblemFilterConfig,
@@ -49,16 +50,8 @@ MAY_CHANGE = (
     "target_revision_samples",
     "right_share",
     "clean",
-    "sampler",
-    "batch_size",
-    "sampler_batch",
+    *HOW_WORK_IS_SPREAD,
     "dtype",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "data_parallel_backend",
-    "grading_workers",
-    "grading_time_limit",
     "stage1_size",
     "stage2_size",
     "train_data_dir",

@@ -6,6 +6,7 @@ from pathlib import Path
 from srt.common.errors import UserError
 from srt.config import option, seed_option
 from srt.config_groups import (
+    HOW_WORK_IS_SPREAD,
     GradingConfig,
     ParallelSamplerConfig,
     ProblemFilterConfig,
@@ -24,16 +25,8 @@ REVISE_SWITCHES = {"1": ORACLE, "true": ORACLE, "0": NONE, "false": NONE}  # its
 MAY_CHANGE = (
     "recipe",
     "trust_remote_code",
-    "sampler",
-    "batch_size",
-    "sampler_batch",
+    *HOW_WORK_IS_SPREAD,
     "dtype",
-    "gpu_memory_utilization",
-    "tensor_parallel_size",
-    "data_parallel_size",
-    "data_parallel_backend",
-    "grading_workers",
-    "grading_time_limit",
 )
 
 
