@@ -28,6 +28,9 @@ def main(plan_path: Path) -> None:
         if is_rank0:
             Path(os.environ[WORKER_ERROR]).write_text(final_message(error), encoding="utf-8")
         os._exit(2)
+    if torch.distributed.is_initialized():  # if not, all stages were complete
+        # Gloo's threads, still running at exit, now and then abort the process (pytorch/pytorch#190489).
+        torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """How many processes train, on one machine or several."""
 
+import os
+
 import pytest
 
 from srt.common.errors import UserError
@@ -61,3 +63,24 @@ def test_accelerate_launches_gpu_processes():
     expected = {"--num_processes=32", "--num_machines=4", "--machine_rank=2", "--main_process_ip=node-a"}
     assert expected | {"--main_process_port=29501"} <= set(command)
     assert command[-3:] == ["--module", "srt.sft.worker", "plan.pickle"]
+
+
+AT_EXIT = """
+import atexit, os, pathlib, sys
+
+@atexit.register
+def note_process_group():
+    if "RANK" in os.environ:
+        left = sys.modules["torch.distributed"].is_initialized()
+        pathlib.Path(__file__).with_name("rank" + os.environ["RANK"]).write_text(str(left))
+"""
+
+
+def test_processes_leave_no_process_group_behind(run_train, monkeypatch, tmp_path):
+    """Threads of one that is never destroyed now and then abort a run that has finished."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(AT_EXIT)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    run_train("num_processes=2", "epochs_stage1=0.1", "epochs_stage2=0.1")
+    assert [(tmp_path / "site" / f"rank{rank}").read_text() for rank in (0, 1)] == ["False", "False"]
+    run_train("num_processes=2", "epochs_stage1=0.1", "epochs_stage2=0.1")  # complete: none was ever created
