@@ -60,6 +60,12 @@ def reason_of(error: BaseException) -> str:
     return "; ".join(reasons)
 
 
+def typed_reason_of(error: BaseException) -> str:
+    """`reason_of`, with the type of an error whose message says little without it."""
+    typed = isinstance(error, LookupError | TypeError | AttributeError)
+    return f"{type(error).__name__}: {reason_of(error)}" if typed else reason_of(error)
+
+
 def disk_full_reason(error: Exception) -> str | None:
     """Why a file could not be written, as Python, safetensors or torch report it; None for any other error."""
     if isinstance(error, OSError):

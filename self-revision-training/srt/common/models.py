@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from srt.common.attention import use_exact_attention
-from srt.common.errors import UserError, disk_full_reason, reason_of
+from srt.common.errors import UserError, disk_full_reason, reason_of, typed_reason_of
 from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
@@ -32,10 +32,9 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
         if needs_remote_code(error):
             raise UserError(remote_code_message(model_path, what)) from error
         where = "" if Path(model_path).is_dir() else ", either as a folder or from the Hugging Face hub"
-        reason = reason_of(error)
-        if isinstance(error, LookupError | TypeError | AttributeError):  # says little without its type
-            reason = f"{type(error).__name__}: {reason}"
-        raise UserError(f"{model_path}: its {what} could not be loaded{where} ({reason})") from error
+        raise UserError(
+            f"{model_path}: its {what} could not be loaded{where} ({typed_reason_of(error)})"
+        ) from error
 
 
 def check_folder(model_path: str) -> None:

@@ -6,10 +6,11 @@ import os
 from collections.abc import Iterator
 from typing import Any
 
-from srt.common.errors import UserError, reason_of
+from srt.common.errors import UserError, typed_reason_of
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
+WITHOUT_VLLM = "SAMPLER=transformers works without vLLM"
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
 
 
@@ -111,9 +112,17 @@ def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
     if needs_remote_code(error):
         return UserError(remote_code_message(model_path, "model"))
+    reason, unsupported, _ = typed_reason_of(error).partition(" Supported architectures:")  # all of them follow
+    advice = "" if unsupported else "a smaller MAX_TOKENS or SAMPLER_BATCH needs less memory; "
+    return UserError(f"vLLM did not start on {model_path}: {reason} ({advice}{WITHOUT_VLLM})")
+
+
+def cannot_sample(model_path: str, error: Exception) -> Exception:
+    """What to raise when an engine failed in its first step: some models start and are then found unsupported."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return error
     return UserError(
-        f"vLLM did not start on {model_path}: {reason_of(error)} (a smaller MAX_TOKENS or SAMPLER_BATCH needs "
-        "less memory; SAMPLER=transformers works without vLLM)"
+        f"vLLM started on {model_path} and cannot compute it: {typed_reason_of(error)} ({WITHOUT_VLLM})"
     )
 
 

@@ -6,6 +6,7 @@ It starts in seconds, its weights can be updated, and it can free the GPU memory
 
 import os
 from collections.abc import Hashable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import UserError
@@ -14,6 +15,7 @@ from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.vllm_common import (
     LastMessage,
     as_sample,
+    cannot_sample,
     did_not_start,
     engine_arguments,
     prepare_vllm,
@@ -54,6 +56,7 @@ class VllmSampler:
         from vllm.inputs import tokens_input
 
         from srt.common.models import load_model_config
+        from srt.sampling.vllm_classes import model_classes, separate_classes
 
         self._tokens_input = tokens_input
         self.config = config
@@ -68,12 +71,15 @@ class VllmSampler:
             tensor_parallel_size=tensor_parallel_size,
             seed=seed,
         )
+        model_config = load_model_config(model_path)
+        classes = model_classes(model_config)
         last = LastMessage()
         try:
             with last.listening(), heartbeat("vLLM is starting", lambda: last.text):
                 self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
-        except (ValueError, RuntimeError, OSError) as error:
+        except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
+        self.engine.apply_model(partial(separate_classes, before=classes))
         # The parameters that the last update of weights reached, where vLLM tells.
         self._loaded: set[str] | None = None
         self._records_loading = False
@@ -81,9 +87,10 @@ class VllmSampler:
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._asleep = False
-        self._sleep_level = sleep_level(load_model_config(model_path))
+        self._sleep_level = sleep_level(model_config)
         self._keys: dict[str, Hashable] = {}
         self._submitted = 0
+        self._has_sampled = False
 
     @property
     def pending(self) -> int:
@@ -99,7 +106,13 @@ class VllmSampler:
     def poll(self) -> list[tuple[Hashable, Sample]]:
         if not self._keys:
             return []
-        outputs: list[Any] = self.engine.step()  # of generation: vLLM's type also has pooling
+        try:
+            outputs: list[Any] = self.engine.step()  # of generation: vLLM's type also has pooling
+        except Exception as error:
+            if self._has_sampled:
+                raise
+            raise cannot_sample(self._model_path, error) from error
+        self._has_sampled = True
         return [
             (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.config))
             for output in outputs
@@ -119,12 +132,17 @@ class VllmSampler:
         if self._asleep:
             self.engine.wake_up()
             self._asleep = False
-        if not self._records_loading:
+        is_first = not self._records_loading
+        if is_first:
             self.engine.apply_model(self._record_loading)
             self._records_loading = True
-        parameters = set().union(*self.engine.apply_model(_parameter_names))  # a tied head is not listed twice
+            self.engine.apply_model(_forget_weights)
+        parameters = self.engine.apply_model(_parameter_names)[0]
         self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
-        if missing := parameters - (parameters if self._loaded is None else self._loaded):
+        missing = {min(names) for names in parameters if self._loaded is not None and not names & self._loaded}
+        if is_first:
+            missing.update(*self.engine.apply_model(_forgotten_weights))
+        if missing:
             some = ", ".join(sorted(missing)[:3])
             raise UserError(
                 f"vLLM took no weight for {len(missing)} parameters of {self._model_path} ({some}, ...): "
@@ -158,16 +176,38 @@ class VllmSampler:
             shutdown()
 
 
-def _parameter_names(model: Any) -> set[str]:
-    return {name for name, _ in model.named_parameters()}
+def _parameter_names(model: Any) -> list[set[str]]:
+    """The names of each parameter: a tied head, or experts that two modules hold, have several."""
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return list(names.values())
+
+
+def _forget_weights(model: Any) -> None:
+    """Some families say that they have loaded what never reaches a parameter: it then stays NaN."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data.fill_(float("nan"))
+
+
+def _forgotten_weights(model: Any) -> list[str]:
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.is_floating_point() and parameter.isnan().any()
+    ]
 
 
 def _repack_for_cpu(model: Any) -> None:
-    """The CPU build computes with packed weights. Reloading leaves those of a tied lm_head as they were, and those
+    """The CPU build computes with packed weights. Reloading leaves those of a tied LM head as they were, and those
     of experts unpacked."""
-    if hasattr(model.lm_head, "cpu_linear"):
-        model.lm_head.quant_method.process_weights_after_loading(model.lm_head)
+    from vllm.model_executor.layers.vocab_parallel_embedding import VocabParallelEmbedding
+
     for module in model.modules():
-        kernel = getattr(getattr(module, "quant_method", None), "moe_kernel", None)
+        method: Any = getattr(module, "quant_method", None)
+        if isinstance(module, VocabParallelEmbedding) and hasattr(module, "cpu_linear"):
+            method.process_weights_after_loading(module)
+        kernel = getattr(method, "moe_kernel", None)
         if kernel is not None and hasattr(module, "w13_weight"):
             kernel.fused_experts.process_weights_after_loading(module)
