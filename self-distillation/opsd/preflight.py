@@ -129,7 +129,8 @@ def _check_sampler(gap: float, limits: Limits) -> str:
         raise UserError(
             f"preflight: sampler and trainer disagree on the log-probs of sampled tokens by {gap:.4f} nats "
             f"(expected at most {limits.logprob_gap}), so responses are not the student's own: the sampler has "
-            f"other weights, another precision or other positions ({SKIP})"
+            "other weights, another precision or other positions; with ENGINE=local, SAMPLER=transformers samples "
+            f"from the student itself ({SKIP})"
         )
     return f"sampler and trainer agree to {gap:.1e} nats"
 

@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
-from tests.families.models import ALL, tiny
+from tests.families.models import ALL, naive_model, tiny
 
 
 def pytest_collection_modifyitems(config, items):
@@ -33,11 +32,7 @@ def checkpoint(family, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def reference(checkpoint):
-    """The model in float64, in evaluation mode: what every phase must agree with."""
-    model = AutoModelForCausalLM.from_pretrained(
-        checkpoint, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
-    )
-    return model.eval()
+    return naive_model(checkpoint)
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,8 @@ A configuration is its class's default with the sizes set to a few units. What a
 particular (windows shorter than a sequence, a soft cap that bites), is its entry in OWN or RARE.
 """
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
@@ -211,3 +213,11 @@ def tiny(family: str, **settings) -> tuple[PretrainedConfig, PreTrainedModel]:
         if parameter.dim() >= 2:
             parameter.data.normal_(0, 1.0 if parameter is embedding else 0.3)
     return config, model
+
+
+def naive_model(folder: Path) -> PreTrainedModel:
+    """The saved model in float64, in evaluation mode, with plain attention: what every phase must agree with."""
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float64, attn_implementation="eager", experts_implementation="eager"
+    )
+    return model.eval()

@@ -6,10 +6,9 @@ attention, autograd.
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
 
 from opsd.hidden_states import predicting_hidden
-from tests.families.models import tiny
+from tests.families.models import naive_model, tiny
 from tests.opsd.conftest import grader, layout, make_config, make_run, open_run  # noqa: F401 - fixtures
 from tests.opsd.helpers.problems import PROBLEMS
 
@@ -70,11 +69,6 @@ def checkpoint(request, layout, tmp_path):  # noqa: F811 - a fixture
     return folder
 
 
-def naive(folder):
-    eager = {"attn_implementation": "eager", "experts_implementation": "eager"}
-    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64, **eager).eval()
-
-
 def log_probs(model, sequence):
     """(T, V), of each supervised token."""
     logits = model(input_ids=torch.tensor([sequence.ids]), use_cache=False).logits
@@ -97,7 +91,7 @@ def test_an_update(checkpoint, open_run):  # noqa: F811 - a fixture
     metrics = output.metrics()
     assert metrics["logprob_gap"] < 1e-3
 
-    reference, loss, tokens = naive(checkpoint), 0.0, 0
+    reference, loss, tokens = naive_model(checkpoint), 0.0, 0
     for scored in output.result.pairs_with_kl():
         pair = scored.pair
         log_p = log_probs(reference, pair.student)

@@ -177,10 +177,16 @@ class VllmSampler:
 
 
 def _parameter_names(model: Any) -> list[set[str]]:
-    """The names of each parameter: a tied head, or experts that two modules hold, have several."""
+    """The names of each parameter that a checkpoint has: a tied head, or experts that two modules hold, have
+    several."""
+    from vllm.model_executor.layers.attention_layer_base import AttentionLayerBase
+
     names: dict[int, set[str]] = {}
     for name, parameter in model.named_parameters(remove_duplicate=False):
-        names.setdefault(id(parameter), set()).add(name)
+        module = model.get_submodule(name.rpartition(".")[0])
+        derived = isinstance(module, AttentionLayerBase) and hasattr(module, "process_weights_after_loading")
+        if not derived:  # from other parameters, by latent attention
+            names.setdefault(id(parameter), set()).add(name)
     return list(names.values())
 
 
