@@ -71,7 +71,7 @@ REFUSED = {
 NOT_IN_PHASE_2 = {"minicpm3"}
 # Dense with a tied head, soft caps and windows; by transformers' code; experts of two kinds; hybrid; one of each
 # fault. All others run by hand, like rare families.
-NORMAL = {"gemma2", "olmo3", "qwen3_moe", "dots1", "falcon_h1", "doge", "codegen", "gpt_oss"}
+NORMAL = {"gemma2", "olmo3", "qwen3_moe", "dots1", "falcon_h1", "doge", "codegen", "mamba", "gpt_oss"}
 
 
 def parameters(families: set[str]) -> list[Any]:

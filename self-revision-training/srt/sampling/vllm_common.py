@@ -112,7 +112,7 @@ def did_not_start(model_path: str, error: Exception) -> UserError:
     """The error for an engine that failed to start."""
     if needs_remote_code(error):
         return UserError(remote_code_message(model_path, "model"))
-    reason = typed_reason_of(error).partition(" Supported architectures:")[0]  # a page of them follows
+    reason = typed_reason_of(error).partition("Supported architectures:")[0].strip()  # a page of them follows
     unsupported = reason.startswith("Model architecture")
     advice = "" if unsupported else "a smaller MAX_TOKENS or SAMPLER_BATCH needs less memory; "
     return UserError(f"vLLM did not start on {model_path}: {reason} ({advice}{WITHOUT_VLLM})")

@@ -2,10 +2,11 @@
 
 import pydantic
 import pytest
+import torch
 from transformers import BloomConfig, FalconConfig, LlamaConfig, MptConfig, Qwen3Config
 
 from srt.sampling.base import SampleRequest, SamplingConfig
-from srt.sampling.vllm_common import did_not_start, sampling_params, sleep_level
+from srt.sampling.vllm_common import WITHOUT_VLLM, cannot_sample, did_not_start, sampling_params, sleep_level
 
 
 class ModelConfig(pydantic.BaseModel):
@@ -42,6 +43,19 @@ def test_configuration_errors_are_said_whole(options, said):
 )
 def test_other_errors_are_said_by_their_first_line(error, said):
     assert f"some/model: {said} (a smaller MAX_TOKENS" in str(did_not_start("some/model", error))
+
+
+def test_a_model_that_vllm_has_no_code_for_is_named_without_all_others():
+    reason = "Model architectures ['X'] are not supported for now."
+    said = str(did_not_start("some/model", ValueError(f"{reason} Supported architectures: ['A', 'B']")))
+    assert said == f"vLLM did not start on some/model: {reason} ({WITHOUT_VLLM})"
+
+
+def test_an_engine_that_fails_in_its_first_step_is_one_sentence_unless_memory_ran_out():
+    said = str(cannot_sample("some/model", KeyError("bias")))
+    assert "some/model and cannot compute it: KeyError: 'bias' (SAMPLER=transformers" in said
+    for error in (MemoryError("host"), torch.OutOfMemoryError("GPU")):
+        assert cannot_sample("some/model", error) is error
 
 
 @pytest.mark.parametrize("config", [Qwen3Config(), LlamaConfig(), FalconConfig(alibi=False)])
