@@ -98,6 +98,7 @@ def main(layout: str, folder: str) -> None:
     gathered = [name for name, p in worker.model.named_parameters() if not isinstance(p, DTensor)]
     result = worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
     gradients = list(worker.gradients)
+    gradients_left = [name for name, parameter in worker.model.named_parameters() if parameter.grad is not None]
     restored = swap_weights(worker.model, worker.teacher, worker.copies)
     after = weights(worker.model)
     with restored:
@@ -112,6 +113,7 @@ def main(layout: str, folder: str) -> None:
         "gathered": gathered,
         "result": result,
         "gradients": gradients,
+        "gradients_left": gradients_left,
         "before": before,
         "after": after,
         "again": again,

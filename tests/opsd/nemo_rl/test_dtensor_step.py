@@ -249,6 +249,7 @@ def test_a_teacher_that_is_swapped_in_after_a_forward_pass_of_the_student_is_the
 @BOTH
 def test_a_sharded_model_leaves_its_memory_and_comes_back(two_ranks, sharding):
     for rank in two_ranks(sharding):
+        assert rank["gradients_left"] == []
         assert rank["bytes_left"] == 0
         assert_same(rank["back"], rank["after"], rtol=0, atol=0)
 
