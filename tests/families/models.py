@@ -175,6 +175,9 @@ RARE: dict[str, dict] = {
     "youtu": _LATENT,
 }
 
+# Whose cached decoding in transformers gives other logits than a forward pass over the same tokens.
+OTHER_LOGITS_WHEN_CACHED = {"minimax", "nemotron_h"}
+
 
 def installed(families: dict[str, dict]) -> list[str]:
     """Those that the installed transformers knows."""

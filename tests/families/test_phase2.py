@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from opsd.hidden_states import predicting_hidden
-from tests.families.models import naive_model, tiny
+from srt.common.errors import UserError
+from tests.families.models import OTHER_LOGITS_WHEN_CACHED, OWN, RARE, installed, naive_model, tiny
 from tests.opsd.conftest import grader, layout, make_config, make_run, open_run  # noqa: F401 - fixtures
 from tests.opsd.helpers.problems import PROBLEMS
 
@@ -58,15 +59,29 @@ FAMILIES = [
     ("stablelm", {}),
     ("starcoder2", {"residual_dropout": 0.3}),
 ]
+REFUSED = {"minicpm3", "modernbert-decoder"}  # a scale, or a layer, before the LM head
+OTHERS = set(installed(OWN | RARE)) - {family for family, _ in FAMILIES} - REFUSED
+FAMILIES += [pytest.param((family, {}), marks=pytest.mark.rare_families) for family in sorted(OTHERS)]
+
+
+@pytest.fixture
+def save(layout, tmp_path):  # noqa: F811 - a fixture
+    """save("gemma2") writes a checkpoint of the family."""
+
+    def save(family, **settings):
+        size = {"vocab_size": len(layout.tokenizer)}
+        size |= {"vocab_size_per_layer_input": len(layout.tokenizer)} if family == "gemma3n_text" else {}
+        ids = {"bos_token_id": 1, "eos_token_id": layout.eot_ids[0]}
+        tiny(family, **size, **ids, **settings)[1].save_pretrained(tmp_path / family)
+        return tmp_path / family
+
+    return save
 
 
 @pytest.fixture(params=FAMILIES, ids=lambda family: "-".join((family[0], *family[1])))
-def checkpoint(request, layout, tmp_path):  # noqa: F811 - a fixture
-    kind, settings = request.param
-    folder = tmp_path / kind
-    ids = {"bos_token_id": None, "eos_token_id": layout.eot_ids[0]}
-    tiny(kind, vocab_size=len(layout.tokenizer), **ids, **settings)[1].save_pretrained(folder)
-    return folder
+def checkpoint(request, save):
+    family, settings = request.param
+    return save(family, **settings)
 
 
 def log_probs(model, sequence):
@@ -75,7 +90,9 @@ def log_probs(model, sequence):
     return logits[0, sequence.start - 1 : -1].double().log_softmax(-1)
 
 
-def test_an_update(checkpoint, open_run):  # noqa: F811 - a fixture
+def test_an_update(checkpoint, open_run, request):  # noqa: F811 - a fixture
+    if checkpoint.name in OTHER_LOGITS_WHEN_CACHED:
+        request.applymarker(pytest.mark.xfail(strict=True, reason="transformers' cache of this family"))
     opened = open_run(
         checkpoint,
         PROBLEMS,
@@ -123,3 +140,9 @@ def test_scores_do_not_depend_on_the_batch(checkpoint, open_run):  # noqa: F811 
         beside = predicting_hidden(model, [short, long], 0)[: len(short.ids) - short.start]
         alone = predicting_hidden(model, [short], 0)
     torch.testing.assert_close(beside, alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", installed(dict.fromkeys(REFUSED, {})))
+def test_logits_that_do_not_follow_from_the_last_hidden_states_are_refused(family, save, open_run):  # noqa: F811
+    with pytest.raises(UserError, match="differ from its last hidden states .* such models are not supported"):
+        open_run(save(family), PROBLEMS)

@@ -7,14 +7,11 @@ import torch
 from srt.common.models import load_model
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.transformers import TransformersSampler
+from tests.families.models import OTHER_LOGITS_WHEN_CACHED
 
 TEMPERATURE = 0.7
 PROMPTS = [[5, 9, 33], [17, 4, 88, 120, 7, 7, 64, 31, 90], [101, 3, 56, 72, 11, 12]]  # one batch, so padded
 NEW_TOKENS = 8
-
-
-# Whose cached decoding in transformers gives other logits than a forward pass over the same tokens.
-OTHER_LOGITS_WHEN_CACHED = {"minimax", "nemotron_h"}
 
 
 @torch.no_grad()
