@@ -172,6 +172,22 @@ RARE: dict[str, dict] = {
     "solar_open": {},
     "youtu": _LATENT,
 }
+# Not packable: what a pass does to sequences beside each other is not attention alone, or not told to it.
+PADDED = {
+    *("bamba", "bloom", "doge", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe"),
+    *("llama4_text", "mamba", "mamba2", "minimax", "mpt", "nemotron", "olmo_hybrid", "phimoe", "qwen3_5_text"),
+    *(
+        "qwen3_next",
+        "recurrent_gemma",
+        "stablelm",
+        "nemotron_h",
+        "openai-gpt",
+        "falcon",
+        "codegen",
+        "gpt_neo",
+        "gptj",
+    ),
+}
 
 
 def installed(families: dict[str, dict]) -> list[str]:

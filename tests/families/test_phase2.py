@@ -9,7 +9,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from opsd.hidden_states import predicting_hidden
-from tests.families.models import tiny
+from tests.families.models import PADDED, tiny
 from tests.opsd.conftest import grader, layout, make_config, make_run, open_run  # noqa: F401 - fixtures
 from tests.opsd.helpers.problems import PROBLEMS
 
@@ -81,7 +81,8 @@ def log_probs(model, sequence):
     return logits[0, sequence.start - 1 : -1].double().log_softmax(-1)
 
 
-def test_an_update(checkpoint, open_run):  # noqa: F811 - a fixture
+@pytest.mark.parametrize("packing", [0, 1], ids=["padded", "packed"])
+def test_an_update(checkpoint, open_run, packing, capsys):  # noqa: F811 - a fixture
     opened = open_run(
         checkpoint,
         PROBLEMS,
@@ -91,6 +92,11 @@ def test_an_update(checkpoint, open_run):  # noqa: F811 - a fixture
         gradient_checkpointing=len(checkpoint.name) % 2,  # half of the families with it
         max_grad_norm=0,
         lr=1e-3,
+        packing=packing,
+    )
+    assert opened.engine.student.packed == (packing == 1 and checkpoint.name not in PADDED)
+    assert ("padding instead of packing, because" in capsys.readouterr().out) == (
+        packing != opened.engine.student.packed
     )
     before = [parameter.detach().clone() for parameter in opened.engine.student.trained_parameters()]
     output = opened.output(0)
