@@ -89,14 +89,16 @@ def start(script, environment, output):
     )
 
 
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
+@pytest.mark.parametrize("tensor_parallel, packing", [(1, "1"), (2, "0")])
 @waits_for_ranks
-def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel):
+def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel, packing):
+    """The local engine pads."""
     folder = Path(environment["FOLDER"])
     local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
     assert start(LOCAL, environment, local).wait(GENEROUS) == 0
 
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)}
+    settings["PACKING"] = packing
     first = start(RUN, settings, nemo)
     while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
         time.sleep(0.1)
