@@ -77,6 +77,7 @@ class DistillConfig(
     gpu_memory_utilization: float | None = option(ge=0.01, le=1)
     train_global_batch_size: int = option(ge=1)
     tokens_per_micro_batch: int = option(ge=1)
+    packing: str = option(choices=("auto", "0", "1"))
     preflight: bool = option()
     max_num_steps: int = option(ge=1)
     max_num_epochs: int = option(ge=1)
@@ -131,6 +132,7 @@ NOT_IDENTITY = (
     "sampler_batch",
     "gpu_memory_utilization",
     "tokens_per_micro_batch",
+    "packing",
     "kl_single_pass",
     "gradient_checkpointing",
     "check_memory",

@@ -13,6 +13,7 @@ from torch.distributed.tensor import DTensor
 from opsd.kl import IDENTITY, LogitTransform
 from srt.common.distillable import why_not_distillable
 from srt.common.errors import UserError
+from srt.common.packing import packed_inputs, to_device
 from srt.contract.layout import TokenSequence, predicting_positions
 
 
@@ -51,18 +52,41 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> contextlib.Abst
     return contextlib.nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def predicting_hidden(model: Any, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
+def predicting_hidden(
+    model: Any, sequences: list[TokenSequence], pad_id: int, packed: bool = False
+) -> Float[Tensor, "T H"]:
     """The last hidden states whose logits predict the supervised tokens, one sequence after the other.
 
-    T is the number of supervised tokens of all sequences. No logits are formed. There is no attention mask:
-    padding follows the tokens of a sequence, where a causal model's tokens never look, whether it uses full or
-    sliding-window attention or a recurrence; without a mask torch takes its fastest attention kernel.
+    T is the number of supervised tokens of all sequences. No logits are formed. `packed`: the sequences share one
+    row; the model then has the attention for that (srt.common.packing). Else each has a row, with padding behind
+    its tokens.
     """
-    ids, sequence_index, positions = padded(sequences, pad_id)
+    inputs, predicting = packed_pass(sequences) if packed else padded_pass(sequences, pad_id)
     device = model.device
     with autocast(device, autocast_dtype(device)):
-        hidden = model.base_model(input_ids=ids.to(device), use_cache=False).last_hidden_state  # (B, L, H)
-    return hidden.flatten(0, 1).index_select(0, (sequence_index * ids.shape[1] + positions).to(device))
+        hidden = model.base_model(**to_device(inputs, device), use_cache=False).last_hidden_state  # (B, L, H)
+    return hidden.flatten(0, 1).index_select(0, predicting.to(device))
+
+
+def packed_pass(sequences: list[TokenSequence]) -> tuple[dict[str, Any], Int[Tensor, " T"]]:
+    """What a model is called with for sequences in one row, and the positions that predict supervised tokens."""
+    predicting, start = [], 0
+    for sequence in sequences:
+        positions = predicting_positions(sequence)
+        predicting.append(torch.arange(start + positions.start, start + positions.stop))
+        start += len(sequence.ids)
+    return packed_inputs([sequence.ids for sequence in sequences]), torch.cat(predicting)
+
+
+def padded_pass(sequences: list[TokenSequence], pad_id: int) -> tuple[dict[str, Any], Int[Tensor, " T"]]:
+    """The same with a row for each sequence; positions are counted through all rows, one after the other.
+
+    There is no attention mask: padding follows the tokens of a sequence, where a causal model's tokens never look,
+    whether it uses full or sliding-window attention or a recurrence; without a mask torch takes its fastest
+    attention kernel.
+    """
+    ids, sequence_index, positions = padded(sequences, pad_id)
+    return {"input_ids": ids}, sequence_index * ids.shape[1] + positions
 
 
 def padded(

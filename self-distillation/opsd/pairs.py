@@ -1,10 +1,11 @@
 """Rollout -> the student's and the teacher's sequence, and pairs -> micro-batches."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
 from opsd.rollouts import Rollout
+from srt.common.balance import fewest_parts
 from srt.contract.layout import Layout, TokenSequence
 from srt.contract.seeds import sample_seed
 
@@ -56,21 +57,25 @@ def told_reward(rollout: Rollout, teacher_cue: TeacherCue, seed: int) -> int | N
     return None if teacher_cue == "none" else int(teacher_cue)
 
 
-def micro_batches(pairs: list[SequencePair], tokens: int) -> Iterator[list[SequencePair]]:
-    """Pairs of similar length together, with at most `tokens` teacher tokens (padding included) in each."""
-    return batches_by_length(pairs, lambda pair: len(pair.teacher.ids), tokens)
+def micro_batches(pairs: list[SequencePair], tokens: int, packed: bool = False) -> list[list[SequencePair]]:
+    """The pairs of each forward pass, with at most `tokens` teacher tokens in it; see batches_by_length."""
+    return batches_by_length(pairs, lambda pair: len(pair.teacher.ids), tokens, packed)
 
 
-def batches_by_length(items: list[Item], length: Callable[[Item], int], tokens: int) -> Iterator[list[Item]]:
-    """Items of similar length together, with at most `tokens` tokens (padding included) in each batch.
+def batches_by_length(
+    items: list[Item], length: Callable[[Item], int], tokens: int, packed: bool = False
+) -> list[list[Item]]:
+    """Batches of at most `tokens` tokens; an item that exceeds the limit on its own is a batch by itself.
 
-    An item that exceeds the limit on its own is a batch by itself.
+    Padded: items of similar length together, and padding counts as tokens. Packed: as few batches of nearly equal
+    length as hold the items.
     """
-    batch: list[Item] = []
+    if packed:
+        parts = fewest_parts(range(len(items)), [length(item) for item in items], tokens)
+        return [[items[index] for index in part] for part in parts if part]
+    batches: list[list[Item]] = []
     for item in sorted(items, key=length):
-        if batch and length(item) * (len(batch) + 1) > tokens:
-            yield batch
-            batch = []
-        batch.append(item)
-    if batch:
-        yield batch
+        if not batches or length(item) * (len(batches[-1]) + 1) > tokens:
+            batches.append([])
+        batches[-1].append(item)
+    return batches

@@ -89,6 +89,11 @@ class Run:
             )
         self.pad_id = padding_id(config.student_model, layout.tokenizer, layout.eot_ids[0])
 
+    @property
+    def longest_sequence(self) -> int:
+        """The most tokens of a sequence that is trained on: a teacher's, or a revision tuple's of SRT_REPLAY."""
+        return self.max_teacher_tokens if self.replay else self.max_revision_tokens
+
     # Its folder -----------------------------------------------------------------------------------------
 
     @property

@@ -23,12 +23,12 @@ import torch
 from transformers import TrainerCallback
 
 from srt.common.models import load_tokenizer
+from srt.common.packed_attention import choose_attention
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed
 from srt.sft.config import SftConfig
 from srt.sft.launch import FSDP2, die_with_parent
-from srt.sft.packed_attention import choose_attention
 from srt.sft.trainer import PassCollator, make_trainer, training_arguments
 from srt.sft.weights import new_model
 

@@ -174,6 +174,13 @@ RARE: dict[str, dict] = {
     "solar_open": {},
     "youtu": _LATENT,
 }
+# Not packable: what a pass does to sequences beside each other is not attention alone, or not told to it.
+PADDED = {
+    *("bamba", "bloom", "codegen", "doge", "falcon", "falcon_h1", "falcon_mamba", "gpt_neo", "gptj"),
+    *("granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "llama4_text", "mamba", "mamba2", "minimax", "mpt"),
+    *("nemotron", "nemotron_h", "olmo_hybrid", "openai-gpt", "phimoe", "qwen3_5_text", "qwen3_next"),
+    *("recurrent_gemma", "stablelm"),
+}
 
 # Whose cached decoding in transformers gives other logits than a forward pass over the same tokens.
 OTHER_LOGITS_WHEN_CACHED = {"minimax", "nemotron_h"}

@@ -9,7 +9,7 @@ import torch
 
 from opsd.hidden_states import predicting_hidden
 from srt.common.errors import UserError
-from tests.families.models import OTHER_LOGITS_WHEN_CACHED, OWN, RARE, installed, naive_model, tiny
+from tests.families.models import OTHER_LOGITS_WHEN_CACHED, OWN, PADDED, RARE, installed, naive_model, tiny
 from tests.opsd.conftest import grader, layout, make_config, make_run, open_run  # noqa: F401 - fixtures
 from tests.opsd.helpers.problems import PROBLEMS
 
@@ -90,7 +90,8 @@ def log_probs(model, sequence):
     return logits[0, sequence.start - 1 : -1].double().log_softmax(-1)
 
 
-def test_an_update(checkpoint, open_run, request):  # noqa: F811 - a fixture
+@pytest.mark.parametrize("packing", [0, 1], ids=["padded", "packed"])
+def test_an_update(checkpoint, open_run, packing, capsys, request):  # noqa: F811 - a fixture
     if checkpoint.name in OTHER_LOGITS_WHEN_CACHED:
         request.applymarker(pytest.mark.xfail(strict=True, reason="transformers' cache of this family"))
     opened = open_run(
@@ -102,6 +103,11 @@ def test_an_update(checkpoint, open_run, request):  # noqa: F811 - a fixture
         gradient_checkpointing=len(checkpoint.name) % 2,  # half of the families with it
         max_grad_norm=0,
         lr=1e-3,
+        packing=packing,
+    )
+    assert opened.engine.student.packed == (packing == 1 and checkpoint.name not in PADDED)
+    assert ("padding instead of packing, because" in capsys.readouterr().out) == (
+        packing != opened.engine.student.packed
     )
     before = [parameter.detach().clone() for parameter in opened.engine.student.trained_parameters()]
     output = opened.output(0)

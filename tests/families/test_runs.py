@@ -66,16 +66,20 @@ def run_sft(tmp_path):
 @pytest.mark.parametrize(
     "family, settings, said",
     [
-        ("qwen3_5_text", {}, "padding instead of packing, because layers of Qwen3_5ForCausalLM mix packed tuples"),
+        (
+            "qwen3_5_text",
+            {},
+            "padding instead of packing, because layers of Qwen3_5ForCausalLM mix packed",
+        ),
         (
             "stablelm",
             {},
-            "StableLmForCausalLM does not support packed tuples (it does not tell its attention where",
+            "StableLmForCausalLM does not support packed sequences (it does not tell its attention where",
         ),
         (
             "llama4_text",
             {},
-            "Llama4ForCausalLM keeps to attention_chunk_size=8 by a mask, and the longest tuple has",
+            "Llama4ForCausalLM keeps to attention_chunk_size=8 by a mask, and the longest sequence has",
         ),
         ("gemma2", {}, "attention: eager, because torch's SDPA ignores softcap of Gemma2ForCausalLM"),
         ("gpt_oss", {}, "in 1 packed pass on 1 process"),

@@ -13,7 +13,7 @@ from srt.sft.config import SftConfig
 from srt.sft.model_check import check_model
 from srt.sft.trainer import PassCollator
 from srt.sft.weights import new_model
-from tests.families.models import VOCAB_SIZE
+from tests.families.models import PADDED, VOCAB_SIZE
 
 DRAW = random.Random(0)
 SEQUENCES = [
@@ -24,13 +24,6 @@ SUPERVISED = sum(len(sequence.ids) - sequence.start for sequence in SEQUENCES)
 # Refused: a cap under a name that TRL does not know; a layer between the last hidden states and the LM head.
 REFUSED = {"recurrent_gemma", "modernbert-decoder"}
 Gradients = dict[str, torch.Tensor]
-
-# What a pass does to the tuples beside each other is not attention alone, or not told to it.
-PADDED = {
-    *("bamba", "bloom", "doge", "falcon_h1", "falcon_mamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe"),
-    *("llama4_text", "mamba", "mamba2", "minimax", "mpt", "nemotron", "olmo_hybrid", "phimoe", "qwen3_5_text"),
-    *("qwen3_next", "recurrent_gemma", "stablelm", "nemotron_h", "openai-gpt", "falcon"),
-}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
 from opsd.loss_terms import loss_metrics
 from opsd.memory import offloads, sampler_share
+from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import span
@@ -42,7 +43,10 @@ class LocalEngine:
             print(f"continuing after step {self.start_step} from {checkpoint}")
         with contextlib.ExitStack() as resources:
             self.grader = grader or resources.enter_context(open_grader(config))
-            self.student = Student(config, checkpoint and checkpoint / "student")
+            packed = choose_packing(
+                (config.student_model, config.teacher_model), config.packing, run.longest_sequence
+            )
+            self.student = Student(config, checkpoint and checkpoint / "student", packed)
             synced = checkpoint / "teacher" if checkpoint and state["teacher_was_synced"] else None
             offload = offloads(run, machine)
             self.teacher = open_teacher(config, self.student, synced, offload)

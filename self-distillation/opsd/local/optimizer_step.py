@@ -83,6 +83,21 @@ class OptimizerStep:
 
     def run(self, pairs: list[SequencePair]) -> OptimizerStepResult:
         """Raises UserError, before the weights are touched, when the gradient is not finite."""
+        with self.student.attention():
+            scored, terms = self._accumulate(pairs)
+        with span("update"):
+            grad_norm = self.optimizer_config.clip(self.parameters)
+            require_finite(grad_norm)
+            lr = self.optimizer.param_groups[0]["lr"]
+            with self.moments.present():
+                self.optimizer.step()
+            self.scheduler.step()
+            # 4 bytes per parameter that the sampler can use until the next update.
+            self.optimizer.zero_grad(set_to_none=True)
+        return OptimizerStepResult(scored, grad_norm, lr, terms)
+
+    def _accumulate(self, pairs: list[SequencePair]) -> tuple[list[ScoredBatch], dict[str, float]]:
+        """The gradients of an update: its micro-batches with their KL, and the terms of the loss."""
         total_tokens = sum(len(pair.targets) for pair in pairs)
         by_pair = dict(zip(map(id, pairs), advantages([pair.rollout.r for pair in pairs]), strict=True))
         scored: list[ScoredBatch] = []
@@ -95,28 +110,20 @@ class OptimizerStep:
                 terms[names.REWARD_LOSS] += reward_loss
         if self.replay:
             terms[names.REPLAY_LOSS] = self._accumulate_replay(self.replay)
-        with span("update"):
-            grad_norm = self.optimizer_config.clip(self.parameters)
-            require_finite(grad_norm)
-            lr = self.optimizer.param_groups[0]["lr"]
-            with self.moments.present():
-                self.optimizer.step()
-            self.scheduler.step()
-            # 4 bytes per parameter that the sampler can use until the next update.
-            self.optimizer.zero_grad(set_to_none=True)
-        return OptimizerStepResult(scored, grad_norm, lr, dict(terms))
+        return scored, dict(terms)
 
     @torch.no_grad()
     def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
         """The KL of each pair, without an update."""
-        return [
-            (batch, detach_to_cpu(self._forward(batch, teacher, 1.0)[0]))
-            for batch, teacher in self._teacher_scores(pairs)
-        ]
+        with self.student.attention():
+            return [
+                (batch, detach_to_cpu(self._forward(batch, teacher, 1.0)[0]))
+                for batch, teacher in self._teacher_scores(pairs)
+            ]
 
     def _teacher_scores(self, pairs: list[SequencePair]) -> Iterator[tuple[list[SequencePair], TeacherScore]]:
         """The micro-batches, each with its teacher's hidden states."""
-        batches = list(micro_batches(pairs, self.tokens_per_micro_batch))
+        batches = micro_batches(pairs, self.tokens_per_micro_batch, self.student.packed)
         return zip(batches, self._score_all(batches) if self.offload else map(self._score, batches), strict=True)
 
     def _score_all(self, batches: list[list[SequencePair]]) -> Iterator[TeacherScore]:
@@ -189,7 +196,8 @@ class OptimizerStep:
         token_weight = 1 / sum(len(sequence.ids) - sequence.start for sequence in sequences)
         loss = 0.0
         with span("student"):
-            for batch in batches_by_length(sequences, lambda s: len(s.ids), self.tokens_per_micro_batch):
+            limit = self.tokens_per_micro_batch
+            for batch in batches_by_length(sequences, lambda s: len(s.ids), limit, self.student.packed):
                 hidden, head = self.student.hidden(batch, self.pad_id), self.student.lm_head()
                 term = sequences_nll(hidden, head, batch, [token_weight] * len(batch))
                 (self.replay_weight * term).backward()

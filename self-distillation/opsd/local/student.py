@@ -1,5 +1,6 @@
 """The student: all weights in training, or a low-rank adapter over frozen ones."""
 
+import contextlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from srt.common.adapters import lora_config
 from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError, reason_of
 from srt.common.models import load_model
+from srt.common.packing import attention_for_packing
 from srt.contract.layout import TokenSequence
 
 ADAPTER = "default"  # PEFT's name for a model's first adapter
@@ -33,8 +35,10 @@ class Student:
     5e-6. The frozen weights beneath an adapter are bf16 on a GPU, as a frozen teacher's are.
     """
 
-    def __init__(self, config: RunConfig, checkpoint: Path | None):
-        """`checkpoint`: a folder that `save` wrote, or None at the start of a run."""
+    def __init__(self, config: RunConfig, checkpoint: Path | None, packed: bool = False):
+        """`checkpoint`: a folder that `save` wrote, or None at the start of a run. `packed`: `hidden` has all
+        sequences in one row, and needs `attention`."""
+        self.packed = packed
         self.adapter: PeftModel | None = None
         if config.lora_rank:
             self.model = load_model(config.student_model, "auto")
@@ -51,7 +55,11 @@ class Student:
 
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
         """See hidden_states.predicting_hidden; differentiable."""
-        return predicting_hidden(self.model, sequences, pad_id)
+        return predicting_hidden(self.model, sequences, pad_id, self.packed)
+
+    def attention(self) -> contextlib.AbstractContextManager[None]:
+        """The block of forward and backward passes. Outside of it, the model has its own attention, to sample."""
+        return attention_for_packing(self.model) if self.packed else contextlib.nullcontext()
 
     def lm_head(self) -> LMHead:
         return lm_head(self.model, self.logit_transform)

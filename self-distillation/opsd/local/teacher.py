@@ -18,6 +18,8 @@ from opsd.local.student import ADAPTER, Student, save_adapter
 from opsd.logits import check_logits, find_logit_transform
 from srt.common.errors import UserError
 from srt.common.models import load_model
+from srt.common.packed_attention import PACKED
+from srt.common.packing import set_attention
 from srt.contract.layout import TokenSequence
 
 TEACHER_ADAPTER = "teacher"
@@ -75,6 +77,9 @@ class FrozenTeacher:
                 f"TEACHER_SYNC={config.teacher_sync} copies the student's weights into the teacher, but "
                 f"TEACHER_MODEL={config.teacher_model} has another architecture than {config.student_model}"
             )
+        self.packed = student.packed
+        if self.packed:
+            set_attention(self.model, PACKED)
         self._weights = OffGpu(lambda: dict(self.model.named_parameters()), offload)
 
     def present(self) -> contextlib.AbstractContextManager[None]:
@@ -82,7 +87,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
-        return predicting_hidden(self.model, sequences, pad_id)
+        return predicting_hidden(self.model, sequences, pad_id, self.packed)
 
     def lm_head(self) -> LMHead:
         return lm_head(self.model, self.logit_transform)
@@ -111,7 +116,7 @@ class BaseWeightsTeacher:
     """The weights beneath the student's adapter; once synced, with a second, frozen adapter on them."""
 
     def __init__(self, student: Student, adapter: PeftModel, checkpoint: Path | None):
-        self.model = student.model
+        self.model, self.packed = student.model, student.packed
         self.logit_transform = student.logit_transform
         self.adapter = adapter
         self.was_synced = checkpoint is not None
@@ -124,7 +129,7 @@ class BaseWeightsTeacher:
     @torch.no_grad()
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
         with self._instead_of_student():
-            return predicting_hidden(self.model, sequences, pad_id)
+            return predicting_hidden(self.model, sequences, pad_id, self.packed)
 
     def lm_head(self) -> LMHead:
         return lm_head(self.model, self.logit_transform)  # adapters leave it alone

@@ -31,6 +31,7 @@ class LocalizeConfig(PromptConfig, ParallelSamplerConfig, GradingConfig, Problem
     num_samples: int = option(ge=1)
     max_teacher_tokens: int = option(ge=8)
     tokens_per_micro_batch: int = option(ge=1)
+    packing: str = option(choices=("auto", "0", "1"))
     alternatives: int = option(ge=1, le=50)
     compare_phrases: bool = option()
     neutral_phrase: str = option()
@@ -48,6 +49,7 @@ NOT_IDENTITY = (
     *HOW_WORK_IS_SPREAD,
     "code_sandbox",
     "tokens_per_micro_batch",
+    "packing",
     "examples",
     "output_dir",
 )

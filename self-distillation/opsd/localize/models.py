@@ -10,6 +10,8 @@ from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidd
 from opsd.local.teacher import keep_residual_in_fp32
 from opsd.logits import check_logits, find_logit_transform
 from srt.common.models import load_model
+from srt.common.packed_attention import PACKED
+from srt.common.packing import set_attention
 from srt.contract.layout import TokenSequence
 
 Role = Literal["student", "teacher"]
@@ -17,31 +19,34 @@ Role = Literal["student", "teacher"]
 
 class ReadModel:
     """`student`: fp32, under bf16 autocast on a GPU; `teacher`: on a GPU bf16 with an fp32 residual stream.
+    `packed`: `hidden` has all sequences in one row.
 
     Raises UserError for a model that Phase 2 does not support.
     """
 
-    def __init__(self, path: str, role: Role):
-        self.path = path
+    def __init__(self, path: str, role: Role, packed: bool = False):
+        self.path, self.packed = path, packed
         self.model = load_model(path, "float32" if role == "student" else "auto").eval().requires_grad_(False)
         check_supported(self.model, path)
         if role == "teacher":
             keep_residual_in_fp32(self.model)
         self.logit_transform = find_logit_transform(self.model, path)
         check_logits(self.model, path, self.lm_head())
+        if packed:
+            set_attention(self.model, PACKED)
 
     @torch.no_grad()
     def hidden(self, sequences: list[TokenSequence], pad_id: int) -> Float[Tensor, "T H"]:
         """See hidden_states.predicting_hidden."""
-        return predicting_hidden(self.model, sequences, pad_id)
+        return predicting_hidden(self.model, sequences, pad_id, self.packed)
 
     def lm_head(self) -> LMHead:
         return lm_head(self.model, self.logit_transform)
 
 
-def open_models(student: str, teacher: str) -> tuple[ReadModel, ReadModel]:
+def open_models(student: str, teacher: str, packed: bool = False) -> tuple[ReadModel, ReadModel]:
     """Both models; on a CPU, where both roles compute alike, the same checkpoint is loaded once."""
-    first = ReadModel(student, "student")
+    first = ReadModel(student, "student", packed)
     if student == teacher and first.model.device.type == "cpu":
         return first, first
-    return first, ReadModel(teacher, "teacher")
+    return first, ReadModel(teacher, "teacher", packed)

@@ -15,6 +15,7 @@ from opsd.localize.responses import GradedResponse, sample_responses
 from opsd.localize.scoring import PairScorer
 from opsd.localize.summary import headline, print_pairs, summarize
 from opsd.localize.variants import Variants
+from opsd.packing import choose_packing
 from opsd.run import within_context
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
@@ -171,13 +172,15 @@ def _score(localization: Localization, pair: ModelPair, responses: list[GradedRe
 def _open_scorer(localization: Localization, pair: ModelPair) -> PairScorer:
     config, layout = localization.config, localization.layouts[pair.name]
     print(f"{pair.name}: student {pair.student}, teacher {pair.teacher}")
-    student, teacher = open_models(pair.student, pair.teacher)
+    max_teacher_tokens = within_context("MAX_TEACHER_TOKENS", config.max_teacher_tokens, pair.teacher)
+    packed = choose_packing((pair.student, pair.teacher), config.packing, max_teacher_tokens)
+    student, teacher = open_models(pair.student, pair.teacher, packed)
     return PairScorer(
         student=student,
         teacher=teacher,
         layout=layout,
         pad_id=padding_id(pair.student, layout.tokenizer, layout.eot_ids[0]),
-        max_teacher_tokens=within_context("MAX_TEACHER_TOKENS", config.max_teacher_tokens, pair.teacher),
+        max_teacher_tokens=max_teacher_tokens,
         tokens_per_micro_batch=config.tokens_per_micro_batch,
         alternatives=config.alternatives,
         compare=config.compare_phrases,

@@ -61,8 +61,9 @@ class PairScorer:
         return [item for item in built if item.pair.targets and max(item.pair.teacher.ids) < self.teacher_vocab]
 
     def score(self, items: list[Item]) -> Iterator[list[ScoredResponse]]:
-        """Batch after batch of similar lengths, so at most `tokens_per_micro_batch` tokens are in work at once."""
-        for batch in batches_by_length(items, lambda item: item.longest, self.tokens_per_micro_batch):
+        """Batch after batch, with at most `tokens_per_micro_batch` tokens in work at once."""
+        packed = self.student.packed
+        for batch in batches_by_length(items, lambda item: item.longest, self.tokens_per_micro_batch, packed):
             yield self._score_batch(batch)
 
     @torch.no_grad()

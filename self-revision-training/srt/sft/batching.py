@@ -6,10 +6,11 @@ the tuples of a pass are concatenated into one packed sequence, and the passes o
 length; without packing, the tuples of a pass are padded to the longest.
 """
 
-import heapq
 import math
 import random
 from dataclasses import dataclass
+
+from srt.common.balance import fewest_parts
 
 
 @dataclass(frozen=True)
@@ -57,17 +58,7 @@ def plan_updates(num_tuples: int, epochs: float, tuples_per_update: int, seed: i
 
 def plan_packed(updates: list[list[int]], lengths: list[int], max_tokens: int, processes: int) -> BatchPlan:
     """Passes of at most `max_tokens` tokens; a longer tuple gets a pass to itself."""
-
-    def within_limit(update: list[int], passes: int) -> bool:
-        parts = _balance(update, lengths, passes * processes)
-        return all(len(part) <= 1 or _tokens(part, lengths) <= max_tokens for part in parts)
-
-    parts_of_updates = []
-    for update in updates:
-        needed = 1
-        while not within_limit(update, needed):
-            needed += 1
-        parts_of_updates.append(_balance(update, lengths, needed * processes))
+    parts_of_updates = [fewest_parts(update, lengths, max_tokens, processes) for update in updates]
     return _of_equal_size(updates, parts_of_updates, processes)
 
 
@@ -91,21 +82,3 @@ def _of_equal_size(updates: list[list[int]], parts_of_updates: list[list[list[in
     most = max(len(parts) for parts in parts_of_updates)
     passes = [part for parts in parts_of_updates for part in [[]] * (most - len(parts)) + parts]
     return BatchPlan(passes, most // processes, processes, updates)
-
-
-def _balance(update: list[int], lengths: list[int], num_parts: int) -> list[list[int]]:
-    """Split `update` into parts of nearly equal length, longest part first.
-
-    Greedy: the longest remaining tuple goes to the part with the fewest tokens.
-    """
-    heap = [(0, part) for part in range(num_parts)]
-    parts: list[list[int]] = [[] for _ in range(num_parts)]
-    for index in sorted(update, key=lambda index: -lengths[index]):
-        tokens, part = heapq.heappop(heap)
-        parts[part].append(index)
-        heapq.heappush(heap, (tokens + lengths[index], part))
-    return sorted(parts, key=lambda part: -_tokens(part, lengths))
-
-
-def _tokens(part: list[int], lengths: list[int]) -> int:
-    return sum(lengths[index] for index in part)

@@ -3,9 +3,9 @@
 from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError
 from srt.common.models import load_model
+from srt.common.packed_attention import AttentionChoice
+from srt.sft.attention import fit_attention
 from srt.sft.config import SftConfig
-from srt.sft.packed_attention import AttentionChoice
-from srt.sft.packing import fit_attention
 from srt.sft.trainer import check_loss
 from srt.sft.weights import with_adapters
 

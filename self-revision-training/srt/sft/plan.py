@@ -22,6 +22,7 @@ from srt.common.models import (
     load_tokenizer,
     padding_id,
 )
+from srt.common.packed_attention import AttentionChoice, choose_attention
 from srt.common.remote_code import allow_remote_code
 from srt.contract.checkpoint import check_mode
 from srt.contract.layout import Layout, PromptFormat, TokenSequence
@@ -48,7 +49,6 @@ from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
 from srt.sft.model_check import check_model
-from srt.sft.packed_attention import AttentionChoice, choose_attention
 
 FEW_UPDATES = 200  # the paper makes 3 000 and more
 

@@ -5,7 +5,8 @@ r"""Run by test_dtensor_step.py, once for each of two ranks: updates of a sharde
 
 layout: fsdp (data parallel 2) or tp (tensor parallel 2). Reads work.pt, with the updates and the sections of
 NeMo-RL's configuration that describe them, and writes <layout><rank>.pt: the results of the updates, and the
-student's gradients and weights, whole; then the results of updates with other losses, at a rate of 0.
+student's gradients and weights, whole; then the results of updates with other losses, at a rate of 0, and of the
+same updates with padded and with packed passes.
 """
 
 import importlib
@@ -132,6 +133,13 @@ def main(layout: str, folder: str) -> None:
     found["other losses"] = [
         worker.distill(updates[:1], **loss, pad_id=0).updates[0] for loss in work["other losses"]
     ]
+    for name in ("padded", "packed"):
+        if name == "packed":
+            worker.pack()
+        worker.gradients.clear()
+        scores = worker.score(updates[0], KLConfig(), pad_id=0)
+        result = worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
+        found[name] = {"scores": scores, "result": result, "gradients": list(worker.gradients)}
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")
     torch.distributed.destroy_process_group()
 

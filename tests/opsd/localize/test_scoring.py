@@ -25,8 +25,8 @@ BUDGET = 400
 
 @pytest.fixture(scope="session")
 def make_scorer(layout, tiny_checkpoint, other_checkpoint):
-    def make(student=tiny_checkpoint, teacher=other_checkpoint, **settings) -> PairScorer:
-        models = open_models(str(student), str(teacher))
+    def make(student=tiny_checkpoint, teacher=other_checkpoint, packed=False, **settings) -> PairScorer:
+        models = open_models(str(student), str(teacher), packed)
         return PairScorer(
             *models,
             **{
@@ -161,6 +161,22 @@ def test_scores_do_not_depend_on_the_size_of_batches_and_chunks(make_scorer, gra
     for (one,) in batches:
         assert one.kl == pytest.approx(scores[one.key].kl, rel=1e-4, abs=1e-6)
         assert one.student_rank == scores[one.key].student_rank
+
+
+def test_packed_passes_give_the_same_scores(make_scorer, graded, scores):
+    scorer, rows = make_scorer(packed=True, tokens_per_micro_batch=1000), []
+    for model in (scorer.student.model, scorer.teacher.model):
+        model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
+    batches = list(scorer.score(scorer.items(graded)))
+    assert max(map(len, batches)) > 1 and set(rows) == {1}
+    assert sum(map(len, batches)) == len(scores)
+    for one in (one for batch in batches for one in batch):
+        expected = scores[one.key]
+        assert one.kl == pytest.approx(expected.kl, rel=1e-3, abs=1e-6)
+        assert one.teacher_logprob == pytest.approx(expected.teacher_logprob, rel=1e-4, abs=1e-5)
+        assert one.variants.keys() == expected.variants.keys()
+        for name, variant in one.variants.items():
+            assert variant.kl == pytest.approx(expected.variants[name].kl, rel=1e-3, abs=1e-6)
 
 
 def test_batches_keep_to_the_tokens_of_their_longest_teacher_sequence(make_scorer, graded):

@@ -18,6 +18,7 @@ from opsd.nemo_rl.worker.lm_head_hook import run_to_lm_head
 from opsd.nemo_rl.worker.swap_weights import swap_weights
 from opsd.pair_kl import pair_kl
 from srt.common.models import load_model
+from srt.common.packing import attention_for_packing
 from srt.config import load_config
 from tests.opsd.helpers.on_ranks import (
     assert_same,
@@ -83,6 +84,18 @@ def test_both_engines_have_the_same_loss_and_gradient_on_the_same_batch(models, 
     torch.testing.assert_close(ours.student_logprob, local.student_logprob)
     torch.testing.assert_close(ours.loss, local.loss)
     assert_same(gradients(student), expected)
+
+
+def test_packed_sequences_share_one_row_and_the_head_computes_one_position_of_it(models, pairs):
+    student = models[0]
+    shapes = []
+    student.lm_head.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output.shape)))
+    sequences = [pair.student for pair in pairs]
+    expected = run_to_lm_head(student, sequences, 0, None, lambda hidden, head: hidden)
+    with attention_for_packing(student):
+        hidden = run_to_lm_head(student, sequences, 0, None, lambda hidden, head: hidden, packed=True)
+    assert shapes == [(len(pairs), 1, student.config.vocab_size), (1, 1, student.config.vocab_size)]
+    torch.testing.assert_close(hidden, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_the_head_computes_one_position_per_sequence_and_our_hook_is_removed(models, pairs):
@@ -191,6 +204,31 @@ def test_a_sharded_model_finds_its_soft_cap(tmp_path, layout, pairs, sharding):
     ranks = ran_on_two_ranks(sharding, tmp_path, pairs, *models)
     student, teacher = (load_model(str(model), "float64", "cpu") for model in models)
     assert_first_gradient(ranks, student, teacher, pairs, atol=1e-6)
+    assert_packed_is_padded(ranks)
+
+
+def assert_packed_is_padded(ranks):
+    """Scores, per-token KL, norms and every gradient of all updates; a rank without work among them."""
+    for rank in ranks:
+        padded, packed = rank["padded"], rank["packed"]
+        outputs = [
+            [*found["scores"], *(output for update in found["result"].updates for output in update.outputs)]
+            for found in (padded, packed)
+        ]
+        assert len(outputs[0]) > 3
+        for expected, output in zip(*outputs, strict=True):
+            assert (expected is None) == (output is None)
+            if output is not None:
+                torch.testing.assert_close(output.token_kl, expected.token_kl, rtol=1e-3, atol=1e-5)
+        norms = [[update.grad_norm for update in found["result"].updates] for found in (packed, padded)]
+        assert norms[0] == pytest.approx(norms[1], rel=1e-3)
+        for gradient, expected in zip(packed["gradients"], padded["gradients"], strict=True):
+            assert_same(gradient, expected, rtol=1e-3, atol=1e-6)
+
+
+@BOTH
+def test_packed_updates_are_those_of_the_padded_path(two_ranks, sharding):
+    assert_packed_is_padded(two_ranks(sharding))
 
 
 @BOTH

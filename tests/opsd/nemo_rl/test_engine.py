@@ -84,19 +84,22 @@ def environment(tmp_path_factory, coin_checkpoint, other_checkpoint):
 
 
 def start(script, environment, output):
-    return subprocess.Popen(
-        [sys.executable, script], env=environment | {"OUTPUT_DIR": str(output)}, stdout=subprocess.DEVNULL
-    )
+    with output.with_suffix(".out").open("w") as out:
+        return subprocess.Popen(
+            [sys.executable, script], env=environment | {"OUTPUT_DIR": str(output)}, stdout=out
+        )
 
 
-@pytest.mark.parametrize("tensor_parallel", [1, 2])
+@pytest.mark.parametrize("tensor_parallel, packing", [(1, "1"), (2, "0")])
 @waits_for_ranks
-def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel):
+def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel, packing):
+    """The local engine pads."""
     folder = Path(environment["FOLDER"])
     local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
     assert start(LOCAL, environment, local).wait(GENEROUS) == 0
 
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)}
+    settings["PACKING"] = packing
     first = start(RUN, settings, nemo)
     while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
         time.sleep(0.1)
@@ -104,6 +107,7 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment
     assert first.wait() == -signal.SIGKILL
     assert start(RUN, settings, nemo).wait(GENEROUS) == 0
 
+    assert ("packing: the sequences" in nemo.with_suffix(".out").read_text()) == (packing == "1")
     lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
     assert [line["step"] for line in found] == [0, 1, 2, 3]
     assert any(0 < line["reward"] < 1 for line in found)

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from srt.common.errors import UserError
 from srt.common.models import load_model
+from srt.common.packed_attention import choose_attention
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.contract.phrases import PHRASE_SETS
+from srt.sft.attention import fit_attention
 from srt.sft.config import SftConfig
-from srt.sft.packed_attention import choose_attention, packed_attention
-from srt.sft.packing import fit_attention
 from srt.sft.trainer import PassCollator
 from srt.sft.weights import load_trained, trained_weights
 from tests.srt.helpers.sft_updates import largest_difference, naive_update, one_update
@@ -55,53 +54,6 @@ def test_the_joint_loss_counts_each_token_of_y_revised_twice(tiny_checkpoint, se
     assert largest_difference(gradients, expected) < 1e-4
 
 
-@pytest.mark.parametrize("softcap, with_sinks", [(None, False), (0.5, False), (None, True), (0.5, True)])
-@pytest.mark.parametrize("window", [None, 4])
-@pytest.mark.parametrize("key_heads", [4, 2])
-def test_packed_attention_is_causal_attention_within_each_sequence(window, key_heads, softcap, with_sinks):
-    torch.manual_seed(0)
-    lengths, width = [3, 9, 1, 6], 8
-    boundaries = torch.tensor([0, 3, 12, 13, 19], dtype=torch.int32)
-    query = torch.randn(1, 4, 19, width, dtype=torch.float64)
-    key, value = torch.randn(2, 1, key_heads, 19, width, dtype=torch.float64)
-    mask = torch.block_diag(*[torch.ones(n, n) for n in lengths]).bool().tril()
-    if window:
-        mask &= torch.ones(19, 19).bool().triu(1 - window)
-    repeated = [tensor.repeat_interleave(4 // key_heads, dim=1) for tensor in (key, value)]
-    scores = query @ repeated[0].mT * 0.3
-    if softcap:
-        scores = softcap * torch.tanh(scores / softcap)
-    exponentials = scores.exp() * mask
-    sinks = torch.tensor([0.3, -1.0, 2.0, 0.0], dtype=torch.float64) if with_sinks else None
-    total = exponentials.sum(-1, keepdim=True) + (sinks.exp()[None, :, None, None] if with_sinks else 0)
-    expected = (exponentials / total @ repeated[1]).transpose(1, 2)
-
-    output, _ = packed_attention(
-        torch.nn.Module(),
-        query,
-        key,
-        value,
-        None,
-        scaling=0.3,
-        sliding_window=window,
-        cu_seq_lens_q=boundaries,
-        max_length_q=9,
-        softcap=softcap,
-        s_aux=sinks,
-    )
-    torch.testing.assert_close(output, expected)
-
-
-def test_attention_that_cannot_be_packed_is_refused():
-    query = torch.randn(1, 1, 2, 4)
-    boundaries = {"cu_seq_lens_q": torch.tensor([0, 2], dtype=torch.int32), "max_length_q": 2}
-    for unsupported in ({"dropout": 0.1}, {"position_bias": torch.zeros(1, 1, 2, 2)}):
-        with pytest.raises(UserError, match="dropout or a position bias"):
-            packed_attention(torch.nn.Module(), query, query, query, None, **boundaries, **unsupported)
-    with pytest.raises(UserError, match="does not tell its attention where a tuple ends"):
-        packed_attention(torch.nn.Module(), query, query, query, None)
-
-
 def test_without_a_gpu_packing_is_used_only_when_requested(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert choose_attention("auto")[1:] == (False, "SDPA")
@@ -110,9 +62,9 @@ def test_without_a_gpu_packing_is_used_only_when_requested(monkeypatch):
 
 def test_with_a_gpu_the_log_names_the_kernel_for_packing(monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("srt.sft.packed_attention.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("srt.common.packed_attention.is_flash_attn_2_available", lambda: True)
     assert choose_attention("auto") == ("flash_attention_2", True, "FlashAttention 2")
-    monkeypatch.setattr("srt.sft.packed_attention.is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr("srt.common.packed_attention.is_flash_attn_2_available", lambda: False)
     assert choose_attention("auto")[1] and "FlashAttention is not installed" in choose_attention("auto")[2]
     assert choose_attention("0") == ("sdpa", False, "SDPA (FlashAttention is not installed)")
 
@@ -120,7 +72,7 @@ def test_with_a_gpu_the_log_names_the_kernel_for_packing(monkeypatch):
 def test_where_a_model_does_not_support_flash_attention_packing_does_without(tiny_checkpoint, monkeypatch):
     model = load_model(str(tiny_checkpoint), "float32", "cpu")
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
-    monkeypatch.setattr("srt.sft.packed_attention.is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr("srt.common.packed_attention.is_flash_attn_2_available", lambda: True)
     assert fit_attention(model, "auto", 100)[:2] == ("packed_varlen", True)  # here it is not installed
     assert model.config._attn_implementation == "packed_varlen"
     model.set_attn_implementation("sdpa")

@@ -21,6 +21,7 @@ from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.nemo_rl.driver.generation import NemoGrader
 from opsd.nemo_rl.driver.megatron_config import check_megatron
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
+from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from srt.common.errors import UserError
@@ -50,6 +51,7 @@ class NemoEngine:
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)
             runtime.prepare_megatron(output_dir)
+        packed = _choose_packing(run)
         shape = cluster_shape(config, torch.cuda.device_count(), model_config, count_parameters(model_config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
         with contextlib.ExitStack() as resources:
@@ -57,7 +59,7 @@ class NemoEngine:
             resources.callback(ray.shutdown)
             self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"grading": config}))
             with heartbeat("the workers are starting"):
-                self.workers = WorkerGroup(run, shape, output_dir / "checkpoints")
+                self.workers = WorkerGroup(run, shape, output_dir / "checkpoints", packed)
             resources.callback(self.workers.close)
             self._resources = resources.pop_all()
         self.start_step = self.workers.start_step
@@ -92,3 +94,13 @@ class NemoEngine:
 
     def close(self) -> None:
         self._resources.close()
+
+
+def _choose_packing(run: Run) -> bool:
+    """Megatron packs with Transformer Engine's attention alone, which has never run here."""
+    config = run.config
+    if config.trainer_backend == "megatron":
+        if config.packing != "0":
+            print("padding instead of packing, because TRAINER_BACKEND=megatron does not pack")
+        return False
+    return choose_packing((config.student_model, config.teacher_model), config.packing, run.longest_sequence)

@@ -26,7 +26,7 @@ from opsd.run import Run
 from opsd.timing import add_span, span
 from srt.common.errors import UserError
 from srt.common.machine import this_machine
-from srt.common.models import stored_dtype, vllm_overrides
+from srt.common.models import load_model_config, stored_dtype, vllm_overrides
 from srt.contract import metrics as names
 
 REPLICATED_AXES = ["context_parallel", "tensor_parallel", "pipeline_parallel"]
@@ -36,12 +36,14 @@ TEACHER = "teacher"  # the folder in a checkpoint
 class WorkerGroup:
     """NeMo-RL's policy workers and, beside them, its vLLM engines, as the newest checkpoint in `folder` left them.
 
-    `start_step`: finished steps. The GPUs hold either the sampler (inside `sampling`) or what trains.
+    `start_step`: finished steps. `packed`: the sequences of a forward pass share one row. The GPUs hold either the
+    sampler (inside `sampling`) or what trains.
     """
 
-    def __init__(self, run: Run, shape: ClusterShape, folder: Path):
+    def __init__(self, run: Run, shape: ClusterShape, folder: Path, packed: bool = False):
         config = self.config = run.config
-        self.shape = shape
+        self.shape, self.packed = shape, packed
+        self.width: int = load_model_config(config.student_model).get_text_config().hidden_size
         self.pad_id = run.pad_id
         self.checkpoints = CheckpointManager(
             {
@@ -99,6 +101,8 @@ class WorkerGroup:
                 self.policy.run_all_workers_single_data("check_logits")
             except UserError as error:  # Ray's, whose text is the worker's traceback
                 raise getattr(error, "cause", error) from None
+        if packed:
+            self.policy.run_all_workers_single_data("pack")
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:
@@ -110,8 +114,7 @@ class WorkerGroup:
 
     def update(self, updates: list[list[SequencePair]]) -> UpdateResult:
         """One optimizer step for each list of pairs. `grad_norm` is NaN when one was not finite and not made."""
-        tokens = self.config.tokens_per_micro_batch
-        assigned = [assign_micro_batches(pairs, self.shape.data_parallel, tokens) for pairs in updates]
+        assigned = [self._assign(pairs) for pairs in updates]
         by_update = [rank_updates(update) for update in assigned]
         by_rank = [[update[rank] for update in by_update] for rank in range(self.shape.data_parallel)]
         with span(names.WEIGHT_SYNC):
@@ -144,7 +147,7 @@ class WorkerGroup:
         )
 
     def score(self, pairs: list[SequencePair]) -> list[ScoredBatch]:
-        assigned = assign_micro_batches(pairs, self.shape.data_parallel, self.config.tokens_per_micro_batch)
+        assigned = self._assign(pairs)
         self.policy.prepare_for_lp_inference()  # a validation may have moved the student off the GPUs
         futures = self.policy.worker_group.run_all_workers_sharded_data(
             "score",
@@ -161,6 +164,11 @@ class WorkerGroup:
             for batch, output in zip(batches, outputs, strict=True)
             if output is not None
         ]
+
+    def _assign(self, pairs: list[SequencePair]) -> list[list[list[SequencePair]]]:
+        """The micro-batches of each rank."""
+        tokens = self.config.tokens_per_micro_batch
+        return assign_micro_batches(pairs, self.shape.data_parallel, tokens, self.width, self.packed)
 
     def sync_teacher(self) -> None:
         self.policy.prepare_for_training()  # a validation may have moved the student off the GPUs

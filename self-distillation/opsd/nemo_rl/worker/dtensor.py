@@ -20,6 +20,8 @@ from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
 from srt.common.dropout import turn_off_dropout
+from srt.common.packed_attention import PACKED
+from srt.common.packing import set_attention
 from srt.common.remote_code import enforce_remote_code, remote_code_allowed
 from srt.common.rope import fix_rope
 
@@ -83,6 +85,12 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
         if self._own_teacher is not None:
             with self.teacher_swapped_in() as teacher:
                 self.logit_transform(teacher)
+
+    def pack(self) -> None:
+        self.check_logits()  # of both models, before either has the attention for packing
+        super().pack()
+        if self._own_teacher is not None:
+            set_attention(self._own_teacher, PACKED)
 
     # The teacher ----------------------------------------------------------------------------------------
 

@@ -22,13 +22,16 @@ from opsd.logits import find_logit_transform
 from opsd.nemo_rl.worker.lm_head_hook import Result, forward, run_to_lm_head
 from opsd.nemo_rl.worker.step import DistillationStep
 from opsd.nemo_rl.worker.swap_weights import local_shard
+from srt.common.packed_attention import PACKED
+from srt.common.packing import set_attention
 from srt.contract.layout import TokenSequence
 
 _TRANSFORMS: WeakKeyDictionary[Any, LogitTransform] = WeakKeyDictionary()  # by model
 
 
 class DTensorStep(DistillationStep):
-    """Mixed into a worker with the attributes of NeMo-RL's DTensor workers. `max_grad_norm` None: no clipping."""
+    """Mixed into a worker with the attributes of NeMo-RL's DTensor workers. `max_grad_norm` None: no clipping.
+    `packed`: the sequences of a pass share one row."""
 
     optimizer: torch.optim.Optimizer
     scheduler: Any
@@ -37,6 +40,13 @@ class DTensorStep(DistillationStep):
     dp_cp_mesh: DeviceMesh
     tp_mesh: DeviceMesh
     max_grad_norm: float | None
+    packed = False
+
+    def pack(self) -> None:
+        """Share rows from now on; the models are known to support it. All ranks must call together."""
+        self.logit_transform(self.model)  # is found with passes that are not packed
+        set_attention(self.model, PACKED)
+        self.packed = True
 
     def _run_to_lm_head(
         self,
@@ -45,7 +55,8 @@ class DTensorStep(DistillationStep):
         pad_id: int,
         then: Callable[[Float[Tensor, "T H"], LMHead], Result],
     ) -> Result:
-        return run_to_lm_head(model, sequences, pad_id, self._autocast_dtype, then, self.logit_transform(model))
+        transform = self.logit_transform(model)
+        return run_to_lm_head(model, sequences, pad_id, self._autocast_dtype, then, transform, self.packed)
 
     def logit_transform(self, model: Any) -> LogitTransform:
         """What the model does to its logits after the LM head, found on first use; all ranks must call together.

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from opsd.hidden_states import LMHead, autocast, lm_head_of, padded
+from opsd.hidden_states import LMHead, autocast, lm_head_of, packed_pass, padded_pass
 from opsd.kl import IDENTITY, LogitTransform
+from srt.common.packing import to_device
 from srt.contract.layout import TokenSequence
 
 Result = TypeVar("Result")
@@ -26,6 +27,7 @@ def run_to_lm_head(
     autocast_dtype: torch.dtype | None,
     then: Callable[[Float[Tensor, "T H"], LMHead], Result],
     transform: LogitTransform = IDENTITY,
+    packed: bool = False,
 ) -> Result:
     """then(hidden, head): `hidden` predicts the supervised tokens, one sequence after the other; both carry
     gradients.
@@ -34,11 +36,10 @@ def run_to_lm_head(
         together.
     autocast_dtype: None turns autocast off.
     transform: what the model does to its logits (opsd.logits), for `head`.
-    `then` runs inside the model's forward pass, while its head is whole. There is no attention mask: padding
-    follows the tokens of a sequence, where a causal model's tokens never look.
+    packed: as in hidden_states.predicting_hidden.
+    `then` runs inside the model's forward pass, while its head is whole.
     """
-    ids, sequence_index, positions = padded(sequences, pad_id)
-    predicting = sequence_index * ids.shape[1] + positions
+    inputs, predicting = packed_pass(sequences) if packed else padded_pass(sequences, pad_id)
     results: list[Result] = []
 
     def hook(layer: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -50,20 +51,17 @@ def run_to_lm_head(
     # Before the hooks of tensor parallelism, which turn the hidden states into a DTensor.
     handle = model.get_output_embeddings().register_forward_pre_hook(hook, prepend=True)
     try:
-        forward(model, ids, autocast_dtype)
+        forward(model, inputs.pop("input_ids"), autocast_dtype, **inputs)
     finally:
         handle.remove()
     return results[0]
 
 
-def forward(model: Any, ids: Int[Tensor, "B L"], autocast_dtype: torch.dtype | None) -> Tensor:
-    """The model's logits."""
+def forward(model: Any, ids: Int[Tensor, "B L"], autocast_dtype: torch.dtype | None, **inputs: Any) -> Tensor:
+    """The model's logits. `inputs`: beside the ids; positions are counted from 0 unless they are among them."""
     device = model.device
+    # Given explicitly: a tensor-parallel model would shard those it makes itself.
+    inputs = {"position_ids": torch.arange(ids.shape[1]).expand(ids.shape)} | inputs
     with autocast(device, autocast_dtype):
-        output = model(
-            input_ids=ids.to(device),
-            # Given explicitly: a tensor-parallel model would shard those it makes itself.
-            position_ids=torch.arange(ids.shape[1], device=device).expand(ids.shape),
-            use_cache=False,
-        )
+        output = model(input_ids=ids.to(device), **to_device(inputs, device), use_cache=False)
     return output.logits

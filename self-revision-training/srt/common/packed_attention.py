@@ -78,7 +78,7 @@ def packed_attention(
     if dropout or kwargs.get("position_bias") is not None:
         raise UserError("its attention has dropout or a position bias")
     if cu_seq_lens_q is None or max_length_q is None:
-        raise UserError("it does not tell its attention where a tuple ends")
+        raise UserError("it does not tell its attention where a sequence ends")
     if torch.is_autocast_enabled(query.device.type):  # rotary embeddings return fp32
         dtype = torch.get_autocast_dtype(query.device.type)
         query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
