@@ -17,6 +17,7 @@ from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
+from srt.common.machine import stated_machine, this_machine
 from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
@@ -61,6 +62,7 @@ def collect(argv: list[str]) -> None:
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
     check(config)
     allow_remote_code(config.trust_remote_code)
+    stated = stated_machine(config.plan_for, DRY_RUN in argv)
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)
@@ -81,7 +83,7 @@ def collect(argv: list[str]) -> None:
             "data_prefix": prefix,
             "output_dir": str(output_dir),
         }
-        show_plan(replace(config, **resolved), loaded, layout, output_dir)
+        show_plan(replace(config, **resolved), loaded, layout, output_dir, stated or this_machine())
         return
 
     # Without TARGET_REVISION_SAMPLES, RIGHT_SHARE and CLEAN, which only select from the log.

@@ -273,12 +273,15 @@ def visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def engine_count(data_parallel_size: int | None, tensor_parallel_size: int, backend: str) -> int | None:
-    """Number of engine processes; None for one engine in this process (no GPU, and no number requested).
+def engine_count(
+    data_parallel_size: int | None, tensor_parallel_size: int, backend: str, gpus: int | None = None
+) -> int | None:
+    """Number of engine processes; None for one engine in this process (no GPU, and no number requested). `gpus`:
+    those of the machine, if it is not this one.
 
     Raises UserError when there are too few GPUs, or for `backend` "ray" without a number.
     """
-    gpus = visible_gpus()
+    gpus = visible_gpus() if gpus is None else gpus
     if backend == "ray":
         if data_parallel_size is None:
             raise UserError(
