@@ -1,6 +1,6 @@
 """Phase 2: configuration -> problems, layout and engine -> training."""
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +45,7 @@ def distill(argv: list[str]) -> None:
     if not run.is_complete:
         memory_plan(run, this_machine()).check(run.config.check_memory)
     if run.claim_folder():
-        with closing(open_engine(run)) as engine:
+        with closing(open_engine(run)) as engine, worker_errors(run.config):
             preflight(run, engine)
             train(run, engine)
 
@@ -105,6 +105,15 @@ def open_engine(run: Run) -> Engine:
     from opsd.local.engine import LocalEngine
 
     return LocalEngine(run)
+
+
+def worker_errors(config: RunConfig) -> AbstractContextManager[None]:
+    """Turns the loss of a worker process into one sentence, where the engine has any."""
+    if config.engine != "nemo-rl":
+        return nullcontext()
+    from opsd.nemo_rl.driver.lost_workers import lost_workers_in_words
+
+    return lost_workers_in_words(config.num_nodes)
 
 
 def _validation_set(config: DistillConfig, dataset: str, split: str) -> ProblemSet | None:

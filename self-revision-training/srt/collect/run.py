@@ -149,6 +149,7 @@ def collect(argv: list[str]) -> None:
             JUDGED_BY_EXAMPLES_ONLY: loaded.num_examples_only(collector.attempts.responses),
         }
     summary["seconds"] = round(time.monotonic() - started, 1)
+    summary["sampler_start_seconds"] = round(sampler.start_seconds, 1)
     right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
     results = {"clean": config.clean, "problems": len(consumed), FINGERPRINT: written}
@@ -161,7 +162,7 @@ def collect(argv: list[str]) -> None:
         "unreadable records": len(loaded.bad),
         "repeated records": loaded.repeated,
         "tokens": summary["tokens"],
-        "seconds": summary["seconds"],
+        "seconds": f"{summary['seconds']:,}, {summary['sampler_start_seconds']:,} of them for the sampler's start",
         "file": path,
         "disk used": shown_bytes(disk_bytes(output_dir)),
     }

@@ -18,6 +18,7 @@ from opsd.loss_terms import loss_metrics
 from opsd.memory import sampler_share
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
+from opsd.nemo_rl.driver.lost_workers import end_workers
 from opsd.nemo_rl.driver.runtime import WORKERS
 from opsd.nemo_rl.micro_batches import assign_micro_batches, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
@@ -193,7 +194,7 @@ class WorkerGroup:
 
     def close(self) -> None:
         self.sampler.close()
-        self.policy.shutdown()
+        end_workers(self.policy)
 
 
 def _scored(assigned: list[list[list[list[SequencePair]]]], results: list[RankStepResult]) -> list[ScoredBatch]:
