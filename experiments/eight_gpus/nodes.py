@@ -30,9 +30,19 @@ NODE_SECONDS = 180.0  # within which a node must have started
 class Cluster:
     """A Ray head and one more node, each with its GPUs; Ray asks for a token that is in a file of this user."""
 
-    def __init__(self, gpus: list[list[str]], folder: Path, env: dict[str, str], cpus: int | None = None):
-        """`gpus`: of the head and of the other node. `cpus`: that each claims to have; None: the machine's."""
-        self.gpus, self.folder, self.cpus = gpus, folder, cpus
+    def __init__(
+        self,
+        gpus: list[list[str]],
+        folder: Path,
+        env: dict[str, str],
+        cpus: int | None = None,
+        second_address: str | None = None,
+    ):
+        """`gpus`: of the head and of the other node. `cpus`: that each claims to have; None: the machine's.
+
+        `second_address`: of the other node, such as 127.0.0.2, for who tells nodes apart by it; None: the same.
+        """
+        self.gpus, self.folder, self.cpus, self.second_address = gpus, folder, cpus, second_address
         self.port = _free_port()
         self.token = Path(tempfile.mkdtemp(prefix="sd_zero_ray_")) / "token"  # mode 700
         self.token.write_text(secrets.token_hex(32))
@@ -53,6 +63,7 @@ class Cluster:
             options += ["--head", f"--port={self.port}", "--include-dashboard=false"]
         else:
             options += [f"--address={ADDRESS}:{self.port}"]
+            options += [f"--node-ip-address={self.second_address}"] if self.second_address else []
         log = self.folder / f"node{index}.log"
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *options]
         self.nodes[index] = start(command, self._visible(index), log)

@@ -26,6 +26,8 @@ from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments,
 # verdict that arrives meanwhile (a sample takes seconds).
 POLL_SECONDS = 0.01
 
+LOOK_SECONDS = 2.0  # between questions to Ray whether the engines are still there
+
 # A step in which a request enters cannot use the CUDA graph of a pure decoding step, and with hundreds of
 # requests in flight one enters at nearly every step. Requests are therefore held for this long and admitted
 # together, which leaves most steps to the graph; against the seconds that a request takes, the delay is small.
@@ -70,6 +72,8 @@ class VllmParallelSampler:
         self.config = config
         self.with_logprobs = with_logprobs
         self.engines = engines
+        self.on_ray = engines > 1 and data_parallel_backend == "ray"
+        self._next_look = 0.0
         self.admission_seconds = ADMISSION_SECONDS if on_gpu else 0.0
         arguments = engine_arguments(
             model_path,
@@ -145,7 +149,7 @@ class VllmParallelSampler:
             try:
                 key, outcome = self._finished.get(block=not samples, timeout=POLL_SECONDS)
             except queue.Empty:
-                self._dead = not samples and self.engine.errored
+                self._dead = not samples and (self.engine.errored or self._actor_ended())
                 break
             if outcome is None:
                 self._dead = True
@@ -161,6 +165,17 @@ class VllmParallelSampler:
                 "the same command continues from there"
             )
         return samples
+
+    def _actor_ended(self) -> bool:
+        """Whether an engine on a Ray cluster is gone, as with its node: not every version of vLLM notices."""
+        if not self.on_ray or time.monotonic() < self._next_look:
+            return False
+        import ray
+
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        manager: Any = self.engine.engine_core.resources.engine_manager
+        ended, _ = ray.wait(list(manager.run_refs), num_returns=1, timeout=0)
+        return bool(ended)
 
     def drop(self) -> None:
         """Drop all requests in flight, and the assignment of groups to engines."""

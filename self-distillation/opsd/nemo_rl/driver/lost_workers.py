@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from srt.common.errors import UserError, reason_of
+from srt.common.errors import UserError
 
 NOTICE_SECONDS = 30.0  # within which Ray notices that a node is gone, whose neighbors may have failed before
 
@@ -15,18 +15,16 @@ NOTICE_SECONDS = 30.0  # within which Ray notices that a node is gone, whose nei
 def lost_workers_in_words(num_nodes: int) -> Iterator[None]:
     """Raises UserError for an error inside the block that comes from a lost worker or node; others pass.
 
-    The cluster is asked: the block must end before this process leaves it.
+    The cluster is asked: the block must be within this process's time in it.
     """
+    nodes = _nodes(alive=True)  # Ray also lists those that were lost before this run
     try:
         yield
     except UserError:
         raise
     except Exception as error:
-        if what := _what_is_gone(error, num_nodes):
-            raise UserError(
-                f"{what}, and the run ended with it ({reason_of(error)[:200]}); the same command continues from "
-                "the newest checkpoint"
-            ) from error
+        if what := _what_is_gone(error, nodes, num_nodes):
+            raise UserError(f"{what} the same command continues from the newest checkpoint") from error
         raise
 
 
@@ -40,8 +38,8 @@ def end_workers(owner: Any) -> None:
             owner.worker_group.shutdown(force=True)
 
 
-def _what_is_gone(error: Exception, num_nodes: int) -> str | None:
-    """None for an error of another kind."""
+def _what_is_gone(error: Exception, nodes: dict[str, str], num_nodes: int) -> str | None:
+    """None for an error of another kind. `nodes`: those that were there, by id."""
     import ray
 
     if not isinstance(error, ray.exceptions.RayError):  # what a worker raises is one, too
@@ -49,15 +47,16 @@ def _what_is_gone(error: Exception, num_nodes: int) -> str | None:
     if num_nodes > 1:
         deadline = time.monotonic() + NOTICE_SECONDS
         while time.monotonic() < deadline:
-            if dead := _dead_nodes():
-                return f"a node of the Ray cluster is gone ({', '.join(dead)}); bring it back"
+            if dead := sorted(nodes[node] for node in _nodes(alive=False) if node in nodes):
+                return f"a node of the Ray cluster is gone ({', '.join(dead)}); once it is back,"
             time.sleep(0.5)
     if isinstance(error, ray.exceptions.RayActorError | ray.exceptions.WorkerCrashedError):
-        return "a worker of ENGINE=nemo-rl was killed (out of memory, for example; WORKER_LOGS=1 shows its output)"
+        return "a worker was killed, for want of memory for example (WORKER_LOGS=1 shows its last output);"
     return None
 
 
-def _dead_nodes() -> list[str]:
+def _nodes(alive: bool) -> dict[str, str]:
+    """Node id -> address."""
     import ray
 
-    return [node["NodeManagerAddress"] for node in ray.nodes() if not node["Alive"]]
+    return {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"] == alive}

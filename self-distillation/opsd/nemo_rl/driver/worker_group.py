@@ -76,20 +76,23 @@ class WorkerGroup:
         eot_ids = run.layout.eot_ids
         generation = generation_config(config, shape, run.max_model_len, eot_ids, run.pad_id, share, overrides)
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
-        self.generation = open_generation(self.cluster, generation)
-        self.generation.finish_generation()
+        with span("sampler"):
+            self.generation = open_generation(self.cluster, generation)
+            self.generation.finish_generation()
         self.sampler = NemoSampler(self.generation, run.layout.eot_ids, run.pad_id)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
-        self.policy = Policy(
-            self.cluster,
-            policy_config(config, shape, generation, run.total_updates),
-            run.layout.tokenizer,
-            name_prefix="student",
-            weights_path=weights,
-            optimizer_path=optimizer,
-            init_reference_model=True,  # taken before a checkpoint is loaded: the model that the run started with
-            worker_extension_cls_fqn=WORKERS[config.trainer_backend],
-        )
+        with span("trainer"):
+            self.policy = Policy(
+                self.cluster,
+                policy_config(config, shape, generation, run.total_updates),
+                run.layout.tokenizer,
+                name_prefix="student",
+                weights_path=weights,
+                optimizer_path=optimizer,
+                # Taken before a checkpoint is loaded: the model that the run started with.
+                init_reference_model=True,
+                worker_extension_cls_fqn=WORKERS[config.trainer_backend],
+            )
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
         if self.teacher_was_synced:
             self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
