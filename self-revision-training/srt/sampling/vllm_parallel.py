@@ -121,11 +121,13 @@ class VllmParallelSampler:
             self.engine = starting.result()
             # poll reports a dead engine in one sentence; the engine's process has printed why.
             logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
-        except (ValueError, RuntimeError, OSError, AssertionError) as error:  # it asserts its input
+        except BaseException as error:  # or Ctrl-C while it starts
             self._guard.kill_all()
-            raise did_not_start(model_path, error) from error
-        except BaseException:  # Ctrl-C while it starts
-            self._guard.kill_all()
+            expected = isinstance(
+                error, ValueError | RuntimeError | OSError | AssertionError
+            )  # it asserts its input
+            if isinstance(error, Exception) and (expected or type(error).__module__.startswith("ray.")):
+                raise did_not_start(model_path, error) from error
             raise
         print(f"vLLM: ready after {time.monotonic() - started:.0f} s", flush=True)
 

@@ -13,6 +13,9 @@ def main(argv: list[str]) -> None:
     from srt.sampling import vllm_parallel
 
     vllm_parallel.visible_gpus = lambda: 1
+    arguments = vllm_parallel.engine_arguments
+    # Without a process for each GPU, which vLLM would place as it places the engine.
+    vllm_parallel.engine_arguments = lambda *a, **k: arguments(*a, **k) | {"distributed_executor_backend": "uni"}
     collect(argv)
 
 
