@@ -10,7 +10,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 from experiments.one_gpu.plan import REPOSITORY, Job, Layout, command
 from srt.common.files import read_json, write_json
@@ -19,12 +19,26 @@ RECORD = "job.json"
 STOP_SECONDS = 60
 
 
+class NamedJob(Protocol):
+    """What a record says of a job of any experiment."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def env(self) -> dict[str, str]: ...
+
+
+class JobFolders(Protocol):
+    def folder(self, job: str, /) -> Path: ...
+
+
 @dataclass
 class RunningJob:
     """A job that was started. `gpus`: those it has to itself."""
 
-    job: Job
-    layout: Layout
+    job: Any  # a NamedJob
+    layout: JobFolders
     gpus: list[str]
     process: subprocess.Popen
     log: IO[str]
@@ -76,13 +90,20 @@ def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> Ru
     A job that was done elsewhere and is made again, because its model did not travel, starts in a new folder, and
     so does what was half done with that model.
     """
-    folder = layout.folder(job.name)
     if record_of(job, layout):
         half_done = [other for other in jobs.values() if job.name in other.needs and not record_of(other, layout)]
         for outdated in (job, *half_done):
-            _keep_aside(layout.folder(outdated.name))
-    folder.mkdir(parents=True, exist_ok=True)
+            keep_aside(layout.folder(outdated.name))
     arguments, env = command(job, jobs, layout, sys.executable)
+    return launch(job, layout, gpus, arguments, env)
+
+
+def launch(
+    job: NamedJob, layout: JobFolders, gpus: list[str], arguments: list[str], env: dict[str, str]
+) -> RunningJob:
+    """Start this command as the job, with these variables beyond those that are set already."""
+    folder = layout.folder(job.name)
+    folder.mkdir(parents=True, exist_ok=True)
     log = open(folder / "job.log", "a", encoding="utf-8")
     visible = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus != [""] else {}
     print(f"start: {job.name} on GPU {','.join(gpus) or '-'}", flush=True)
@@ -98,14 +119,14 @@ def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> Ru
     return RunningJob(job, layout, gpus, process, log, arguments, time.monotonic())
 
 
-def _keep_aside(folder: Path) -> None:
+def keep_aside(folder: Path) -> None:
     """Rename a folder, if it exists, to <name>.before<n>."""
     if folder.exists():
         names = (folder.with_name(f"{folder.name}.before{n}") for n in itertools.count(1))
         folder.rename(next(name for name in names if not name.exists()))
 
 
-def record_of(job: Job, layout: Layout) -> dict[str, Any] | None:
+def record_of(job: NamedJob, layout: JobFolders) -> dict[str, Any] | None:
     """The record of a job that ended well; None for one that is open."""
     path = layout.folder(job.name) / RECORD
     return read_json(path) if path.is_file() else None

@@ -9,6 +9,7 @@ from srt.config_groups import (
     AdamConfig,
     GradingConfig,
     LoraConfig,
+    PlanConfig,
     ProblemFilterConfig,
     PromptConfig,
     RecipeConfig,
@@ -32,6 +33,7 @@ class DistillConfig(
     AdamConfig,
     LoraConfig,
     RemoteCodeConfig,
+    PlanConfig,
 ):
     """configs/distill.yaml has the meaning and default of every field."""
 
@@ -136,6 +138,7 @@ NOT_IDENTITY = (
     "kl_single_pass",
     "gradient_checkpointing",
     "check_memory",
+    "plan_for",
     "offload",
     "num_nodes",
     "gpus_per_node",

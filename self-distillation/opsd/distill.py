@@ -1,6 +1,6 @@
 """Phase 2: configuration -> problems, layout and engine -> training."""
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from opsd.srt_problems import find_srt_problems, name_overlaps, without_srt_prob
 from opsd.train import train
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
-from srt.common.machine import this_machine
+from srt.common.machine import Machine, stated_machine, this_machine
 from srt.common.models import check_gpu, check_reporter, check_saving, check_token_ids, exceeds_embedding
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
@@ -36,29 +36,37 @@ def distill(argv: list[str]) -> None:
 
     With --dry-run, only print what would be done.
     """
-    run = prepare(load_config(DistillConfig, "distill", [argument for argument in argv if argument != DRY_RUN]))
+    config = load_config(DistillConfig, "distill", [argument for argument in argv if argument != DRY_RUN])
+    stated = stated_machine(config.plan_for, DRY_RUN in argv)
+    run = prepare(config, stated)
     if DRY_RUN in argv:
-        show_plan(run)
+        show_plan(run, stated or this_machine())
         return
     if not run.is_complete:
         memory_plan(run, this_machine()).check(run.config.check_memory)
     if run.claim_folder():
-        with closing(open_engine(run)) as engine:
+        with closing(open_engine(run)) as engine, worker_errors(run.config):
             preflight(run, engine)
             train(run, engine)
 
 
-def prepare(config: DistillConfig) -> Run:
-    """Everything that can be checked and read before an engine starts. Raises UserError."""
+def prepare(config: DistillConfig, stated: Machine | None = None) -> Run:
+    """Everything that can be checked and read before an engine starts. Raises UserError.
+
+    `stated`: the machine of PLAN_FOR, on which everything that an engine needs is taken to be installed.
+    """
     check(config)
     allow_remote_code(config.trust_remote_code)
     check_gpu()
     check_reporter(config.report_to)
     check_verifier(config)
     print_recipe(config, "distill")
-    engine, reason = select_engine(config.engine, torch.cuda.device_count(), config.num_nodes)
+    if stated and stated.machines > 1:
+        config = replace(config, num_nodes=stated.machines)
+    gpus = stated.gpus if stated else torch.cuda.device_count()
+    engine, reason = select_engine(config.engine, gpus, config.num_nodes, installed=stated is not None)
     print(f"engine: {engine} ({reason})")
-    check_engine(config, engine)
+    check_engine(config, engine, installed=stated is not None)
     val_dataset, val_split = evaluation_or_default(config.mode, config.val_dataset, config.val_split)
     config = replace(config, engine=engine, val_dataset=val_dataset, val_split=val_split)
     resolved = _with_models(config)
@@ -97,6 +105,15 @@ def open_engine(run: Run) -> Engine:
     from opsd.local.engine import LocalEngine
 
     return LocalEngine(run)
+
+
+def worker_errors(config: RunConfig) -> AbstractContextManager[None]:
+    """Turns the loss of a worker process into one sentence, where the engine has any."""
+    if config.engine != "nemo-rl":
+        return nullcontext()
+    from opsd.nemo_rl.driver.lost_workers import lost_workers_in_words
+
+    return lost_workers_in_words(config.num_nodes)
 
 
 def _validation_set(config: DistillConfig, dataset: str, split: str) -> ProblemSet | None:

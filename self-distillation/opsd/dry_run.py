@@ -1,19 +1,24 @@
 """--dry-run of distill.sh: knobs, steps, tokens and GPU hours; no engine is started, nothing is written."""
 
-from opsd.memory import memory_plan
+from opsd.memory import describe_sampler, memory_plan
 from opsd.run import Run
 from srt.common.console import print_summary
 from srt.common.dry_run import ASSUMED_LENGTH, DISTILLATION, gpu_hours, print_knobs
-from srt.common.machine import this_machine
+from srt.common.machine import Machine
 from srt.common.models import count_parameters, load_model_config
 
 MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
 
 
-def show_plan(run: Run) -> None:
+def show_plan(run: Run, machine: Machine) -> None:
+    """`machine`: the one to plan for."""
     print_knobs(run.config, "distill")
     print_summary("Self-distillation", estimate(run))
-    print(memory_plan(run, this_machine()).line())
+    plan = memory_plan(run, machine)
+    print(f"\n{plan.table(machine)}")
+    for line in (describe_sampler(run, plan, machine), plan.advice()):
+        if line:
+            print(line)
     exists = (run.output_dir / "run.json").is_file()
     print(f"\noutput: {run.output_dir} ({'it holds a run, which this would continue' if exists else 'new'})")
     print("dry run: no engine was started, nothing was written")

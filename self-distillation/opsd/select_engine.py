@@ -22,15 +22,16 @@ MEGATRON = {
 }
 
 
-def select_engine(requested: str, gpus: int, num_nodes: int) -> tuple[str, str]:
-    """("local" or "nemo-rl", the reason). `gpus`: the ones visible on this node.
+def select_engine(requested: str, gpus: int, num_nodes: int, installed: bool = False) -> tuple[str, str]:
+    """("local" or "nemo-rl", the reason). `gpus`: the ones visible on this node. `installed`: take NeMo-RL to be
+    there.
 
     Raises UserError, naming ENGINE=local, when nemo-rl is not available but requested, or needed to use all GPUs.
     """
     if requested == "local":
         note = f"; it uses one of the {gpus} visible GPUs, ENGINE=nemo-rl uses all" if gpus > 1 else ""
         return "local", f"chosen by ENGINE{note}"
-    missing = "no GPU is visible" if gpus == 0 else why_no_nemo_rl()
+    missing = "no GPU is visible" if gpus == 0 else None if installed else why_no_nemo_rl()
     if requested == "nemo-rl":
         if missing:
             raise UserError(f"ENGINE=nemo-rl: {missing}. ENGINE=local needs none of that")
@@ -64,8 +65,11 @@ def why_no_nemo_rl() -> str | None:
     return None
 
 
-def check_engine(config: "DistillConfig", engine: str) -> None:
-    """Raises UserError for a configuration that the selected engine does not support."""
+def check_engine(config: "DistillConfig", engine: str, installed: bool = False) -> None:
+    """Raises UserError for a configuration that the selected engine does not support.
+
+    `installed`: take Megatron to be there.
+    """
     if engine == "nemo-rl" and config.lora_rank:
         raise UserError(f"LORA_RANK={config.lora_rank}: ENGINE=nemo-rl trains all weights; use ENGINE=local")
     for knob, value in (("REWARD_WEIGHT", config.reward_weight), ("SRT_REPLAY", config.srt_replay)):
@@ -78,7 +82,7 @@ def check_engine(config: "DistillConfig", engine: str) -> None:
             f"TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, and this run has ENGINE={engine}; leave "
             "TRAINER_BACKEND unset"
         )
-    if missing := why_no_megatron():
+    if not installed and (missing := why_no_megatron()):
         raise UserError(f"TRAINER_BACKEND=megatron: {missing}. TRAINER_BACKEND=dtensor needs none of that")
 
 

@@ -44,6 +44,15 @@ def span(name: str) -> Iterator[None]:
     add_span(name, time.monotonic() - started)
 
 
+@contextlib.contextmanager
+def report_start() -> Iterator[None]:
+    """Prints how long the block took, and its spans: the parts of an engine's start."""
+    with record_spans(rest="other") as seconds:
+        yield
+    parts = ", ".join(f"{name} {part:.0f}" for name, part in sorted(seconds.items(), key=lambda item: -item[1]))
+    print(f"started in {sum(seconds.values()):.0f} s ({parts})", flush=True)
+
+
 def add_span(name: str, seconds: float) -> None:
     """Adds time that was measured elsewhere, in a worker process for example."""
     recording = _recording.get()

@@ -28,6 +28,13 @@ class PromptConfig:
 
 
 @dataclass(frozen=True)
+class PlanConfig:
+    """The machine to plan for, if it is not this one (srt/common/machine.py)."""
+
+    plan_for: str | None = option()
+
+
+@dataclass(frozen=True)
 class RemoteCodeConfig:
     """Whether code that comes with a model may run (srt/common/remote_code.py)."""
 

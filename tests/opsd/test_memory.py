@@ -10,9 +10,10 @@ from opsd.distill import distill
 from srt.common.errors import UserError
 from srt.common.machine import Machine
 from srt.common.memory_plan import GIB, OTHER, ModelShape
+from srt.common.sampler_memory import CACHE, WEIGHTS
 from tests.opsd.helpers.problems import PROBLEMS
 
-MACHINE = Machine(2, 80 * GIB, 500 * GIB)
+MACHINE = Machine(2, 80 * GIB, 500 * GIB, 80 * GIB)
 SHAPE = ModelShape(10**6, vocab=1000, layers=2, width=64, inner=128, queries=64, keys=64)
 
 
@@ -53,11 +54,11 @@ def test_nemo_rl_shards_over_all_gpus_and_nodes(plan):
 
 
 def test_the_sampler_gets_what_the_plan_leaves_free(plan, monkeypatch):
-    monkeypatch.setattr(memory, "_gpu_total", lambda: 80 * GIB)
     monkeypatch.setattr(memory, "has_vllm", lambda: True)
 
     def share(**settings):
-        return plan(**{"sampler": "vllm"} | settings).gpu["sampling"]["sampler"] / (80 * GIB)
+        sampling = plan(**{"sampler": "vllm"} | settings).gpu["sampling"]
+        return (sampling[WEIGHTS] + sampling[CACHE]) / (80 * GIB)
 
     nearly_all = (80 - (OTHER + memory.SAMPLER_RESERVE) / GIB) / 80  # a tiny model leaves nearly everything
     assert share(engine="nemo-rl") == pytest.approx(nearly_all, abs=1e-3)

@@ -15,7 +15,7 @@ from opsd.memory import offloads, sampler_share
 from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
 from opsd.run import Run
-from opsd.timing import span
+from opsd.timing import report_start, span
 from srt.common.machine import this_machine
 from srt.common.models import stored_dtype
 from srt.contract import metrics as names
@@ -41,26 +41,30 @@ class LocalEngine:
         self.start_step: int = state["step"]
         if checkpoint:
             print(f"continuing after step {self.start_step} from {checkpoint}")
-        with contextlib.ExitStack() as resources:
+        with contextlib.ExitStack() as resources, report_start():
             self.grader = grader or resources.enter_context(open_grader(config))
-            packed = choose_packing(
-                (config.student_model, config.teacher_model), config.packing, run.longest_sequence
-            )
-            self.student = Student(config, checkpoint and checkpoint / "student", packed)
+            with span("student"):
+                packed = choose_packing(
+                    (config.student_model, config.teacher_model), config.packing, run.longest_sequence
+                )
+                self.student = Student(config, checkpoint and checkpoint / "student", packed)
             synced = checkpoint / "teacher" if checkpoint and state["teacher_was_synced"] else None
             offload = offloads(run, machine)
-            self.teacher = open_teacher(config, self.student, synced, offload)
-            self.optimizer_step = OptimizerStep(
-                config,
-                self.student,
-                self.teacher,
-                run.pad_id,
-                run.total_updates,
-                checkpoint,
-                offload,
-                run.replay,
-            )
-            self.sampler = _open_sampler(run, self.student, share)
+            with span("teacher"):
+                self.teacher = open_teacher(config, self.student, synced, offload)
+            with span("optimizer"):
+                self.optimizer_step = OptimizerStep(
+                    config,
+                    self.student,
+                    self.teacher,
+                    run.pad_id,
+                    run.total_updates,
+                    checkpoint,
+                    offload,
+                    run.replay,
+                )
+            with span("sampler"):
+                self.sampler = _open_sampler(run, self.student, share)
             resources.callback(self.sampler.close)
             self._resources = resources.pop_all()
 

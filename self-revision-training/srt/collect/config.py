@@ -8,6 +8,7 @@ from srt.config_groups import (
     HOW_WORK_IS_SPREAD,
     GradingConfig,
     ParallelSamplerConfig,
+    PlanConfig,
     ProblemFilterConfig,
     PromptConfig,
     RecipeConfig,
@@ -17,7 +18,13 @@ from srt.config_groups import (
 
 @dataclass(frozen=True)
 class CollectConfig(
-    RecipeConfig, PromptConfig, ParallelSamplerConfig, GradingConfig, ProblemFilterConfig, RemoteCodeConfig
+    RecipeConfig,
+    PromptConfig,
+    ParallelSamplerConfig,
+    GradingConfig,
+    ProblemFilterConfig,
+    RemoteCodeConfig,
+    PlanConfig,
 ):
     """See configs/srt_data.yaml for the meaning and default of each option."""
 
@@ -52,6 +59,7 @@ MAY_CHANGE = (
     "clean",
     *HOW_WORK_IS_SPREAD,
     "dtype",
+    "plan_for",
     "stage1_size",
     "stage2_size",
     "train_data_dir",

@@ -17,6 +17,7 @@ from srt.common.distillable import warn_before_phase1
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
 from srt.common.files import read_json, write_json
+from srt.common.machine import stated_machine, this_machine
 from srt.common.models import check_gpu
 from srt.common.remote_code import allow_remote_code
 from srt.config import load_config
@@ -61,6 +62,7 @@ def collect(argv: list[str]) -> None:
     config = load_config(CollectConfig, "srt_data", [argument for argument in argv if argument != DRY_RUN])
     check(config)
     allow_remote_code(config.trust_remote_code)
+    stated = stated_machine(config.plan_for, DRY_RUN in argv)
     if DRY_RUN not in argv:
         check_gpu()
         check_verifier(config)
@@ -81,7 +83,7 @@ def collect(argv: list[str]) -> None:
             "data_prefix": prefix,
             "output_dir": str(output_dir),
         }
-        show_plan(replace(config, **resolved), loaded, layout, output_dir)
+        show_plan(replace(config, **resolved), loaded, layout, output_dir, stated or this_machine())
         return
 
     # Without TARGET_REVISION_SAMPLES, RIGHT_SHARE and CLEAN, which only select from the log.
@@ -147,6 +149,7 @@ def collect(argv: list[str]) -> None:
             JUDGED_BY_EXAMPLES_ONLY: loaded.num_examples_only(collector.attempts.responses),
         }
     summary["seconds"] = round(time.monotonic() - started, 1)
+    summary["sampler_start_seconds"] = round(sampler.start_seconds, 1)
     right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
     results = {"clean": config.clean, "problems": len(consumed), FINGERPRINT: written}
@@ -159,7 +162,7 @@ def collect(argv: list[str]) -> None:
         "unreadable records": len(loaded.bad),
         "repeated records": loaded.repeated,
         "tokens": summary["tokens"],
-        "seconds": summary["seconds"],
+        "seconds": f"{summary['seconds']:,}, {summary['sampler_start_seconds']:,} of them for the sampler's start",
         "file": path,
         "disk used": shown_bytes(disk_bytes(output_dir)),
     }

@@ -84,14 +84,24 @@ class ModelShape:
         """Parameters of the LM head."""
         return self.vocab * self.width
 
-    def activations(self, tokens: int, checkpointing: bool, residual_bytes: int) -> int:
+    def activations(self, tokens: int, checkpointing: bool, residual_bytes: int, tensor_parallel: int = 1) -> int:
         """Between the layers and inside them, for one forward and backward pass over `tokens`.
 
         residual_bytes: of a number in the hidden states between layers: 2 under FSDP's bf16, 4 under autocast.
+        tensor_parallel: GPUs that share the heads and the MLP of each layer.
         """
-        inside = tokens * (28 * self.width + 24 * self.queries + 20 * self.keys + 8 * self.inner)
+        split = (24 * self.queries + 20 * self.keys + 8 * self.inner) // tensor_parallel
+        inside = tokens * (28 * self.width + split)
         between = self.layers * tokens * self.width * residual_bytes
         return between + int(BACKWARD * inside) if checkpointing else self.layers * inside
+
+    def scoring(self, tokens: int, tensor_parallel: int = 1) -> int:
+        """Inside a layer, for one forward pass over `tokens` in bf16 that saves nothing.
+
+        Not calibrated: it was never the largest term of what was measured.
+        """
+        split = max(6 * self.inner, 8 * self.queries + 8 * self.keys) // tensor_parallel
+        return tokens * (8 * self.width + split)
 
 
 @dataclass(frozen=True)
@@ -99,6 +109,7 @@ class MemoryPlan:
     """`gpu`: phase -> its terms, in bytes on each GPU; empty without a GPU. `host`: terms on each machine.
 
     `gpu_available`, `host_available`: bytes that are free; None: unknown. `changes`: what makes the plan smaller.
+    `rows`: what the longest sequences take, in words.
     """
 
     title: str
@@ -107,6 +118,7 @@ class MemoryPlan:
     gpu_available: int | None
     host_available: int | None
     changes: list[str] = field(default_factory=list)
+    rows: str = ""
 
     @property
     def phase(self) -> str | None:
@@ -137,13 +149,28 @@ class MemoryPlan:
         parts.append(f"{_of(self.host_bytes, self.host_available)} of main memory ({largest(self.host)})")
         return f"memory of {self.title}: {'fits' if self.fits else 'does NOT fit'}: about {'; '.join(parts)}"
 
+    def table(self, machine: Machine) -> str:
+        """All terms of every phase, in GiB; `machine`: that of the plan."""
+        where = f" for PLAN_FOR={machine.stated}" if machine.stated else ""
+        lines = [f"memory plan of {self.title}{where}, GiB" + (" on each GPU" if self.gpu else "")]
+        phases = dict(self.gpu) | {"main memory" + (" of a machine" if self.gpu else ""): self.host}
+        width = max(map(len, phases))
+        for phase, terms in phases.items():
+            lines.append(f"  {phase:<{width}} {sum(terms.values()) / GIB:7.1f}: {largest(terms, len(terms))}")
+        return "\n".join([*lines, self.line()])
+
+    def advice(self) -> str | None:
+        """Why a plan does not fit, and what would; None for one that does."""
+        if self.fits:
+            return None
+        return f"{self.rows}. " * bool(self.rows) + f"Try {', or '.join(self.changes)}"
+
     def check(self, stop: bool) -> None:
         """Print the line. `stop` (CHECK_MEMORY): raises UserError, instead, for a plan that does not fit."""
         if self.fits or not stop:
             print(self.line())
             return
-        changes = ", or ".join(self.changes)
-        raise UserError(f"{self.line()}. Try {changes}; CHECK_MEMORY=0 starts all the same")
+        raise UserError(f"{self.line()}. {self.advice()}; CHECK_MEMORY=0 starts all the same")
 
 
 def exceeds(required: int, available: int | None) -> bool:
@@ -163,7 +190,12 @@ def _of(required: int, available: int | None) -> str:
 
 
 def make_plan(
-    title: str, terms: tuple[dict[str, Terms], Terms], machine: Machine, processes: int, changes: list[str]
+    title: str,
+    terms: tuple[dict[str, Terms], Terms],
+    machine: Machine,
+    processes: int,
+    changes: list[str],
+    rows: str = "",
 ) -> MemoryPlan:
     """The plan for this machine. `terms`: from one of the functions below; `processes`: that train on it.
 
@@ -171,11 +203,11 @@ def make_plan(
     """
     phases, host = terms
     if machine.gpus:
-        return MemoryPlan(title, phases, host, machine.gpu_bytes, machine.host_bytes, changes)
+        return MemoryPlan(title, phases, host, machine.gpu_bytes, machine.host_bytes, changes, rows)
     largest_phase = max(phases.values(), key=lambda phase: sum(phase.values()))
     host = host | {name: size * processes for name, size in largest_phase.items()}
     host = {name: size for name, size in host.items() if name not in ("processes", "other")}
-    return MemoryPlan(title, {}, host, None, machine.host_bytes, changes)
+    return MemoryPlan(title, {}, host, None, machine.host_bytes, changes, rows)
 
 
 # The plans -------------------------------------------------------------------------------------------------
@@ -289,13 +321,16 @@ def nemo_rl_terms(
     checkpointing: bool,
     all_vocab_entries: bool,
     sampler_bytes: int,
+    teacher_tokens: int = 0,
+    tensor_parallel: int = 1,
     sampler_copy: int = 0,
     megatron_parallel: int | None = None,
 ) -> tuple[dict[str, Terms], Terms]:
     """GPU and host terms of ENGINE=nemo-rl, the host's on each node. `gpus`: on all nodes.
 
-    student_tokens: of a micro-batch; step_tokens: responses' tokens of a step, over all GPUs; sampler_bytes:
-    vLLM's share of a GPU; sampler_copy: what vLLM keeps in main memory of a GPU's weights while it sleeps.
+    student_tokens, teacher_tokens: of a micro-batch; step_tokens: responses' tokens of a step, over all GPUs;
+    sampler_bytes: vLLM's share of a GPU; sampler_copy: what vLLM keeps in main memory of a GPU's weights while it
+    sleeps. tensor_parallel: GPUs that share a layer, and the vocabulary in the KL; never measured above 1.
     megatron_parallel: under Megatron, the GPUs that share bf16 weights and fp32 gradients; master weights are with
     Adam's moments, which all GPUs share. None: FSDP, under which they share everything. Megatron's memory was
     never measured.
@@ -308,15 +343,27 @@ def nemo_rl_terms(
     sharded = {"student": student, "gradients": gradients, "Adam's moments": moments}
     training = sharded | {
         "activations": shape.layers * student_tokens * shape.width * 2,
-        "KL": _kl(shape, all_vocab_entries),
-        "heads": 4 * shape.head,
-        "gathered layers": 8 * _layer(shape),
-        "teacher's hidden states": 2 * shape.width * step_tokens // gpus,
+        "KL": _kl(shape, all_vocab_entries) // tensor_parallel,
+        "heads": 4 * shape.head // tensor_parallel,
+        "gathered layers": 8 * _layer(shape) // tensor_parallel,
+        # Ranks that share layers have the same ones.
+        "teacher's hidden states": 2 * shape.width * step_tokens * tensor_parallel // gpus,
         "other": OTHER,
     }
     if not checkpointing:
-        training["activations"] = shape.activations(student_tokens, False, 2)
-    backward = training | {"activations": shape.activations(student_tokens, checkpointing, 2), "KL": 0}
+        training["activations"] = shape.activations(student_tokens, False, 2, tensor_parallel)
+    activations = shape.activations(student_tokens, checkpointing, 2, tensor_parallel)
+    backward = training | {"activations": activations, "KL": 0}
+    # The teacher is in the student's place, whose weights are in main memory; there are no gradients yet.
+    scoring = {
+        "teacher": student,
+        "Adam's moments": moments,
+        "activations": shape.scoring(teacher_tokens, tensor_parallel),
+        "heads": training["heads"],
+        "gathered layers": training["gathered layers"],
+        "teacher's hidden states": training["teacher's hidden states"],
+        "other": OTHER,
+    }
     sampling = {"sampler": sampler_bytes, "other": OTHER}
     per_node = gpus // nodes
     host = {
@@ -327,7 +374,8 @@ def nemo_rl_terms(
         "processes": (2 * per_node + 1) * PROCESS,
         "Ray": RAY_OBJECT_STORE,
     }
-    return {"computing the KL": training, "training": backward, "sampling": sampling}, host
+    phases = {"scoring": scoring, "computing the KL": training, "training": backward, "sampling": sampling}
+    return phases, host
 
 
 def _layer(shape: ModelShape) -> int:

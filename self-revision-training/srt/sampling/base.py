@@ -1,5 +1,6 @@
 """The sampler Protocols: requests go in at any time, samples come out as they finish."""
 
+import time
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
@@ -81,17 +82,20 @@ class WeightSyncedSampler(Sampler, Protocol):
 class LazySampler:
     """Starts the real sampler on the first request, so a run that has nothing left to sample starts none.
 
-    `engines`: the number of copies of the model that the real sampler runs.
+    `engines`: the number of copies of the model that the real sampler runs. `start_seconds`: what its start took.
     """
 
     def __init__(self, start: Callable[[], Sampler], engines: int = 1):
         self.engines = engines
+        self.start_seconds = 0.0
         self._start = start
         self._sampler: Sampler | None = None
 
     def submit(self, key: Hashable, request: SampleRequest) -> None:
         if self._sampler is None:
+            started = time.monotonic()
             self._sampler = self._start()
+            self.start_seconds = time.monotonic() - started
         self._sampler.submit(key, request)
 
     def poll(self) -> Iterable[tuple[Hashable, Sample]]:

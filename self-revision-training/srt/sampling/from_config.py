@@ -55,6 +55,12 @@ def open_sampler(
     return TransformersSampler.from_checkpoint(model_path, config, **options)
 
 
+def longest_sequence(model_path: str, layout: Layout, prompts: list[list[int]], max_tokens: int) -> int:
+    """Prompt, response, cue and revision together, in tokens, within the model's context length."""
+    longest = max(map(len, prompts)) + 2 * max_tokens + max(len(layout.cue(r)) for r in (0, 1))
+    return min(context_limit(model_path), longest)
+
+
 def sampler_from_config(
     config: ParallelSamplerConfig,
     model_path: str,
@@ -73,8 +79,7 @@ def sampler_from_config(
     prompts = [layout.chat(problem.x) for problem in problems[:measured]]
     cues = [layout.cue(r) for r in (0, 1)]
     check_token_ids(model_path, layout.tokenizer, (index for ids in (*prompts, *cues) for index in ids))
-    longest_sequence = max(map(len, prompts)) + 2 * config.max_tokens + max(map(len, cues))
-    max_model_len = min(context_limit(model_path), longest_sequence)
+    max_model_len = longest_sequence(model_path, layout, prompts, config.max_tokens)
     backend = choose_backend(config.sampler)
     options: dict[str, Any] = {"max_batch": config.sampler_batch, "dtype": config.dtype}
     engines = None

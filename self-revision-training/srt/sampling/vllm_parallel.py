@@ -26,6 +26,8 @@ from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments,
 # verdict that arrives meanwhile (a sample takes seconds).
 POLL_SECONDS = 0.01
 
+LOOK_SECONDS = 2.0  # between questions to Ray whether the engines are still there
+
 # A step in which a request enters cannot use the CUDA graph of a pure decoding step, and with hundreds of
 # requests in flight one enters at nearly every step. Requests are therefore held for this long and admitted
 # together, which leaves most steps to the graph; against the seconds that a request takes, the delay is small.
@@ -70,6 +72,8 @@ class VllmParallelSampler:
         self.config = config
         self.with_logprobs = with_logprobs
         self.engines = engines
+        self.on_ray = engines > 1 and data_parallel_backend == "ray"
+        self._next_look = 0.0
         self.admission_seconds = ADMISSION_SECONDS if on_gpu else 0.0
         arguments = engine_arguments(
             model_path,
@@ -117,11 +121,13 @@ class VllmParallelSampler:
             self.engine = starting.result()
             # poll reports a dead engine in one sentence; the engine's process has printed why.
             logging.getLogger("vllm.v1.engine.async_llm").setLevel(logging.CRITICAL)
-        except (ValueError, RuntimeError, OSError, AssertionError) as error:  # it asserts its input
+        except BaseException as error:  # or Ctrl-C while it starts
             self._guard.kill_all()
-            raise did_not_start(model_path, error) from error
-        except BaseException:  # Ctrl-C while it starts
-            self._guard.kill_all()
+            expected = isinstance(
+                error, ValueError | RuntimeError | OSError | AssertionError
+            )  # it asserts its input
+            if isinstance(error, Exception) and (expected or type(error).__module__.startswith("ray.")):
+                raise did_not_start(model_path, error) from error
             raise
         print(f"vLLM: ready after {time.monotonic() - started:.0f} s", flush=True)
 
@@ -145,7 +151,7 @@ class VllmParallelSampler:
             try:
                 key, outcome = self._finished.get(block=not samples, timeout=POLL_SECONDS)
             except queue.Empty:
-                self._dead = not samples and self.engine.errored
+                self._dead = not samples and (self.engine.errored or self._actor_ended())
                 break
             if outcome is None:
                 self._dead = True
@@ -161,6 +167,17 @@ class VllmParallelSampler:
                 "the same command continues from there"
             )
         return samples
+
+    def _actor_ended(self) -> bool:
+        """Whether an engine on a Ray cluster is gone, as with its node: not every version of vLLM notices."""
+        if not self.on_ray or time.monotonic() < self._next_look:
+            return False
+        import ray
+
+        self._next_look = time.monotonic() + LOOK_SECONDS
+        manager: Any = self.engine.engine_core.resources.engine_manager
+        ended, _ = ray.wait(list(manager.run_refs), num_returns=1, timeout=0)
+        return bool(ended)
 
     def drop(self) -> None:
         """Drop all requests in flight, and the assignment of groups to engines."""
@@ -273,12 +290,15 @@ def visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def engine_count(data_parallel_size: int | None, tensor_parallel_size: int, backend: str) -> int | None:
-    """Number of engine processes; None for one engine in this process (no GPU, and no number requested).
+def engine_count(
+    data_parallel_size: int | None, tensor_parallel_size: int, backend: str, gpus: int | None = None
+) -> int | None:
+    """Number of engine processes; None for one engine in this process (no GPU, and no number requested). `gpus`:
+    those of the machine, if it is not this one.
 
     Raises UserError when there are too few GPUs, or for `backend` "ray" without a number.
     """
-    gpus = visible_gpus()
+    gpus = visible_gpus() if gpus is None else gpus
     if backend == "ray":
         if data_parallel_size is None:
             raise UserError(

@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 from srt.config import option, seed_option
-from srt.config_groups import AdamConfig, LoraConfig, RecipeConfig, RemoteCodeConfig
+from srt.config_groups import AdamConfig, LoraConfig, PlanConfig, RecipeConfig, RemoteCodeConfig
 
 
 @dataclass(frozen=True)
-class SftConfig(RecipeConfig, AdamConfig, LoraConfig, RemoteCodeConfig):
+class SftConfig(RecipeConfig, AdamConfig, LoraConfig, RemoteCodeConfig, PlanConfig):
     """One field per knob; loaded and validated by srt/config.py."""
 
     base_model: str = option(path=True)
@@ -54,6 +54,7 @@ NOT_IDENTITY = (
     "max_tokens_per_pass",
     "gradient_checkpointing",
     "check_memory",
+    "plan_for",
     "save_steps",
     "logging_steps",
     "report_to",

@@ -2,7 +2,7 @@
 
 from srt.common.console import print_summary
 from srt.common.dry_run import SFT, gpu_hours, print_knobs
-from srt.common.machine import this_machine
+from srt.common.machine import stated_machine, this_machine
 from srt.common.models import count_parameters, load_model_config
 from srt.sft.plan import Stage, TrainingPlan, memory_plan
 
@@ -14,7 +14,8 @@ def show_plan(plan: TrainingPlan) -> None:
         print_summary(f"Stage {stage.number}, {stage.title}", _stage_summary(plan, stage, parameters))
         if warning := stage.few_updates(plan.tuples_per_update):
             print(f"warning: {warning}")
-    print(memory_plan(plan, this_machine()).line())
+    machine = stated_machine(plan.config.plan_for, dry_run=True) or this_machine()
+    print(f"\n{memory_plan(plan, machine).table(machine)}")
     exists = (plan.output_dir / "run.json").is_file()
     print(f"\noutput: {plan.output_dir} ({'it holds a run, which this would continue' if exists else 'new'})")
     print("dry run: nothing was trained or written")

@@ -19,6 +19,7 @@ import torch
 
 from srt.common.entry_point import Terminated
 from srt.common.errors import UserError
+from srt.common.machine import Machine
 from srt.contract.paths import PHASE1
 
 WORKER_ERROR = "SD_ZERO_WORKER_ERROR"  # path of the file in which rank 0 reports an error to the launcher
@@ -47,16 +48,22 @@ class Processes:
 
 
 def find_processes(
-    num_processes: int | None, master_port: int | None, environment: Mapping[str, str] = os.environ
+    num_processes: int | None,
+    master_port: int | None,
+    environment: Mapping[str, str] = os.environ,
+    stated: Machine | None = None,
 ) -> Processes:
     """NUM_PROCESSES per machine; by default one per visible GPU, or a single one without GPUs.
 
+    `stated`: the machine of PLAN_FOR.
     Raises UserError for more processes than GPUs, and for several Slurm tasks on one machine.
     """
-    gpus = torch.cuda.device_count()
+    gpus = stated.gpus if stated else torch.cuda.device_count()
     per_machine = num_processes or max(gpus, 1)
     if gpus and per_machine > gpus:
         raise UserError(f"NUM_PROCESSES={per_machine}: only {gpus} GPU{'s are' if gpus > 1 else ' is'} visible")
+    if stated:
+        return Processes(per_machine, stated.machines)
     # srun sets SLURM_STEP_*; a batch script without srun runs on one machine, however many were allocated.
     machines = int(environment.get("SLURM_STEP_NUM_NODES", 1))
     if "MASTER_ADDR" in environment:

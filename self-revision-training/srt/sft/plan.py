@@ -8,7 +8,7 @@ from srt.collect.split import metadata_path
 from srt.common.distillable import warn_before_phase1
 from srt.common.errors import UserError
 from srt.common.files import write_jsonl
-from srt.common.machine import Machine, this_machine
+from srt.common.machine import Machine, stated_machine, this_machine
 from srt.common.memory_plan import MemoryPlan, ModelShape, sft_terms
 from srt.common.memory_plan import make_plan as make_memory_plan
 from srt.common.models import (
@@ -140,13 +140,14 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     Raises UserError for data that cannot be trained on, before anything is written.
     """
     allow_remote_code(config.trust_remote_code)
+    stated = stated_machine(config.plan_for, dry_run)
     if not dry_run:
         check_gpu()
     check_reporter(config.report_to)
     print_recipe(config, "sft")
     recipe = recipe_record(config, "sft")
     warn_before_phase1(config.base_model)
-    processes = find_processes(config.num_processes, config.master_port)
+    processes = find_processes(config.num_processes, config.master_port, stated=stated)
     prefix = data_prefix(config.data_prefix, config.mode, config.base_model)
     output_dir = sft_dir(config.output_dir, config.base_model, prefix)
     stage_paths = [stage_file(config.train_data_dir, prefix, stage) for stage in (1, 2)]
@@ -223,7 +224,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         output_dir,
         layout,
         padding_id(config.base_model, layout.tokenizer, layout.eot_ids[0]),
-        choose_attention(config.packing),
+        attention_of(config.packing, stated),
         stages,
         problems if problems.is_file() else None,
     )
@@ -237,6 +238,12 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
     return plan
+
+
+def attention_of(packing: str, stated: Machine | None) -> AttentionChoice:
+    """The attention on this machine; what matters of a stated one is whether its GPUs pack."""
+    choice = choose_attention(packing)
+    return choice._replace(packed=packing != "0") if stated else choice
 
 
 def memory_plan(plan: TrainingPlan, machine: Machine) -> MemoryPlan:

@@ -1,4 +1,7 @@
-"""Run by test_engine.py: the knobs' run with the NeMo-RL engine, on FAKE_GPUS CPU workers."""
+"""Run by test_engine.py: the knobs' run with the NeMo-RL engine, on FAKE_GPUS CPU workers of a node.
+
+With RAY_ADDRESS it joins a cluster, whose nodes claim to have these GPUs.
+"""
 
 import functools
 import os
@@ -10,14 +13,17 @@ from pathlib import Path
 def main(argv: list[str]) -> None:
     from srt.common.ray_auth import protect_own_cluster
 
-    protect_own_cluster()
+    own_cluster = not os.environ.get("RAY_ADDRESS")
+    if own_cluster:
+        protect_own_cluster()
     import ray
     import torch
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     gpus = int(os.environ["FAKE_GPUS"])
     torch.cuda.device_count = lambda: gpus
-    ray.init = functools.partial(ray.init, num_gpus=gpus)
+    if own_cluster:
+        ray.init = functools.partial(ray.init, num_gpus=gpus)
 
     from opsd import distill, select_engine
     from opsd.nemo_rl.driver import runtime
@@ -43,4 +49,6 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    from srt.common.entry_point import run_entry_point
+
+    run_entry_point(main)

@@ -24,6 +24,7 @@ from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
 from opsd.run import Run
+from opsd.timing import report_start, span
 from srt.common.errors import UserError
 from srt.common.models import count_parameters, load_model_config, model_without_weights
 from srt.common.progress import heartbeat
@@ -54,8 +55,9 @@ class NemoEngine:
         packed = _choose_packing(run)
         shape = cluster_shape(config, torch.cuda.device_count(), model_config, count_parameters(model_config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
-        with contextlib.ExitStack() as resources:
-            runtime.join_ray(config, shape.gpus)
+        with contextlib.ExitStack() as resources, report_start():
+            with span("Ray"):
+                runtime.join_ray(config, shape.gpus)
             resources.callback(ray.shutdown)
             self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"grading": config}))
             with heartbeat("the workers are starting"):

@@ -8,6 +8,7 @@ import torch
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.generation.vllm import VllmGeneration, vllm_generation
 
+from opsd.nemo_rl.driver.lost_workers import end_workers
 from opsd.nemo_rl.driver.runtime import SAMPLER_WORKER
 from srt.contract.records import Problem
 from srt.sampling.base import Sample, SampleRequest
@@ -49,7 +50,7 @@ class NemoSampler:
         return list(zip(keys, as_samples(list(requests), output, self.eot_ids), strict=True))
 
     def close(self) -> None:
-        self.generation.shutdown()
+        end_workers(self.generation)
 
 
 def as_generation_data(requests: list[SampleRequest], pad_id: int) -> BatchedDataDict:

@@ -18,6 +18,7 @@ from opsd.loss_terms import loss_metrics
 from opsd.memory import sampler_share
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
+from opsd.nemo_rl.driver.lost_workers import end_workers
 from opsd.nemo_rl.driver.runtime import WORKERS
 from opsd.nemo_rl.micro_batches import assign_micro_batches, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
@@ -77,20 +78,23 @@ class WorkerGroup:
         eot_ids = run.layout.eot_ids
         generation = generation_config(config, shape, run.max_model_len, eot_ids, run.pad_id, share, overrides)
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
-        self.generation = open_generation(self.cluster, generation)
-        self.generation.finish_generation()
+        with span("sampler"):
+            self.generation = open_generation(self.cluster, generation)
+            self.generation.finish_generation()
         self.sampler = NemoSampler(self.generation, run.layout.eot_ids, run.pad_id)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
-        self.policy = Policy(
-            self.cluster,
-            policy_config(config, shape, generation, run.total_updates),
-            run.layout.tokenizer,
-            name_prefix="student",
-            weights_path=weights,
-            optimizer_path=optimizer,
-            init_reference_model=True,  # taken before a checkpoint is loaded: the model that the run started with
-            worker_extension_cls_fqn=WORKERS[config.trainer_backend],
-        )
+        with span("trainer"):
+            self.policy = Policy(
+                self.cluster,
+                policy_config(config, shape, generation, run.total_updates),
+                run.layout.tokenizer,
+                name_prefix="student",
+                weights_path=weights,
+                optimizer_path=optimizer,
+                # Taken before a checkpoint is loaded: the model that the run started with.
+                init_reference_model=True,
+                worker_extension_cls_fqn=WORKERS[config.trainer_backend],
+            )
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
         if self.teacher_was_synced:
             self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
@@ -201,7 +205,7 @@ class WorkerGroup:
 
     def close(self) -> None:
         self.sampler.close()
-        self.policy.shutdown()
+        end_workers(self.policy)
 
 
 def _scored(assigned: list[list[list[list[SequencePair]]]], results: list[RankStepResult]) -> list[ScoredBatch]:
