@@ -23,8 +23,14 @@ class ProblemOrder:
 
     def step(self, step: int) -> list[int]:
         """The problem indices of a step (0 is the first)."""
-        positions = range(step * self.per_step, (step + 1) * self.per_step)
-        return [int(self._epoch(position // self.count)[position % self.count]) for position in positions]
+        return self._at(range(step * self.per_step, (step + 1) * self.per_step))
+
+    def first(self, places: int) -> list[int]:
+        """The problem indices of that many places from the start."""
+        return self._at(range(places))
+
+    def _at(self, places: range) -> list[int]:
+        return [int(self._epoch(place // self.count)[place % self.count]) for place in places]
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:
