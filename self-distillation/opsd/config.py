@@ -188,8 +188,8 @@ def check(config: DistillConfig) -> None:
         )
     if config.over_issue and config.reward_weight:
         raise UserError(
-            f"OVER_ISSUE={config.over_issue:g} trains on tokens of earlier weights, which the KL may do but not the "
-            f"REINFORCE loss of REWARD_WEIGHT={config.reward_weight:g}; set one of the two"
+            f"OVER_ISSUE={config.over_issue:g} trains on tokens of earlier weights, which the REINFORCE loss of "
+            f"REWARD_WEIGHT={config.reward_weight:g} must not do (the KL may); set one of the two"
         )
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(

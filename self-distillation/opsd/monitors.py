@@ -150,6 +150,6 @@ def _check_cache(metrics: Mapping[str, Any]) -> str | None:
     return (
         f"vLLM's KV cache bounds the batch: requests waited for room in it in {waited:.0%} of vLLM's steps (up to "
         f"{metrics[names.REQUESTS_WAITING]} at once), {preemptions} were preempted, and "
-        f"{metrics[names.REQUESTS_RUNNING]:.0f} ran on average. A higher GPU_MEMORY_UTILIZATION makes it larger, a "
-        "lower MAX_TOTAL_SEQUENCE_LENGTH lets more responses fit"
+        f"{metrics[names.REQUESTS_RUNNING]:.0f} ran on average. A higher GPU_MEMORY_UTILIZATION makes it larger, "
+        "a lower MAX_TOTAL_SEQUENCE_LENGTH lets more responses fit"
     )

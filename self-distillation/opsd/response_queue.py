@@ -191,8 +191,8 @@ class ResponseQueue:
             return [self._response(**entry) for entry in read_json(path)]
         except (TypeError, UserError) as error:
             raise UserError(
-                f"{path}: it should hold the responses that were under way at that checkpoint ({error}); restore it, "
-                "or begin again in a new OUTPUT_DIR"
+                f"{path}: it should hold the responses that were under way at that checkpoint ({error}); restore "
+                "it, or begin again in a new OUTPUT_DIR"
             ) from None
 
     def _path(self, finished_steps: int) -> Path:

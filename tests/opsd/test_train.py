@@ -43,10 +43,11 @@ def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_run, t
         opened.step(0)
 
 
+@pytest.mark.parametrize("over_issue", [0, 0.5])
 def test_a_sampler_of_another_model_ends_the_run_in_its_first_step(
-    make_run, grader, coin_checkpoint, tiny_checkpoint
+    make_run, grader, coin_checkpoint, tiny_checkpoint, over_issue
 ):
-    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2)
+    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2, over_issue=over_issue)
     assert run.claim_folder()
     engine = LocalEngine(run, grader)
     engine.sampler.model = load_model(str(tiny_checkpoint)).eval()
@@ -119,6 +120,7 @@ def without_seconds(path):
         {},
         {"teacher_sync": "steps", "teacher_sync_steps": 2},
         {"teacher_sync": "epochs", "teacher_sync_epochs": 1, "stop_on_collapse": 1},
+        {"over_issue": 0.5, "teacher_sync": "steps", "teacher_sync_steps": 2},
         {"lora_rank": 2},
         {"lora_rank": 2, "teacher_sync": "steps", "teacher_sync_steps": 2},
     ],
