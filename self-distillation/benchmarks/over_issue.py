@@ -4,8 +4,8 @@
         model=<SRT checkpoint> over_issue=0.25,0.5 json=over_issue.json
 
 One engine makes all steps: after `warmup` synchronous ones, `steps` steps of each side in turn (sync, 0.25, 0.5,
-sync, ...). The response to a problem has a length of its own, log-normal and cut at max_tokens, whatever is sampled,
-so that every side trains on the same problems with the same lengths: the first steps of an over-issued side on
+sync, ...). The response to a problem has a length of its own, log-normal and cut at max_tokens, whatever is
+sampled. So every side trains on the same problems with the same lengths, the first steps of an over-issued side on
 shorter ones, the last on longer ones. Compare whole runs, therefore: `s/step` is the mean over all `steps`, and
 more of them leave less to the two ends. The weights move on with every step of every side, by next to nothing.
 

@@ -117,6 +117,8 @@ class VllmSampler:
 
     def interrupt(self) -> list[tuple[Hashable, Sample]]:
         """vLLM returns nothing of an aborted request, so its tokens are read where they are collected."""
+        if not self._keys:
+            return []
         states = {
             getattr(state, "external_req_id", state.request_id): state
             for state in self.engine.output_processor.request_states.values()
