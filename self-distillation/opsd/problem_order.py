@@ -23,14 +23,11 @@ class ProblemOrder:
 
     def step(self, step: int) -> list[int]:
         """The problem indices of a step (0 is the first)."""
-        return self._at(range(step * self.per_step, (step + 1) * self.per_step))
+        return [self.at(place) for place in range(step * self.per_step, (step + 1) * self.per_step)]
 
-    def first(self, places: int) -> list[int]:
-        """The problem indices of that many places from the start."""
-        return self._at(range(places))
-
-    def _at(self, places: range) -> list[int]:
-        return [int(self._epoch(place // self.count)[place % self.count]) for place in places]
+    def at(self, place: int) -> int:
+        """The problem index at a place in the endless order (0 is the first)."""
+        return int(self._epoch(place // self.count)[place % self.count])
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:

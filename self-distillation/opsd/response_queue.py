@@ -94,7 +94,8 @@ class ResponseQueue:
         self._begin(step)
         with span("generation"):
             finished = self._sample(sampler, step)
-        finished.sort(key=lambda response: not _is_due(response, step))  # which all fit: OVER_ISSUE is at most 1
+        # Those that are due first. With the ones that had finished before they are at most f x N: all are taken.
+        finished.sort(key=lambda response: not _is_due(response, step))
         taken = sorted(finished[: self.per_step], key=lambda response: response.place)
         places = {response.place for response in taken}
         self.under_way = [response for response in self.under_way if response.place not in places]
@@ -105,7 +106,7 @@ class ResponseQueue:
         if not self.run.ahead:
             return
         write_json(self._path(finished_steps), [_as_entry(response) for response in self.under_way])
-        for path in self._files()[: -self.run.config.keep_checkpoints]:
+        for path in self._files()[: -self.run.config.keep_checkpoints - 1]:  # the new checkpoint is yet to come
             path.unlink()
 
     def describe(self) -> str | None:
@@ -147,9 +148,9 @@ class ResponseQueue:
         return finished
 
     def _response(self, place: int, begun: int, **more: Any) -> Response:
-        step, position = divmod(place, self.per_step)
-        problem = self.run.problems(step)[position]
-        return Response(place, problem, self.worker.request(problem, step, position), begun, **more)
+        problem = self.run.problem_at(place)
+        request = self.worker.request(problem, *divmod(place, self.per_step))
+        return Response(place, problem, request, begun, **more)
 
     def _rest(self, response: Response) -> SampleRequest:
         """The request for what is missing. Its seed is not that of the beginning, whose random numbers it would

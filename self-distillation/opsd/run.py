@@ -161,6 +161,10 @@ class Run:
         trains on those of its neighbors (response_queue.py)."""
         return [self.train_set.problems[index] for index in self.order.step(step)]
 
+    def problem_at(self, place: int) -> Problem:
+        """At a place in the endless order that `problems` cuts into steps."""
+        return self.train_set.problems[self.order.at(place)]
+
     def rollout_worker(self, grader: BatchGrader, set_aside: JsonlLog) -> RolloutWorker:
         return RolloutWorker(
             self.layout,
@@ -209,7 +213,7 @@ class Run:
             finished_steps * self.config.num_prompts_per_step + (self.ahead if finished_steps else 0),
             max(self.total_steps, finished_steps) * self.config.num_prompts_per_step,
         )
-        used = set(self.order.first(places))
+        used = {self.order.at(place) for place in range(places)}
         return [self.train_set.problems[index] for index in sorted(used)]
 
     def build_pairs(self, rollouts: list[Rollout], step: int) -> list[SequencePair]:

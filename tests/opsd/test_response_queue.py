@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from opsd import response_queue
+from opsd.local.engine import LocalEngine
 from opsd.problem_order import ProblemOrder
 from opsd.response_queue import ResponseQueue
 from srt.common.errors import UserError
@@ -204,13 +205,19 @@ def test_a_killed_run_trains_on_everything_once_and_is_the_run_that_was_not(
     assert summary in out
 
     stopped = make_run(tiny_checkpoint, PROBLEMS, folder="stopped", **RUN)
-    due = stopped.checkpoint_due
-    monkeypatch.setattr(stopped, "checkpoint_due", lambda steps: due(steps) if steps != 5 else 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    save = LocalEngine.save_checkpoint
+
+    def save_all_but_the_second(engine, step):  # what is under way has just been written
+        if step == 4:
+            raise KeyboardInterrupt
+        save(engine, step)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(LocalEngine, "save_checkpoint", save_all_but_the_second)
         train_run(stopped, grader)
     checkpoints = stopped.output_dir / "checkpoints"
-    assert [path.name for path in checkpoints.glob("under_way_*")] == ["under_way_000004.json"]
-    left = read_json(checkpoints / "under_way_000004.json")
+    assert sorted(path.name for path in checkpoints.iterdir())[0] == "step_000002"
+    left = read_json(checkpoints / "under_way_000002.json")
     assert len(left) == 2 and any(response["y"] for response in left)
     resumed = make_run(tiny_checkpoint, PROBLEMS, folder="stopped", **RUN)
     train_run(resumed, grader)
