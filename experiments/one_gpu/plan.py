@@ -17,6 +17,7 @@ SCRIPTS = {
     "select": "run_srt_data",
     "sft": "sft",
     "distill": "distill",
+    "localize": "localize",
     EVALUATE: EVALUATE,
 }
 SCRIPT_KNOBS = {"select": "collect"}  # whose knobs a job shares
@@ -142,7 +143,8 @@ def command(job: Job, jobs: dict[str, Job], layout: Layout, python: str) -> tupl
         if float(env.get("SRT_REPLAY", 0)):
             env["SRT_REPLAY_DATA"] = str(layout.folder(jobs[job.source].data) / "srt_stage2.json")
     else:
-        env |= {"MODEL_PATH": layout.checkpoint(jobs.get(job.source)), "OUTPUT_DIR": str(folder)}
+        model = "STUDENT_MODEL" if job.run == "localize" else "MODEL_PATH"
+        env |= {model: layout.checkpoint(jobs.get(job.source)), "OUTPUT_DIR": str(folder)}
         env |= {"DATASET": str(layout.problems("test"))}
     return ["bash", str(REPOSITORY / "scripts" / f"{SCRIPTS[job.run]}.sh")], env
 

@@ -37,6 +37,7 @@ from srt.problems import load_problems
 
 Json = dict[str, Any]
 MODE, SEED = "math", 0
+MARKERS = "osD^v"  # for ten rows each, which differ in color
 
 
 @dataclass(frozen=True)
@@ -194,18 +195,17 @@ def plot(found: Json, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 5), sharey=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.5), sharey=True, layout="constrained")
     for axis, (key, label) in zip(
         axes, (("samples", "responses sampled"), ("gpu_seconds", "GPU seconds")), strict=True
     ):
-        for row in found["rows"]:
+        for number, row in enumerate(found["rows"]):
             metric = row["tasks"]["metrics"][AVG_AT_K]
             x, y = row["budget"][key], 100 * metric["value"]
             low, high = (100 * end for end in metric["interval"])
-            axis.errorbar(x, y, [[y - low], [high - y]], fmt="o", capsize=3, markersize=5)
-            axis.annotate(
-                row["name"].replace("_", " "), (x, y), xytext=(6, 4), textcoords="offset points", fontsize=8
-            )
+            marker, name = MARKERS[number // 10 % len(MARKERS)], row["name"].replace("_", " ")
+            style = {"color": f"C{number % 10}", "fmt": marker, "capsize": 3, "markersize": 5}
+            axis.errorbar(x, y, [[y - low], [high - y]], label=name, **style)
         majority = found["rows"][0]["tasks"]["metrics"].get(at(MAJORITY_AT, found["k"]))
         if majority:
             axis.axhline(100 * majority["value"], linestyle="--", color="gray", linewidth=1)
@@ -213,9 +213,9 @@ def plot(found: Json, path: Path) -> None:
                           textcoords="offset points", fontsize=8, color="gray")  # fmt: skip
         axis.set_xlabel(label)
         axis.grid(alpha=0.3)
-        axis.margins(x=0.2)  # room for the names
+        axis.set_xlim(left=0 - 0.03 * axis.get_xlim()[1])
     axes[0].set_ylabel(f"avg@{found['k']} on held-out problems, %")
-    figure.tight_layout()
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=8, frameon=False)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
 

@@ -27,6 +27,7 @@ CONFIG_OF = {
     "select": "srt_data",
     "sft": "sft",
     "distill": "distill",
+    "localize": "localize",
     "evaluate": "evaluate",
 }
 TOY_PLAN = {
@@ -35,10 +36,12 @@ TOY_PLAN = {
         "collect": {"NUM_RESPONSES": 2, "REVISE_CORRECT": 1, "MAX_TOKENS": MAX_TOKENS},
         "sft": {"TUPLES_PER_UPDATE": 4, "EPOCHS_STAGE1": 1, "SRT_OBJECTIVE": "joint"},
         "evaluate": {"NUM_SAMPLES": 2, "MAX_TOKENS": MAX_TOKENS},
+        "localize": {"MAX_TOKENS": MAX_TOKENS, "COMPARE_PHRASES": 0},
     },
     "jobs": {
         "collect": {"run": "collect", "env": {"RIGHT_SHARE": 0, "TARGET_REVISION_SAMPLES": 8}},
         "srt": {"run": "sft", "data": "collect"},
+        "localize": {"run": "localize", "from": "srt"},
     },
 }
 
@@ -58,7 +61,7 @@ def test_every_knob_of_the_plan_exists_in_its_script():
 
 def test_a_model_needs_its_data_and_is_evaluated():
     jobs = load_jobs(PLAN)
-    assert with_ancestors(["sd_zero"], jobs) == ["collect", "srt", "sd_zero", "evaluate/sd_zero"]
+    assert with_ancestors(["sd_zero"], jobs) == ["collect", "half_right", "srt", "sd_zero", "evaluate/sd_zero"]
     assert with_ancestors(["base"], jobs) == ["evaluate/base"]
     with pytest.raises(UserError, match="no job nonsense; there are evaluate/base, collect"):
         with_ancestors(["nonsense"], jobs)
@@ -137,7 +140,10 @@ def test_a_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models
         assert done.returncode == 0, done.stdout + done.stderr + logs
         return done.stdout
 
-    assert started(run(here)) == ["evaluate/base", "collect", "srt", "evaluate/srt"]
+    assert started(run(here)) == ["evaluate/base", "collect", "srt", "evaluate/srt", "localize"]
+    assert json.loads((here / "localize" / "localization.json").read_text())["pairs"][0]["student"].endswith(
+        "srt/stage2"
+    )
     record = json.loads((here / "srt" / "job.json").read_text())
     assert record["seconds"] > 0 and record["env"]["TUPLES_PER_UPDATE"] == "4"
     assert not any(

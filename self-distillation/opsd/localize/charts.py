@@ -1,19 +1,22 @@
 """Line and bar charts as inline SVG, in the page's own colors, so that they follow light and dark."""
 
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from srt.report.charts import figure
 from srt.report.html import Html, element
 
 WIDTH, HEIGHT = 460, 260
 LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 42
+LEGEND_COLUMNS, LEGEND_ROW = 2, 18
 Format = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Series:
-    """`style`: a class of page.css that gives the color: r0, r1 or plain. A y of None is a gap."""
+    """`style`: a class of page.css that gives the color: r0 or r1. A y of None is a gap."""
 
     name: str
     style: str
@@ -47,9 +50,12 @@ class Axis:
 
 
 def line_chart(
-    series: Sequence[Series], title: str, note: str, x_label: str, y_format: Format, log_x: bool = False
+    name: str, series: Sequence[Series], title: str, note: str, x_label: str, y_format: Format, log_x: bool = False
 ) -> Html:
-    """A figure whose y axis begins at 0. Series without points are left out."""
+    """A figure whose y axis begins at 0. Series without points are left out.
+
+    `name`: of the files in which picture and data can be saved.
+    """
     series = [line for line in series if any(y is not None for y in line.y)]
     if not series:
         return empty_figure(title)
@@ -58,12 +64,16 @@ def line_chart(
     x_axis = Axis(min(xs), max(max(xs), min(xs) + 1), log_x)
     y_axis = Axis(0.0, max(max(values), 1e-9) * 1.05)
     parts: list[Html] = []
-    for index, line in enumerate(series):
-        parts.append(element("path", d=_path(line, x_axis, y_axis), class_=f"line {line.style} dash{index // 2}"))
-    return _figure(title, note, [*_axes(x_axis, y_axis, x_label, y_format), *parts], _legend(series))
+    for line in series:
+        parts.append(element("path", d=_path(line, x_axis, y_axis), class_=f"line {line.style}"))
+    points = [dict(zip(line.x, line.y, strict=True)) for line in series]
+    rows = [[x, *(line.get(x) for line in points)] for x in sorted(set(xs))]
+    drawn = [*_axes(x_axis, y_axis, x_label, y_format), *parts]
+    return _figure(name, title, note, drawn, series, [[x_label, *(line.name for line in series)], *rows])
 
 
 def bar_chart(
+    name: str,
     labels: Sequence[str],
     series: Sequence[Series],
     title: str,
@@ -72,7 +82,10 @@ def bar_chart(
     x_label: str = "",
     every: int = 1,
 ) -> Html:
-    """Bars side by side for each label, of which each `every`-th is shown; the x of the series are not used."""
+    """Bars side by side for each label, of which each `every`-th is shown; the x of the series are not used.
+
+    `name`: of the files in which picture and data can be saved.
+    """
     values = [y for line in series for y in line.y if y is not None]
     if not values:
         return empty_figure(title)
@@ -101,7 +114,8 @@ def bar_chart(
                 )
             )
     parts.append(element("text", x_label, x=(LEFT + WIDTH - RIGHT) // 2, y=HEIGHT - 6, class_="tick middle"))
-    return _figure(title, note, parts, _legend(series))
+    rows = [[label, *(line.y[index] for line in series)] for index, label in enumerate(labels)]
+    return _figure(name, title, note, parts, series, [[x_label, *(line.name for line in series)], *rows])
 
 
 def empty_figure(title: str) -> Html:
@@ -139,17 +153,30 @@ def _path(line: Series, x_axis: Axis, y_axis: Axis) -> str:
     return "".join(commands)
 
 
-def _legend(series: Sequence[Series]) -> Html:
-    items = [
-        element("span", element("i", class_=f"key {line.style} dash{index // 2}"), line.name)
-        for index, line in enumerate(series)
-    ]
-    return element("div", *items, class_="chart-legend")
+def _legend(series: Sequence[Series]) -> list[Html]:
+    """Under the plot, within the picture, so that a saved one has it."""
+    parts = []
+    for index, line in enumerate(series):
+        x = LEFT + (WIDTH - LEFT) * (index % LEGEND_COLUMNS) // LEGEND_COLUMNS
+        y = HEIGHT + LEGEND_ROW * (index // LEGEND_COLUMNS)
+        parts.append(element("rect", x=x, y=y, width=14, height=10, rx=2, class_=f"bar {line.style}"))
+        parts.append(element("text", line.name, x=x + 20, y=y + 10))
+    return parts
 
 
-def _figure(title: str, note: str, parts: Sequence[Html], legend: Html) -> Html:
-    svg = element("svg", *parts, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=title)
-    return element("figure", element("figcaption", title, element("span", note)), svg, legend, class_="chart")
+def _figure(
+    name: str,
+    title: str,
+    note: str,
+    parts: Sequence[Html],
+    series: Sequence[Series],
+    rows: Sequence[Sequence[object]],
+) -> Html:
+    height = HEIGHT + LEGEND_ROW * -(-len(series) // LEGEND_COLUMNS)
+    parts = [*parts, *_legend(series)]
+    svg = element("svg", *parts, viewBox=f"0 0 {WIDTH} {height}", role="img", aria_label=title)
+    key = re.sub(r"[^\w.]+", "-", name).strip("-")
+    return figure(key, title, note, svg, rows=rows, class_="chart")
 
 
 def _px(value: float) -> str:

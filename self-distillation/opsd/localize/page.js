@@ -1,7 +1,7 @@
 "use strict";
 // The heat map: colors the tokens of both columns, shows a token's distributions, and walks the hot ones.
 
-const DATA = JSON.parse(document.getElementById("data-localization").textContent);
+const DATA = pageData("localization");
 const HOT_QUANTILE = 0.95; // of the tokens shown
 const SCALE_QUANTILE = 0.99; // so that one outlier does not make all others pale
 const MAX_TINT = 0.75;
@@ -22,14 +22,7 @@ const MODES = {
 const byId = (id) => document.getElementById(id);
 const state = { pair: 0, mode: "kl", tokens: [], hot: [], current: null };
 
-function make(tag, content, attributes) {
-  const node = document.createElement(tag);
-  for (const child of [].concat(content ?? [])) node.append(child);
-  for (const [name, value] of Object.entries(attributes ?? {})) node.setAttribute(name, value);
-  return node;
-}
-
-const visible = (text) => make("code", text.replaceAll("\n", "\u21b5").replaceAll(" ", "\u00b7") || "\u2205");
+const visible = (text) => dom("code", {}, text.replaceAll("\n", "\u21b5").replaceAll(" ", "\u00b7") || "\u2205");
 const percent = (p) => (p < 0.0005 && p > 0 ? "<0.1%" : (100 * p).toFixed(1) + "%");
 const nats = (value) => value.toFixed(4);
 
@@ -47,25 +40,27 @@ function quantile(values, q) {
 // The responses ------------------------------------------------------------------------------------------
 
 function article(response) {
-  const verdict = make("span", response.r ? "right" : "wrong", { class: "r" + response.r });
+  const verdict = dom("span", { className: "r" + response.r }, response.r ? "right" : "wrong");
   const where = `, problem ${response.id}` + (response.number ? `, response ${response.number + 1}` : "");
   const answer = (response.answer ? `, answer ${response.answer}` : "") + (response.cutOff ? ", cut off" : "");
   const mean = response.kl.reduce((a, b) => a + b, 0) / response.kl.length;
-  const text = make("div", null, { class: "text box", tabindex: "0" });
+  const text = dom("div", { className: "text box", tabIndex: 0 });
   response.tokens.forEach((token, index) => {
     // A line break alone would have no area to tint.
-    const node = make("b", token.replaceAll("\n", "\u21b5\n"));
+    const node = dom("b", {}, token.replaceAll("\n", "\u21b5\n"));
     state.tokens.push({ node, response, index });
     node.dataset.token = state.tokens.length - 1;
     text.append(node);
   });
   if (response.more) text.append(`\n[${response.more} tokens more]`);
-  return make("article", [
-    make("header", [verdict, where + answer, `; ${nats(mean)} nats per token`]),
-    make("div", response.x, { class: "text" }),
-    make("p", response.phrase, { class: "phrase soft" }),
+  return dom(
+    "article",
+    {},
+    dom("header", {}, verdict, where + answer, `; ${nats(mean)} nats per token`),
+    dom("div", { className: "text" }, response.x),
+    dom("p", { className: "phrase soft" }, response.phrase),
     text,
-  ]);
+  );
 }
 
 function showPair(index) {
@@ -77,7 +72,7 @@ function showPair(index) {
   const cells = [];
   const rows = Math.max(...sides.map((side) => side.length));
   for (let row = 0; row < rows; row++) {
-    for (const side of filled) cells.push(side[row] ? article(side[row]) : make("div"));
+    for (const side of filled) cells.push(side[row] ? article(side[row]) : dom("div"));
   }
   byId("responses").classList.toggle("one", filled.length < 2);
   byId("responses").replaceChildren(...cells);
@@ -100,41 +95,43 @@ function color() {
   const steps = [0.1, 0.3, 0.5, 0.7, 1];
   const swatches = (kind) =>
     steps.map((share) => {
-      const swatch = make("i", null, { class: kind });
+      const swatch = dom("i", { className: kind });
       swatch.style.setProperty("--h", tint(share));
       return swatch;
     });
-  const legend = [`${MODES[state.mode].unit}: 0 `, make("span", swatches("")), ` ${scale.toPrecision(2)}`];
-  if (isSigned()) legend.push(" lower; ", make("span", swatches("up")), " higher");
+  const legend = [`${MODES[state.mode].unit}: 0 `, dom("span", {}, ...swatches("")), ` ${scale.toPrecision(2)}`];
+  if (isSigned()) legend.push(" lower; ", dom("span", {}, ...swatches("up")), " higher");
   byId("scale").replaceChildren(...legend);
 }
 
 // One token ----------------------------------------------------------------------------------------------
 
-function row(cells, attributes) {
-  return make("tr", cells.map((cell, index) => make(index ? "td" : "th", [cell])), attributes);
+function row(cells, properties = {}) {
+  return dom("tr", properties, ...cells.map((cell, index) => dom(index ? "td" : "th", {}, cell)));
 }
 
 function panelOf({ response, index }) {
   const texts = DATA[state.pair].texts;
   const [student, teacher] = [response.studentLogprob[index], response.teacherLogprob[index]];
-  const measures = make("table", [
+  const measures = dom(
+    "table",
+    {},
     row(["", "student", "teacher"]),
     row(["probability of this token", percent(Math.exp(student)), percent(Math.exp(teacher))]),
     row(["its log-prob", student.toFixed(3), teacher.toFixed(3)]),
     row(["its rank", response.studentRank[index], response.teacherRank[index]].map(String)),
     row(["entropy", nats(response.studentEntropy[index]), nats(response.teacherEntropy[index])]),
-  ]);
-  const alternatives = make("table", [row(["alternatives", "student", "teacher"])]);
+  );
+  const alternatives = dom("table", {}, row(["alternatives", "student", "teacher"]));
   const likely = response.alternatives[index].filter(([, p, q], rank) => rank < 3 || Math.max(p, q) >= MIN_SHOWN);
   for (const [token, p, q] of likely) {
-    const own = token === response.own[index] ? { class: "own" } : {};
+    const own = token === response.own[index] ? { className: "own" } : {};
     alternatives.append(row([visible(texts[token]), percent(p), percent(q)], own));
   }
   const ratio = Math.exp(teacher - student);
   const parts = [
-    make("div", [visible(response.tokens[index]), ` token ${index + 1} of ${response.kl.length + response.more}`]),
-    make("div", [make("strong", `KL ${nats(response.kl[index])}`), `, probability ratio ${ratio.toPrecision(3)}`]),
+    dom("div", {}, visible(response.tokens[index]), ` token ${index + 1} of ${response.kl.length + response.more}`),
+    dom("div", {}, dom("strong", {}, `KL ${nats(response.kl[index])}`), `, probability ratio ${ratio.toPrecision(3)}`),
     measures,
     alternatives,
   ];
@@ -144,7 +141,7 @@ function panelOf({ response, index }) {
     const other = variants.map(([name, { kl, logprob }]) =>
       row([names[name] ?? name, nats(kl[index]), logprob[index].toFixed(3)]),
     );
-    parts.push(make("table", [row(["teacher behind", "KL", "log-prob"]), ...other]));
+    parts.push(dom("table", {}, row(["teacher behind", "KL", "log-prob"]), ...other));
   }
   return parts;
 }
@@ -216,3 +213,5 @@ if (byId("responses")) {
   });
   showPair(0);
 }
+
+exporting.mount(document);

@@ -7,9 +7,10 @@ from opsd.localize import sections
 from opsd.localize.page_data import page_data
 from opsd.localize.records import ScoredResponse
 from srt.common.files import atomic_write
-from srt.report.html import Html, document, element, join
+from srt.report.html import Html, asset, document, element, join
 
 SCRIPT = Path(__file__).with_name("page.js")
+SHARED_SCRIPTS = ("dom.js", "export.js")  # of the report
 STYLE = Path(__file__).with_name("page.css")
 TITLE = "Where the reviser disagrees"
 MODES = (
@@ -60,7 +61,9 @@ def render(content: dict[str, Any], data: list[dict[str, Any]]) -> str:
         sections.first_errors(pairs),
     ]
     script, style = (path.read_text(encoding="utf-8") for path in (SCRIPT, STYLE))
-    return document(TITLE, style, *parts, scripts=[script], data={"localization": data})
+    return document(
+        TITLE, style, *parts, scripts=[*map(asset, SHARED_SCRIPTS), script], data={"localization": data}
+    )
 
 
 def _section(title: str, note: str) -> Html:

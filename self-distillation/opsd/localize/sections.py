@@ -85,8 +85,24 @@ def figure_4(pair: dict[str, Any]) -> Html:
         )
     note = "; ".join(notes)
     return join(
-        line_chart(by_rank, "KL by token rank", "nats, mean over responses", "rank", short_number, log_x=True),
-        line_chart(cumulative, "Share of the KL up to this rank", note, "rank", percent_tick, log_x=True),
+        line_chart(
+            f"{pair['name']} kl by rank",
+            by_rank,
+            "KL by token rank",
+            "nats, mean over responses",
+            "rank",
+            short_number,
+            log_x=True,
+        ),
+        line_chart(
+            f"{pair['name']} kl up to rank",
+            cumulative,
+            "Share of the KL up to this rank",
+            note,
+            "rank",
+            percent_tick,
+            log_x=True,
+        ),
         _kinds_chart(pair),
     )
 
@@ -107,6 +123,7 @@ def _kinds_chart(pair: dict[str, Any]) -> Html:
                 f"{percent(kinds['style']['kl'])} of the KL"
             )
     return bar_chart(
+        f"{pair['name']} kl by kind",
         [SHORT_KINDS.get(kind, kind) for kind in KINDS],
         series,
         "Share of tokens and of KL by kind",
@@ -156,13 +173,16 @@ def copying(pair: dict[str, Any]) -> Html:
     plots = element(
         "div",
         line_chart(
+            f"{pair['name']} changed tokens",
             copied,
             "Tokens that the teacher would change",
             "its most likely token is not y's",
             x_label,
             percent_tick,
         ),
-        line_chart(kl, "KL by position", "nats per token", x_label, short_number),
+        line_chart(
+            f"{pair['name']} kl by position", kl, "KL by position", "nats per token", x_label, short_number
+        ),
         class_="plots",
     )
     return join(table(rows), plots)
@@ -269,5 +289,12 @@ def _offsets(name: str, offsets: list[int]) -> Html:
     series = [Series("share of the responses", "r0", (), counts)]
     note = f"tokens; the outermost bars hold all beyond {MAX_OFFSET}"
     return bar_chart(
-        labels, series, f"{name}: where the KL's peak is", note, percent_tick, "tokens behind the error", every=5
+        f"{name} kl peak",
+        labels,
+        series,
+        f"{name}: where the KL's peak is",
+        note,
+        percent_tick,
+        "tokens behind the error",
+        every=5,
     )

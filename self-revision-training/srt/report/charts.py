@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any, TypeGuard
 
-from srt.report.html import Html, element
+from srt.report.html import Html, element, json_text
 
 # Roles of curves, each with a color; with several runs, a run has a color and a role a dash.
 MAIN, SECOND, VALIDATION, WRONG, CORRECT = "main", "second", "validation", "r0", "r1"
@@ -86,11 +86,21 @@ def figures(charts: Iterable[Chart]) -> Html | None:
     return element("div", *(figure(chart.key, chart.title, chart.subtitle) for chart in shown), class_="plots")
 
 
-def figure(key: str, title: str, subtitle: str, *children: object) -> Html:
-    """Without children, charts.js draws the chart with that key into it."""
+def figure(
+    key: str,
+    title: str,
+    subtitle: str,
+    *children: object,
+    rows: Sequence[Sequence[object]] = (),
+    **attributes: str,
+) -> Html:
+    """Without children, charts.js draws the chart with that key into it.
+
+    With children, a picture among them, export.js saves the picture and `rows`, its data, under the name `key`.
+    """
     caption = element("figcaption", title, element("span", subtitle))
-    kind = {"data_picture": key} if children else {"data_chart": key}
-    return element("figure", caption, *children, **kind)
+    kind = {"data_picture": key, "data_rows": json_text(rows)} if children else {"data_chart": key}
+    return element("figure", caption, *children, **kind, **attributes)
 
 
 def charts_data(charts: Iterable[Chart], runs: Sequence[str]) -> dict[str, Any]:

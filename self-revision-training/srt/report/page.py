@@ -42,7 +42,6 @@ class PageData:
     """What the scripts of the page read, by the name of its element, and the charts so far."""
 
     charts: list[Chart]
-    pictures: dict[str, Any]
     widgets: dict[str, Any]
 
 
@@ -52,12 +51,12 @@ def render_page(runs: Sequence[RunData], examples: int, browse: int, live: bool 
     examples: texts to show at once, 0 for none. browse: texts of each kind to embed. live: for the server of
     watch.py, with a script that asks it for news.
     """
-    data = PageData([], {}, {})
+    data = PageData([], {})
     sections = [
         _heading(runs, live),
         _differences(runs),
         _warnings(runs),
-        _evaluation(runs, data),
+        _evaluation(runs),
         *([_problems(runs, browse, data)] if examples else []),
         _collection(runs, examples, browse, data),
         _sft(runs, data),
@@ -75,7 +74,6 @@ def render_page(runs: Sequence[RunData], examples: int, browse: int, live: bool 
         scripts=[_uplot(), *map(asset, (*SCRIPTS, *(["live.js"] if live else []), "start.js"))],
         data={
             "charts": charts_data(data.charts, [run.label for run in runs]),
-            "pictures": data.pictures,
             "widgets": data.widgets | {"examples": examples},
         },
         live=live,
@@ -180,7 +178,7 @@ def _warnings(runs: Sequence[RunData]) -> Html | None:
     return _section("warnings", "Warnings of self-distillation", _block("warnings", listed))
 
 
-def _evaluation(runs: Sequence[RunData], data: PageData) -> Html | None:
+def _evaluation(runs: Sequence[RunData]) -> Html | None:
     stages = _stages(runs)
     if not stages:
         return None
@@ -192,7 +190,6 @@ def _evaluation(runs: Sequence[RunData], data: PageData) -> Html | None:
         ("lengths", "Response length", "mean tokens per response", response_length_plot(stages)),
         ("revisions", "Revision accuracy", "share of correct revisions", revision_plot(stages)),
     ]
-    data.pictures |= {key: {"title": title, "rows": rows} for key, title, _, _ in plots}
     return _section(
         "evaluation",
         "Evaluation",
@@ -201,7 +198,7 @@ def _evaluation(runs: Sequence[RunData], data: PageData) -> Html | None:
             _soft(evaluation_setup(stages[0]), f". {TABLE_NOTE}"),
             table(rows, highlighted if len(runs) == 1 else None),
             *(element("p", f"Note: {note}.") for note in differing_settings(stages) + trained_problems(stages)),
-            element("div", *(figure(*plot) for plot in plots), class_="plots"),
+            element("div", *(figure(*plot, rows=rows) for plot in plots), class_="plots"),
         ),
     )
 

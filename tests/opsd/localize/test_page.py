@@ -183,6 +183,30 @@ def test_the_other_pair_can_be_chosen(open_page):
     assert before != after
 
 
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+def test_every_chart_can_be_saved(open_page, dark):
+    browser = open_page(dark=dark)
+    saved = browser.evaluate(
+        """(() => { const saved = {}; exporting.save = (name, blob) => (saved[name] = blob);
+             for (const node of document.querySelectorAll(".tools button"))
+               if (node.textContent !== "PNG") node.click();
+             const read = async ([name, blob]) => [name, await blob.text()];
+             return Promise.all(Object.entries(saved).map(read)); })()"""
+    )
+    files = dict(saved)
+    assert len(files) == 2 * browser.evaluate("document.querySelectorAll('figure.chart').length") == 24
+    assert files["SRT-kl-by-rank.csv"].startswith(
+        'rank,"wrong (r = 0), 2 responses","right (r = 1), 2 responses"\n1,4,'
+    )
+    assert len(files["SRT-kl-by-rank.csv"].splitlines()) == 1 + 15
+    assert files["SD-Zero-b-kl-peak.csv"].splitlines()[0] == "tokens behind the error,share of the responses"
+    assert files["SRT-kl-by-kind.csv"].splitlines()[0].startswith(",")
+    for name, text in files.items():
+        if name.endswith(".svg"):  # colors of its own: the page's style does not come along
+            assert "var(" not in text and "fill: rgb(" in text, name
+    assert "wrong (r = 0), 2 responses" in files["SRT-kl-by-rank.svg"]  # the legend is in the picture
+
+
 def test_what_a_model_wrote_is_text(open_page):
     browser = open_page()
     assert browser.evaluate("document.images.length") == 0
@@ -193,7 +217,7 @@ def test_what_a_model_wrote_is_text(open_page):
 
 
 def test_nothing_is_fetched_and_only_the_pages_own_script_may_run(page):
-    html = page.read_text()
+    html = page.read_text().replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     assert "default-src 'none'" in html and "script-src 'sha256-" in html
     assert "http://" not in html and "https://" not in html
 

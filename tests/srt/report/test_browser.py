@@ -124,6 +124,8 @@ def test_a_plot_can_be_saved_as_svg_and_png_and_its_data_as_csv(browser, url, wh
         )
         png = base64.b64decode(data.partition(",")[2])
         assert png.startswith(b"\x89PNG") and len(png) > 4000
+    picture = browser.evaluate("exporting.standalone(document.querySelector('[data-picture] svg'))[0]")
+    assert "var(" not in picture and "fill: rgb(" in picture
     rows = browser.evaluate(f"exporting.csv({CHART}.rows())").splitlines()
     names = "step,training responses,validation avg@4,validation pass@4"
     assert rows[:2] == [names, "0,0.5,0.5,0.8"] and len(rows) == 31

@@ -1,6 +1,12 @@
 "use strict";
 /* Saving a figure: its picture as SVG and PNG, its data as CSV. */
 
+/* What decides how a part of a picture looks: a file of its own has no style sheet, and no variables. */
+const STYLES = [
+  "fill", "stroke", "stroke-width", "stroke-dasharray", "opacity", "font-family", "font-size", "font-weight",
+  "text-anchor",
+];
+
 const exporting = {
   save(name, blob) {
     const link = dom("a", { href: URL.createObjectURL(blob), download: name });
@@ -45,20 +51,23 @@ const exporting = {
     return String(text).replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll('"', "&quot;");
   },
 
-  /* An <svg> of the page as a file of its own: colors instead of variables, a size, a background and a font. */
+  /* An <svg> of the page as a file of its own: with the page's style, a size, a background and a font. */
   standalone(node) {
     const [, , width, height] = node.getAttribute("viewBox").split(" ").map(Number);
     const copy = node.cloneNode(true);
     copy.setAttribute("xmlns", "http://www.w3.org/2000/svg");
     copy.setAttribute("width", 2 * width);
     copy.setAttribute("height", 2 * height);
-    copy.setAttribute("font-family", "sans-serif");
+    const drawn = node.querySelectorAll("*");
+    copy.querySelectorAll("*").forEach((part, index) => {
+      const style = getComputedStyle(drawn[index]);
+      for (const name of STYLES) part.style.setProperty(name, style.getPropertyValue(name));
+    });
     const background = document.createElementNS("http://www.w3.org/2000/svg", "rect");
     for (const [name, value] of [["width", "100%"], ["height", "100%"], ["fill", cssColor("page")]])
       background.setAttribute(name, value);
     copy.prepend(background);
-    const text = new XMLSerializer().serializeToString(copy);
-    return [text.replace(/var\(--(\w+)\)/g, (_, name) => cssColor(name)), 2 * width, 2 * height];
+    return [new XMLSerializer().serializeToString(copy), 2 * width, 2 * height];
   },
 
   /* The buttons of a figure; picture() returns [svg, width, height], rows() the table. */
@@ -70,15 +79,13 @@ const exporting = {
     ];
   },
 
-  /* Pictures that the page already holds as <svg>; data: { key: { title, rows } }. */
-  mount(root, data) {
+  /* Pictures that the page already holds as <svg>, with their data in an attribute. */
+  mount(root) {
     for (const node of root.querySelectorAll("figure[data-picture]")) {
       if (node.querySelector(".tools")) continue; // a live page replaces figures whose data has changed
-      const key = node.dataset.picture;
       const tools = dom("div", { className: "tools" });
-      tools.append(
-        ...exporting.buttons(key, () => exporting.standalone(node.querySelector("svg")), () => data[key].rows),
-      );
+      const picture = () => exporting.standalone(node.querySelector("svg"));
+      tools.append(...exporting.buttons(node.dataset.picture, picture, () => JSON.parse(node.dataset.rows)));
       node.append(tools);
     }
   },

@@ -3,7 +3,7 @@
 
 function mountAll(page = document) {
   charts.mount(pageData("charts", page));
-  exporting.mount(document, pageData("pictures", page));
+  exporting.mount(document);
   browse.mount(pageData("widgets", page));
 }
 
