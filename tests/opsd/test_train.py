@@ -313,8 +313,8 @@ def test_validation_comes_before_the_first_step_at_every_period_and_at_the_end(m
 def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     make_run, grader, coin_checkpoint, capsys, over_issue
 ):
-    settings = {"over_issue": over_issue} | RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
-    settings |= {"keep_checkpoints_after_end": 1}  # also the best student
+    settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
+    settings |= {"keep_checkpoints_after_end": 1, "over_issue": over_issue}  # also the best student
     run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "validation.jsonl")
