@@ -92,6 +92,7 @@ def step(options: Options, samples: Path) -> dict[str, Any]:
     from contextlib import closing
 
     from opsd.local.engine import LocalEngine
+    from opsd.response_queue import ResponseQueue
     from opsd.run import Run
     from opsd.train import train_step
     from srt.common.files import JsonlLog
@@ -106,10 +107,10 @@ def step(options: Options, samples: Path) -> dict[str, Any]:
             closing(LocalEngine(run, grader)) as engine,
             closing(JsonlLog(Path(folder, "set_aside.jsonl"))) as set_aside,
         ):
-            worker = run.rollout_worker(grader, set_aside)
+            responses = ResponseQueue(run, run.rollout_worker(grader, set_aside), 0)
             for index in range(1 + options.steps):
                 started = time.monotonic()
-                outputs.append(train_step(run, engine, worker, index))
+                outputs.append(train_step(run, engine, responses, index))
                 walls.append(time.monotonic() - started)
     pairs, figures = outputs[-1].pairs, [output.metrics() for output in outputs]
     write_samples(samples, [pair.rollout for pair in pairs])

@@ -75,6 +75,7 @@ class DistillConfig(
     teacher_sync_epochs: int = option(ge=0)
     teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
+    over_issue: float = option(ge=0, le=1)
     max_total_sequence_length: int = option(ge=2)
     gpu_memory_utilization: float | None = option(ge=0.01, le=1)
     train_global_batch_size: int = option(ge=1)
@@ -189,6 +190,11 @@ def check(config: DistillConfig) -> None:
         raise UserError(
             f"LOSS_ON={config.loss_on} leaves right responses out, which REWARD_WEIGHT={config.reward_weight} "
             "compares wrong ones with; set one of the two"
+        )
+    if config.over_issue and config.reward_weight:
+        raise UserError(
+            f"OVER_ISSUE={config.over_issue:g} trains on tokens of earlier weights, which the REINFORCE loss of "
+            f"REWARD_WEIGHT={config.reward_weight:g} must not do (the KL may); set one of the two"
         )
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(

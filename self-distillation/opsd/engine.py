@@ -11,7 +11,7 @@ from opsd.kl import KLOutput
 from opsd.pairs import SequencePair
 from opsd.rollouts import BatchGrader
 from srt.common.errors import UserError
-from srt.sampling.base import Sampler
+from srt.sampling.base import InterruptibleSampler
 
 START_STATE = {"step": 0, "teacher_was_synced": False}  # of a run without a checkpoint
 
@@ -64,7 +64,7 @@ class Engine(Protocol):
     @property
     def grader(self) -> BatchGrader: ...
 
-    def sampling(self) -> AbstractContextManager[Sampler]:
+    def sampling(self) -> AbstractContextManager[InterruptibleSampler]:
         """For the block, a sampler that draws from pi_theta; afterwards it has given its memory back."""
         ...
 

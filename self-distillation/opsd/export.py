@@ -7,10 +7,12 @@ from typing import Any
 
 from opsd.engine import Engine
 from opsd.run import Run
+from opsd.token_age import off_policy, off_policy_line
 from opsd.validation import BestStudent, validation_after
 from srt.collect.consumed import DISTILL_PROBLEMS, SRT_PROBLEMS, write_consumed
 from srt.common.console import print_next, print_summary
 from srt.common.disk import disk_bytes, shown_bytes
+from srt.common.files import read_jsonl
 from srt.contract import metrics as names
 from srt.contract.model_card import write_model_card
 from srt.contract.provenance import close_run, read_metadata, write_metadata
@@ -35,6 +37,9 @@ def export_student(
         "seconds": round(seconds, 1),
         "student": str(run.student_folder),
     }
+    stale = off_policy(read_jsonl(run.output_dir / "metrics.jsonl")) if run.ahead else None
+    if stale:
+        results["off_policy"] = off_policy_line(stale)
     if best:
         results["student_of_step"] = best.finished_steps
     temporary = run.output_dir / ".student.tmp"

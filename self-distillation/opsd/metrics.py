@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,19 +12,21 @@ from opsd.kl import KLOutput
 from opsd.pairs import SequencePair
 from opsd.rollouts import Rollout
 from srt.contract import metrics as names
-from srt.contract.metrics import by_reward
+from srt.contract.metrics import by_age, by_reward
 from srt.contract.records import Problem
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """What a step made. `rollouts` lack the problems that were set aside; `seconds`: where the time went."""
+    """What a step made. `rollouts` lack the problems that were set aside; `seconds`: where the time went;
+    `sampling`: metrics of how the responses were sampled."""
 
     problems: list[Problem]
     rollouts: list[Rollout]
     pairs: list[SequencePair]
     result: UpdateResult
     seconds: dict[str, float]
+    sampling: dict[str, float] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, Any]:
         """A line of metrics.jsonl."""
@@ -35,6 +37,7 @@ class StepOutput:
             **means,
             **({names.LOSS: means[names.KL]} if means else {}),
             **self.result.optimizer,
+            **self.sampling,
             names.ROLLOUTS: len(self.rollouts),
             names.TRAINED_RESPONSES: len(self.pairs),
             names.TRAINED_TOKENS: per_token.tokens[names.KL],
@@ -72,12 +75,23 @@ class TokenMetrics:
         for pair, columns in zip(pairs, table.split([len(pair.targets) for pair in pairs], dim=1), strict=True):
             tokens = columns.shape[1]
             sums = dict(zip(computed, columns.sum(1).tolist(), strict=True))
-            if sums.pop("logprob", None) is not None:
-                sampled = torch.tensor(pair.rollout.logprobs[:tokens])
-                sums[names.LOGPROB_GAP] = float((columns[-1] - sampled).abs().sum())
+            has_logprob = sums.pop("logprob", None) is not None
             for name, total in sums.items():
                 self._add(name, total, tokens)
                 self._add(by_reward(name, pair.rollout.r), total, tokens)
+            if has_logprob:
+                sampled = torch.tensor(pair.rollout.logprobs[:tokens])
+                self._add_gaps((columns[-1] - sampled).abs(), pair.rollout)
+
+    def _add_gaps(self, gaps: torch.Tensor, rollout: Rollout) -> None:
+        """The log-prob gaps of a response, (T,), apart by the age of the token: older weights drew older ones, so
+        their gap says nothing about the sampler."""
+        ages = torch.tensor([0] * len(gaps) if rollout.ages is None else rollout.ages[: len(gaps)])
+        for age in ages.unique().tolist():
+            of_age = gaps[ages == age]
+            self._add(by_age(names.LOGPROB_GAP, age), float(of_age.sum()), len(of_age))
+            if age == 0:
+                self._add(by_reward(names.LOGPROB_GAP, rollout.r), float(of_age.sum()), len(of_age))
 
     def _add(self, key: str, total: float, tokens: int) -> None:
         self.sums[key] += total

@@ -75,6 +75,7 @@ class HealthMonitor:
             "reward": self._check_reward(mean.get(names.REWARD)),
             "entropy": self._check_entropy(mean.get(names.ENTROPY)),
             "gap": self._check_gap(mean.get(names.LOGPROB_GAP)),
+            "cache": _check_cache(metrics),
         }
         new = [text for name, text in warnings.items() if text and name not in self.active]
         self.active = {name for name, text in warnings.items() if text}
@@ -139,3 +140,16 @@ class HealthMonitor:
             f"sampler and trainer disagree on the log-probs of sampled tokens by {gap:.3f} nats (in the "
             f"first steps by {first:.3f}): the sampler may be using stale weights or another precision"
         )
+
+
+def _check_cache(metrics: Mapping[str, Any]) -> str | None:
+    """Of this step alone."""
+    waited, preemptions = (metrics.get(name) or 0 for name in (names.WAITED_FOR_CACHE, names.PREEMPTIONS))
+    if not waited and not preemptions:
+        return None
+    return (
+        f"vLLM's KV cache bounds the batch: requests waited for room in it in {waited:.0%} of vLLM's steps (up to "
+        f"{metrics[names.REQUESTS_WAITING]} at once), {preemptions} were preempted, and "
+        f"{metrics[names.REQUESTS_RUNNING]:.0f} ran on average. A higher GPU_MEMORY_UTILIZATION makes it larger, "
+        "a lower MAX_TOTAL_SEQUENCE_LENGTH lets more responses fit"
+    )

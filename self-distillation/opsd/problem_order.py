@@ -23,8 +23,11 @@ class ProblemOrder:
 
     def step(self, step: int) -> list[int]:
         """The problem indices of a step (0 is the first)."""
-        positions = range(step * self.per_step, (step + 1) * self.per_step)
-        return [int(self._epoch(position // self.count)[position % self.count]) for position in positions]
+        return [self.at(place) for place in range(step * self.per_step, (step + 1) * self.per_step)]
+
+    def at(self, place: int) -> int:
+        """The problem index at a place in the endless order (0 is the first)."""
+        return int(self._epoch(place // self.count)[place % self.count])
 
     @functools.lru_cache(maxsize=4)  # noqa: B019 - lives as long as the run
     def _epoch(self, epoch: int) -> np.ndarray:

@@ -8,7 +8,7 @@ from srt.common.files import JsonlLog
 from srt.contract.layout import Layout
 from srt.contract.records import Problem
 from srt.contract.seeds import sample_seed
-from srt.sampling.base import Sampler, SampleRequest, SamplingConfig, sample_all
+from srt.sampling.base import Sample, Sampler, SampleRequest, SamplingConfig, sample_all
 from srt.verifiers.types import Outcome, VerifierError
 
 LOGGED_CHARACTERS = 10_000  # of a response in set_aside.jsonl
@@ -26,7 +26,8 @@ class BatchGrader(Protocol):
 class Rollout:
     """A graded response. `y` holds its end of turn exactly when `finish_reason` is "stop".
 
-    `logprobs`: of each token of y, as the sampler saw it.
+    `logprobs`: of each token of y, as the sampler saw it. `ages`: of each token of y, the steps between the one
+    that drew it and the one that trains on it; None: all were drawn in this step.
     """
 
     problem: Problem
@@ -35,6 +36,7 @@ class Rollout:
     logprobs: list[float]
     finish_reason: str
     r: int
+    ages: list[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -58,19 +60,22 @@ class RolloutWorker:
     def sample(
         self, sampler: Sampler, problems: list[Problem], step: int, purpose: str = "train"
     ) -> list[Rollout]:
-        """One graded response for each problem, in order, without those that were set aside.
+        """One graded response for each problem, in order, without those that were set aside. Training itself asks
+        response_queue.py.
 
         `purpose`, `step` and the position in `problems` enter each sample's seed.
         """
-        requests = []
-        for position, problem in enumerate(problems):
-            chat = self.layout.chat(problem.x)
-            seed = sample_seed(self.seed, purpose, step, position, problem.id)
-            requests.append(SampleRequest(chat, seed, self._room(chat), sampling=self.sampling))
-        knob = "the limit of validation" if self.max_response_tokens else "MAX_TOTAL_SEQUENCE_LENGTH"
-        limit = f"{knob} is {self.max_total_tokens}"
-        rollouts = self._sample_and_grade(sampler, problems, requests, step, purpose, limit)
+        requests = [self.request(problem, step, position, purpose) for position, problem in enumerate(problems)]
+        what = f"{purpose} after step {step + 1}, sampling"
+        samples = sample_where_room(sampler, requests, what)
+        rollouts = self.grade(problems, requests, samples, step, purpose)
         return [rollout for rollout in rollouts if rollout]
+
+    def request(self, problem: Problem, step: int, position: int, purpose: str = "train") -> SampleRequest:
+        """For a response to a problem; `max_tokens` is 0 or less when the prompt leaves no room for one."""
+        chat = self.layout.chat(problem.x)
+        seed = sample_seed(self.seed, purpose, step, position, problem.id)
+        return SampleRequest(chat, seed, self._room(chat), sampling=self.sampling)
 
     def revise(
         self, sampler: Sampler, rollouts: list[Rollout], step: int, purpose: str
@@ -85,8 +90,9 @@ class RolloutWorker:
             )  # at most as much as y had
             requests.append(SampleRequest(prompt, seed, room, sampling=self.sampling))
         limit = f"MAX_TEACHER_TOKENS allows {self.max_revision_tokens}"
-        problems = [rollout.problem for rollout in rollouts]
-        revised = self._sample_and_grade(sampler, problems, requests, step, f"{purpose} revision", limit)
+        problems, what = [rollout.problem for rollout in rollouts], f"{purpose} revision"
+        samples = sample_where_room(sampler, requests, f"{what} after step {step + 1}, sampling")
+        revised = self.grade(problems, requests, samples, step, what, limit)
         by_first_reward: dict[int, list[Rollout]] = {0: [], 1: []}
         for rollout, revision in zip(rollouts, revised, strict=True):
             if revision:
@@ -98,38 +104,38 @@ class RolloutWorker:
         room = self.max_total_tokens - len(chat)
         return min(room, self.max_response_tokens) if self.max_response_tokens else room
 
-    def _sample_and_grade(
+    def grade(
         self,
-        sampler: Sampler,
         problems: list[Problem],
         requests: list[SampleRequest],
+        samples: list[Sample | None],
         step: int,
-        purpose: str,
-        limit: str,
+        purpose: str = "train",
+        limit: str | None = None,
     ) -> list[Rollout | None]:
-        """A rollout for each request; None for one that was set aside. `limit`: why a prompt has no room."""
+        """A rollout for each sample; None for one that was set aside. `limit`: why a prompt without a sample has
+        no room for one."""
 
         def set_aside(problem: Problem, reason: str, **details: str) -> None:
             entry = {"step": step, "purpose": purpose, "id": problem.id, "reason": reason}
             self.set_aside.append(entry | details)
 
-        sampled = [position for position, request in enumerate(requests) if request.max_tokens > 0]
-        for problem, request in zip(problems, requests, strict=True):
-            if request.max_tokens <= 0:
-                set_aside(problem, f"the prompt has {len(request.prompt_ids)} tokens, {limit}")
-        what = f"step {step + 1}, sampling" if purpose == "train" else f"{purpose} after step {step + 1}, sampling"
-        with span("generation"):
-            samples = sample_all(sampler, [requests[position] for position in sampled], what)
-        texts = [self.layout.decode(sample.token_ids) for sample in samples]
+        if limit is None:
+            knob = "the limit of validation" if self.max_response_tokens else "MAX_TOTAL_SEQUENCE_LENGTH"
+            limit = f"{knob} is {self.max_total_tokens}"
+        sampled: list[tuple[int, Sample, str]] = []  # position, sample, its text
+        for position, sample in enumerate(samples):
+            if sample is None:
+                length = len(requests[position].prompt_ids)
+                set_aside(problems[position], f"the prompt has {length} tokens, {limit}")
+            else:
+                sampled.append((position, sample, self.layout.decode(sample.token_ids)))
         with span("grading"):
             outcomes = self.grader.grade_all(
-                [
-                    (text, problems[position], sample.finish_reason)
-                    for text, position, sample in zip(texts, sampled, samples, strict=True)
-                ]
+                [(text, problems[position], sample.finish_reason) for position, sample, text in sampled]
             )
-        rollouts: list[Rollout | None] = [None] * len(requests)
-        for position, sample, text, outcome in zip(sampled, samples, texts, outcomes, strict=True):
+        rollouts: list[Rollout | None] = [None] * len(samples)
+        for (position, sample, text), outcome in zip(sampled, outcomes, strict=True):
             if isinstance(outcome, VerifierError):
                 set_aside(problems[position], f"the verifier failed: {outcome}", text=text[:LOGGED_CHARACTERS])
                 continue
@@ -144,3 +150,11 @@ class RolloutWorker:
                 r=int(outcome.correct),
             )
         return rollouts
+
+
+def sample_where_room(sampler: Sampler, requests: list[SampleRequest], what: str) -> list[Sample | None]:
+    """A sample for each request, None for those without room. `what`: see sample_all."""
+    with_room = [request for request in requests if request.max_tokens > 0]
+    with span("generation"):
+        samples = iter(sample_all(sampler, with_room, what))
+    return [next(samples) if request.max_tokens > 0 else None for request in requests]

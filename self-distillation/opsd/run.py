@@ -68,6 +68,8 @@ class Run:
         self.order = ProblemOrder(len(train_set.problems), config.num_prompts_per_step, config.seed)
         self.total_steps = self.order.total_steps(config.max_num_steps, config.max_num_epochs)
         self.total_updates = self.total_steps * (config.num_prompts_per_step // config.train_global_batch_size)
+        # Responses that OVER_ISSUE begins before their step.
+        self.ahead = max(1, round(config.over_issue * config.num_prompts_per_step)) if config.over_issue else 0
 
         self.max_total_tokens = within_context(
             "MAX_TOTAL_SEQUENCE_LENGTH", config.max_total_sequence_length, config.student_model
@@ -160,8 +162,13 @@ class Run:
         return range(start_step, self.total_steps)
 
     def problems(self, step: int) -> list[Problem]:
-        """A function of seed and step alone, so a resumed run sees the same ones."""
+        """A function of seed and step alone, so a resumed run sees the same ones. With OVER_ISSUE, a step also
+        trains on those of its neighbors (response_queue.py)."""
         return [self.train_set.problems[index] for index in self.order.step(step)]
+
+    def problem_at(self, place: int) -> Problem:
+        """At a place in the endless order that `problems` cuts into steps."""
+        return self.train_set.problems[self.order.at(place)]
 
     def rollout_worker(self, grader: BatchGrader, set_aside: JsonlLog) -> RolloutWorker:
         return RolloutWorker(
@@ -206,8 +213,12 @@ class Run:
         return ValidationRules(sampling, total, revision, longest=revision if config.val_revise else total)
 
     def used_problems(self, finished_steps: int) -> list[Problem]:
-        """The problems of that many steps, each once, in the order of the dataset."""
-        used = {index for step in range(finished_steps) for index in self.order.step(step)}
+        """The problems that were asked for in that many steps, each once, in the order of the dataset."""
+        places = min(
+            finished_steps * self.config.num_prompts_per_step + (self.ahead if finished_steps else 0),
+            max(self.total_steps, finished_steps) * self.config.num_prompts_per_step,
+        )
+        used = {self.order.at(place) for place in range(places)}
         return [self.train_set.problems[index] for index in sorted(used)]
 
     def build_pairs(self, rollouts: list[Rollout], step: int) -> list[SequencePair]:

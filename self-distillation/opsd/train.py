@@ -10,7 +10,7 @@ from opsd.engine import NO_UPDATE, Engine
 from opsd.export import export_student
 from opsd.metrics import StepOutput
 from opsd.monitors import require_on_policy
-from opsd.rollouts import RolloutWorker
+from opsd.response_queue import ResponseQueue
 from opsd.run import Run
 from opsd.run_log import RunLog
 from opsd.teacher_sync import TeacherSync
@@ -30,14 +30,16 @@ def train(run: Run, engine: Engine) -> None:
         Progress("step", initial=engine.start_step / run.total_steps, line_seconds=None) as bar,
         closing(RunLog(run, engine.start_step, bar)) as log,
     ):
-        rollout_worker = run.rollout_worker(engine.grader, log.set_aside)
+        responses = ResponseQueue(run, run.rollout_worker(engine.grader, log.set_aside), engine.start_step)
+        if note := responses.describe():
+            log.message(note)
         validator = Validator(run, engine, log)
         teacher_sync = TeacherSync(run, engine, validator, log)
         validator.run_if_due(finished)
         for step in run.remaining_steps(engine.start_step):
             if validator.collapsed:
                 break
-            output = train_step(run, engine, rollout_worker, step)
+            output = train_step(run, engine, responses, step)
             metrics = output.metrics()
             if step == engine.start_step:
                 require_on_policy(metrics)
@@ -46,16 +48,18 @@ def train(run: Run, engine: Engine) -> None:
             metrics |= teacher_sync.run_if_due(finished, metrics, output.rollouts)  # pi_SRT := pi_theta
             log.step(step, metrics, output)
             if run.checkpoint_due(finished) or validator.collapsed:
+                responses.save(finished)  # first: they are part of the checkpoint
                 engine.save_checkpoint(finished)
                 validator.discard_former_best()
+        if left := len(responses.under_way):
+            log.message(f"{left} responses were under way when the run ended, and are not trained on")
     export_student(run, engine, finished, time.monotonic() - started, validator.best, validator.lines)
 
 
-def train_step(run: Run, engine: Engine, rollout_worker: RolloutWorker, step: int) -> StepOutput:
+def train_step(run: Run, engine: Engine, responses: ResponseQueue, step: int) -> StepOutput:
     with record_spans(rest="other") as seconds:
-        problems = run.problems(step)
         with engine.sampling() as sampler:  # pi_theta, weights in sync
-            rollouts = rollout_worker.sample(sampler, problems, step)  # y ~ pi_theta(. | x), r = verify(y)
-        pairs = run.build_pairs(rollouts, step)  # student: chat + y, teacher: chat + y + cue(r) + y
+            taken = responses.take(sampler, step)  # y ~ pi_theta(. | x) for the step's problems, r = verify(y)
+        pairs = run.build_pairs(taken.rollouts, step)  # student: chat + y, teacher: chat + y + cue(r) + y
         result = engine.update(pairs) if pairs else NO_UPDATE  # sum_t KL(pi_theta || pi_SRT), optimizer step
-    return StepOutput(problems, rollouts, pairs, result, seconds)
+    return StepOutput(taken.problems, taken.rollouts, pairs, result, seconds, taken.metrics)

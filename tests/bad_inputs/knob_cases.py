@@ -52,6 +52,7 @@ VALUES = [
     ("distill", "LR", "5", "LR=5.0: must be at most 1"),
     ("distill", "LR", "5e-6x", "LR=5e-6x: expected a number"),
     ("distill", "WARMUP_STEPS", "10000", "WARMUP_STEPS=10000: the whole run has"),
+    ("distill", "OVER_ISSUE", "2", "OVER_ISSUE=2.0: must be at most 1"),
     ("distill", "NUM_PROMPTS_PER_STEP", "7", "does not divide NUM_PROMPTS_PER_STEP=7"),
     ("distill", "TEACHER_SYNC", "steps", "TEACHER_SYNC_STEPS must say how many steps"),
     ("distill", "TEACHER_SYNC_STEPS", "3", "TEACHER_SYNC_STEPS=3 has no effect"),

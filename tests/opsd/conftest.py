@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from opsd.config import DistillConfig, RunConfig
 from opsd.local.engine import LocalEngine
 from opsd.pairs import build_pair
+from opsd.response_queue import ResponseQueue
 from opsd.rollouts import Rollout
 from opsd.run import Run
 from opsd.run_log import open_step_log
@@ -164,6 +165,7 @@ def open_run(make_run, grader):
         run = make_run(*arguments, **settings)
         engine = LocalEngine(run, grader)
         set_aside = open_step_log(run.output_dir / "set_aside.jsonl", engine.start_step)
-        return OpenRun(run, engine, run.rollout_worker(grader, set_aside))
+        responses = ResponseQueue(run, run.rollout_worker(grader, set_aside), engine.start_step)
+        return OpenRun(run, engine, responses)
 
     return make

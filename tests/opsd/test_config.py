@@ -60,6 +60,7 @@ def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_config, promp
         ({"teacher_sync": "plateau", "val_revise": 0}, "VAL_REVISE=1 (it is 0)"),
         ({"teacher_sync": "plateau", "teacher_model": "another"}, "not TEACHER_MODEL=another"),
         ({"reward_weight": 0.5, "loss_on": "r0"}, "LOSS_ON=r0 leaves right responses out"),
+        ({"reward_weight": 0.5, "over_issue": 0.25}, "OVER_ISSUE=0.25 trains on tokens of earlier weights"),
         ({"stop_on_collapse": 0.1, "val_period": 0}, "STOP_ON_COLLAPSE=0.1 compares validations"),
         ({"lora_rank": 8, "teacher_model": "another"}, "LORA_RANK=8: the teacher is then the student"),
     ],
@@ -90,6 +91,7 @@ def test_how_many_launches_the_kl_takes_is_not_part_of_what_a_run_is(make_config
     [
         ({"kl_type": "backward"}, "KL_TYPE=backward: expected one of reverse, forward, mixed, jsd"),
         ({"mixed_kl_weight": 1.5}, "MIXED_KL_WEIGHT=1.5: must be at most 1"),
+        ({"over_issue": 1.5}, "OVER_ISSUE=1.5: must be at most 1"),
         ({"topk": -1}, "TOPK=-1: must be at least 0"),
         ({"kl_temperature": 0}, "KL_TEMPERATURE=0"),
         ({"jsd_beta": 1}, "JSD_BETA=1"),

@@ -73,6 +73,16 @@ def test_log_prob_gap_of_a_shortened_response_is_over_what_is_left(make_rollout,
     assert metrics.tokens["logprob_gap"] == 3
 
 
+def test_the_log_prob_gap_is_of_tokens_of_the_current_weights_and_apart_for_older_ones(pairs):
+    older = replace(pairs[1], rollout=replace(pairs[1].rollout, ages=[2, 1, 1, 0]))
+    means = TokenMetrics([([pairs[0], older], output([0.1, 0.3, 8.0, 1.0, 3.0, 0.5]))]).means()
+    assert means["logprob_gap"] == pytest.approx((0.1 + 0.3 + 0.5) / 3)
+    assert means["logprob_gap_r0"] == pytest.approx(0.5)
+    assert means["logprob_gap_age1"] == pytest.approx(2.0)
+    assert means["logprob_gap_age2"] == pytest.approx(8.0)
+    assert means["kl_r0"] == pytest.approx(12.5 / 4)  # of tokens of every age
+
+
 def test_a_step_of_right_responses_alone_has_no_metrics_for_wrong_ones(pairs):
     metrics = TokenMetrics([(pairs[:1], output([1.0, 2.0]))])
     assert "kl_r1" in metrics.means() and "kl_r0" not in metrics.means()

@@ -44,6 +44,15 @@ def test_a_warning_is_given_again_when_its_trouble_comes_back(name):
     assert counts == [1, 0, 1]
 
 
+def test_a_step_in_which_requests_waited_for_the_cache_is_said_once():
+    waited = {"waited_for_cache": 0.25, "preemptions": 3, "requests_waiting": 41, "requests_running": 87.6}
+    free = {"waited_for_cache": 0.0, "preemptions": 0, "requests_waiting": 41, "requests_running": 87.6}
+    health = HealthMonitor()
+    given = [health.check(HEALTHY | step) for step in ({}, free, waited, waited, free, waited)]
+    assert [len(warnings) for warnings in given] == [0, 0, 1, 0, 0, 1]
+    assert all(word in given[2][0] for word in ("in 25% of", "up to 41", "3 were preempted", "88 ran"))
+
+
 def test_a_slow_fall_of_the_reward_is_seen_when_it_is_larger_than_chance():
     """A run that goes down by a point every other step, at a KL that looks harmless."""
     warned = {}

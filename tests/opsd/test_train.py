@@ -43,10 +43,11 @@ def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_run, t
         opened.step(0)
 
 
+@pytest.mark.parametrize("over_issue", [0, 0.5])
 def test_a_sampler_of_another_model_ends_the_run_in_its_first_step(
-    make_run, grader, coin_checkpoint, tiny_checkpoint
+    make_run, grader, coin_checkpoint, tiny_checkpoint, over_issue
 ):
-    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2)
+    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2, over_issue=over_issue)
     assert run.claim_folder()
     engine = LocalEngine(run, grader)
     engine.sampler.model = load_model(str(tiny_checkpoint)).eval()
@@ -119,6 +120,7 @@ def without_seconds(path):
         {},
         {"teacher_sync": "steps", "teacher_sync_steps": 2},
         {"teacher_sync": "epochs", "teacher_sync_epochs": 1, "stop_on_collapse": 1},
+        {"over_issue": 0.5, "teacher_sync": "steps", "teacher_sync_steps": 2},
         {"lora_rank": 2},
         {"lora_rank": 2, "teacher_sync": "steps", "teacher_sync_steps": 2},
     ],
@@ -307,18 +309,21 @@ def test_validation_comes_before_the_first_step_at_every_period_and_at_the_end(m
     assert metrics[3]["val_revise_r0"] == lines[2]["revise_r0"]
 
 
+@pytest.mark.parametrize("over_issue", [0, 0.5])
 def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
-    make_run, grader, coin_checkpoint, capsys
+    make_run, grader, coin_checkpoint, capsys, over_issue
 ):
     settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
-    settings |= {"keep_checkpoints_after_end": 1}  # also the best student
+    settings |= {"keep_checkpoints_after_end": 1, "over_issue": over_issue}  # also the best student
     run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "validation.jsonl")
     assert lines[0]["avg_at_k"] >= 0.25 and lines[-1]["avg_at_k"] == 0  # the learning rate broke it
     results = read_json(run.output_dir / "run.json")["results"]
     assert results["steps"] < RUN["max_num_steps"]
-    assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in out
+    assert ("2 responses were under way when the run ended, and are not trained on" in out) == (over_issue > 0)
     warnings = read_jsonl(run.output_dir / "warnings.jsonl")
     assert warnings[-1]["step"] == lines[-1]["step"] and warnings[-1]["warning"].startswith("stopping: ")
     best = max(range(len(lines)), key=lambda index: lines[index]["avg_at_k"])

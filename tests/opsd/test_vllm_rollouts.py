@@ -13,6 +13,7 @@ from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.transformers import TransformersSampler
 from srt.sampling.vllm_inprocess import VllmSampler
+from tests.opsd.helpers.problems import problem
 from tests.opsd.helpers.runs import train_run
 
 pytestmark = pytest.mark.vllm
@@ -98,3 +99,18 @@ def test_an_engine_with_vllm_stays_on_policy(make_run, grader, coin_checkpoint):
     metrics = read_jsonl(run.output_dir / "metrics.jsonl")
     assert len(metrics) == 3
     assert all(line["logprob_gap"] < 1e-4 for line in metrics)  # stale weights would show here
+
+
+def test_what_vllm_was_interrupted_in_goes_on_under_the_next_weights(make_run, grader, tiny_checkpoint):
+    """Prompts of several lengths, so that responses up to the limit end at several times."""
+    problems = [problem("7", X + " [B] - 2" * (n % 5), f"p{n}") for n in range(16)]
+    more = {"num_prompts_per_step": 4, "train_global_batch_size": 4, "max_num_epochs": 1, "over_issue": 0.5}
+    run = make_run(str(tiny_checkpoint), problems, sampler="vllm", lr=1e-3, log_samples_period=1, **more)
+    train_run(run, grader)
+    metrics = read_jsonl(run.output_dir / "metrics.jsonl")
+    assert [line["trained_responses"] for line in metrics] == [4] * 4
+    assert all(line["logprob_gap"] < 1e-4 for line in metrics)
+    assert metrics[0]["stale_tokens"] == 0 < max(line["stale_tokens"] for line in metrics)
+    assert max(line.get("logprob_gap_age1", 0) for line in metrics) > 1e-3
+    trained = [line["id"] for line in read_jsonl(run.output_dir / "samples.jsonl")]
+    assert sorted(trained) == sorted(p.id for p in problems)

@@ -19,7 +19,7 @@ from opsd.timing import report_start, span
 from srt.common.machine import this_machine
 from srt.common.models import stored_dtype
 from srt.contract import metrics as names
-from srt.sampling.base import Sampler, WeightSyncedSampler
+from srt.sampling.base import WeightSyncedSampler
 from srt.sampling.from_config import choose_backend
 from srt.sampling.transformers import TransformersSampler
 from srt.sampling.vllm_inprocess import VllmSampler
@@ -69,7 +69,7 @@ class LocalEngine:
             self._resources = resources.pop_all()
 
     @contextlib.contextmanager
-    def sampling(self) -> Iterator[Sampler]:
+    def sampling(self) -> Iterator[WeightSyncedSampler]:
         with span(names.WEIGHT_SYNC):
             self.sampler.update_weights(self.student.named_weights())
         yield self.sampler

@@ -17,7 +17,9 @@ KL = "kl"
 ENTROPY = "entropy"
 TEACHER_ENTROPY = "teacher_entropy"
 TOP1_AGREEMENT = "top1_agreement"  # both models' most likely token is the same
-LOGPROB_GAP = "logprob_gap"  # |log-prob in the sampler - log-prob in the trainer|
+LOGPROB_GAP = (
+    "logprob_gap"  # |log-prob in the sampler - log-prob in the trainer|, of tokens of the current weights
+)
 DROPPED_VOCAB_FRACTION = "dropped_vocab_fraction"  # share that KL_GRAD_EPS left out of the gradient
 
 # Of the optimizer; with several updates in a step, of the last one.
@@ -37,6 +39,21 @@ SHORTENED_FOR_TEACHER = "shortened_for_teacher"
 SET_ASIDE = "set_aside"
 TRAINED_ON = "trained_on"  # of an evaluation: phase -> problems that it trained the checkpoint on
 JUDGED_BY_EXAMPLES_ONLY = "judged_by_examples_only"  # responses to code problems without hidden tests
+
+# Of OVER_ISSUE. A token's age: steps between the one that drew it and the one that trains on it.
+TOKEN_AGE = "token_age"  # mean over the tokens of y
+TOKEN_AGE_MAX = "token_age_max"
+STALE_TOKENS = "stale_tokens"  # share of the tokens of y with an age above 0
+CARRIED_OVER = "carried_over"  # responses under way that the step left to later ones
+
+# Of vLLM while it sampled the step's responses.
+REQUESTS_RUNNING = "requests_running"  # mean
+REQUESTS_WAITING = "requests_waiting"  # the largest number
+KV_CACHE_USE = "kv_cache_use"  # the largest share
+WAITED_FOR_CACHE = (
+    "waited_for_cache"  # share of vLLM's steps after which the next request did not fit into the cache
+)
+PREEMPTIONS = "preemptions"  # requests that lost their part of the cache, and were computed again
 
 SECONDS = "seconds"  # how long each part of the step took: part -> seconds
 WEIGHT_SYNC = "weight_sync"  # the part that hands weights and GPU memory between trainer and sampler
@@ -72,6 +89,11 @@ _FORMER_NAMES = {"agreement": TOP1_AGREEMENT, "dropped_columns": DROPPED_VOCAB_F
 def by_reward(name: str, r: int) -> str:
     """The name of the metric over responses with reward r only."""
     return f"{name}_r{r}"
+
+
+def by_age(name: str, age: int) -> str:
+    """The name of the metric over tokens of that age only; those of age 0 have `name` itself."""
+    return f"{name}_age{age}" if age else name
 
 
 def at(name: str, k: int) -> str:

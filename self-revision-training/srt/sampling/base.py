@@ -37,14 +37,15 @@ class SampleRequest:
 
 @dataclass(frozen=True)
 class Sample:
-    """`token_ids` include the end-of-turn token exactly if `finish_reason` is "stop".
+    """`token_ids` include the end-of-turn token exactly if `finish_reason` is "stop". "interrupted": the beginning
+    of a sample that `InterruptibleSampler.interrupt` stopped.
 
     `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), in nats; None if the
     sampler was opened without them.
     """
 
     token_ids: list[int]
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "interrupted"]
     logprobs: list[float] | None
 
 
@@ -67,7 +68,24 @@ class Sampler(Protocol):
         ...
 
 
-class WeightSyncedSampler(Sampler, Protocol):
+class InterruptibleSampler(Sampler, Protocol):
+    """A sampler that can be stopped while requests are under way, and says what it measured."""
+
+    def poll(self, enough: int | None = None) -> Iterable[tuple[Hashable, Sample]]:
+        """As `Sampler.poll`, the first to finish first; returns at the latest when `enough` samples have finished,
+        together with those that finish at the same time."""
+        ...
+
+    def interrupt(self) -> list[tuple[Hashable, Sample]]:
+        """Drop every pending request; what was sampled of each so far, which may be nothing."""
+        ...
+
+    def metrics(self) -> dict[str, float]:
+        """What the engine measured since it was last given weights, by the names of srt/contract/metrics.py."""
+        ...
+
+
+class WeightSyncedSampler(InterruptibleSampler, Protocol):
     """A sampler of a model in training: it samples from the weights that it was last given."""
 
     def update_weights(self, weights: Iterable[tuple[str, "Tensor"]]) -> None:

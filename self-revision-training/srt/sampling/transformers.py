@@ -3,15 +3,67 @@
 import contextlib
 import inspect
 from collections.abc import Hashable, Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from srt.common.models import load_model, load_tokenizer, padding_id
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
+
+
+@dataclass
+class _Pending:
+    """A request and what was sampled of it before the batch ended that it was in."""
+
+    key: Hashable
+    request: SampleRequest
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    @property
+    def prompt_ids(self) -> list[int]:
+        return self.request.prompt_ids + self.ids
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that may still follow."""
+        return self.request.max_tokens - len(self.ids)
+
+    def extend(self, ids: list[int], logprobs: list[float], eot_ids: tuple[int, ...]) -> Sample | None:
+        """Take over new tokens, up to the end of turn or the token limit; the sample, if that ends it."""
+        reason = "length" if len(ids) >= self.max_tokens else None
+        ids = ids[: self.max_tokens]
+        if ends := [position for position, token in enumerate(ids) if token in eot_ids]:
+            reason, ids = "stop", ids[: ends[0] + 1]
+        self.ids += ids
+        self.logprobs += logprobs[: len(ids)]
+        return Sample(self.ids, reason, self.logprobs) if reason else None
+
+
+class _Enough(StoppingCriteria):
+    """Ends a batch when `enough` of its samples have ended."""
+
+    def __init__(self, batch: list[_Pending], enough: int, eot_ids: tuple[int, ...], device: torch.device):
+        self.enough = enough
+        self.limits = torch.tensor([pending.max_tokens for pending in batch], device=device)  # (B,)
+        self.eot_ids = torch.tensor(eot_ids, device=device)
+        self.ended = torch.zeros_like(self.limits, dtype=torch.bool)
+        self.steps = 0
+
+    def __call__(self, input_ids: Tensor, scores: Any, **kwargs: Any) -> Tensor:
+        self.steps += 1
+        self.ended |= torch.isin(input_ids[:, -1], self.eot_ids) | (self.steps >= self.limits)
+        return torch.full_like(self.ended, bool(self.ended.sum() >= self.enough))
 
 
 class _SeededSampling(LogitsProcessor):
@@ -24,11 +76,9 @@ class _SeededSampling(LogitsProcessor):
     Shapes: B sequences in the batch, T new tokens at most, V vocab entries.
     """
 
-    def __init__(self, requests: list[SampleRequest], config: SamplingConfig, device: torch.device):
-        longest = max(request.max_tokens for request in requests)
-        draws = np.stack(
-            [np.random.Generator(np.random.Philox(r.seed)).random(longest, np.float32) for r in requests]
-        )
+    def __init__(self, batch: list[_Pending], config: SamplingConfig, device: torch.device):
+        longest = max(pending.max_tokens for pending in batch)
+        draws = np.stack([_uniforms(pending.request.seed, len(pending.ids), longest) for pending in batch])
         self.uniforms = torch.from_numpy(draws).to(device)  # (B, T)
         self.config = config
         self.logprobs: list[Tensor] = []  # T tensors of (B,)
@@ -58,6 +108,11 @@ class _SeededSampling(LogitsProcessor):
         return index if order is None else order.gather(-1, index)
 
 
+def _uniforms(seed: int, start: int, count: int) -> np.ndarray:
+    """(count,) of a seed's random numbers, from number `start` on."""
+    return np.random.Generator(np.random.Philox(seed)).random(start + count, np.float32)[start:]
+
+
 class TransformersSampler:
     """Samples in batches of at most `max_batch` requests, one `generate` call each.
 
@@ -80,7 +135,7 @@ class TransformersSampler:
         self.pad_id = pad_id
         self.config = config
         self.max_batch = max_batch
-        self._queue: list[tuple[Hashable, SampleRequest]] = []
+        self._queue: list[_Pending] = []
         self._can_pad: bool | None = None  # unknown until a batch would be padded
 
     @classmethod
@@ -96,25 +151,35 @@ class TransformersSampler:
         return len(self._queue)
 
     def submit(self, key: Hashable, request: SampleRequest) -> None:
-        self._queue.append((key, request))
+        self._queue.append(_Pending(key, request))
 
-    def poll(self) -> list[tuple[Hashable, Sample]]:
+    def poll(self, enough: int | None = None) -> list[tuple[Hashable, Sample]]:
+        """One batch. Its samples that have not ended when `enough` others have are continued by the next calls."""
         if not self._queue:
             return []
-        oldest = self._queue[0][1]
-        alike = [i for i, (_, request) in enumerate(self._queue) if request.sampling == oldest.sampling]
-        length = len(oldest.prompt_ids)
-        nearest = sorted(alike, key=lambda i: abs(len(self._queue[i][1].prompt_ids) - length))
-        if (
-            any(len(self._queue[i][1].prompt_ids) != length for i in nearest[: self.max_batch])
-            and self._pads_not()
-        ):
-            nearest = [i for i in nearest if len(self._queue[i][1].prompt_ids) == length]
+        oldest = self._queue[0].request
+        lengths = [len(pending.prompt_ids) for pending in self._queue]
+        alike = [i for i, pending in enumerate(self._queue) if pending.request.sampling == oldest.sampling]
+        nearest = sorted(alike, key=lambda i: abs(lengths[i] - lengths[0]))
+        if any(lengths[i] != lengths[0] for i in nearest[: self.max_batch]) and self._pads_not():
+            nearest = [i for i in nearest if lengths[i] == lengths[0]]
         chosen = set(nearest[: self.max_batch])
         batch = [item for index, item in enumerate(self._queue) if index in chosen]
-        self._queue = [item for index, item in enumerate(self._queue) if index not in chosen]
-        samples = self._generate([request for _, request in batch])
-        return [(key, sample) for (key, _), sample in zip(batch, samples, strict=True)]
+        rest = [item for index, item in enumerate(self._queue) if index not in chosen]
+        before = {id(pending): len(pending.ids) for pending in batch}
+        samples = self._generate(batch, enough)
+        self._queue = [pending for pending, sample in zip(batch, samples, strict=True) if not sample] + rest
+        ended = [(pending, sample) for pending, sample in zip(batch, samples, strict=True) if sample]
+        ended.sort(key=lambda item: len(item[0].ids) - before[id(item[0])])  # the first to end first
+        return [(pending.key, sample) for pending, sample in ended]
+
+    def interrupt(self) -> list[tuple[Hashable, Sample]]:
+        queue, self._queue = self._queue, []
+        return [(pending.key, Sample(pending.ids, "interrupted", pending.logprobs)) for pending in queue]
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
 
     def update_weights(self, weights: Iterable[tuple[str, Tensor]]) -> None:
         """Nothing to do: the model is the one in training."""
@@ -136,16 +201,21 @@ class TransformersSampler:
         return not self._can_pad
 
     @torch.no_grad()
-    def _generate(self, requests: list[SampleRequest]) -> list[Sample]:
+    def _generate(self, batch: list[_Pending], enough: int | None) -> list[Sample | None]:
+        """None for a sample that has not ended, because `enough` others had."""
         device = self.model.device
-        width = max(len(request.prompt_ids) for request in requests)
-        prompts = torch.full((len(requests), width), self.pad_id)
+        prompt_ids = [pending.prompt_ids for pending in batch]
+        width = max(map(len, prompt_ids))
+        prompts = torch.full((len(batch), width), self.pad_id)
         mask = torch.zeros_like(prompts)
-        for index, request in enumerate(requests):
-            prompts[index, width - len(request.prompt_ids) :] = torch.tensor(request.prompt_ids)
-            mask[index, width - len(request.prompt_ids) :] = 1
-        config = requests[0].sampling or self.config
-        sampling = _SeededSampling(requests, config, device)
+        for index, ids in enumerate(prompt_ids):
+            prompts[index, width - len(ids) :] = torch.tensor(ids)
+            mask[index, width - len(ids) :] = 1
+        config = batch[0].request.sampling or self.config
+        sampling = _SeededSampling(batch, config, device)
+        stopping = StoppingCriteriaList()
+        if enough is not None and enough < len(batch):
+            stopping.append(_Enough(batch, enough, config.eot_ids, device))
         # Module by module: a model in training may have only some of its modules in training mode.
         modes = [(module, module.training) for module in self.model.modules()]
         own_config = self.model.generation_config
@@ -157,9 +227,10 @@ class TransformersSampler:
                 output = self.model.generate(
                     input_ids=prompts.to(device),
                     attention_mask=mask.to(device),
-                    max_new_tokens=max(request.max_tokens for request in requests),
+                    max_new_tokens=max(pending.max_tokens for pending in batch),
                     do_sample=False,
                     logits_processor=LogitsProcessorList([sampling]),
+                    stopping_criteria=stopping,
                     eos_token_id=list(config.eot_ids),
                     pad_token_id=self.pad_id,
                 )
@@ -170,22 +241,14 @@ class TransformersSampler:
         tokens = output[:, width:].tolist()
         logprobs = torch.stack(sampling.logprobs, dim=1).tolist()
         return [
-            self._sample(request, ids, values)
-            for request, ids, values in zip(requests, tokens, logprobs, strict=True)
+            pending.extend(ids, values, config.eot_ids)
+            for pending, ids, values in zip(batch, tokens, logprobs, strict=True)
         ]
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.autocast is None:
             return contextlib.nullcontext()
         return torch.autocast(self.model.device.type, self.autocast)
-
-    def _sample(self, request: SampleRequest, ids: list[int], logprobs: list[float]) -> Sample:
-        """One sequence of the batch, up to its end of turn or its own token limit."""
-        eot_ids = (request.sampling or self.config).eot_ids
-        for position, token in enumerate(ids[: request.max_tokens]):
-            if token in eot_ids:
-                return Sample(ids[: position + 1], "stop", logprobs[: position + 1])
-        return Sample(ids[: request.max_tokens], "length", logprobs[: request.max_tokens])
 
     def close(self) -> None:
         self._queue.clear()

@@ -6,12 +6,15 @@ It starts in seconds, its weights can be updated, and it can free the GPU memory
 
 import os
 from collections.abc import Hashable, Iterable
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import UserError
 from srt.common.progress import heartbeat
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
+from srt.sampling.kv_cache_use import KVCacheUse
 from srt.sampling.vllm_common import (
     LastMessage,
     as_sample,
@@ -91,6 +94,9 @@ class VllmSampler:
         self._keys: dict[str, Hashable] = {}
         self._submitted = 0
         self._has_sampled = False
+        # None where the user has put the engine into a process of its own.
+        self._core: Any = getattr(self.engine.engine_core, "engine_core", None)
+        self._cache_use = KVCacheUse()
 
     @property
     def pending(self) -> int:
@@ -103,7 +109,8 @@ class VllmSampler:
         params = sampling_params(self.config, request, self.with_logprobs)
         self.engine.add_request(name, self._tokens_input(request.prompt_ids), params)
 
-    def poll(self) -> list[tuple[Hashable, Sample]]:
+    def poll(self, enough: int | None = None) -> list[tuple[Hashable, Sample]]:
+        """One step of the engine, in which any number of samples may finish."""
         if not self._keys:
             return []
         try:
@@ -113,11 +120,39 @@ class VllmSampler:
                 raise
             raise cannot_sample(self._model_path, error) from error
         self._has_sampled = True
+        if self._core is not None:
+            self._cache_use.record(self._core.scheduler)
         return [
             (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.config))
             for output in outputs
             if output.finished
         ]
+
+    def interrupt(self) -> list[tuple[Hashable, Sample]]:
+        """vLLM returns nothing of an aborted request, so its tokens are read where they are collected."""
+        if not self._keys:
+            return []
+        states = {
+            getattr(state, "external_req_id", state.request_id): state
+            for state in self.engine.output_processor.request_states.values()
+        }
+        samples = [(key, self._so_far(states[name])) for name, key in self._keys.items()]
+        self.engine.abort_request(list(self._keys))
+        self._keys.clear()
+        while getattr(self._core, "batch_queue", None):  # scheduled ahead; it must not meet the next weights
+            self.engine.step()
+        return samples
+
+    def _so_far(self, state: Any) -> Sample:
+        """What a request has sampled. `state`: vLLM's RequestState."""
+        completion = SimpleNamespace(
+            token_ids=state.detokenizer.output_token_ids,
+            logprobs=(state.logprobs_processor.logprobs or []) if self.with_logprobs else None,
+        )
+        return replace(as_sample(completion, self.config), finish_reason="interrupted")
+
+    def metrics(self) -> dict[str, float]:
+        return self._cache_use.metrics()
 
     def update_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
         """Sample from these weights from now on (names and layout of the checkpoint, any dtype); wakes a sleeping
@@ -151,6 +186,7 @@ class VllmSampler:
         if not self._on_gpu:
             self.engine.apply_model(_repack_for_cpu)
         self.engine.reset_prefix_cache()  # its content came from the old weights
+        self._cache_use = KVCacheUse()
 
     def _record_loading(self, model: Any) -> None:
         """Note which parameters vLLM's `load_weights` loads; vLLM itself only logs a warning about the others."""

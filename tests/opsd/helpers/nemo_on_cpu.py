@@ -79,8 +79,14 @@ class Sampler:
             self.inner = TransformersSampler(self.generation.model, self.pad_id, self.settings, 256)
         self.inner.submit(key, request)
 
-    def poll(self) -> Any:
-        return self.inner.poll()
+    def poll(self, enough: int | None = None) -> Any:
+        return self.inner.poll(enough)
+
+    def interrupt(self) -> list[Any]:
+        return self.inner.interrupt() if self.inner else []
+
+    def metrics(self) -> dict[str, float]:
+        return {}
 
     def close(self) -> None:
         pass

@@ -6,6 +6,7 @@ from typing import Any
 
 from opsd.local.engine import LocalEngine
 from opsd.metrics import StepOutput
+from opsd.response_queue import ResponseQueue
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
 from opsd.train import train, train_step
@@ -18,10 +19,14 @@ class OpenRun:
 
     run: Run
     engine: LocalEngine
-    rollout_worker: RolloutWorker
+    responses: ResponseQueue
+
+    @property
+    def rollout_worker(self) -> RolloutWorker:
+        return self.responses.worker
 
     def output(self, step: int) -> StepOutput:
-        return train_step(self.run, self.engine, self.rollout_worker, step)
+        return train_step(self.run, self.engine, self.responses, step)
 
     def step(self, step: int) -> dict[str, Any]:
         """The metrics of a step, after which the teacher is synced where that is due."""

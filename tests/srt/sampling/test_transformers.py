@@ -279,6 +279,46 @@ def test_prompts_may_contain_the_padding_token(model, prompts, pad_id):
 # The queue ----------------------------------------------------------------------------------------------
 
 
+def test_a_batch_ends_with_the_first_that_end_and_its_rest_goes_on_as_if_it_had_not(model, prompts):
+    requests = [SampleRequest(prompts[n % 4], n, limit) for n, limit in enumerate((20, 4, 12, 4, 9))]
+    expected = sample_all(new_sampler(model, eot_ids=(0,)), requests)
+    sampler = new_sampler(model, eot_ids=(0,))
+    for key, request in enumerate(requests):
+        sampler.submit(key, request)
+    polled = [sampler.poll(1), sampler.poll(2), sampler.poll()]
+    assert [[key for key, _ in batch] for batch in polled] == [[1, 3], [4, 2], [0]]
+    for key, sample in (item for batch in polled for item in batch):
+        assert (sample.token_ids, sample.finish_reason) == (expected[key].token_ids, "length")
+        assert sample.logprobs == pytest.approx(expected[key].logprobs, abs=1e-4)
+    assert sampler.pending == 0
+
+
+def test_an_end_of_turn_also_counts_among_the_first_that_end(model, prompts):
+    drawn = greedy_continuation(model, prompts[0], 12)
+    eot = next(token for n, token in enumerate(drawn) if n >= 3 and token not in drawn[:n])
+    sampler = new_sampler(model, 0.0, eot_ids=(0, eot))
+    for key, prompt in enumerate([prompts[0], prompts[3]]):
+        sampler.submit(key, SampleRequest(prompt, 0, 40))
+    [(key, sample)] = sampler.poll(1)
+    assert (key, sample.finish_reason) == (0, "stop")
+    [(_, rest)] = sampler.interrupt()
+    assert len(rest.token_ids) == len(sample.token_ids)
+
+
+def test_what_is_interrupted_is_the_beginning_of_the_sample(model, prompts):
+    requests = [SampleRequest(prompts[n], n, limit) for n, limit in enumerate((20, 4, 12))]
+    expected = sample_all(new_sampler(model, eot_ids=(0,)), requests)
+    sampler = new_sampler(model, eot_ids=(0,), max_batch=2)
+    for key, request in enumerate(requests):
+        sampler.submit(key, request)
+    sampler.poll(1)
+    stopped = dict(sampler.interrupt())
+    assert {key: len(sample.token_ids) for key, sample in stopped.items()} == {0: 4, 2: 0}
+    assert stopped[0].token_ids == expected[0].token_ids[:4]
+    assert {sample.finish_reason for sample in stopped.values()} == {"interrupted"}
+    assert sampler.pending == 0 and sampler.poll() == []
+
+
 def test_samples_come_with_their_keys_in_batches_of_similar_length(model):
     sampler = new_sampler(model, 0.0, max_batch=2)
     assert sampler.pending == 0 and list(sampler.poll()) == []

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from srt.common.models import load_model, load_tokenizer
+from srt.sampling import vllm_inprocess
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import choose_backend, open_sampler
 from srt.sampling.transformers import TransformersSampler
@@ -130,6 +131,62 @@ def test_samples_come_with_their_keys_as_they_finish(sampler, prompts):
         order += [(key, len(s.token_ids)) for key, s in sampler.poll()]
     assert order == [(("key", 1, None), 2), (("key", 2, None), 10), (("key", 0, None), 30)]
     assert list(sampler.poll()) == []
+
+
+def test_what_is_interrupted_is_the_beginning_of_the_sample_and_nothing_is_left(sampler, prompts):
+    requests = [SampleRequest(prompts[0], seed, 40) for seed in range(3)]
+    whole = SamplingConfig(1.0, 1.0, (0,))
+    expected = sample(sampler, whole, requests)
+    for key, request in enumerate(requests):
+        sampler.submit(("key", key), request)
+    for _ in range(10):
+        assert sampler.poll() == []
+    stopped = dict(sampler.interrupt())
+    assert sampler.pending == 0 and not sampler.engine.has_unfinished_requests()
+    for key, alone in enumerate(expected):
+        beginning = stopped["key", key]
+        length = len(beginning.token_ids)
+        assert 0 < length < 40 and beginning.finish_reason == "interrupted"
+        assert beginning.token_ids == alone.token_ids[:length]
+        assert beginning.logprobs == pytest.approx(alone.logprobs[:length], abs=1e-4)
+    assert sampler.interrupt() == []
+    assert [s.token_ids for s in sample(sampler, whole, requests)] == [s.token_ids for s in expected]
+
+
+def test_a_request_that_has_not_begun_is_interrupted_without_tokens(sampler, prompts):
+    for key, prompt in enumerate(prompts):
+        sampler.submit(key, SampleRequest(prompt, 0, 8))
+    assert {(len(s.token_ids), len(s.logprobs)) for _, s in sampler.interrupt()} == {(0, 0)}
+
+
+@pytest.mark.parametrize(("blocks", "waits"), [(7, True), (None, False)])
+def test_requests_that_wait_for_the_cache_are_measured(tiny_checkpoint, prompts, monkeypatch, blocks, waits):
+    """One block is kept free by vLLM; a request of 14 + 500 tokens grows to 5 blocks of 128."""
+    arguments = vllm_inprocess.engine_arguments
+    monkeypatch.setattr(
+        vllm_inprocess,
+        "engine_arguments",
+        lambda *a, **k: arguments(*a, **k) | {"num_gpu_blocks_override": blocks},
+    )
+    sampler = vllm_inprocess.VllmSampler(str(tiny_checkpoint), GREEDY, max_model_len=512, max_batch=8)
+    try:
+        block_size = sampler.engine.vllm_config.cache_config.block_size
+        requests = [SampleRequest(prompts[0], seed, 500) for seed in range(8)]
+        assert sampler.metrics() == {}
+        samples = sample_all(sampler, requests)
+        measured = sampler.metrics()
+        assert {len(s.token_ids) for s in samples} == {500}
+        assert measured["requests_running"] <= 8
+        if waits:
+            assert 1 < 500 / block_size < blocks
+            assert measured["preemptions"] > 0 and measured["requests_waiting"] > 0
+            assert measured["waited_for_cache"] > 0.1 and measured["kv_cache_use"] > 0.8
+            assert measured["requests_running"] < 6
+        else:
+            assert measured["preemptions"] == measured["waited_for_cache"] == 0
+            assert measured["requests_running"] > 6 and 0 < measured["kv_cache_use"] < 0.5
+    finally:
+        sampler.close()
 
 
 def test_vllms_warnings_about_modules_without_weights_are_hidden_and_its_errors_are_not(sampler):

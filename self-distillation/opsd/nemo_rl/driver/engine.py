@@ -29,7 +29,7 @@ from srt.common.errors import UserError
 from srt.common.models import count_parameters, load_model_config, model_without_weights
 from srt.common.progress import heartbeat
 from srt.contract import metrics as names
-from srt.sampling.base import Sampler
+from srt.sampling.base import InterruptibleSampler
 
 
 class NemoEngine:
@@ -67,7 +67,7 @@ class NemoEngine:
         self.start_step = self.workers.start_step
 
     @contextlib.contextmanager
-    def sampling(self) -> Iterator[Sampler]:
+    def sampling(self) -> Iterator[InterruptibleSampler]:
         with self.workers.sampling() as sampler:
             yield sampler
 

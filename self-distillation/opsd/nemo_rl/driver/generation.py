@@ -26,7 +26,8 @@ def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
 
 
 class NemoSampler:
-    """See srt.sampling.base.Sampler; requests submitted since the last poll are sampled together."""
+    """See srt.sampling.base.InterruptibleSampler; requests submitted since the last poll are sampled together, and
+    all to their end."""
 
     def __init__(self, generation: VllmGeneration, eot_ids: list[int], pad_id: int):
         self.generation = generation
@@ -41,13 +42,22 @@ class NemoSampler:
     def pending(self) -> int:
         return len(self._queue)
 
-    def poll(self) -> Iterable[tuple[Hashable, Sample]]:
+    def poll(self, enough: int | None = None) -> Iterable[tuple[Hashable, Sample]]:
         queue, self._queue = self._queue, []
         if not queue:
             return []
         keys, requests = zip(*queue, strict=True)
         output = self.generation.generate(as_generation_data(list(requests), self.pad_id), greedy=False)
         return list(zip(keys, as_samples(list(requests), output, self.eot_ids), strict=True))
+
+    def interrupt(self) -> list[tuple[Hashable, Sample]]:
+        """Nothing is under way between two polls."""
+        queue, self._queue = self._queue, []
+        return [(key, Sample([], "interrupted", [])) for key, _ in queue]
+
+    def metrics(self) -> dict[str, float]:
+        """Nothing is measured."""
+        return {}
 
     def close(self) -> None:
         end_workers(self.generation)
