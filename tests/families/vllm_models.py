@@ -35,6 +35,7 @@ _ROUTED = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as the publi
 # What a family needs besides the sizes; some of it is in published configs and not in transformers' default.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 32},
+    **dict.fromkeys(("cohere", "cohere2", "cohere2_moe"), {"logit_scale": 1.0}),
     "deepseek_v2": _LATENT,
     "deepseek_v3": _LATENT | _ROUTED,
     "falcon": {"ffn_hidden_size": 256},
