@@ -35,11 +35,12 @@ _ROUTED = {"topk_method": "noaux_tc", "scoring_func": "sigmoid"}  # as the publi
 # What a family needs besides the sizes; some of it is in published configs and not in transformers' default.
 _SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": {"mamba_d_head": 32},
+    **dict.fromkeys(("cohere", "cohere2", "cohere2_moe"), {"logit_scale": 1.0}),
     "deepseek_v2": _LATENT,
     "deepseek_v3": _LATENT | _ROUTED,
+    "diffllama": {"num_key_value_heads": 2},
     "falcon": {"ffn_hidden_size": 256},
     "gemma3n_text": {"vocab_size_per_layer_input": len(TOKENIZER)},
-    "diffllama": {"num_key_value_heads": 2},
     "glm4_moe": {"head_dim": 32},
     "glm4_moe_lite": _LATENT | {"first_k_dense_replace": 1},
     "granitemoehybrid": {"mamba_d_head": 32},

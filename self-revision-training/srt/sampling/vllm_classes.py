@@ -32,7 +32,8 @@ def separate_classes(model: Any, before: dict[type, Definition]) -> None:
         cls = type(module)
         if cls in before and cls not in own and cls.__bases__ != before[cls].bases:
             own[cls] = _moved(cls, before[cls])
-        module.__class__ = own.get(cls, cls)
+        if cls in own:
+            module.__class__ = own[cls]
 
 
 def _moved(cls: Any, before: Definition) -> type:
