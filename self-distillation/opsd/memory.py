@@ -37,7 +37,7 @@ def sampler_share(run: Run, machine: Machine) -> float:
     if run.config.gpu_memory_utilization is not None or not machine.gpus:
         return run.config.gpu_memory_utilization or LARGEST_SHARE  # without a GPU it means nothing
     sampling = memory_plan(run, machine).gpu["sampling"]
-    return (sampling[WEIGHTS] + sampling[CACHE]) / machine.gpu_total
+    return (sampling.get(WEIGHTS, 0) + sampling.get(CACHE, 0)) / machine.gpu_total  # none without vLLM
 
 
 def memory_plan(run: Run, machine: Machine) -> MemoryPlan:

@@ -72,6 +72,13 @@ def test_the_sampler_gets_what_the_plan_leaves_free(plan, monkeypatch):
     assert share(engine="nemo-rl") == pytest.approx(nearly_all, abs=1e-3)  # its trainer has left the GPU
 
 
+@pytest.mark.parametrize(("sampler", "share"), [("vllm", 0.85625), ("transformers", 0.0)])
+def test_the_share_is_that_of_the_plan(make_run, tiny_checkpoint, monkeypatch, sampler, share):
+    monkeypatch.setattr(memory, "has_vllm", lambda: True)
+    run = make_run(tiny_checkpoint, PROBLEMS, sampler=sampler)
+    assert memory.sampler_share(run, MACHINE) == pytest.approx(share, abs=1e-3)
+
+
 def test_a_run_that_does_not_fit_stops_before_it_writes_anything(tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr("opsd.distill.this_machine", lambda: Machine(0, None, 1_000_000))
     problems = tmp_path / "problems.jsonl"
