@@ -113,7 +113,7 @@ def test_pairs_are_finished_one_after_the_other_and_may_be_added(knobs, other_ch
     knobs |= {"student_model": f"{tiny},{tiny}", "teacher_model": f"{tiny},{other_checkpoint}"}
     knobs["pair_names"] = "tiny,by another"
 
-    def broken(student, teacher):
+    def broken(*arguments):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
