@@ -33,7 +33,7 @@ from tests.opsd.helpers.problems import PROBLEMS
 
 pytestmark = pytest.mark.vllm
 
-README = Path(__file__).resolve().parents[2] / "self-distillation/README.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/model-families.md"
 PROMPTS = [[5, 9, 33], [17, 4, 88, 120, 7, 7, 64, 31, 90, 3], [101, 3, 56, 72, 11, 12]]  # some exceed a window
 NEW_TOKENS = 12
 
@@ -118,7 +118,7 @@ def test_what_vllm_computes_otherwise_ends_a_run_before_its_first_step(family, o
         preflight(opened.run, opened.engine)
 
 
-def test_the_readme_says_what_becomes_of_each_family():
-    rows = re.findall(r"^\| .* \| ([\w, -]+) \|$", README.read_text().partition("| with vLLM |")[2], re.MULTILINE)
+def test_the_page_says_what_becomes_of_each_family():
+    rows = re.findall(r"^\| .* \| ([\w, -]+) \|$", PAGE.read_text().partition("| with vLLM |")[2], re.MULTILINE)
     expected = (SUPPORTED - INEXACT.keys(), INEXACT, OTHER_LOGITS, REFUSED)
     assert rows[:4] == [", ".join(sorted(families)) for families in expected]
