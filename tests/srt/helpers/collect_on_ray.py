@@ -7,8 +7,10 @@ to have GPUs, and those are it.
 
 def main(argv: list[str]) -> None:
     from vllm.platforms.cpu import CpuPlatform
+    from vllm.v1.engine.core_client import MPClient
 
     CpuPlatform.ray_device_key = "GPU"
+    MPClient.start_engine_core_monitor = lambda client: None  # some versions watch local processes alone
     from srt.collect.run import collect
     from srt.sampling import vllm_parallel
 
