@@ -42,7 +42,7 @@ from srt.contract.layout import TokenSequence
 from srt.sft.batching import BatchPlan, plan_packed, plan_padded, plan_updates
 from srt.sft.config import SftConfig
 from srt.sft.dataset import build_sequences, load_stage
-from srt.sft.launch import shard_alone
+from srt.sft.launch import leave_process_group, shard_alone
 from srt.sft.model_check import check_model
 from srt.sft.plan import layout_for_data, read_collection_identity
 from srt.sft.trainer import PassCollator, make_trainer, training_arguments
@@ -237,8 +237,7 @@ class Benchmark:
 def _reset() -> None:
     """Undo the process-wide state of a variant, so that the next one starts as in a new process."""
     gc.collect()
-    if torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
+    leave_process_group()
     for name in list(os.environ):
         if name.startswith(("FSDP_", "ACCELERATE_")) or name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
             del os.environ[name]

@@ -28,7 +28,7 @@ from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed
 from srt.sft.config import SftConfig
-from srt.sft.launch import FSDP2, die_with_parent
+from srt.sft.launch import FSDP2, die_with_parent, leave_process_group
 from srt.sft.trainer import PassCollator, make_trainer, training_arguments
 from srt.sft.weights import new_model
 
@@ -127,6 +127,7 @@ def work(options: Options, tuples: int, result: Path) -> None:
             processes, tuples, tokens, seconds, tokens / seconds, passes, peak, float(np.mean(losses))
         )
         result.write_text(json.dumps(asdict(measured)), encoding="utf-8")
+    leave_process_group()
 
 
 def measure(arguments: list[str], processes: int, tuples: int) -> Measurement:

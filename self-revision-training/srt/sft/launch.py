@@ -142,6 +142,15 @@ def shard_alone() -> None:
     os.environ.update(FSDP2 | world | {"MASTER_PORT": str(_free_port())})
 
 
+def leave_process_group() -> None:
+    """The last thing of a training process: destroy its process group, if it has one.
+
+    Gloo's threads, still running at exit, now and then abort a process that has finished (pytorch/pytorch#190489).
+    """
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def die_with_parent() -> None:
     """Kill this process when its parent dies (Linux only), so that a killed command frees its GPUs."""
     if sys.platform == "linux":

@@ -9,7 +9,7 @@ from srt.common.entry_point import final_message
 
 
 def main(plan_path: Path) -> None:
-    from srt.sft.launch import FSDP2, WORKER_ERROR, die_with_parent
+    from srt.sft.launch import FSDP2, WORKER_ERROR, die_with_parent, leave_process_group
 
     die_with_parent()
     os.environ.update(FSDP2)
@@ -28,9 +28,7 @@ def main(plan_path: Path) -> None:
         if is_rank0:
             Path(os.environ[WORKER_ERROR]).write_text(final_message(error), encoding="utf-8")
         os._exit(2)
-    if torch.distributed.is_initialized():  # if not, all stages were complete
-        # Gloo's threads, still running at exit, now and then abort the process (pytorch/pytorch#190489).
-        torch.distributed.destroy_process_group()
+    leave_process_group()
 
 
 if __name__ == "__main__":

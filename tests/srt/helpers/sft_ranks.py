@@ -17,7 +17,7 @@ def resident_bytes() -> int:
 
 
 def main(checkpoint: str, out: Path, resumed: bool) -> None:
-    from srt.sft.launch import FSDP2
+    from srt.sft.launch import FSDP2, leave_process_group
 
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1:
@@ -51,6 +51,7 @@ def main(checkpoint: str, out: Path, resumed: bool) -> None:
     if rank == 0:
         save_file(weights, out / "weights.safetensors")
     (out / f"rank{rank}.json").write_text(json.dumps({"loaded": loaded, "losses": losses}))
+    leave_process_group()
 
 
 if __name__ == "__main__":
