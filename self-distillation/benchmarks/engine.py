@@ -27,10 +27,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+from options import read_options, show_options
 
 
 @dataclass(frozen=True)
@@ -438,17 +440,14 @@ def print_tables(figures: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
-        for field in fields(Options):
-            print(f"  {field.name}={field.default if field.name != 'model' else '...'}")
+        show_options(Options)
         return
     if arguments[0] == "part":  # one of our own processes
         part, samples, result, options = arguments[1:]
         figures = PARTS[part](Options(**json.loads(options)), Path(samples))
         Path(result).write_text(json.dumps(figures))
         return
-    given = dict(argument.split("=", 1) for argument in arguments)
-    types = {field.name: field.type for field in fields(Options)}
-    options = Options(**{name: types[name](value) for name, value in given.items()})
+    options = read_options(Options, arguments)
     parts = [part for part in options.parts.split(",") if part != "step" or options.data]
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(options.samples_to or Path(folder) / "samples.jsonl")

@@ -24,9 +24,11 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from options import read_options, show_options
 
 from opsd.config import RunConfig
 from opsd.response_queue import ResponseQueue
@@ -217,12 +219,9 @@ def print_table(figures: dict[str, Any]) -> None:
 def main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
         print(__doc__)
-        for field in fields(Options):
-            print(f"  {field.name}={field.default if field.name != 'model' else '...'}")
+        show_options(Options)
         return
-    given = dict(argument.split("=", 1) for argument in arguments)
-    types: dict[str, Any] = {field.name: field.type for field in fields(Options)}
-    options = Options(**{name: types[name](value) for name, value in given.items()})
+    options = read_options(Options, arguments)
     figures = measure(options)
     print_table(figures)
     if options.json:

@@ -21,11 +21,12 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from engine import Options, Watch, layout_of, random_samples, read_pairs, run_config
+from options import read_options
 
 VARIANTS = {"padded": "0", "packed": "1"}
 
@@ -115,9 +116,7 @@ def main(arguments: list[str]) -> None:
         figures = measure(PackingOptions(**json.loads(options)), Path(samples), VARIANTS[variant])
         Path(result).write_text(json.dumps(figures))
         return
-    types: dict[str, Any] = {field.name: field.type for field in fields(PackingOptions)}
-    given = dict(argument.split("=", 1) for argument in arguments)
-    options = PackingOptions(**{name: types[name](value) for name, value in given.items()})
+    options = read_options(PackingOptions, arguments)
     rows: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
         samples, result = Path(options.samples), Path(folder) / "result.json"
