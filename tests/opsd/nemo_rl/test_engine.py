@@ -4,7 +4,6 @@ Needs NeMo-RL's source (NEMO_RL_DIR, or where setup_env.sh puts it) and its envi
 otherwise. Two minutes: every start of the workers takes half a minute.
 """
 
-import importlib.util
 import os
 import signal
 import subprocess
@@ -16,18 +15,16 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from opsd.select_engine import nemo_rl_source
 from srt.common.files import read_jsonl, write_jsonl
+from tests.opsd.helpers.needs_nemo_rl import needs_nemo_rl
 from tests.opsd.helpers.on_ranks import GENEROUS, waits_for_ranks
 
 RUN = Path(__file__).parents[1] / "helpers" / "run_nemo_on_cpu.py"
 LOCAL = Path(__file__).parents[3] / "self-distillation" / "run_distillation.py"
 
-missing = [name for name in ("ray", "torchdata", "tensordict", "hydra") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU; see tests/gpu"),
-    pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: the NeMo-RL engine was NOT run"),
-    pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: the NeMo-RL engine was NOT run"),
+    *needs_nemo_rl("the NeMo-RL engine was NOT run"),
 ]
 
 SETTINGS = {

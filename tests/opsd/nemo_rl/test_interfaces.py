@@ -3,7 +3,6 @@
 Needs NeMo-RL's source and its environment's packages, as test_nemo_engine.py does; skipped loudly otherwise.
 """
 
-import importlib.util
 import math
 from types import SimpleNamespace
 
@@ -19,12 +18,9 @@ from opsd.select_engine import nemo_rl_source
 from srt.common.files import JsonlLog
 from srt.contract.records import Problem
 from srt.verifiers.types import VerifierError
+from tests.opsd.helpers.needs_nemo_rl import missing, needs_nemo_rl
 
-missing = [name for name in ("ray", "torchdata", "tensordict", "hydra") if importlib.util.find_spec(name) is None]
-pytestmark = [
-    pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: its interfaces were NOT tested"),
-    pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: NeMo-RL's interfaces were NOT tested"),
-]
+pytestmark = needs_nemo_rl("NeMo-RL's interfaces were NOT tested")
 
 
 @pytest.fixture(scope="module", autouse=True)

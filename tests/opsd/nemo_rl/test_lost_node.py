@@ -4,7 +4,6 @@ Nodes, token, kills and the second run are those of experiments/eight_gpus/nodes
 NeMo-RL's source and packages; skipped loudly otherwise.
 """
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -15,15 +14,13 @@ import pytest
 import torch
 
 from experiments.eight_gpus.nodes import Cluster, lose_a_node_and_continue
-from opsd.select_engine import nemo_rl_source
 from srt.common.files import read_jsonl, write_jsonl
+from tests.opsd.helpers.needs_nemo_rl import needs_nemo_rl
 
 RUN = Path(__file__).parents[1] / "helpers" / "run_nemo_on_cpu.py"
-missing = [name for name in ("ray", "torchdata", "tensordict", "hydra") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU; see scripts/experiments"),
-    pytest.mark.skipif(nemo_rl_source() is None, reason="NEMO_RL_DIR is not set: no node was killed"),
-    pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: no node was killed"),
+    *needs_nemo_rl("no node was killed"),
 ]
 SETTINGS = {
     "ENGINE": "nemo-rl",
