@@ -182,9 +182,26 @@ def test_rejection_fine_tuning_trains_on_the_right_responses_alone(toy, tmp_path
     chosen = read_jsonl(tmp_path / "data" / BASELINE_FILE)
     assert [unpack_ids(line["y_ids"]) for line in chosen] == [tokenizer.encode("\\boxed{3}")] * 3
     data = tmp_path / "data" / BASELINE_FILE
+    torch.backends.cuda.enable_cudnn_sdp(True)
     trl_baselines.main([f"data={data}", f"output={tmp_path}/rft", "kind=sft", f"model={toy / 'base'}"])
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # its gradients are NaN for some lengths
     log = json.loads((tmp_path / "rft" / "training_log.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 3 and losses[-1] < losses[0]  # one update an epoch
     before, after = (load_model(str(path), "float32") for path in (toy / "base", tmp_path / "rft" / "model"))
     assert any(not torch.equal(*pair) for pair in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_rival_ends_at_the_first_gradient_that_is_not_finite(toy, tmp_path):
+    damaged = load_model(str(toy / "base"), "float32")
+    next(damaged.parameters()).data.fill_(float("nan"))
+    damaged.save_pretrained(tmp_path / "model")
+    tokenizer = load_tokenizer(str(toy / "base"))
+    tokenizer.save_pretrained(tmp_path / "model")
+    ids = pack_ids(tokenizer.encode("\\boxed{3}"))
+    write_jsonl(tmp_path / "responses.jsonl", [{"id": "0", "x": "1+2=?", "y": "", "y_ids": ids}] * 8)
+    with pytest.raises(UserError, match="update 1: the gradient's norm is nan"):
+        trl_baselines.main(
+            [f"data={tmp_path}/responses.jsonl", f"output={tmp_path}/rft", "kind=sft", f"model={tmp_path}/model"]
+        )
+    assert not (tmp_path / "rft" / "model").exists()
