@@ -54,7 +54,7 @@ SHARED: dict[str, Any] = {
 COLOCATED: dict[str, Any] = {
     "use_vllm": True,
     "vllm_mode": "colocate",
-    "vllm_gpu_memory_utilization": 0.35,
+    "vllm_gpu_memory_utilization": 0.3,
     "max_completion_length": MAX_TOKENS,
     "temperature": 1.0,
     "top_p": 1.0,
@@ -103,11 +103,11 @@ def train_grpo(model: Any, layout: Layout, data: Path, folder: Path, steps: int)
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=1e-6,
-        per_device_train_batch_size=16,
-        gradient_accumulation_steps=16,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=32,
         num_generations=GENERATIONS,
         **COLOCATED,
-        **SHARED | {"gradient_checkpointing": False},
+        **SHARED,
     )
     dataset = Dataset.from_list(rows)
     return GRPOTrainer(model, reward, arguments, train_dataset=dataset, processing_class=layout.tokenizer)
