@@ -13,7 +13,7 @@ from tests.opsd.helpers.runs import train_run
 from tests.opsd.helpers.states import equal
 
 PROBLEMS = [problem("7", "x = 1 [A] + 1" + " [B] - 2" * (i % 5), f"p{i:02d}") for i in range(16)]
-SETTINGS = {"max_num_steps": 4, "max_num_epochs": 1, "lr": 1e-2, "log_samples_period": 1}
+SETTINGS = {"max_num_steps": 4, "max_num_epochs": 1, "lr": 1e-3, "log_samples_period": 1}
 AHEAD = SETTINGS | {"rollout_ahead": 1}
 DEADLINE = 120.0  # seconds
 
@@ -42,10 +42,11 @@ def simulate(opened):
     ids=["plain", "lora", "sync"],
 )
 def test_a_run_is_what_sampling_and_training_in_turn_make(make_run, open_run, grader, tiny_checkpoint, more):
-    expected = open_run(tiny_checkpoint, PROBLEMS, folder="in turn", **SETTINGS, **more)
-    steps = simulate(expected)
-    run = make_run(tiny_checkpoint, PROBLEMS, validation=PROBLEMS[:2], val_period=1, **AHEAD, **more)
-    engine = train_run(run, grader)
+    in_turn = open_run(tiny_checkpoint, PROBLEMS, folder="in turn", **SETTINGS, **more)
+    steps = simulate(in_turn)
+    validation = {"validation": PROBLEMS[:2], "val_period": 1, "val_num_samples": 1}
+    run = make_run(tiny_checkpoint, PROBLEMS, **validation, **AHEAD, **more)
+    train_run(run, grader)
     lines = read_jsonl(run.output_dir / "samples.jsonl")
     assert len(lines) == len(PROBLEMS)
     for step, pairs in enumerate(steps):
@@ -53,7 +54,9 @@ def test_a_run_is_what_sampling_and_training_in_turn_make(make_run, open_run, gr
         assert of_step.keys() == {trained.pair.rollout.problem.id for trained in pairs}
         for trained in pairs:
             assert of_step[trained.pair.rollout.problem.id]["kl"] == [round(kl, 5) for kl in trained.token_kl]
-    assert equal(engine.student.model.state_dict(), expected.engine.student.model.state_dict())
+    in_turn.engine.export(in_turn.run.student_folder)
+    student, expected = (folder / "model.safetensors" for folder in (run.student_folder, in_turn.run.student_folder))
+    assert student.read_bytes() == expected.read_bytes()
 
 
 def test_steps_take_their_own_problems_and_tokens_are_one_step_old(open_run, tiny_checkpoint):
