@@ -62,7 +62,7 @@ def test_a_step_that_is_no_whole_number_of_updates_is_refused(make_config, promp
         ({"reward_weight": 0.5, "loss_on": "r0"}, "LOSS_ON=r0 leaves right responses out"),
         ({"reward_weight": 0.5, "over_issue": 0.25}, "OVER_ISSUE=0.25 trains on tokens of earlier weights"),
         ({"reward_weight": 0.5, "rollout_ahead": 1}, "ROLLOUT_AHEAD=1 trains on tokens of earlier weights"),
-        ({"rollout_ahead": 1, "over_issue": 0.25}, "OVER_ISSUE=0.25 and ROLLOUT_AHEAD=1: .* both together were not"),
+        ({"rollout_ahead": 1, "over_issue": 0.25}, "OVER_ISSUE=0.25 and ROLLOUT_AHEAD=1: with one of them"),
         ({"stop_on_collapse": 0.1, "val_period": 0}, "STOP_ON_COLLAPSE=0.1 compares validations"),
         ({"lora_rank": 8, "teacher_model": "another"}, "LORA_RANK=8: the teacher is then the student"),
     ],

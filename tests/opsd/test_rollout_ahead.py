@@ -55,7 +55,9 @@ def test_a_run_is_what_sampling_and_training_in_turn_make(make_run, open_run, gr
         for trained in pairs:
             assert of_step[trained.pair.rollout.problem.id]["kl"] == [round(kl, 5) for kl in trained.token_kl]
     in_turn.engine.export(in_turn.run.student_folder)
-    student, expected = (folder / "model.safetensors" for folder in (run.student_folder, in_turn.run.student_folder))
+    student, expected = (
+        folder / "model.safetensors" for folder in (run.student_folder, in_turn.run.student_folder)
+    )
     assert student.read_bytes() == expected.read_bytes()
 
 

@@ -45,7 +45,9 @@ TOKEN_AGE = "token_age"  # mean over the tokens of y
 TOKEN_AGE_MAX = "token_age_max"
 STALE_TOKENS = "stale_tokens"  # share of the tokens of y with an age above 0
 CARRIED_OVER = "carried_over"  # responses under way that the step left to later ones
-AHEAD_SECONDS = "ahead_seconds"  # that sampling and grading the step's responses took while the step before trained
+AHEAD_SECONDS = (
+    "ahead_seconds"  # that sampling and grading the step's responses took while the step before trained
+)
 
 # Of vLLM while it sampled the step's responses.
 REQUESTS_RUNNING = "requests_running"  # mean

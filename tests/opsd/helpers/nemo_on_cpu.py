@@ -33,6 +33,11 @@ dtensor_policy_worker.get_cpu_state_dict = worker.get_cpu_state_dict = without_p
 
 
 class CpuWorkerImpl(worker.DistillationWorkerImpl):
+    def __init__(self, *args, **kwargs):
+        torch.backends.cuda.enable_cudnn_sdp(True)  # torch's default, whose gradients are NaN at times
+        super().__init__(*args, **kwargs)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+
     def move_to_device(self, model, device):
         return model
 
@@ -47,6 +52,7 @@ class Generation:
 
     def __init__(self, config: dict[str, Any], folder: Path):
         self.like = config["model_name"]
+        self.colocated = config["colocated"]["enabled"]
         self.folder = folder
         self.model = None
 
@@ -63,6 +69,11 @@ class Generation:
 
     def finish_generation(self) -> None:
         self.model = None
+
+
+def refit(policy: Any, generation: Generation, colocated_inference: bool) -> None:
+    assert colocated_inference == generation.colocated
+    generation.refresh(policy)
 
 
 class Sampler:

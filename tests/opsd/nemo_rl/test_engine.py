@@ -87,15 +87,20 @@ def start(script, environment, output):
         )
 
 
-@pytest.mark.parametrize("tensor_parallel, packing", [(1, "1"), (2, "0")])
+@pytest.mark.parametrize("tensor_parallel, packing, rollout_gpus", [(1, "1", 0), (2, "0", 0), (1, "0", 1)])
 @waits_for_ranks
-def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel, packing):
-    """The local engine pads."""
+def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
+    environment, tensor_parallel, packing, rollout_gpus
+):
+    """The local engine pads. With a third GPU to sample on, both roll out ahead."""
     folder = Path(environment["FOLDER"])
-    local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
+    name = f"{tensor_parallel} {packing} {rollout_gpus}"
+    local, nemo = folder / f"local {rollout_gpus}", folder / f"nemo {name}"
+    environment = environment | {"ROLLOUT_AHEAD": str(rollout_gpus)}
     assert start(LOCAL, environment, local).wait(GENEROUS) == 0
 
-    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)}
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": str(2 + rollout_gpus)}
+    settings |= {"TENSOR_PARALLEL_SIZE": str(tensor_parallel), "ROLLOUT_GPUS": str(rollout_gpus)}
     settings["PACKING"] = packing
     first = start(RUN, settings, nemo)
     while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
@@ -108,8 +113,9 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment
     lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
     assert [line["step"] for line in found] == [0, 1, 2, 3]
     assert any(0 < line["reward"] < 1 for line in found)
+    assert [line.get("token_age", 0) for line in found] == [0] + 3 * [rollout_gpus]
     for theirs, ours in zip(lines, found, strict=True):
-        for name in theirs.keys() - {"seconds"}:
+        for name in theirs.keys() - {"seconds", "ahead_seconds"}:
             expected = theirs[name] if theirs[name] is None else pytest.approx(theirs[name], rel=1e-3, abs=1e-5)
             assert ours[name] == expected, (ours["step"], name)
     students = [AutoModelForCausalLM.from_pretrained(run / "student") for run in (local, nemo)]
