@@ -65,8 +65,8 @@ class Engine(Protocol):
     def grader(self) -> BatchGrader: ...
 
     def sampling(self) -> AbstractContextManager[InterruptibleSampler]:
-        """For the block, a sampler that draws from pi_theta as it is when the block begins; afterwards it has given
-        its memory back, unless ROLLOUT_AHEAD keeps it beside the trainer."""
+        """For the block, a sampler that draws from pi_theta as it is when the block begins; afterwards it has
+        given its memory back, unless ROLLOUT_AHEAD keeps it beside the trainer."""
         ...
 
     def update(self, pairs: list[SequencePair]) -> UpdateResult:

@@ -176,8 +176,8 @@ def _teacher_row(run: Run, row: int) -> int:
 def _add_sampler(
     run: Run, machine: Machine, phases: dict[str, Terms], shape: ModelShape, tensor_parallel: int
 ) -> None:
-    """Replace the sampler's share in the terms of its phase by what it consists of; beside a trainer that it shares
-    the GPU with, ROLLOUT_AHEAD keeps it through all phases."""
+    """Replace the sampler's share in the terms of its phase by what it consists of; with ROLLOUT_AHEAD, beside a
+    trainer on the same GPU, it is there in all phases."""
     del phases["sampling"]["sampler"]
     always = run.config.rollout_ahead and not run.config.rollout_gpus
     awake = list(phases.values()) if always else [phases["sampling"]]

@@ -110,8 +110,8 @@ class ResponseQueue:
 
     @contextmanager
     def ahead(self, engine: Engine, step: int) -> Iterator[None]:
-        """With ROLLOUT_AHEAD, sample and grade that step's responses while the block runs, under the weights at its
-        start, for `take`; the block ends when they have ended."""
+        """With ROLLOUT_AHEAD, sample and grade that step's responses for `take` while the block runs, under the
+        weights at its start; the block ends when they have ended."""
         if not self.run.config.rollout_ahead or step >= self.run.total_steps:
             yield
             return
@@ -135,9 +135,9 @@ class ResponseQueue:
         """For the start of a run, in what it is not strictly on-policy; None if it is."""
         if self.run.config.rollout_ahead:
             return (
-                "ROLLOUT_AHEAD=1: while a step trains, the next one's responses are sampled under the weights that "
-                "it began with, so all tokens after the first step are one step old, and training is not strictly "
-                "on-policy"
+                "ROLLOUT_AHEAD=1: while a step trains, the next one's responses are sampled under the weights "
+                "that it began with, so all tokens after the first step are one step old, and training is not "
+                "strictly on-policy"
             )
         if not self.run.ahead:
             return None

@@ -95,13 +95,13 @@ def check_engine(config: "DistillConfig", engine: str, installed: bool = False) 
 def _check_rollout_gpus(config: "DistillConfig", engine: str) -> None:
     if engine != "nemo-rl" and config.rollout_gpus:
         raise UserError(
-            f"ROLLOUT_GPUS={config.rollout_gpus} needs ENGINE=nemo-rl, and this run has ENGINE={engine}, which uses "
-            "one GPU; leave ROLLOUT_GPUS unset"
+            f"ROLLOUT_GPUS={config.rollout_gpus} needs ENGINE=nemo-rl, and this run has ENGINE={engine}, which "
+            "uses one GPU; leave ROLLOUT_GPUS unset"
         )
     if engine == "nemo-rl" and config.rollout_ahead and not config.rollout_gpus:
         raise UserError(
-            "ROLLOUT_AHEAD=1: with ENGINE=nemo-rl vLLM samples where the trainer has left the GPUs, so it cannot do "
-            "so meanwhile; give it GPUs of its own (ROLLOUT_GPUS=1, for example), or use ENGINE=local"
+            "ROLLOUT_AHEAD=1: with ENGINE=nemo-rl vLLM samples where the trainer has left the GPUs, so it cannot "
+            "do so meanwhile; give it GPUs of its own (ROLLOUT_GPUS=1, for example), or use ENGINE=local"
         )
     if config.rollout_gpus and config.trainer_backend == "megatron":
         raise UserError(

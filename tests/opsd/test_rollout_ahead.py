@@ -1,4 +1,4 @@
-"""ROLLOUT_AHEAD: while a step trains, the next one's responses are sampled under the weights that it began with."""
+"""ROLLOUT_AHEAD: while a step trains, the next one's responses are sampled under the weights it began with."""
 
 import threading
 

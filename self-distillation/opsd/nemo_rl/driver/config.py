@@ -59,8 +59,8 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
     rollout_gpus = config.rollout_gpus
     if rollout_gpus and config.num_nodes > 1:
         raise UserError(
-            f"ROLLOUT_GPUS={rollout_gpus} NUM_NODES={config.num_nodes}: vLLM gets GPUs of its own on one node only; "
-            "leave ROLLOUT_GPUS unset"
+            f"ROLLOUT_GPUS={rollout_gpus} NUM_NODES={config.num_nodes}: vLLM gets GPUs of its own on one node "
+            "only; leave ROLLOUT_GPUS unset"
         )
     if rollout_gpus >= per_node:
         raise UserError(
