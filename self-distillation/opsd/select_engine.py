@@ -75,11 +75,6 @@ def check_engine(config: "DistillConfig", engine: str, installed: bool = False) 
     for knob, value in (("REWARD_WEIGHT", config.reward_weight), ("SRT_REPLAY", config.srt_replay)):
         if engine == "nemo-rl" and value:
             raise UserError(f"{knob}={value}: ENGINE=nemo-rl has no such term in its loss; use ENGINE=local")
-    if engine == "nemo-rl" and config.over_issue:
-        raise UserError(
-            f"OVER_ISSUE={config.over_issue:g}: NeMo-RL's generate call returns when the last response has ended, "
-            "so ENGINE=nemo-rl cannot take the first ones; use ENGINE=local, or OVER_ISSUE=0"
-        )
     _check_rollout_gpus(config, engine)
     if config.trainer_backend != "megatron":
         return

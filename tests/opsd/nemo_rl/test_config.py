@@ -256,9 +256,6 @@ def test_megatron_needs_the_nemo_rl_engine_and_its_packages(make_config, monkeyp
 
 def test_the_nemo_rl_engine_refuses_adapters(make_config):
     check_engine(make_config(lora_rank=8), "local")
-    with pytest.raises(UserError, match=r"OVER_ISSUE=0.25: .* ENGINE=nemo-rl cannot take the first ones"):
-        check_engine(make_config(over_issue=0.25), "nemo-rl")
-    check_engine(make_config(over_issue=0.25), "local")
     with pytest.raises(UserError, match="LORA_RANK=8: ENGINE=nemo-rl trains all weights"):
         check_engine(make_config(lora_rank=8), "nemo-rl")
 

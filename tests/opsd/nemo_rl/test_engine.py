@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from opsd.problem_order import ProblemOrder
 from srt.common.files import read_jsonl, write_jsonl
 from tests.opsd.helpers.needs_nemo_rl import needs_nemo_rl
 from tests.opsd.helpers.on_ranks import GENEROUS, waits_for_ranks
@@ -122,3 +123,25 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
     for (name, theirs), ours in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         assert (theirs - ours).abs().max() < 1e-3, name
     assert read_jsonl(nemo / "samples.jsonl")[0]["tokens"] == read_jsonl(local / "samples.jsonl")[0]["tokens"]
+
+
+@waits_for_ranks
+def test_a_killed_and_continued_run_with_over_issue_trains_on_everything_once(environment):
+    """Which of two engines' responses are the first depends on clocks, so no other run has the same steps."""
+    nemo = Path(environment["FOLDER"]) / "over-issue"
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "OVER_ISSUE": "0.5", "MAX_NUM_EPOCHS": "3"}
+    settings |= {"VAL_PERIOD": "0", "STOP_ON_COLLAPSE": "0", "LOG_SAMPLES_PERIOD": "1"}
+    first = start(RUN, settings, nemo)
+    while first.poll() is None and not (nemo / "checkpoints" / "step_2").exists():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert start(RUN, settings, nemo).wait(GENEROUS) == 0
+
+    lines = read_jsonl(nemo / "metrics.jsonl")
+    assert [line["trained_responses"] for line in lines] == [4] * 4
+    assert [line["carried_over"] for line in lines] == [2, 2, 2, 0]
+    assert lines[0]["token_age"] == 0 and all(line["logprob_gap"] < 1e-4 for line in lines if "logprob_gap" in line)
+    trained = [line["id"] for line in read_jsonl(nemo / "samples.jsonl")]
+    order = ProblemOrder(6, 4, seed=0)
+    assert sorted(trained) == sorted(f"p{order.at(place)}" for place in range(16))

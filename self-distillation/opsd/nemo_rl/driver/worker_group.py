@@ -89,7 +89,7 @@ class WorkerGroup:
         with span("sampler"):
             self.generation = open_generation(samplers, generation)
             self.generation.finish_generation()
-        self.sampler = NemoSampler(self.generation, run.layout.eot_ids, run.pad_id)
+        self.sampler = NemoSampler(self.generation)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
         with span("trainer"):
             self.policy = Policy(
