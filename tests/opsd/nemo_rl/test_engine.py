@@ -141,7 +141,8 @@ def test_a_killed_and_continued_run_with_over_issue_trains_on_everything_once(en
     lines = read_jsonl(nemo / "metrics.jsonl")
     assert [line["trained_responses"] for line in lines] == [4] * 4
     assert [line["carried_over"] for line in lines] == [2, 2, 2, 0]
-    assert lines[0]["token_age"] == 0 and all(line["logprob_gap"] < 1e-4 for line in lines if "logprob_gap" in line)
+    assert lines[0]["token_age"] == 0
+    assert all(line["logprob_gap"] < 1e-4 for line in lines if "logprob_gap" in line)
     trained = [line["id"] for line in read_jsonl(nemo / "samples.jsonl")]
     order = ProblemOrder(6, 4, seed=0)
     assert sorted(trained) == sorted(f"p{order.at(place)}" for place in range(16))
