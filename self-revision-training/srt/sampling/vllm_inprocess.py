@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from srt.common.errors import UserError
 from srt.common.progress import heartbeat
 from srt.sampling.base import SamplingConfig
-from srt.sampling.vllm_common import LastMessage, did_not_start, engine_arguments, prepare_vllm, sleep_level
+from srt.sampling.vllm_common import (
+    LastMessage,
+    did_not_start,
+    engine_arguments,
+    prepare_vllm,
+    sleep_level,
+    with_second_runner,
+)
 from srt.sampling.vllm_requests import VllmRequests
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
@@ -64,7 +71,8 @@ class VllmSampler(VllmRequests):
         last = LastMessage()
         try:
             with last.listening(), heartbeat("vLLM is starting", lambda: last.text):
-                engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
+                options = arguments | {"enable_sleep_mode": can_sleep and on_gpu}
+                engine = with_second_runner(lambda: vllm.LLM(**options).llm_engine, on_gpu)
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
         super().__init__(engine, config, model_path, with_logprobs)
@@ -96,7 +104,7 @@ class VllmSampler(VllmRequests):
             self._records_loading = True
             self.engine.apply_model(_forget_weights)
         parameters = self.engine.apply_model(_parameter_names)[0]
-        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self.engine.collective_rpc(_reload_weights, args=(weights,))
         missing = {min(names) for names in parameters if self._loaded is not None and not names & self._loaded}
         if is_first:
             missing.update(*self.engine.apply_model(_forgotten_weights))
@@ -133,6 +141,17 @@ class VllmSampler(VllmRequests):
         shutdown = getattr(getattr(self.engine, "engine_core", None), "shutdown", None)
         if shutdown is not None:
             shutdown()
+
+
+def _reload_weights(worker: Any, weights: "Iterable[tuple[str, Tensor]]") -> None:
+    """`worker`: of vLLM. Its second model runner has no such method in vLLM 0.20, and what that of the first one
+    needs."""
+    if hasattr(worker.model_runner, "reload_weights"):
+        worker.reload_weights(weights_iterator=weights)
+    else:
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+        GPUModelRunner.reload_weights(worker.model_runner, weights_iterator=weights)
 
 
 def _parameter_names(model: Any) -> list[set[str]]:

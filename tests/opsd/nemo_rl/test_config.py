@@ -187,6 +187,9 @@ def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_conf
     assert generation["vllm_cfg"]["max_model_len"] == 1000
     assert generation["vllm_cfg"]["gpu_memory_utilization"] == 0.3
     assert generation["vllm_kwargs"]["max_num_seqs"] == 99
+    assert generation["vllm_kwargs"]["max_cudagraph_capture_size"] is None  # vLLM's default is larger
+    many = generation_config(make_config(sampler_batch=800), shape, 1000, [5, 6], 5, memory_utilization=0.3)
+    assert many["vllm_kwargs"]["max_cudagraph_capture_size"] == 800
     assert generation["vllm_cfg"]["enforce_eager"] is False
 
 

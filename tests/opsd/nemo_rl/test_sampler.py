@@ -170,3 +170,23 @@ def generation_module():
     from opsd.nemo_rl.driver import generation
 
     return generation
+
+
+def test_its_engine_has_the_settings_of_the_local_one(sampler, monkeypatch):
+    from opsd.nemo_rl.worker.vllm import SeededVllmWorkerImpl, VllmGenerationWorkerImpl
+
+    def create(worker, arguments):
+        worker.llm = SimpleNamespace(llm_engine=SimpleNamespace(engine_core=None, arguments=arguments))
+
+    monkeypatch.setattr(VllmGenerationWorkerImpl, "_create_engine", create)
+    worker = object.__new__(SeededVllmWorkerImpl)
+    worker.cfg = {"temperature": 0.7, "top_p": 0.9, "stop_token_ids": [5, 6]}
+    worker.model_name = "m"
+    worker._create_engine({"seed": 3, "logprobs_mode": "processed_logprobs", "disable_log_stats": False})
+    assert worker.sampler.engine.arguments == {
+        "seed": 3,
+        "logprobs_mode": "raw_logprobs",
+        "trust_remote_code": False,
+        "disable_log_stats": True,
+    }
+    assert worker.sampler.config == SamplingConfig(0.7, 0.9, (5, 6)) and worker.sampler.with_logprobs

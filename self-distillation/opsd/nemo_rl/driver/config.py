@@ -6,6 +6,7 @@ from typing import Any
 from opsd.config import RunConfig, optimizer_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
+from srt.sampling.vllm_common import capture_size
 
 # (most parameters, GPUs that share each layer), for training and for sampling. FSDP splits weights and optimizer
 # over all GPUs in any case; tensor parallelism splits the cost of a single sequence, at the price of communication
@@ -184,5 +185,9 @@ def generation_config(
             "use_tqdm": False,
         },
         # Passed on to vLLM's engine.
-        "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": hf_overrides or {}},
+        "vllm_kwargs": {
+            "max_num_seqs": config.sampler_batch,
+            "max_cudagraph_capture_size": capture_size(config.sampler_batch),
+            "hf_overrides": hf_overrides or {},
+        },
     }
