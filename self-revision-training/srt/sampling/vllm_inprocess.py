@@ -71,7 +71,7 @@ class VllmSampler(VllmRequests):
         last = LastMessage()
         try:
             with last.listening(), heartbeat("vLLM is starting", lambda: last.text):
-                options = arguments | {"enable_sleep_mode": can_sleep and on_gpu}
+                options: dict[str, Any] = arguments | {"enable_sleep_mode": can_sleep and on_gpu}
                 engine = with_second_runner(lambda: vllm.LLM(**options).llm_engine, on_gpu)
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error

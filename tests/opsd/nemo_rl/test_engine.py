@@ -131,6 +131,7 @@ def test_a_killed_and_continued_run_with_over_issue_trains_on_everything_once(en
     nemo = Path(environment["FOLDER"]) / "over-issue"
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "OVER_ISSUE": "0.5", "MAX_NUM_EPOCHS": "3"}
     settings |= {"VAL_PERIOD": "0", "STOP_ON_COLLAPSE": "0", "LOG_SAMPLES_PERIOD": "1"}
+    settings |= {"TRAIN_GLOBAL_BATCH_SIZE": "4", "KL_TYPE": "reverse", "KL_TEMPERATURE": "1"}
     first = start(RUN, settings, nemo)
     while first.poll() is None and not (nemo / "checkpoints" / "step_2").exists():
         time.sleep(0.1)

@@ -4,20 +4,33 @@ import time
 from collections.abc import Hashable
 from typing import Protocol
 
-from srt.sampling.base import InterruptibleSampler, Sample, SampleRequest
+from srt.sampling.base import Sample, SampleRequest
 
 Requests = list[tuple[Hashable, SampleRequest]]
 Samples = list[tuple[Hashable, Sample]]
 
 
-class ResettableSampler(InterruptibleSampler, Protocol):
+class EngineSampler(Protocol):
+    """As InterruptibleSampler (srt/sampling/base.py); the worker itself ends the engine."""
+
+    @property
+    def pending(self) -> int: ...
+
+    def submit(self, key: Hashable, request: SampleRequest) -> None: ...
+
+    def poll(self, enough: int | None = None) -> Samples: ...
+
+    def interrupt(self) -> Samples: ...
+
+    def metrics(self) -> dict[str, float]: ...
+
     def reset_metrics(self) -> None: ...
 
 
 class SamplingWorker:
     """Methods of a worker with a `sampler` of its own. They are called one at a time."""
 
-    sampler: ResettableSampler
+    sampler: EngineSampler
 
     def sample(self, new: Requests, seconds: float, enough: int | None = None) -> Samples:
         """Take requests, sample for about that long, and return what has finished by then: sooner when `enough`
@@ -33,7 +46,7 @@ class SamplingWorker:
         return samples
 
     def interrupt_samples(self) -> Samples:
-        """See InterruptibleSampler.interrupt."""
+        """Drop what is under way; what was sampled of it."""
         return self.sampler.interrupt()
 
     def sampling_metrics(self) -> dict[str, float]:
