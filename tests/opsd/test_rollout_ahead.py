@@ -38,7 +38,11 @@ def simulate(opened):
 
 @pytest.mark.parametrize(
     "more",
-    [{}, {"lora_rank": 4}, {"teacher_sync": "steps", "teacher_sync_steps": 2, "train_global_batch_size": 2}],
+    [
+        {},
+        {"lora_rank": 4, "gradient_checkpointing": 1},
+        {"teacher_sync": "steps", "teacher_sync_steps": 2, "train_global_batch_size": 2},
+    ],
     ids=["plain", "lora", "sync"],
 )
 def test_a_run_is_what_sampling_and_training_in_turn_make(make_run, open_run, grader, tiny_checkpoint, more):

@@ -133,7 +133,7 @@ def test_what_finished_since_the_last_poll_is_returned_as_finished(sampler, layo
     assert key == "a" and sample.finish_reason in ("stop", "length")
 
 
-def test_metrics_are_those_of_all_engines_since_they_were_last_asked_for(sampler, engines):
+def test_metrics_are_those_of_all_engines_since_they_were_reset(sampler, engines):
     for running, engine in zip((2.0, 4.0), engines, strict=True):
         engine.sampler.measured = {
             "requests_running": running,
@@ -150,6 +150,7 @@ def test_metrics_are_those_of_all_engines_since_they_were_last_asked_for(sampler
         "preemptions": 2,
     }
     assert sampler.metrics() == expected
+    sampler.reset_metrics()
     assert sampler.metrics() == {}
 
 

@@ -81,7 +81,7 @@ class NemoSampler:
 
     def metrics(self) -> dict[str, float]:
         """The mean, the largest or the sum over the engines, as it is over an engine's steps."""
-        found = _get([self._call(engine, "sampling_metrics") for engine in range(len(self._workers))])
+        found = self._call_all("sampling_metrics")
         combine: dict[str, Callable[[list[float]], float]] = {
             names.REQUESTS_RUNNING: statistics.mean,
             names.REQUESTS_WAITING: max,
@@ -92,8 +92,14 @@ class NemoSampler:
         of_engines = {name: [metrics[name] for metrics in found if name in metrics] for name in combine}
         return {name: combine[name](values) for name, values in of_engines.items() if values}
 
+    def reset_metrics(self) -> None:
+        self._call_all("reset_sampling_metrics")
+
     def close(self) -> None:
         end_workers(self.generation)
+
+    def _call_all(self, method: str) -> list[Any]:
+        return _get([self._call(engine, method) for engine in range(len(self._workers))])
 
     def _call(self, engine: int, method: str, **arguments: Any) -> Any:
         group = self.generation.worker_group

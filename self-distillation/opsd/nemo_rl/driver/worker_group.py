@@ -124,6 +124,7 @@ class WorkerGroup:
             if self.shape.rollout_gpus:
                 self.policy.prepare_for_lp_inference()  # an export may have moved the student off the GPUs
             refit_policy_generation(self.policy, self.generation, colocated_inference=not self.shape.rollout_gpus)
+        self.sampler.reset_metrics()
         yield self.sampler
         with span(names.WEIGHT_SYNC):
             self.generation.finish_generation()

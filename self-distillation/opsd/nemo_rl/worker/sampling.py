@@ -50,7 +50,7 @@ class SamplingWorker:
         return self.sampler.interrupt()
 
     def sampling_metrics(self) -> dict[str, float]:
-        """Since the last call."""
-        metrics = self.sampler.metrics()
+        return self.sampler.metrics()
+
+    def reset_sampling_metrics(self) -> None:
         self.sampler.reset_metrics()
-        return metrics
