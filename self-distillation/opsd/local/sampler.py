@@ -1,6 +1,7 @@
 """The sampler of ENGINE=local. With ROLLOUT_AHEAD it has weights of its own and works while the student trains."""
 
 import copy
+import importlib
 from collections.abc import Callable, Hashable, Iterable
 from typing import Any
 
@@ -13,6 +14,7 @@ from opsd.run import Run
 from srt.sampling.base import Sample, SampleRequest, WeightSyncedSampler
 from srt.sampling.from_config import choose_backend
 from srt.sampling.transformers import TransformersSampler
+from srt.sampling.vllm_common import prepare_vllm
 from srt.sampling.vllm_inprocess import VllmSampler
 
 
@@ -38,7 +40,13 @@ def open_sampler(run: Run, student: Student, memory_utilization: float) -> Weigh
         )
 
     start = transformers if choose_backend(config.sampler) == "transformers" else vllm
-    return OwnStreamSampler(start, model.device) if ahead and model.device.type == "cuda" else start()
+    if not ahead or model.device.type != "cuda":
+        return start()
+    if start is vllm:
+        prepare_vllm()
+        # From this import on, vLLM knows the stream that a thread has chosen; else it would make another.
+        importlib.import_module("vllm.utils.torch_utils")
+    return OwnStreamSampler(start, model.device)
 
 
 class CopySampler(TransformersSampler):
