@@ -76,6 +76,8 @@ class DistillConfig(
     teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
     over_issue: float = option(ge=0, le=1)
+    rollout_ahead: bool = option()
+    rollout_gpus: int = option(ge=0)
     max_total_sequence_length: int = option(ge=2)
     gpu_memory_utilization: float | None = option(ge=0.01, le=1)
     train_global_batch_size: int = option(ge=1)
@@ -133,6 +135,7 @@ NOT_IDENTITY = (
     "code_sandbox",
     "sampler",
     "sampler_batch",
+    "rollout_gpus",
     "gpu_memory_utilization",
     "tokens_per_micro_batch",
     "packing",
@@ -191,11 +194,7 @@ def check(config: DistillConfig) -> None:
             f"LOSS_ON={config.loss_on} leaves right responses out, which REWARD_WEIGHT={config.reward_weight} "
             "compares wrong ones with; set one of the two"
         )
-    if config.over_issue and config.reward_weight:
-        raise UserError(
-            f"OVER_ISSUE={config.over_issue:g} trains on tokens of earlier weights, which the REINFORCE loss of "
-            f"REWARD_WEIGHT={config.reward_weight:g} must not do (the KL may); set one of the two"
-        )
+    _check_off_policy(config)
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
@@ -211,6 +210,22 @@ def check(config: DistillConfig) -> None:
             f"note: KL_CLIP={config.kl_clip:g} LOSS_ON={config.loss_on} REWARD_WEIGHT={config.reward_weight:g} "
             f"SRT_REPLAY={config.srt_replay:g} is not the loss of the paper's equation (the KL alone, on all "
             "responses)"
+        )
+
+
+def _check_off_policy(config: DistillConfig) -> None:
+    """OVER_ISSUE and ROLLOUT_AHEAD train on tokens of earlier weights."""
+    knobs = [f"OVER_ISSUE={config.over_issue:g}"] * bool(config.over_issue)
+    knobs += ["ROLLOUT_AHEAD=1"] * config.rollout_ahead
+    if len(knobs) > 1:
+        raise UserError(
+            f"{' and '.join(knobs)}: with one of them the sampler has work while the longest responses end, and "
+            "both together were not built; set one of the two"
+        )
+    if knobs and config.reward_weight:
+        raise UserError(
+            f"{knobs[0]} trains on tokens of earlier weights, which the REINFORCE loss of "
+            f"REWARD_WEIGHT={config.reward_weight:g} must not do (the KL may); set one of the two"
         )
 
 

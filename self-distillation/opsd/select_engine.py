@@ -75,11 +75,7 @@ def check_engine(config: "DistillConfig", engine: str, installed: bool = False) 
     for knob, value in (("REWARD_WEIGHT", config.reward_weight), ("SRT_REPLAY", config.srt_replay)):
         if engine == "nemo-rl" and value:
             raise UserError(f"{knob}={value}: ENGINE=nemo-rl has no such term in its loss; use ENGINE=local")
-    if engine == "nemo-rl" and config.over_issue:
-        raise UserError(
-            f"OVER_ISSUE={config.over_issue:g}: NeMo-RL's generate call returns when the last response has ended, "
-            "so ENGINE=nemo-rl cannot take the first ones; use ENGINE=local, or OVER_ISSUE=0"
-        )
+    _check_rollout_gpus(config, engine)
     if config.trainer_backend != "megatron":
         return
     if engine != "nemo-rl":
@@ -89,6 +85,24 @@ def check_engine(config: "DistillConfig", engine: str, installed: bool = False) 
         )
     if not installed and (missing := why_no_megatron()):
         raise UserError(f"TRAINER_BACKEND=megatron: {missing}. TRAINER_BACKEND=dtensor needs none of that")
+
+
+def _check_rollout_gpus(config: "DistillConfig", engine: str) -> None:
+    if engine != "nemo-rl" and config.rollout_gpus:
+        raise UserError(
+            f"ROLLOUT_GPUS={config.rollout_gpus} needs ENGINE=nemo-rl, and this run has ENGINE={engine}, which "
+            "uses one GPU; leave ROLLOUT_GPUS unset"
+        )
+    if engine == "nemo-rl" and config.rollout_ahead and not config.rollout_gpus:
+        raise UserError(
+            "ROLLOUT_AHEAD=1: with ENGINE=nemo-rl vLLM samples where the trainer has left the GPUs, so it cannot "
+            "do so meanwhile; give it GPUs of its own (ROLLOUT_GPUS=1, for example), or use ENGINE=local"
+        )
+    if config.rollout_gpus and config.trainer_backend == "megatron":
+        raise UserError(
+            f"ROLLOUT_GPUS={config.rollout_gpus}: TRAINER_BACKEND=megatron samples on the GPUs that it trains on; "
+            "leave one of them unset"
+        )
 
 
 def why_no_megatron() -> str | None:

@@ -52,6 +52,7 @@ LAYOUTS = {
     "one GPU": {"GPUS_PER_NODE": "1"},
     "data parallel": {"GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "1", "SAMPLER_TENSOR_PARALLEL_SIZE": "1"},
     "tensor parallel": {"GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "2", "SAMPLER_TENSOR_PARALLEL_SIZE": "2"},
+    "vLLM on its own": {"GPUS_PER_NODE": "2", "ROLLOUT_GPUS": "1"},
 }
 
 
@@ -109,3 +110,17 @@ def test_a_killed_and_continued_run_starts_like_the_local_engine(start, first_st
     assert "val_avg_at_k" in lines[1]
     config = json.loads((folder / "student" / "config.json").read_text())
     assert config["architectures"] == ["Qwen3ForCausalLM"]
+
+
+@pytest.mark.timeout(600)
+def test_vllm_on_its_own_gpu_rolls_out_ahead(start):
+    """With weights that do not move, tokens of the step before have the log-probs of this one's."""
+    if torch.cuda.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    split = {"GPUS_PER_NODE": "2", "ROLLOUT_GPUS": "1", "ROLLOUT_AHEAD": "1"}
+    folder, process = start("nemo-rl", "ahead", **split, LR="1e-12", TEACHER_SYNC="none", TEACHER_SYNC_STEPS="0")
+    assert process.wait(500) == 0
+    lines = read_jsonl(folder / "metrics.jsonl")
+    assert [line["token_age"] for line in lines] == [0] + (STEPS - 1) * [1]
+    gaps = [line["logprob_gap"] for line in lines[:1]] + [line["logprob_gap_age1"] for line in lines[1:]]
+    assert max(gaps) < 0.05

@@ -44,9 +44,31 @@ def test_asked_sizes_are_taken(make_config, model_config):
     assert (shape.gpus, shape.data_parallel, shape.tensor_parallel, shape.sampler_tensor_parallel) == (4, 2, 2, 1)
 
 
+def test_vllm_gets_gpus_of_its_own(make_config, model_config):
+    config = make_config(rollout_gpus=3)
+    shape = cluster_shape(config, 8, model_config, 30e9)
+    assert (shape.gpus, shape.data_parallel, shape.tensor_parallel) == (5, 5, 1)
+    assert (shape.rollout_gpus, shape.sampler_tensor_parallel) == (3, 1)
+    assert "5 GPU(s)" in shape.describe() and "3 vLLM engine(s) of 1 on 3 GPU(s) of their own" in shape.describe()
+    resources = {"gpus_per_node": 3, "num_nodes": None}
+    section = generation_config(config, shape, 1000, [5], 5, 0.8)
+    assert section["colocated"] == {"enabled": False, "resources": resources}
+    split = cluster_shape(make_config(rollout_gpus=4), 8, model_config, 30e9)
+    assert (split.tensor_parallel, split.sampler_tensor_parallel) == (2, 2)
+    together = cluster_shape(make_config(), 8, model_config, 1)
+    assert generation_config(make_config(), together, 1000, [5], 5, 0.8)["colocated"]["enabled"] is True
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"rollout_gpus": 8}, "ROLLOUT_GPUS=8: of 8 GPU.* at least one must be left to train"),
+        ({"rollout_gpus": 1, "num_nodes": 2}, "ROLLOUT_GPUS=1 NUM_NODES=2: .* on one node only"),
+        (
+            {"rollout_gpus": 2, "sampler_tensor_parallel_size": 4},
+            "SAMPLER_TENSOR_PARALLEL_SIZE=4 must divide the 2",
+        ),
+        ({"rollout_gpus": 2, "tensor_parallel_size": 4}, "TENSOR_PARALLEL_SIZE=4 must divide the 6"),
         ({"tensor_parallel_size": 3}, "TENSOR_PARALLEL_SIZE=3 must divide the 8"),
         ({"sampler_tensor_parallel_size": 4}, "SAMPLER_TENSOR_PARALLEL_SIZE=4 must .* 2 key-value heads"),
         ({"gpus_per_node": 9}, "GPUS_PER_NODE=9: 8 GPU"),
@@ -165,6 +187,9 @@ def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_conf
     assert generation["vllm_cfg"]["max_model_len"] == 1000
     assert generation["vllm_cfg"]["gpu_memory_utilization"] == 0.3
     assert generation["vllm_kwargs"]["max_num_seqs"] == 99
+    assert generation["vllm_kwargs"]["max_cudagraph_capture_size"] is None  # vLLM's default is larger
+    many = generation_config(make_config(sampler_batch=800), shape, 1000, [5, 6], 5, memory_utilization=0.3)
+    assert many["vllm_kwargs"]["max_cudagraph_capture_size"] == 800
     assert generation["vllm_cfg"]["enforce_eager"] is False
 
 
@@ -234,11 +259,28 @@ def test_megatron_needs_the_nemo_rl_engine_and_its_packages(make_config, monkeyp
 
 def test_the_nemo_rl_engine_refuses_adapters(make_config):
     check_engine(make_config(lora_rank=8), "local")
-    with pytest.raises(UserError, match=r"OVER_ISSUE=0.25: .* ENGINE=nemo-rl cannot take the first ones"):
-        check_engine(make_config(over_issue=0.25), "nemo-rl")
-    check_engine(make_config(over_issue=0.25), "local")
     with pytest.raises(UserError, match="LORA_RANK=8: ENGINE=nemo-rl trains all weights"):
         check_engine(make_config(lora_rank=8), "nemo-rl")
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "words"),
+    [
+        ("local", {"rollout_gpus": 1}, "ROLLOUT_GPUS=1 needs ENGINE=nemo-rl, and this run has ENGINE=local"),
+        ("nemo-rl", {"rollout_ahead": 1}, "ROLLOUT_AHEAD=1: with ENGINE=nemo-rl .* give it GPUs of its own"),
+        (
+            "nemo-rl",
+            {"rollout_gpus": 1, "trainer_backend": "megatron"},
+            "ROLLOUT_GPUS=1: TRAINER_BACKEND=megatron",
+        ),
+    ],
+    ids=str,
+)
+def test_where_vllm_cannot_sample_meanwhile_is_refused(make_config, engine, settings, words):
+    with pytest.raises(UserError, match=words):
+        check_engine(make_config(**settings), engine)
+    check_engine(make_config(rollout_ahead=1), "local")
+    check_engine(make_config(rollout_ahead=1, rollout_gpus=1), "nemo-rl")
 
 
 @pytest.mark.parametrize("knob", ["reward_weight", "srt_replay"])

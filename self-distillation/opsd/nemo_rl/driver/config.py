@@ -6,6 +6,7 @@ from typing import Any
 from opsd.config import RunConfig, optimizer_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
+from srt.sampling.vllm_common import capture_size
 
 # (most parameters, GPUs that share each layer), for training and for sampling. FSDP splits weights and optimizer
 # over all GPUs in any case; tensor parallelism splits the cost of a single sequence, at the price of communication
@@ -19,12 +20,16 @@ MAX_TENSOR_PARALLEL = 8
 
 @dataclass(frozen=True)
 class ClusterShape:
-    """GPUs and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each."""
+    """GPUs that train and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each.
+
+    `rollout_gpus`: others of the same node, on which vLLM samples; 0: it samples on those that train.
+    """
 
     num_nodes: int
     gpus_per_node: int
     tensor_parallel: int
     sampler_tensor_parallel: int
+    rollout_gpus: int = 0
 
     @property
     def gpus(self) -> int:
@@ -35,10 +40,12 @@ class ClusterShape:
         return self.gpus // self.tensor_parallel
 
     def describe(self) -> str:
+        engines = (self.rollout_gpus or self.gpus) // self.sampler_tensor_parallel
         return (
             f"{self.gpus} GPU(s) on {self.num_nodes} node(s): training {self.data_parallel}-fold data parallel "
             f"x {self.tensor_parallel}-fold tensor parallel; "
-            f"{self.gpus // self.sampler_tensor_parallel} vLLM engine(s) of {self.sampler_tensor_parallel}"
+            f"{engines} vLLM engine(s) of {self.sampler_tensor_parallel}"
+            f"{f' on {self.rollout_gpus} GPU(s) of their own' if self.rollout_gpus else ''}"
         )
 
 
@@ -50,16 +57,27 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
     per_node = config.gpus_per_node or visible_gpus
     if config.num_nodes == 1 and per_node > visible_gpus:
         raise UserError(f"GPUS_PER_NODE={per_node}: {visible_gpus} GPU(s) are visible")
+    rollout_gpus = config.rollout_gpus
+    if rollout_gpus and config.num_nodes > 1:
+        raise UserError(
+            f"ROLLOUT_GPUS={rollout_gpus} NUM_NODES={config.num_nodes}: vLLM gets GPUs of its own on one node "
+            "only; leave ROLLOUT_GPUS unset"
+        )
+    if rollout_gpus >= per_node:
+        raise UserError(
+            f"ROLLOUT_GPUS={rollout_gpus}: of {per_node} GPU(s), at least one must be left to train; lower it"
+        )
+    trainer_gpus = per_node - rollout_gpus
     text = model_config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
-    def supports(size: int) -> bool:
-        return per_node % size == 0 and all(count % size == 0 for count in heads)
+    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...], gpus: int) -> int:
+        def supports(size: int) -> bool:
+            return gpus % size == 0 and all(count % size == 0 for count in heads)
 
-    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
         if requested is not None and not supports(requested):
             raise UserError(
-                f"{knob}={requested} must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
+                f"{knob}={requested} must divide the {gpus} GPU(s) of a node and the model's {heads[0]} "
                 f"attention and {heads[1]} key-value heads"
             )
         by_size = next(
@@ -70,9 +88,15 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
     trainer = MEGATRON_BY_SIZE if config.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
     return ClusterShape(
         config.num_nodes,
-        per_node,
-        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
-        choose("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
+        trainer_gpus,
+        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer, trainer_gpus),
+        choose(
+            "SAMPLER_TENSOR_PARALLEL_SIZE",
+            config.sampler_tensor_parallel_size,
+            TENSOR_PARALLEL_BY_SIZE,
+            rollout_gpus or trainer_gpus,
+        ),
+        rollout_gpus,
     )
 
 
@@ -130,7 +154,7 @@ def generation_config(
     memory_utilization: float,
     hf_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
+    """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do, or on its own."""
     return {
         "backend": "vllm",
         "model_name": config.student_model,
@@ -141,7 +165,10 @@ def generation_config(
         "stop_token_ids": list(eot_ids),
         "stop_strings": None,
         "_pad_token_id": pad_id,
-        "colocated": {"enabled": True, "resources": {"gpus_per_node": None, "num_nodes": None}},
+        "colocated": {
+            "enabled": not shape.rollout_gpus,
+            "resources": {"gpus_per_node": shape.rollout_gpus or None, "num_nodes": None},
+        },
         "vllm_cfg": {
             "async_engine": False,
             "precision": "bfloat16",
@@ -158,5 +185,9 @@ def generation_config(
             "use_tqdm": False,
         },
         # Passed on to vLLM's engine.
-        "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": hf_overrides or {}},
+        "vllm_kwargs": {
+            "max_num_seqs": config.sampler_batch,
+            "max_cudagraph_capture_size": capture_size(config.sampler_batch),
+            "hf_overrides": hf_overrides or {},
+        },
     }

@@ -57,7 +57,7 @@ class NemoEngine:
         print(f"{shape.describe()}; the workers take about two minutes to start")
         with contextlib.ExitStack() as resources, report_start():
             with span("Ray"):
-                runtime.join_ray(config, shape.gpus)
+                runtime.join_ray(config, shape.gpus + shape.rollout_gpus)
             resources.callback(ray.shutdown)
             self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"grading": config}))
             with heartbeat("the workers are starting"):
