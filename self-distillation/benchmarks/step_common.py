@@ -57,7 +57,8 @@ def length_of(chat: list[int], options: Options) -> int:
     """The tokens of the response to a prompt, in every arm: log-normal, a function of the prompt alone."""
     median, sigma = map(float, options.lengths.split(","))
     drawn = round(median * math.exp(sigma * random.Random(repr(chat)).gauss(0, 1)))
-    return min(max(8, drawn), options.max_tokens)
+    room = options.prompt_tokens + options.max_tokens - len(chat)
+    return max(1, min(max(8, drawn), options.max_tokens, room))
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,8 @@ class LengthByPrompt(RolloutWorker):
 
     def request(self, problem: Problem, step: int, position: int, purpose: str = "train") -> SampleRequest:
         request = super().request(problem, step, position, purpose)
-        length = min(length_of(request.prompt_ids, self.options), request.max_tokens)
-        # A temperature of 1, and an end of turn that no model draws.
-        return replace(request, max_tokens=length, sampling=SamplingConfig(1.0, 1.0, (2**31 - 1,)))
+        length = length_of(request.prompt_ids, self.options)
+        return replace(request, max_tokens=length, sampling=SamplingConfig(1.0, 1.0, ()))
 
 
 class BenchmarkRun(Run):

@@ -109,6 +109,8 @@ def measure(options: Options, gpus: int, knobs: dict[str, str]) -> dict[str, Any
         config,
     )
     peaks = [peak for policy in (student, teacher) for peak in policy.run_all_workers_single_data("peak_memory")]
+    for part in (student, teacher, generation):
+        part.shutdown()
     ray.shutdown()
     steps = [vars(step) | {"peak_gib": max(peaks) / 2**30} for step in log.steps[options.warmup :]]
     return {"start_seconds": start_seconds, "cue": -1, "steps": steps}

@@ -9,6 +9,7 @@ import json
 import os
 import tempfile
 import time
+from functools import partial
 from typing import Any
 
 from step_common import LEARNING_RATE, Options, Step, length_of, prompts_in_order
@@ -29,9 +30,13 @@ def measure(options: Options, gpus: int, knobs: dict[str, str]) -> dict[str, Any
     on_gpu = prepare_vllm()
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
+    from trl.generation import vllm_generation
 
     from srt.common.models import load_tokenizer
 
+    if not on_gpu:  # where vLLM does not compile, and lays out its weights anew, so that TRL cannot load others
+        vllm_generation.LLM = partial(vllm_generation.LLM, enforce_eager=True)
+        vllm_generation.VLLMGeneration.sync_weights = lambda _: None
     chats = [chat for _, chat in prompts_in_order(options)]
     widest = options.prompt_tokens + options.max_tokens
     rows = max(1, options.tokens_per_micro_batch // widest)

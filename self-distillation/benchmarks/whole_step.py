@@ -11,15 +11,17 @@
 - stock: NeMo-RL's own distillation, top 64 (step_stock.py); knobs are paths of its recipe;
 - trl: TRL's DistillationTrainer with vLLM (step_trl.py); knobs are fields of its config.
 
-Same prompts in all arms, in the same order. The length of a response is a function of its prompt (`lengths`), which
-every arm's sampler is asked for, with no end of turn before it; what an arm trained on is counted, not assumed.
-Weights may be random. The teachers of stock and TRL read the student's sequences, ours chat + y + cue + y.
+Same prompts in all arms, in the same order. The length of a response is a function of its prompt (`lengths`),
+which every arm's sampler is asked for, with no end of turn before it; what an arm trained on is counted, not
+assumed. Weights may be random. The teachers of stock and TRL read the student's sequences, ours
+chat + y + cue + y.
 
-An arm is measured from the end of one update to the end of the next, over `steps` steps after `warmup` steps. With
-OVER_ISSUE the first steps train on shorter responses and the last on longer ones; the sums over all steps are those
-of the other arms. `local` and `offline` take one GPU, and run side by side where at_once=1 and there are more; the
-others take all. Ratios are of tokens/s per GPU. Peak memory: of the fullest GPU as NVML sees it, vLLM's cache
-included, and torch's while it trains. An arm that fails or exceeds `limit` seconds says so and ends no other.
+An arm is measured from the end of one update to the end of the next, over `steps` steps after `warmup` steps.
+With OVER_ISSUE the first steps train on shorter responses and the last on longer ones; the sums over all steps
+are those of the other arms. `local` and `offline` take one GPU, and run side by side where at_once=1 and there
+are more; the others take all. Ratios are of tokens/s per GPU. Peak memory: of the fullest GPU as NVML sees it,
+vLLM's cache included, and torch's while it trains. An arm that fails or exceeds `limit` seconds says so and ends
+no other.
 """
 
 import json
@@ -172,7 +174,8 @@ def main(arguments: list[str]) -> None:
         arm, result, options = arguments[1:]
         if (figures := measure(arm, Options(**json.loads(options)))) is not None:
             Path(result).write_text(json.dumps(figures))
-        return
+        sys.stdout.flush()
+        os._exit(0)  # what Ray, vLLM and torch would still end can only fail or hang
     options = read_options(Options, arguments)
     options = replace(options, gpus=options.gpus or visible_gpus())
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
