@@ -16,7 +16,6 @@ from srt.common.progress import heartbeat
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.kv_cache_use import KVCacheUse
 from srt.sampling.vllm_common import (
-    LastMessage,
     as_sample,
     cannot_sample,
     did_not_start,
@@ -25,6 +24,7 @@ from srt.sampling.vllm_common import (
     sampling_params,
     sleep_level,
 )
+from srt.sampling.vllm_start import StartMessages
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
     from torch import Tensor
@@ -55,7 +55,7 @@ class VllmSampler:
         # The engine in this process: no second process to leak, and its weights can be updated.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         on_gpu = prepare_vllm()
-        import vllm
+        from vllm import LLM  # before `listening`: the import sets up vLLM's logger
         from vllm.inputs import tokens_input
 
         from srt.common.models import load_model_config
@@ -76,12 +76,13 @@ class VllmSampler:
         )
         model_config = load_model_config(model_path)
         classes = model_classes(model_config)
-        last = LastMessage()
+        messages = StartMessages()
         try:
-            with last.listening(), heartbeat("vLLM is starting", lambda: last.text):
-                self.engine = vllm.LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
+            with messages.listening(), heartbeat("vLLM is starting", lambda: messages.text):
+                self.engine = LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
+        print(f"vLLM: started in {messages.describe()}", flush=True)
         self.engine.apply_model(partial(separate_classes, before=classes))
         # The parameters that the last update of weights reached, where vLLM tells.
         self._loaded: set[str] | None = None
