@@ -1,39 +1,41 @@
-"""The memory of GPUs, seen from outside of the processes that use it (NVML)."""
+"""The memory of GPUs, seen from outside of the processes that use it."""
 
+import shutil
+import subprocess
 import threading
+
+QUERY = ["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits", "--loop-ms=200"]
 
 
 class GpuWatch:
-    """Samples these GPUs every 100 ms, in a thread, between `start` and `stop`; without NVML it knows nothing."""
+    """The most that any of these GPUs held between `start` and `stop`, every 200 ms, as nvidia-smi says it."""
 
-    def __init__(self, gpus: list[int]):
+    def __init__(self, gpus: list[str]):
+        """`gpus`: indices or UUIDs, as CUDA_VISIBLE_DEVICES names them."""
         self.gpus = gpus
-        self.peak_bytes = 0
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self.peak_mib = 0
+        self._process: subprocess.Popen | None = None
+        self._thread = threading.Thread(target=self._read, daemon=True)
 
     def start(self) -> None:
-        if self.gpus:
+        if self.gpus and shutil.which(QUERY[0]):
+            command = [*QUERY, f"--id={','.join(self.gpus)}"]
+            self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
             self._thread.start()
 
     def stop(self) -> None:
-        self._ended.set()
-        if self._thread.is_alive():
+        if self._process:
+            self._process.terminate()
             self._thread.join()
+            self._process.wait()
 
     @property
     def peak_gib(self) -> float | None:
-        """Of the fullest GPU."""
-        return self.peak_bytes / 2**30 if self.peak_bytes else None
+        """None where nothing was measured."""
+        return self.peak_mib / 1024 if self.peak_mib else None
 
-    def _watch(self) -> None:
-        try:
-            import pynvml
-
-            pynvml.nvmlInit()
-            handles = [pynvml.nvmlDeviceGetHandleByIndex(gpu) for gpu in self.gpus]
-            while not self._ended.wait(0.1):
-                used = (int(pynvml.nvmlDeviceGetMemoryInfo(handle).used) for handle in handles)
-                self.peak_bytes = max(self.peak_bytes, *used)
-        except Exception as error:  # a figure less must not end a benchmark
-            print(f"GPU memory is not measured: {error}", flush=True)
+    def _read(self) -> None:
+        assert self._process and self._process.stdout
+        for line in self._process.stdout:
+            if line.strip().isdigit():
+                self.peak_mib = max(self.peak_mib, int(line))

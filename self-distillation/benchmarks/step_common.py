@@ -23,7 +23,8 @@ class Options:
     data: str = ""  # problems; none: questions made up here
     arms: str = "matmul;offline;nemo-rl;stock;nemo-rl packing=1;local;local packing=1;local over_issue=0.25;trl"
     gpus: int = 0  # of the machine; 0: all visible ones
-    at_once: int = 1  # 1: arms that need one GPU run side by side, one on each
+    arm_gpus: int = 0  # of an arm with several, such as nemo-rl; 0: all
+    at_once: int = 1  # 1: arms run side by side where there are GPUs for them
     prompts: int = 64  # responses of a step, all of them one update
     steps: int = 3  # that are timed
     warmup: int = 1

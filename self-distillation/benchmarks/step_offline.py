@@ -38,7 +38,7 @@ def rollouts(options: Options) -> dict[str, Any]:
     seconds(chats[:2])
     tokens = sum(length_of(chat, options) for chat in chats)
     rates, engines = {}, 1
-    while engines <= max(1, options.gpus) and len(chats) % engines == 0:
+    while engines <= max(1, options.arm_gpus) and len(chats) % engines == 0:
         size = len(chats) // engines
         slowest = max(seconds(chats[start : start + size]) for start in range(0, len(chats), size))
         rates[engines] = tokens / slowest / engines

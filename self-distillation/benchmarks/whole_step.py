@@ -18,9 +18,9 @@ chat + y + cue + y.
 
 An arm is measured from the end of one update to the end of the next, over `steps` steps after `warmup` steps.
 With OVER_ISSUE the first steps train on shorter responses and the last on longer ones; the sums over all steps
-are those of the other arms. `local` and `offline` take one GPU, and run side by side where at_once=1 and there
-are more; the others take all. Ratios are of tokens/s per GPU. Peak memory: of the fullest GPU as NVML sees it,
-vLLM's cache included, and torch's while it trains. An arm that fails or exceeds `limit` seconds says so and ends
+are those of the other arms. `local` and `offline` take one GPU, the others `arm_gpus`, and arms run side by side
+where at_once=1 and there are GPUs for them. Ratios are of tokens/s per GPU. Peak memory: of the fullest GPU as nvidia-smi
+sees it, vLLM's cache included, and torch's while it trains. An arm that fails or exceeds `limit` seconds says so and ends
 no other.
 """
 
@@ -61,11 +61,11 @@ def measure(arm: str, options: Options) -> dict[str, Any] | None:
     if kind == "stock":
         import step_stock
 
-        return step_stock.measure(options, max(1, options.gpus), knobs)
+        return step_stock.measure(options, max(1, options.arm_gpus), knobs)
     if kind == "trl":
         import step_trl
 
-        return step_trl.measure(options, max(1, options.gpus), knobs)
+        return step_trl.measure(options, max(1, options.arm_gpus), knobs)
     import step_ours
 
     return step_ours.measure(options, kind, knobs)
@@ -83,7 +83,7 @@ class Runner:
     def run(self, arm: str) -> dict[str, Any]:
         """What the arm reported, or why it did not; takes GPUs, and waits for them."""
         kind, _ = read_arm(arm)
-        needed = min(1, self.options.gpus) if kind in ONE_GPU else self.options.gpus
+        needed = min(1 if kind in ONE_GPU else self.options.arm_gpus, self.options.gpus)
         with self.changed:
             self.queue.append(arm)
             self.changed.wait_for(lambda: self.queue[0] == arm and len(self.free) >= needed)
@@ -106,12 +106,11 @@ class Runner:
         if kind == "trl" and len(gpus) > 1:
             command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={len(gpus)}"]
         command += [__file__, "arm", arm, str(result), json.dumps(asdict(self.options))]
-        environment = dict(os.environ)
-        if gpus:
-            visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-            names = visible.split(",") if visible else [str(gpu) for gpu in range(self.options.gpus)]
-            environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[gpu] for gpu in gpus)
-        watch, started = GpuWatch(gpus), time.monotonic()
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        names = visible.split(",") if visible else [str(gpu) for gpu in range(self.options.gpus)]
+        given = [names[gpu] for gpu in gpus]
+        environment = os.environ | ({"CUDA_VISIBLE_DEVICES": ",".join(given)} if given else {})
+        watch, started = GpuWatch(given), time.monotonic()
         print(f"{arm}: begun{f' on GPU {gpus}' if gpus else ''}; its output: {log}", flush=True)
         watch.start()
         with log.open("w") as output:
@@ -177,7 +176,8 @@ def main(arguments: list[str]) -> None:
         sys.stdout.flush()
         os._exit(0)  # what Ray, vLLM and torch would still end can only fail or hang
     options = read_options(Options, arguments)
-    options = replace(options, gpus=options.gpus or visible_gpus())
+    gpus = options.gpus or visible_gpus()
+    options = replace(options, gpus=gpus, arm_gpus=min(options.arm_gpus or gpus, gpus))
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]
     output = Path(options.json).parent if options.json else Path(tempfile.mkdtemp())
     folder = output / "arms"

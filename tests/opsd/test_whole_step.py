@@ -13,7 +13,6 @@ from torch.utils.flop_counter import FlopCounterMode
 import opsd
 from srt.common.files import write_jsonl
 from srt.common.models import load_model
-from tests.conftest import why_no_vllm
 from tests.opsd.helpers.needs_nemo_rl import needs_nemo_rl
 from tests.opsd.helpers.on_ranks import GENEROUS, waits_for_ranks
 
@@ -91,7 +90,7 @@ def test_arms_of_the_local_engine_train_on_the_lengths_of_the_prompts(options, t
     ]
 
 
-@pytest.mark.skipif(why_no_vllm() is not None, reason=f"{why_no_vllm()}")
+@pytest.mark.vllm
 def test_trl_and_vllm_offline_are_asked_for_the_same_lengths(options, tmp_path):
     report, _, _ = run(options, ["offline", "trl"], tmp_path)
     offline, trl = report["arms"]

@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 
-# Its messages (0.20 to 0.32), whose numbers are seconds, and the names that these have here.
+# The messages of vLLM 0.20, whose numbers are seconds, and the names that these have here.
 PARTS = {
     "weights": re.compile(r"Model loading took .* ([\d.]+) seconds"),
     "compilation": re.compile(r"torch\.compile .*took ([\d.]+) s in total"),
@@ -17,7 +17,8 @@ PARTS = {
 class StartMessages(logging.Handler):
     """`text`: the last message, cut to a line. `seconds`: of the parts that were named, and in all.
 
-    vLLM's own output stays at VLLM_LOGGING_LEVEL.
+    vLLM's own output stays at VLLM_LOGGING_LEVEL. Newer versions (0.32) set up their logger anew in each start,
+    and are not heard.
     """
 
     def __init__(self) -> None:
