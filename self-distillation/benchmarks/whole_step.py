@@ -18,10 +18,10 @@ chat + y + cue + y.
 
 An arm is measured from the end of one update to the end of the next, over `steps` steps after `warmup` steps.
 With OVER_ISSUE the first steps train on shorter responses and the last on longer ones; the sums over all steps
-are those of the other arms. `local` and `offline` take one GPU, the others `arm_gpus`, and arms run side by side
-where at_once=1 and there are GPUs for them. Ratios are of tokens/s per GPU. Peak memory: of the fullest GPU as nvidia-smi
-sees it, vLLM's cache included, and torch's while it trains. An arm that fails or exceeds `limit` seconds says so and ends
-no other.
+are those of the other arms. `local`, `offline` and `matmul` take one GPU, the others `arm_gpus`, and arms run side
+by side where at_once=1 and there are GPUs for them. Ratios are of tokens/s per GPU. Peak memory: of the fullest
+GPU as nvidia-smi sees it, vLLM's cache included, and torch's while it trains. An arm that fails or exceeds `limit`
+seconds says so and ends no other.
 """
 
 import json
