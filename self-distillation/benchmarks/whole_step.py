@@ -24,8 +24,10 @@ GPU as nvidia-smi sees it, vLLM's cache included, and torch's while it trains. A
 seconds says so and ends no other.
 """
 
+import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -79,6 +81,7 @@ class Runner:
         self.free = set(range(options.gpus))
         self.queue: list[str] = []
         self.changed = threading.Condition()
+        self.sessions: set[int] = set()
 
     def run(self, arm: str) -> dict[str, Any]:
         """What the arm reported, or why it did not; takes GPUs, and waits for them."""
@@ -117,7 +120,9 @@ class Runner:
             process = subprocess.Popen(
                 command, env=environment, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
             )
+            self.sessions.add(process.pid)
             code = wait(process, self.options.limit)
+            self.sessions.discard(process.pid)
         watch.stop()
         seconds = time.monotonic() - started
         print(f"{arm}: {'done' if code == 0 else f'FAILED ({code})'}, {seconds:.0f} s in all", flush=True)
@@ -130,19 +135,15 @@ class Runner:
 
 def wait(process: subprocess.Popen, limit: float) -> int | str:
     """Its exit code. Its session is ended after `limit` seconds, and whatever of it is left in any case."""
-    import signal
-
     code: int | str
     try:
         code = process.wait(limit)
     except subprocess.TimeoutExpired:
         code = f"stopped after {limit:.0f} s"
-    for number, grace in ((signal.SIGTERM, 15.0), (signal.SIGKILL, 15.0)):
-        try:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
             os.killpg(process.pid, number)
-            process.wait(grace)
-        except (ProcessLookupError, subprocess.TimeoutExpired):
-            continue
+            process.wait(15.0)
     return code
 
 
@@ -191,6 +192,16 @@ def main(arguments: list[str]) -> None:
         "arms": [],
     }
     runner, lock = Runner(options, folder), threading.Lock()
+
+    def stop(number: int, frame: object) -> None:
+        """Ends the arms, too: they are sessions of their own."""
+        for session in runner.sessions.copy():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(session, signal.SIGKILL)
+        os._exit(128 + number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
 
     def run(arm: str) -> None:
         figures = runner.run(arm)

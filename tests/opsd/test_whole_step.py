@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -138,3 +141,22 @@ def test_counted_operations_are_those_of_a_forward_pass(tiny_checkpoint):
     assert same == {"teacher": students + logits, "student": 4 * students + 3 * logits}
     ours = step_work(arithmetic, step, cue=5)
     assert ours == {"teacher": arithmetic.forward([23, 29]), "student": 4 * students + 4 * logits}
+
+
+def test_arms_end_with_a_benchmark_that_is_stopped(options, tmp_path):
+    given = [f"{name}={value}" for name, value in (options | {"steps": 10_000, "sampler": "transformers"}).items()]
+    files = ["arms=local", f"json={tmp_path / 'out.json'}"]
+    benchmark = subprocess.Popen(
+        [sys.executable, str(BENCHMARKS / "whole_step.py"), *given, *files],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        stdout=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + GENEROUS
+    while not (log := tmp_path / "arms" / "local.log").is_file() or not log.stat().st_size:
+        assert benchmark.poll() is None and time.monotonic() < deadline
+        time.sleep(0.1)
+    children = psutil.Process(benchmark.pid).children()
+    benchmark.terminate()
+    assert benchmark.wait(GENEROUS) == 128 + signal.SIGTERM
+    _, alive = psutil.wait_procs(children, timeout=GENEROUS)
+    assert children and not alive
