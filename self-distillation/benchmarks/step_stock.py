@@ -8,6 +8,7 @@ sequences, the only ones that it can.
 
 import os
 import sys
+import tempfile
 import time
 from functools import partial
 from pathlib import Path
@@ -172,7 +173,12 @@ def recipe(options: Options, gpus: int, tokenizer: Any, knobs: dict[str, str]) -
         },
         "teacher": sizes,
         "data": {"shuffle": False},
-        "logger": {"wandb_enabled": False, "tensorboard_enabled": False, "monitor_gpus": False},
+        "logger": {
+            "log_dir": tempfile.mkdtemp(),  # NeMo-RL creates the folder; nothing is written
+            "wandb_enabled": False,
+            "tensorboard_enabled": False,
+            "monitor_gpus": False,
+        },
         "cluster": {"gpus_per_node": gpus},
     }
     of_arm = OmegaConf.from_dotlist([f"{name}={value}" for name, value in knobs.items()])

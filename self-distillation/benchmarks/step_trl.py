@@ -28,6 +28,8 @@ def measure(options: Options, gpus: int, knobs: dict[str, str]) -> dict[str, Any
 
     started = time.monotonic()
     on_gpu = prepare_vllm()
+    if on_gpu:
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", 0)))
     from datasets import Dataset
     from trl import DistillationConfig, DistillationTrainer
     from trl.generation import vllm_generation
