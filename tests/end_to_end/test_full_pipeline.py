@@ -258,7 +258,9 @@ def test_evaluation_metrics_follow_from_the_logged_responses(full_run):
     assert metrics["avg_at_k"] == pytest.approx(sum(right.values()) / 24)
     assert len(greedy) == 12
     assert metrics["metrics"]["greedy"]["value"] == pytest.approx(sum(g["y_init_correct"] for g in greedy) / 12)
-    nats = -sum(line["y_init_logprob"] for line in responses) / sum(line["y_init_tokens"] for line in responses)
+    known = [line for line in responses if line["y_init_logprob"] is not None]
+    assert {line["response_idx"] for line in known} == {0} and len(known) == 12
+    nats = -sum(line["y_init_logprob"] for line in known) / sum(line["y_init_tokens"] for line in known)
     assert metrics["metrics"]["entropy"]["value"] == pytest.approx(nats) and nats > 0
     assert metrics["pass_at_k"] == pytest.approx(len(right) / 12)
     assert metrics["mean_response_tokens"] == pytest.approx(sum(r["y_init_tokens"] for r in responses) / 24)
