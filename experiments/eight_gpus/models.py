@@ -1,16 +1,41 @@
-"""Models of the paper's sizes with random weights: time and memory depend on the shape alone."""
+"""Models of the paper's sizes with random weights: time and memory depend on the shape alone.
 
+    python -m experiments.eight_gpus.models SHAPE FOLDER [TOKENIZER]
+
+TOKENIZER: a folder whose tokenizer goes with the model, instead of the quickstart's.
+"""
+
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, GenerationConfig, Olmo3Config, PreTrainedConfig, Qwen3Config
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    Olmo3Config,
+    PreTrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from quickstart.tokenizer import build_tokenizer
 
 QWEN = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 # The numbers of their config.json on the Hugging Face hub.
 SHAPES: dict[str, dict[str, Any]] = {
+    "qwen2.5-1.5b": {
+        "model_type": "qwen2",
+        "hidden_size": 1536,
+        "intermediate_size": 8960,
+        "num_hidden_layers": 28,
+        "num_attention_heads": 12,
+        "num_key_value_heads": 2,
+        "vocab_size": 151936,
+        "tie_word_embeddings": True,
+        "max_position_embeddings": 32768,
+    },
     "qwen3-4b": QWEN
     | {
         "model_type": "qwen3",
@@ -44,21 +69,29 @@ SHAPES: dict[str, dict[str, Any]] = {
         "max_position_embeddings": 512,
     },
 }
-CONFIGS: dict[str, type[PreTrainedConfig]] = {"qwen3": Qwen3Config, "olmo3": Olmo3Config}
+CONFIGS: dict[str, type[PreTrainedConfig]] = {"qwen2": Qwen2Config, "qwen3": Qwen3Config, "olmo3": Olmo3Config}
 
 
-def save_model(shape: str, folder: Path, weights: bool = True) -> None:
-    """A checkpoint of this shape in bf16, with the quickstart's tokenizer, whose ids are the vocabulary's first.
+def save_model(shape: str, folder: Path, weights: bool = True, tokenizer_folder: str = "") -> None:
+    """A checkpoint of this shape in bf16.
 
-    `weights`: False leaves them out; config and tokenizer suffice for a plan.
+    `weights`: False leaves them out; config and tokenizer suffice for a plan. `tokenizer_folder`: whose tokenizer
+    it has; empty: the quickstart's, whose ids are the vocabulary's first.
     """
-    numbers, tokenizer = dict(SHAPES[shape]), build_tokenizer()
+    numbers = dict(SHAPES[shape])
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder) if tokenizer_folder else build_tokenizer()
     ends = {"bos_token_id": None, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
     config = CONFIGS[numbers.pop("model_type")](**numbers, **ends, dtype="bfloat16")
     config.architectures = [type(config).__name__.replace("Config", "ForCausalLM")]
     if weights:
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder)
     for part in (config, tokenizer, GenerationConfig(eos_token_id=tokenizer.eos_token_id)):
         part.save_pretrained(folder)
+
+
+if __name__ == "__main__":
+    shape, folder, *tokenizer = sys.argv[1:]
+    save_model(shape, Path(folder), True, *tokenizer)

@@ -3,6 +3,7 @@
     bash scripts/experiments/one_gpu.sh [JOB ...]       these jobs and what they need; without names, all of them
     bash scripts/experiments/one_gpu.sh --list          the jobs, and which are done
     bash scripts/experiments/one_gpu.sh --results DIR   table, JSON and plot of the models that are evaluated
+    bash scripts/experiments/one_gpu.sh --curves DIR    validation curves of Phase 2: plot, table and JSON
     bash scripts/experiments/one_gpu.sh --export FILE   a .tar.gz of all results without the models
     bash scripts/experiments/one_gpu.sh --import FILE   to go on elsewhere: evaluated models are not made again
 
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.one_gpu.archive import export_results, import_results
+from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import PLAN, REPOSITORY, Job, Layout, load_jobs, with_ancestors
 from experiments.one_gpu.results import write_results
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
@@ -151,6 +153,9 @@ def main(arguments: list[str]) -> None:
             return
         case ["--results", folder]:
             write_results(jobs, layout, Path(folder))
+            return
+        case ["--curves", folder]:
+            write_curves(jobs, layout, Path(folder))
             return
         case ["--export", file]:
             export_results(layout.output, Path(file))

@@ -50,12 +50,13 @@ def response(answer: str, correct: bool, index: int) -> Response:
     return Response(0, index, "p", "", "x", "3", answer, "", 1, correct, answer, "", "stop", 0)
 
 
-def test_every_knob_of_the_plan_exists_in_its_script():
-    for job in load_jobs(PLAN).values():
+@pytest.mark.parametrize("plan", [PLAN, PLAN.with_name("carry_over.yaml")])
+def test_every_knob_of_the_plan_exists_in_its_script(plan):
+    for job in load_jobs(plan).values():
         if job.run in CONFIG_OF:
             lines = read_knob_table(CONFIGS / f"{CONFIG_OF[job.run]}.yaml")
             known = {line.env for line in lines if isinstance(line, KnobLine)}
-            own = yaml.safe_load(PLAN.read_text())["knobs"]["all"]  # may concern only some of the scripts
+            own = yaml.safe_load(plan.read_text())["knobs"]["all"]  # may concern only some of the scripts
             assert set(job.env) - set(own) <= known, job.name
 
 

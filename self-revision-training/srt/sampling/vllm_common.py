@@ -1,10 +1,9 @@
 """Shared by both vLLM samplers: environment, engine arguments, sampling parameters, samples."""
 
-import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from srt.common.errors import UserError, reason_of, typed_reason_of
@@ -41,26 +40,6 @@ def prepare_vllm() -> bool:
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
         os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")
     return on_gpu
-
-
-class LastMessage(logging.Handler):
-    """Holds what vLLM, in this process, last said it was doing; its own output stays at VLLM_LOGGING_LEVEL."""
-
-    def __init__(self) -> None:
-        super().__init__(logging.INFO)
-        self.text = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.text = " ".join(record.getMessage().split())[:100]
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        logger = logging.getLogger("vllm")
-        logger.addHandler(self)
-        try:
-            yield
-        finally:
-            logger.removeHandler(self)
 
 
 def with_second_runner(start: Callable[[], Engine], on_gpu: bool) -> Engine:

@@ -13,7 +13,6 @@ from srt.common.errors import UserError
 from srt.common.progress import heartbeat
 from srt.sampling.base import SamplingConfig
 from srt.sampling.vllm_common import (
-    LastMessage,
     did_not_start,
     engine_arguments,
     prepare_vllm,
@@ -21,6 +20,7 @@ from srt.sampling.vllm_common import (
     with_second_runner,
 )
 from srt.sampling.vllm_requests import VllmRequests
+from srt.sampling.vllm_start import StartMessages
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
     from torch import Tensor
@@ -51,7 +51,7 @@ class VllmSampler(VllmRequests):
         # The engine in this process: no second process to leak, and its weights can be updated.
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         on_gpu = prepare_vllm()
-        import vllm
+        from vllm import LLM  # before `listening`: the import sets up vLLM's logger
 
         from srt.common.models import load_model_config
         from srt.sampling.vllm_classes import model_classes, separate_classes
@@ -68,13 +68,14 @@ class VllmSampler(VllmRequests):
         )
         model_config = load_model_config(model_path)
         classes = model_classes(model_config)
-        last = LastMessage()
+        messages = StartMessages()
         try:
-            with last.listening(), heartbeat("vLLM is starting", lambda: last.text):
+            with messages.listening(), heartbeat("vLLM is starting", lambda: messages.text):
                 options: dict[str, Any] = arguments | {"enable_sleep_mode": can_sleep and on_gpu}
-                engine = with_second_runner(lambda: vllm.LLM(**options).llm_engine, on_gpu)
+                engine = with_second_runner(lambda: LLM(**options).llm_engine, on_gpu)
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
+        print(f"vLLM: started in {messages.describe()}", flush=True)
         super().__init__(engine, config, model_path, with_logprobs)
         self.engine.apply_model(partial(separate_classes, before=classes))
         # The parameters that the last update of weights reached, where vLLM tells.

@@ -79,7 +79,7 @@ class VllmRequests:
         """What a request has sampled. `state`: vLLM's RequestState."""
         completion = SimpleNamespace(
             token_ids=state.detokenizer.output_token_ids,
-            logprobs=(state.logprobs_processor.logprobs or []) if self.with_logprobs else None,
+            logprobs=state.logprobs_processor.logprobs,  # None for a request without them
         )
         return replace(as_sample(completion, self.config), finish_reason="interrupted")
 

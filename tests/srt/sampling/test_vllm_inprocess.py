@@ -207,3 +207,9 @@ def test_vllms_warnings_about_modules_without_weights_are_hidden_and_its_errors_
 def test_auto_selects_vllm_and_says_so(capsys):
     assert choose_backend("auto") == "vllm"
     assert "sampler: vllm (SAMPLER=auto" in capsys.readouterr().out
+
+
+def test_a_start_says_how_long_it_took(tiny_checkpoint, capsys):
+    open_sampler("vllm", str(tiny_checkpoint), GREEDY, max_model_len=64, max_batch=2, dtype="float32").close()
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("vLLM: started in")]
+    assert float(line.split()[3]) > 0
