@@ -17,7 +17,6 @@ from srt.sampling.vllm_common import (
     engine_arguments,
     prepare_vllm,
     sleep_level,
-    with_second_runner,
 )
 from srt.sampling.vllm_requests import VllmRequests
 from srt.sampling.vllm_start import StartMessages
@@ -71,8 +70,7 @@ class VllmSampler(VllmRequests):
         messages = StartMessages()
         try:
             with messages.listening(), heartbeat("vLLM is starting", lambda: messages.text):
-                options: dict[str, Any] = arguments | {"enable_sleep_mode": can_sleep and on_gpu}
-                engine = with_second_runner(lambda: LLM(**options).llm_engine, on_gpu)
+                engine = LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
         print(f"vLLM: started in {messages.describe()}", flush=True)

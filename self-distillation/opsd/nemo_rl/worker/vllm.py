@@ -16,7 +16,7 @@ from opsd.nemo_rl.worker.sampling import SamplingWorker
 from srt.common.models import load_model_config
 from srt.common.remote_code import enforce_remote_code, remote_code_allowed
 from srt.sampling.base import SamplingConfig
-from srt.sampling.vllm_common import sleep_level, with_second_runner
+from srt.sampling.vllm_common import sleep_level
 from srt.sampling.vllm_requests import VllmRequests
 
 enforce_remote_code()
@@ -33,8 +33,7 @@ class SeededVllmWorkerImpl(SamplingWorker, VllmGenerationWorkerImpl):
             "trust_remote_code": remote_code_allowed(),  # NeMo-RL would run code that comes with the model
             "disable_log_stats": True,  # they time every token of every request
         }
-        create = super()._create_engine
-        with_second_runner(lambda: create({**llm_kwargs, **ours}), on_gpu=torch.cuda.is_available())
+        super()._create_engine({**llm_kwargs, **ours})
         config = SamplingConfig(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
         self.sampler = VllmRequests(self.llm.llm_engine, config, self.model_name)
 
