@@ -4,8 +4,8 @@ r"""Run by test_megatron_step.py, once for each rank: the update of a Megatron m
 
 layout: dense (one process, the model's own full logits, AdamW written out), one (one process), data (data parallel
 2), tensor (tensor parallel 2), sequence (that with sequence parallelism), pipeline (2 stages), context (context
-parallel 2) or all (4 processes: 2 stages of context parallel 2). Reads work.pt and writes <layout><rank>.pt: what was
-found with tied and with untied embeddings, weights and gradients whole.
+parallel 2) or all (4 processes: 2 stages of context parallel 2). Reads work.pt and writes <layout><rank>.pt: what
+was found with tied and with untied embeddings, weights and gradients whole.
 """
 
 import math

@@ -41,9 +41,10 @@ def owners(positions: Int[Tensor, " T"], length: int, ranks: int) -> tuple[Int[T
 
 
 def sum_outputs(outputs: list[KLOutput], owned: list[int], group: Any, device: torch.device) -> list[KLOutput]:
-    """Of each micro-batch, the KL of all its tokens, from the ranks' KL of their own, which hold 0 for the others.
+    """Of each micro-batch, the KL of all its tokens, from the ranks' KL of their own; they hold 0 for the others.
 
-    outputs: on the CPU. owned: how many of each one's tokens this rank has. All ranks of `group` must call together.
+    outputs: on the CPU. owned: how many of each one's tokens this rank has. All ranks of `group` must call
+    together.
     """
     tensors = [[(name, x) for name, x in _tensors(output).items()] for output in outputs]
     parts = [x.reshape(-1).float() for named in tensors for _, x in named]

@@ -25,7 +25,6 @@ from opsd.pair_kl import detach_to_cpu, pair_kl
 from opsd.timing import record_spans, span
 from srt.contract.layout import TokenSequence
 
-
 # What is done with a micro-batch: its sequences, and then(hidden, head) as in lm_head_hook.run_to_lm_head.
 Pass = tuple[list[TokenSequence], Callable[[Float[Tensor, "T H"], LMHead], Result]]
 
