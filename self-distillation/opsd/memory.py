@@ -92,14 +92,16 @@ def _plan_of(run: Run, machine: Machine, cluster: ClusterShape, row: int) -> Mem
         shape,
         gpus=cluster.gpus,
         nodes=cluster.num_nodes,
-        student_tokens=_student_tokens(run, row),
-        teacher_tokens=max(config.tokens_per_micro_batch, _teacher_row(run, row)),
+        student_tokens=_student_tokens(run, row) // cluster.context_parallel,
+        teacher_tokens=max(config.tokens_per_micro_batch, _teacher_row(run, row)) // cluster.context_parallel,
         step_tokens=config.num_prompts_per_step * row,
         checkpointing=config.gradient_checkpointing,
         all_vocab_entries=config.kl_grad_eps == 0,
         sampler_bytes=0,
         tensor_parallel=cluster.tensor_parallel,
-        megatron_parallel=cluster.tensor_parallel if config.trainer_backend == "megatron" else None,
+        megatron_parallel=(
+            cluster.tensor_parallel * cluster.pipeline_parallel if config.trainer_backend == "megatron" else None
+        ),
     )
     _add_sampler(run, machine, terms[0]["sampling"], shape, cluster.sampler_tensor_parallel)
     return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, [])

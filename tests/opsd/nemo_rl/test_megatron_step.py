@@ -3,7 +3,6 @@
 Needs Megatron-Core; skipped loudly otherwise.
 """
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -12,13 +11,14 @@ import torch
 
 from opsd.config import DistillConfig, optimizer_config
 from srt.config import load_config
+from tests.opsd.helpers.needs_nemo_rl import missing_packages
 from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, three_updates, waits_for_ranks
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, SETTINGS, TOTAL_UPDATES, difference
 
 pytestmark = [
     waits_for_ranks,
     pytest.mark.skipif(
-        importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
+        bool(missing_packages("megatron", "megatron.core")),
         reason="megatron-core is not installed: the step on Megatron models was NOT run",
     ),
 ]

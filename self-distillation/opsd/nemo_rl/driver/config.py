@@ -19,25 +19,37 @@ MAX_TENSOR_PARALLEL = 8
 
 @dataclass(frozen=True)
 class ClusterShape:
-    """GPUs and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each."""
+    """GPUs and how they are used: `data_parallel` groups of `group` GPUs each.
+
+    `tensor_parallel` GPUs share each layer, `context_parallel` the positions of each sequence, and a model's layers
+    are divided among `pipeline_parallel`.
+    """
 
     num_nodes: int
     gpus_per_node: int
     tensor_parallel: int
     sampler_tensor_parallel: int
+    pipeline_parallel: int = 1
+    context_parallel: int = 1
 
     @property
     def gpus(self) -> int:
         return self.num_nodes * self.gpus_per_node
 
     @property
+    def group(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+
+    @property
     def data_parallel(self) -> int:
-        return self.gpus // self.tensor_parallel
+        return self.gpus // self.group
 
     def describe(self) -> str:
+        others = (("pipeline", self.pipeline_parallel), ("context", self.context_parallel))
         return (
             f"{self.gpus} GPU(s) on {self.num_nodes} node(s): training {self.data_parallel}-fold data parallel "
-            f"x {self.tensor_parallel}-fold tensor parallel; "
+            f"x {self.tensor_parallel}-fold tensor parallel"
+            f"{''.join(f' x {size}-fold {name} parallel' for name, size in others if size > 1)}; "
             f"{self.gpus // self.sampler_tensor_parallel} vLLM engine(s) of {self.sampler_tensor_parallel}"
         )
 
@@ -50,13 +62,15 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
     per_node = config.gpus_per_node or visible_gpus
     if config.num_nodes == 1 and per_node > visible_gpus:
         raise UserError(f"GPUS_PER_NODE={per_node}: {visible_gpus} GPU(s) are visible")
+    gpus = config.num_nodes * per_node
     text = model_config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
     def supports(size: int) -> bool:
         return per_node % size == 0 and all(count % size == 0 for count in heads)
 
-    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
+    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...], others: int = 1) -> int:
+        """`others`: GPUs of a pipeline and of context parallelism for each one."""
         if requested is not None and not supports(requested):
             raise UserError(
                 f"{knob}={requested} must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
@@ -65,15 +79,27 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
         by_size = next(
             (size for max_parameters, size in sizes if parameters <= max_parameters), MAX_TENSOR_PARALLEL
         )
-        return requested or max(size for size in range(1, by_size + 1) if supports(size))
+        fitting = [size for size in range(1, by_size + 1) if supports(size) and gpus % (size * others) == 0]
+        return requested or max(fitting, default=1)
 
     trainer = MEGATRON_BY_SIZE if config.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
-    return ClusterShape(
+    pipeline = config.pipeline_parallel_size  # which splits the weights as tensor parallelism does
+    trainer = tuple((most * pipeline, size) for most, size in trainer)
+    others = pipeline * config.context_parallel_size
+    shape = ClusterShape(
         config.num_nodes,
         per_node,
-        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
+        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer, others),
         choose("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
+        config.pipeline_parallel_size,
+        config.context_parallel_size,
     )
+    if shape.gpus % shape.group:
+        raise UserError(
+            f"TENSOR_PARALLEL_SIZE={shape.tensor_parallel} x PIPELINE_PARALLEL_SIZE={shape.pipeline_parallel} x "
+            f"CONTEXT_PARALLEL_SIZE={shape.context_parallel} must divide the {shape.gpus} GPU(s)"
+        )
+    return shape
 
 
 def policy_config(
@@ -100,7 +126,7 @@ def policy_config(
         "generation": generation,
     }
     if config.trainer_backend == "megatron":
-        megatron = megatron_section(config, shape.tensor_parallel, total_updates)
+        megatron = megatron_section(config, shape, total_updates)
         return policy | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
     return policy | _dtensor_sections(config, shape, total_updates)
 

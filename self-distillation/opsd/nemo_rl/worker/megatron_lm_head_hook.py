@@ -11,9 +11,9 @@ nothing may be summed: replicated hidden states take the gradient as it is, and 
 their slice of it.
 
 With context parallelism each rank has some positions of every row, other ones of the teacher's than of the
-student's. In a pass without gradients all ranks get the hidden states of all of them. In one with gradients each has
-its own, zeros for the others and `owned`, which says which are its own: the KL of a rank is the sum over these, and
-its weights' gradients are summed over the ranks, as over data-parallel ones.
+student's. In a pass without gradients all ranks get the hidden states of all of them. In one with gradients each
+has its own, zeros for the others and `owned`, which says which are its own: the KL of a rank is the sum over
+these, and its weights' gradients are summed over the ranks, as over data-parallel ones.
 
 The weight's gradient arrives as an ordinary `.grad`, which the hook of Megatron's DDP adds to `main_grad`. It
 skips only weights whose own layer has already added theirs (`grad_added_to_main_grad`), which ours never does.
