@@ -3,8 +3,8 @@ r"""Run by test_megatron_worker.py, once for each rank: NeMo-RL's Megatron worke
     RANK=0 LOCAL_RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... STUDENT=<folder> \
         python megatron_worker_on_cpu.py <layout> <folder>
 
-layout: one of SHAPES (tensor: with sequence parallelism), or "again <layout>": continued from its checkpoint. Worker,
-Megatron-Bridge's conversions and checkpoints are the real ones, and so is our configuration, with
+layout: one of SHAPES (tensor: with sequence parallelism), or "again <layout>": continued from its checkpoint. The
+worker, Megatron-Bridge's conversions and checkpoints are the real ones, and so is our configuration, with
 MEGATRON_LAYERS=local and, but for bf16, fp32. Reads work.pt and writes <layout><rank>.pt.
 """
 
@@ -21,6 +21,7 @@ from opsd.nemo_rl.driver import runtime  # noqa: E402
 
 runtime.prepare()
 
+import megatron_on_cpu  # noqa: E402, F401 - puts the CPU in the place of GPUs
 import numpy as np  # noqa: E402
 import ray  # noqa: E402
 import torch  # noqa: E402
@@ -55,7 +56,9 @@ torch.cuda.Stream = Stream
 torch.cuda.current_stream, torch.cuda.stream = lambda *_: Stream(), lambda *_: contextlib.nullcontext()
 ray.get_gpu_ids = lambda: [0]
 
-import opsd.nemo_rl.worker.without_transformer_engine  # noqa: E402, F401, I001 - before Megatron-Bridge
+import opsd.nemo_rl.worker.without_transformer_engine  # noqa: E402, F401 - before Megatron-Bridge
+
+# isort: split
 from nemo_rl.distributed.named_sharding import NamedSharding  # noqa: E402
 from nemo_rl.utils.checkpoint import CheckpointManager  # noqa: E402
 from transformers import AutoTokenizer  # noqa: E402
@@ -67,7 +70,6 @@ from opsd.nemo_rl.worker.megatron import MegatronDistillationWorkerImpl  # noqa:
 from opsd.nemo_rl.worker.swap_weights import shards  # noqa: E402
 from srt.config import load_config  # noqa: E402
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, TOTAL_UPDATES  # noqa: E402
-
 
 SHAPES = {  # ranks, and of those for tensor, pipeline and context parallelism
     "one": (1, 1, 1, 1),

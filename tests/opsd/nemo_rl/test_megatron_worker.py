@@ -3,12 +3,13 @@
 Needs NeMo-RL's source, Megatron-Core, Megatron-Bridge and what they import; skipped loudly otherwise. 5 minutes.
 """
 
+import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from srt.common.models import load_model
 from tests.opsd.helpers.needs_nemo_rl import MEGATRON, needs_nemo_rl
@@ -39,27 +40,41 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def found(folder, five_pairs, tiny_checkpoint):
+def checkpoint(folder, tiny_checkpoint):
+    """The tiny one with four layers, which two stages share."""
+    shutil.copytree(tiny_checkpoint, folder / "checkpoint")
+    config = AutoConfig.from_pretrained(tiny_checkpoint)
+    config.num_hidden_layers, config.layer_types = 4, ["full_attention"] * 4
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, weight in model.named_parameters():
+        torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.2)
+    model.save_pretrained(folder / "checkpoint")
+    return folder / "checkpoint"
+
+
+@pytest.fixture(scope="module")
+def found(folder, five_pairs, checkpoint):
     """What each rank found, by sharding."""
     torch.save(three_updates(five_pairs), folder / "work.pt")
-    student = str(tiny_checkpoint)
+    student = str(checkpoint)
     ranks = RANKS | CONTINUED
     return {name: run_ranks(RUN, name, ranks[name], folder, STUDENT=student) for name in ranks}
 
 
 @pytest.fixture(scope="module")
-def continued(found, folder, tiny_checkpoint):
+def continued(found, folder, checkpoint):
     """What each rank found that went on from the checkpoint of `found`."""
-    student = str(tiny_checkpoint)
+    student = str(checkpoint)
     return {
         name: run_ranks(RUN, f"again {name}", ranks, folder, STUDENT=student) for name, ranks in CONTINUED.items()
     }
 
 
 @pytest.fixture(scope="module")
-def expected(five_pairs, tiny_checkpoint):
+def expected(five_pairs, checkpoint):
     """The same updates by transformers and AdamW written out: KL of every token, norms, weights."""
-    student, teacher = (load_model(str(tiny_checkpoint), "float64", "cpu") for _ in range(2))
+    student, teacher = (load_model(str(checkpoint), "float64", "cpu") for _ in range(2))
     before = {name: weight.clone() for name, weight in weights_of(student).items()}
     token_kl, norms = [], []
 
@@ -86,9 +101,9 @@ WITH_BF16 = pytest.mark.parametrize("sharding", [*RANKS, "bf16"])
 
 
 @EVERY
-def test_before_training_the_written_student_is_the_checkpoint(found, folder, tiny_checkpoint, sharding):
-    assert_same(load(folder / f"of {sharding}" / "start"), load(tiny_checkpoint), rtol=0, atol=0)
-    names = set(AutoModelForCausalLM.from_pretrained(tiny_checkpoint).state_dict())
+def test_before_training_the_written_student_is_the_checkpoint(found, folder, checkpoint, sharding):
+    assert_same(load(folder / f"of {sharding}" / "start"), load(checkpoint), rtol=0, atol=0)
+    names = set(AutoModelForCausalLM.from_pretrained(checkpoint).state_dict())
     assert set(found[sharding][0]["names for vLLM"]) | {"lm_head.weight"} == names
 
 
@@ -148,7 +163,7 @@ def test_a_continued_run_has_weights_moments_and_counts_and_makes_the_same_updat
         assert_same(again["student"], rank["student after next"], rtol=0, atol=0)
 
 
-def test_the_teacher_of_a_continued_run_is_the_first_student(continued, tiny_checkpoint):
-    start = load(tiny_checkpoint)["model.embed_tokens.weight"].bfloat16()
+def test_the_teacher_of_a_continued_run_is_the_first_student(continued, checkpoint):
+    start = load(checkpoint)["model.embed_tokens.weight"].bfloat16()
     (again,) = continued["bf16"]
     assert torch.equal(again["teacher"]["embedding.word_embeddings.weight"][: len(start)], start)

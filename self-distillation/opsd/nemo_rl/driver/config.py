@@ -21,8 +21,8 @@ MAX_TENSOR_PARALLEL = 8
 class ClusterShape:
     """GPUs and how they are used: `data_parallel` groups of `group` GPUs each.
 
-    `tensor_parallel` GPUs share each layer, `context_parallel` the positions of each sequence, and a model's layers
-    are divided among `pipeline_parallel`.
+    Of a group, `tensor_parallel` GPUs share each layer, `context_parallel` the positions of each sequence, and
+    `pipeline_parallel` have a part of the layers each.
     """
 
     num_nodes: int

@@ -8,6 +8,9 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
+import opsd.nemo_rl.worker.without_transformer_engine  # noqa: F401 - before Megatron-Bridge
+
+# isort: split
 import ray
 import torch
 from megatron.bridge.training import initialize
@@ -15,7 +18,6 @@ from megatron.bridge.utils.instantiate_utils import register_allowed_target_pref
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
-import opsd.nemo_rl.worker.without_transformer_engine  # noqa: F401, I001 - before Megatron-Bridge
 from opsd.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_layers import local_layers
