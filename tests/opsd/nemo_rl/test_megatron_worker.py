@@ -3,15 +3,15 @@
 Needs NeMo-RL's source, Megatron-Core, Megatron-Bridge and what they import; skipped loudly otherwise. 5 minutes.
 """
 
-import shutil
 from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from srt.common.models import load_model
+from tests.opsd.helpers.four_layers import with_four_layers
 from tests.opsd.helpers.needs_nemo_rl import MEGATRON, needs_nemo_rl
 from tests.opsd.helpers.on_ranks import (
     assert_same,
@@ -41,16 +41,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def checkpoint(folder, tiny_checkpoint):
-    """The tiny one with four layers, which two stages share."""
-    shutil.copytree(tiny_checkpoint, folder / "checkpoint")
-    config = AutoConfig.from_pretrained(tiny_checkpoint)
-    config.num_hidden_layers, config.layer_types = 4, ["full_attention"] * 4
-    torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(config)
-    for name, weight in model.named_parameters():
-        torch.nn.init.normal_(weight, mean=float("norm" in name), std=0.2)
-    model.save_pretrained(folder / "checkpoint")
-    return folder / "checkpoint"
+    return with_four_layers(tiny_checkpoint, folder / "checkpoint")
 
 
 @pytest.fixture(scope="module")
