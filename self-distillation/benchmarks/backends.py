@@ -11,13 +11,13 @@ Each variant gets NeMo-RL's workers of its own on all GPUs, one after the other,
 - te, local: TRAINER_BACKEND=megatron with MEGATRON_LAYERS=te or local, and with `tensor_parallel`,
   `pipeline_parallel` and `context_parallel`.
 
-A step scores every response with the teacher, makes one update of all, and is measured from offloaded optimizer to
-finished update, after `warmup` steps. Responses are random tokens of log-normal lengths (`median`, `sigma`), cut
-at max_tokens with their prompt; median=0: all as long as that. teacher, student and update are seconds on the
-slowest rank; tokens/s counts tokens of y; memory is torch's peak on the fullest GPU. KL and gradient norm of the
-first step say whether all compute the same. random=1 takes random weights of the model's shape: only its config and
-tokenizer are read. Prints a table and, last, one line of JSON; a variant that fails is said to, and does not end
-the others.
+A step scores every response with the teacher, makes one update of all, and is measured from offloaded optimizer
+to finished update, after `warmup` steps. Responses are random tokens of log-normal lengths (`median`, `sigma`),
+cut at max_tokens with their prompt; median=0: all as long as that. teacher, student and update are seconds on
+the slowest rank; tokens/s counts tokens of y; memory is torch's peak on the fullest GPU. KL and gradient norm
+of the first step say whether all compute the same. random=1: random weights of the model's shape, of which only
+config and tokenizer are read. Prints a table and, last, one line of JSON; a variant that fails is said to, and
+does not end the others.
 """
 
 import json
