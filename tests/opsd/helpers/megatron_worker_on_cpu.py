@@ -131,14 +131,14 @@ def optimizer_state(worker: MegatronDistillationWorkerImpl) -> dict[str, torch.T
 
 
 def again(layout: str, folder: Path, work: dict[str, Any]) -> None:
-    """The last update of a run that was continued from the checkpoint before it."""
+    """One more update, of a run that was continued from a checkpoint."""
     rank, layout = int(os.environ["RANK"]), layout.removeprefix("again ")
     worker = start(os.environ["STUDENT"], layout, folder / f"of {layout}" / "policy")
     found = {"weights": copies(shards(worker.model)), "optimizer": copies(optimizer_state(worker))}
     found["teacher"] = worker.reference_state_dict
     worker.prepare_for_training()
     updates = work["data"][rank] if layout == "data" else work["one"][0]
-    found["next"] = worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
+    found["next"] = worker.distill(updates[:1], KLConfig(), grad_eps=0.0, pad_id=0)
     found["student"] = copies(shards(worker.model))
     torch.save(found, folder / f"again {layout}{rank}.pt")
 
@@ -152,8 +152,8 @@ def main(layout: str, folder: str) -> None:
     worker = start(student, layout)
     updates = work["data"][rank] if layout == "data" else work["one"][0]
 
-    def distill():
-        return worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
+    def distill(count: int | None = None):
+        return worker.distill(updates[:count], KLConfig(), grad_eps=0.0, pad_id=0)
 
     def memory() -> int:
         buffers = [buffer for held in worker.model.buffers for buffer in (held.param_data, held.grad_data)]
@@ -174,9 +174,11 @@ def main(layout: str, folder: str) -> None:
     found["back"] = copies(shards(worker.model))
     worker.save_checkpoint(str(own / "policy" / "weights"), str(own / "policy" / "optimizer"))
     found["resume"] = CheckpointManager.get_resume_paths(own)
-    found["next"] = distill()
+    found["next"] = distill(1)
     found["student after next"] = copies(shards(worker.model))
 
+    worker.scheduler.num_steps = 0  # the schedule has ended: its start again
+    worker.scheduler.step(increment=worker.schedule_increment)
     worker.sync_teacher()
     worker.save_teacher(str(own / "teacher"))
     found["saved teacher"] = copies(worker.reference_state_dict)

@@ -23,7 +23,7 @@ from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.megatron_layers import local_layers
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
-from opsd.nemo_rl.worker.torch_adam import make_moments_for_loading, separate_counts
+from opsd.nemo_rl.worker.torch_adam import make_moments_for_loading, restore_counts
 from srt.common.dropout import turn_off_dropout
 from srt.common.remote_code import enforce_remote_code
 
@@ -38,7 +38,8 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
     Expert parallelism is not used (megatron_config.py).
     """
 
-    def __init__(self, config: dict[str, Any], *args: Any, **kwargs: Any):
+    def __init__(self, *args: Any, **kwargs: Any):
+        config, *others = args
         self._student_copies = PinnedCpuCopies()
         self._optimizer_copies = PinnedCpuCopies()
         # Helpers for Megatron's datasets, which are not used here. Its wheel ships them compiled, without a
@@ -53,8 +54,8 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
             config = config | {"sequence_packing": config["sequence_packing"] | {"enabled": True}}
         if kwargs.get("optimizer_path"):
             make_moments_for_loading()
-        super().__init__(config, *args, **kwargs)
-        separate_counts(self.optimizer)
+        super().__init__(*(config, *others), **kwargs)
+        restore_counts(self.optimizer)
         turn_off_dropout(self.model)
         self.vocab_size = self.megatron_cfg.model.vocab_size
         self.schedule_increment = self.megatron_cfg.train.global_batch_size  # the schedule counts samples

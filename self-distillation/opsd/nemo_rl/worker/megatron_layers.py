@@ -54,7 +54,8 @@ class RMSNorm(torch.nn.RMSNorm):
 
     def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_: Any):
         super().__init__(hidden_size, eps=eps, dtype=config.params_dtype, device=_device(config))
-        self.weight.sequence_parallel = config.sequence_parallel
+        weight: Any = self.weight
+        weight.sequence_parallel = config.sequence_parallel
 
 
 class LocalLayerNormColumnParallelLinear(ColumnParallelLinear):
@@ -62,9 +63,10 @@ class LocalLayerNormColumnParallelLinear(ColumnParallelLinear):
 
     def __init__(self, *sizes: int, config: TransformerConfig, **settings: Any):
         super().__init__(*sizes, config=config, **settings)
-        weight = torch.ones(sizes[0], dtype=config.params_dtype, device=_device(config))
-        self.layer_norm_weight = torch.nn.Parameter(weight)
-        self.layer_norm_weight.sequence_parallel = config.sequence_parallel
+        ones = torch.ones(sizes[0], dtype=config.params_dtype, device=_device(config))
+        weight: Any = torch.nn.Parameter(ones)
+        weight.sequence_parallel = config.sequence_parallel
+        self.layer_norm_weight = weight
 
     def forward(self, hidden: Float[Tensor, "L B H"]) -> Any:
         weight, eps = self.layer_norm_weight, self.config.layernorm_epsilon
@@ -91,7 +93,7 @@ class TorchAttention(MegatronModule):
     ):
         super().__init__(config=config)
         self.scale = softmax_scale
-        self.group = parallel_state.get_context_parallel_group() if config.context_parallel_size > 1 else None
+        self.group: Any = parallel_state.get_context_parallel_group() if config.context_parallel_size > 1 else None
 
     def forward(
         self,

@@ -54,7 +54,7 @@ def _only(result: Any, output: Tensor, non_loss_data: bool) -> Any:
     return result
 
 
-def _loss(result: KLOutput, output: Tensor) -> tuple[Tensor, Tensor, KLOutput]:
+def _loss(result: Any, output: Tensor) -> tuple[Tensor, Tensor, KLOutput]:
     """The loss, a number of tokens that is not used, and what is kept: not the gradients that the KL formed."""
     return result.loss, torch.zeros((), dtype=torch.int), detach_to_cpu(result)
 

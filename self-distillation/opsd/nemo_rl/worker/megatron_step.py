@@ -61,11 +61,11 @@ class MegatronStep(DistillationStep):
         else:
             with span("student"):
                 outputs = megatron_pipeline.forward_backward(self.model, passes, pad_id, self.vocab_size)
-        context = self._groups.cp
-        if context.size() == 1 or outputs[0] is None:
+        context, own = self._groups.cp, [output for output in outputs if output is not None]
+        if context.size() == 1 or not own:
             return outputs
         owned = [owned_tokens(self.model, sequences) for sequences, _ in passes]
-        return list(sum_outputs(outputs, owned, context, next(self.model.parameters()).device))
+        return list(sum_outputs(own, owned, context, next(self.model.parameters()).device))
 
     def _report(self, update: RankUpdate, outputs: list[KLOutput | None]) -> list[KLOutput | None]:
         """The same on all stages: the driver asks the first."""

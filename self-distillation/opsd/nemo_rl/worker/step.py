@@ -115,7 +115,7 @@ class DistillationStep(ABC):
         passes = self._student_passes(update, hidden, head, 1.0, kl_config, 0.0, pad_id)
         outputs = self._forward(self.model, passes, pad_id)
         reshard(self.model)  # no backward pass follows
-        return self._report(update, [output and detach_to_cpu(output) for output in outputs])
+        return self._report(update, [None if output is None else detach_to_cpu(output) for output in outputs])
 
     def _make_updates(
         self, updates: list[RankUpdate], kl_config: KLConfig, grad_eps: float, pad_id: int
@@ -132,11 +132,9 @@ class DistillationStep(ABC):
         return results
 
     @torch.no_grad()
-    def _teacher_hidden(
-        self, teacher: Any, updates: list[RankUpdate], pad_id: int
-    ) -> tuple[list[list[Float[Tensor, "T H"] | None]], LMHead | None]:
-        """The teacher's hidden states of every micro-batch of every update, and its LM head; None on a rank that
-        has another part of the model (see _forward)."""
+    def _teacher_hidden(self, teacher: Any, updates: list[RankUpdate], pad_id: int) -> tuple[list[list[Any]], Any]:
+        """The teacher's hidden states (T, H) of every micro-batch of every update, and its LM head; None on a rank
+        that has another part of the model (see _forward)."""
         teacher.eval()
         heads: list[LMHead] = []
 
@@ -157,8 +155,8 @@ class DistillationStep(ABC):
     def _make_update(
         self,
         update: RankUpdate,
-        teacher_hidden: list[Float[Tensor, "T H"] | None],
-        teacher_head: LMHead | None,
+        teacher_hidden: list[Any],
+        teacher_head: Any,
         kl_config: KLConfig,
         grad_eps: float,
         pad_id: int,
@@ -175,8 +173,8 @@ class DistillationStep(ABC):
     def _student_passes(
         self,
         update: RankUpdate,
-        teacher_hidden: list[Float[Tensor, "T H"] | None],
-        teacher_head: LMHead | None,
+        teacher_hidden: list[Any],
+        teacher_head: Any,
         token_weight: float,
         kl_config: KLConfig,
         grad_eps: float,

@@ -1,7 +1,7 @@
 """Continuing with MEGATRON_LAYERS=local: what Megatron's distributed optimizer expects of an Adam that is torch's.
 
-It reads a checkpoint into moments that are there, which torch's Adam makes in its first step, and then gives all
-parameters one and the same count of steps, which each of them would increase.
+It reads a checkpoint into moments that are there, which torch's Adam makes in its first step. The count of steps
+it reads for each group of parameters, where torch's Adam does not look for it.
 """
 
 from typing import Any
@@ -30,11 +30,14 @@ def make_moments_for_loading() -> None:
     setup.setup_optimizer = with_moments
 
 
-def separate_counts(optimizer: Any) -> None:
-    """After a checkpoint was read: each parameter's own count of steps."""
+def restore_counts(optimizer: Any) -> None:
+    """After a checkpoint was read: each parameter's own count of steps, which Megatron leaves with its group."""
     for adam in _adams(optimizer):
-        for state in adam.state.values():
-            state["step"] = state["step"].clone()
+        for group in adam.param_groups:
+            count = group.pop("step", None)
+            for parameter in group["params"]:
+                if count is not None and parameter in adam.state:
+                    adam.state[parameter]["step"] = torch.tensor(float(count))
 
 
 def _adams(optimizer: Any) -> list[torch.optim.Optimizer]:
