@@ -117,7 +117,9 @@ def test_the_layers_are_transformer_engines_where_it_is_installed_and_the_run_sa
         "transformer_engine",
     ]
     assert (used[False, "auto"], used[False, "local"]) == ("local", "local")
-    assert describe_layers(make_config()).startswith("MEGATRON_LAYERS=local, torch's attention")
+    assert describe_layers(make_config()).startswith(
+        "MEGATRON_LAYERS=local, torch's attention and norms (MEGATRON_LAYERS=auto: "
+    )
     assert "transformer-engine is not installed" in describe_layers(make_config())
     transformer_engine(True)
     assert describe_layers(make_config()).startswith("MEGATRON_LAYERS=te, Transformer Engine's")

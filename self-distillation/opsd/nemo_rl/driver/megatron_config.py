@@ -73,7 +73,7 @@ def why_no_local_layers(text: Any) -> str | None:
 def describe_layers(config: RunConfig) -> str:
     """A line for the start of a run."""
     layers, reason = choose_megatron_layers(config.megatron_layers)
-    name = {"te": "Transformer Engine's layers and Adam", "local": "torch's attention, norms and Adam"}[layers]
+    name = {"te": "Transformer Engine's layers and Adam", "local": "torch's attention and norms"}[layers]
     return f"MEGATRON_LAYERS={layers}, {name} ({reason})"
 
 
@@ -119,7 +119,7 @@ def megatron_section(config: RunConfig, shape: "ClusterShape", total_updates: in
             "fp16": False,
             "params_dtype": "float32",
             "use_distributed_optimizer": True,
-            # Transformer Engine's Adam holds the master weights in its state, torch's has them as parameters.
+            # Transformer Engine's Adam, whose state includes the master weights. Else they are its parameters.
             "use_precision_aware_optimizer": with_te,
             "optimizer_cpu_offload": False,
             "optimizer_offload_fraction": 0.0,
