@@ -49,6 +49,7 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
             # NeMo-RL builds the model of it, and Megatron-Bridge notes its name beside the converted weights.
             self._transformer_layer_spec = local_layers
             register_allowed_target_prefix(f"{local_layers.__module__}.")
+            torch.backends.cuda.enable_cudnn_sdp(False)  # as in the other engines (srt/common/models.py)
         if config["megatron_cfg"]["context_parallel_size"] > 1:
             # NeMo-RL's own passes, which are not used, split packed rows only, and it insists on them.
             config = config | {"sequence_packing": config["sequence_packing"] | {"enabled": True}}
