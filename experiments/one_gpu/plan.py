@@ -1,5 +1,6 @@
 """plan.yaml -> the jobs of the experiment, with what each needs and the command that runs it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,14 +31,17 @@ MODULES = {"baseline": "experiments.one_gpu.baseline_data", "trl": "experiments.
 
 @dataclass(frozen=True)
 class Job:
-    """One command. `data` and `source` name the jobs whose tuples and model it starts from."""
+    """One command. `data` and `source` name the jobs whose tuples and model it starts from.
+
+    `gpus`: the most that it takes; below 1 it leaves the rest of its GPU to others of its kind.
+    """
 
     name: str
     run: str
     kind: str = ""
     data: str = ""
     source: str = ""
-    gpus: int = 1
+    gpus: float = 1
     env: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -45,6 +49,16 @@ class Job:
         """The jobs that must be done before this one."""
         shared = ["collect"] if self.run in ("select", "baseline") else []
         return [name for name in (*shared, self.data, self.source) if name not in ("", BASE, "problems")]
+
+    @property
+    def count(self) -> int:
+        """The most GPUs that it takes."""
+        return math.ceil(self.gpus)
+
+    @property
+    def share(self) -> float:
+        """Of each of its GPUs."""
+        return min(self.gpus, 1.0)
 
     @property
     def makes_model(self) -> bool:

@@ -1,4 +1,4 @@
-"""Runs the experiment: every job whose needs are there, one on each free GPU, until all are done or time is up.
+"""Runs the experiment: every job whose needs are there, on free GPUs, until all are done or time is up.
 
     bash scripts/experiments/one_gpu.sh [JOB ...]       these jobs and what they need; without names, all of them
     bash scripts/experiments/one_gpu.sh --list          the jobs, and which are done
@@ -39,7 +39,7 @@ class Scheduler:
     deadline: float
 
     def __post_init__(self) -> None:
-        self.free = list(self.gpus)
+        self.free = dict.fromkeys(self.gpus, 1.0)  # the share of each GPU that no job has
         self.running: list[RunningJob] = []
         self.failed: set[str] = set()
 
@@ -65,7 +65,8 @@ class Scheduler:
     def _collect_finished(self) -> None:
         for running in [job for job in self.running if job.ended]:
             self.running.remove(running)
-            self.free += running.gpus
+            for gpu in running.gpus:
+                self.free[gpu] += running.share
             if not running.succeeded():
                 self.failed.add(running.job.name)
 
@@ -81,13 +82,21 @@ class Scheduler:
             )
             if shares_folder or not all(self._done(need) for need in job.needs):
                 continue
-            count = min(job.gpus, len(self.gpus))
-            if len(self.free) < count:
-                if job.gpus > 1:
-                    return  # let GPUs become free for it
-                continue
-            gpus, self.free = self.free[:count], self.free[count:]
-            self.running.append(start(job, self.jobs, self.layout, gpus))
+            gpus = self._take_gpus(job)
+            if gpus is not None:
+                self.running.append(start(job, self.jobs, self.layout, gpus))
+            elif job.gpus > 1:
+                return  # let GPUs become free for it
+
+    def _take_gpus(self, job: Job) -> list[str] | None:
+        """GPUs for the job, which are no longer free then; None if too few are. A shared one fills up first."""
+        free = [gpu for gpu in sorted(self.free, key=self.free.__getitem__) if self.free[gpu] >= job.share]
+        count = min(job.count, len(self.gpus))
+        if len(free) < count:
+            return None
+        for gpu in free[:count]:
+            self.free[gpu] -= job.share
+        return free[:count]
 
     def _is_open(self, name: str) -> bool:
         """Not done, and still needed: an evaluated model is not made again, unless another job needs it."""

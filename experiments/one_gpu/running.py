@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -35,7 +35,7 @@ class JobFolders(Protocol):
 
 @dataclass
 class RunningJob:
-    """A job that was started. `gpus`: those it has to itself."""
+    """A job that was started. `share`: of each of its GPUs; 1 where it has them to itself."""
 
     job: Any  # a NamedJob
     layout: JobFolders
@@ -44,6 +44,7 @@ class RunningJob:
     log: IO[str]
     command: list[str]
     started: float
+    share: float = 1.0
 
     @property
     def ended(self) -> bool:
@@ -59,7 +60,7 @@ class RunningJob:
                 "job": self.job.name,
                 "command": [Path(part).name if part.startswith("/") else part for part in self.command[:3]],
                 "env": self.job.env,
-                "gpus": len(self.gpus),
+                "gpus": len(self.gpus) * self.share,
                 "seconds": round(seconds, 1) + _seconds_before(folder),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "commit": _commit(),
@@ -95,7 +96,7 @@ def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> Ru
         for outdated in (job, *half_done):
             keep_aside(layout.folder(outdated.name))
     arguments, env = command(job, jobs, layout, sys.executable)
-    return launch(job, layout, gpus, arguments, env)
+    return replace(launch(job, layout, gpus, arguments, env), share=job.share)
 
 
 def launch(

@@ -10,17 +10,20 @@ majority-vote twin. Epochs, rate, batch and schedule are those of srt's stages (
 """
 
 import json
+import math
 import os
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM
+from transformers import TrainerCallback
 
 from experiments.one_gpu.settings import read_settings
+from srt.common.entry_point import run_entry_point
+from srt.common.errors import UserError
 from srt.common.files import read_jsonl
+from srt.common.models import load_model
 from srt.config_groups import GradingConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.layout import Layout
@@ -51,7 +54,7 @@ SHARED: dict[str, Any] = {
 COLOCATED: dict[str, Any] = {
     "use_vllm": True,
     "vllm_mode": "colocate",
-    "vllm_gpu_memory_utilization": 0.35,
+    "vllm_gpu_memory_utilization": 0.3,
     "max_completion_length": MAX_TOKENS,
     "temperature": 1.0,
     "top_p": 1.0,
@@ -100,11 +103,11 @@ def train_grpo(model: Any, layout: Layout, data: Path, folder: Path, steps: int)
         output_dir=str(folder),
         max_steps=steps,
         learning_rate=1e-6,
-        per_device_train_batch_size=16,
-        gradient_accumulation_steps=16,
+        per_device_train_batch_size=8,
+        gradient_accumulation_steps=32,
         num_generations=GENERATIONS,
         **COLOCATED,
-        **SHARED | {"gradient_checkpointing": False},
+        **SHARED,
     )
     dataset = Dataset.from_list(rows)
     return GRPOTrainer(model, reward, arguments, train_dataset=dataset, processing_class=layout.tokenizer)
@@ -132,6 +135,14 @@ def train_sdft(model: Any, layout: Layout, data: Path, folder: Path, steps: int)
     return SDFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=layout.tokenizer)
 
 
+class StopOnNaN(TrainerCallback):
+    """Ends the job at the first update whose gradient is not finite: the Trainer would go on, with a loss of 0."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not math.isfinite(float((logs or {}).get("grad_norm", 0.0))):
+            raise UserError(f"update {state.global_step}: the gradient's norm is {logs['grad_norm']}")
+
+
 TRAINERS = {"sft": train_sft, "grpo": train_grpo, "sdft": train_sdft}
 
 
@@ -142,8 +153,9 @@ def main(arguments: list[str]) -> None:
     folder = settings["output"]
     layout = layout_of_checkpoint(settings["model"], PromptConfig("math", None, None, None, None))
     # fp32 master weights, as in this repository's own trainers; forward passes run in bf16.
-    model = AutoModelForCausalLM.from_pretrained(settings["model"], dtype=torch.float32)
+    model = load_model(settings["model"], "float32")
     trainer = TRAINERS[settings["kind"]](model, layout, settings["data"], folder, settings["steps"])
+    trainer.add_callback(StopOnNaN())
     trainer.train()
     (folder / "training_log.json").write_text(json.dumps(trainer.state.log_history), encoding="utf-8")
     finished = folder / "model.work"
@@ -153,4 +165,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_entry_point(main)

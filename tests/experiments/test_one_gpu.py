@@ -12,7 +12,7 @@ import yaml
 
 from experiments.one_gpu import baseline_data, trl_baselines
 from experiments.one_gpu.baseline_data import of_majority, right
-from experiments.one_gpu.plan import BASELINE_FILE, PLAN, load_jobs, with_ancestors
+from experiments.one_gpu.plan import BASELINE_FILE, PLAN, Job, load_jobs, with_ancestors
 from experiments.one_gpu.run import Scheduler
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_jsonl
@@ -89,30 +89,57 @@ def test_rejection_takes_right_responses_and_majority_the_most_frequent_answer()
     assert of_majority([response("", False, 0)]) == []
 
 
-def test_a_job_for_several_gpus_waits_until_enough_are_free(monkeypatch, tmp_path):
-    jobs = load_jobs(PLAN)
+@pytest.fixture
+def started(monkeypatch):
+    """What a scheduler has started, as (job, its GPUs); no job ends."""
     started = []
 
     class Stuck:
         ended = False
 
         def __init__(self, job, gpus):
-            self.job, self.gpus = job, gpus
+            self.job, self.gpus, self.share = job, gpus, job.share
+
+        def succeeded(self):
+            return True
 
     def start(job, jobs, layout, gpus):
-        started.append((job.name, tuple(gpus)))
+        started.append((job.name, *gpus))
         return Stuck(job, gpus)
 
     monkeypatch.setattr("experiments.one_gpu.run.start", start)
     monkeypatch.setattr("experiments.one_gpu.run.is_done", lambda job, layout: False)
-    scheduler = Scheduler(jobs, list(jobs), layout=None, gpus=["0", "1", "2"], deadline=0)  # type: ignore[arg-type]
+    return started
+
+
+def scheduler_of(jobs: dict, gpus: str) -> Scheduler:
+    return Scheduler(jobs, list(jobs), layout=None, gpus=gpus.split(","), deadline=0)  # type: ignore[arg-type]
+
+
+def test_a_job_for_several_gpus_waits_until_enough_are_free(started):
+    scheduler = scheduler_of(load_jobs(PLAN), "0,1,2")
     scheduler._start_what_can_run()
-    assert started == [("evaluate/base", ("0",))]  # collect needs three
-    scheduler.running.clear()
-    scheduler.free = ["0", "1", "2"]
+    assert started == [("evaluate/base", "0")]  # collect needs three
+    scheduler.running[0].ended = True
     scheduler.wanted = scheduler.wanted[1:]
+    scheduler._collect_finished()
     scheduler._start_what_can_run()
-    assert started[1:] == [("collect", ("0", "1", "2"))]
+    assert started[1:] == [("collect", "0", "1", "2")]
+
+
+def test_jobs_with_half_a_gpu_share_one_that_whole_jobs_leave_alone(started):
+    whole = {name: Job(name, "evaluate") for name in ("a", "b")}
+    half = {name: Job(name, "sft", gpus=0.5) for name in ("c", "d", "e")}
+    scheduler = scheduler_of({"a": whole["a"]} | half | {"b": whole["b"]}, "0,1,2")
+    scheduler._start_what_can_run()
+    assert started == [("a", "0"), ("c", "1"), ("d", "1"), ("e", "2")]
+    for running in scheduler.running:
+        running.ended = running.job.name in "ce"
+    scheduler.wanted = ["b"]
+    scheduler._collect_finished()
+    scheduler._start_what_can_run()
+    assert started[4:] == [("b", "2")]
+    assert scheduler.free == {"0": 0.0, "1": 0.5, "2": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +167,7 @@ def test_a_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models
         assert done.returncode == 0, done.stdout + done.stderr + logs
         return done.stdout
 
-    assert started(run(here)) == ["evaluate/base", "collect", "srt", "evaluate/srt", "localize"]
+    assert started_in(run(here)) == ["evaluate/base", "collect", "srt", "evaluate/srt", "localize"]
     assert json.loads((here / "localize" / "localization.json").read_text())["pairs"][0]["student"].endswith(
         "srt/stage2"
     )
@@ -158,13 +185,13 @@ def test_a_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models
     run(here, "--export", str(tmp_path / "results.tar.gz"))
     run(there, "--import", str(tmp_path / "results.tar.gz"))
     assert not list(there.rglob("*.safetensors"))
-    assert started(run(there)) == []  # everything is evaluated
+    assert started_in(run(there)) == []  # everything is evaluated
     os.remove(there / "evaluate" / "srt" / "job.json")
-    assert started(run(there)) == ["srt", "evaluate/srt"]
+    assert started_in(run(there)) == ["srt", "evaluate/srt"]
     assert (there / "srt.before1" / "job.json").is_file()
 
 
-def started(output: str) -> list[str]:
+def started_in(output: str) -> list[str]:
     return [line.split()[1] for line in output.splitlines() if line.startswith("start:")]
 
 
@@ -182,9 +209,26 @@ def test_rejection_fine_tuning_trains_on_the_right_responses_alone(toy, tmp_path
     chosen = read_jsonl(tmp_path / "data" / BASELINE_FILE)
     assert [unpack_ids(line["y_ids"]) for line in chosen] == [tokenizer.encode("\\boxed{3}")] * 3
     data = tmp_path / "data" / BASELINE_FILE
+    torch.backends.cuda.enable_cudnn_sdp(True)
     trl_baselines.main([f"data={data}", f"output={tmp_path}/rft", "kind=sft", f"model={toy / 'base'}"])
+    assert not torch.backends.cuda.cudnn_sdp_enabled()  # its gradients are NaN for some lengths
     log = json.loads((tmp_path / "rft" / "training_log.json").read_text())
     losses = [entry["loss"] for entry in log if "loss" in entry]
     assert len(losses) == 3 and losses[-1] < losses[0]  # one update an epoch
     before, after = (load_model(str(path), "float32") for path in (toy / "base", tmp_path / "rft" / "model"))
     assert any(not torch.equal(*pair) for pair in zip(before.parameters(), after.parameters(), strict=True))
+
+
+def test_a_rival_ends_at_the_first_gradient_that_is_not_finite(toy, tmp_path):
+    damaged = load_model(str(toy / "base"), "float32")
+    next(damaged.parameters()).data.fill_(float("nan"))
+    damaged.save_pretrained(tmp_path / "model")
+    tokenizer = load_tokenizer(str(toy / "base"))
+    tokenizer.save_pretrained(tmp_path / "model")
+    ids = pack_ids(tokenizer.encode("\\boxed{3}"))
+    write_jsonl(tmp_path / "responses.jsonl", [{"id": "0", "x": "1+2=?", "y": "", "y_ids": ids}] * 8)
+    with pytest.raises(UserError, match="update 1: the gradient's norm is nan"):
+        trl_baselines.main(
+            [f"data={tmp_path}/responses.jsonl", f"output={tmp_path}/rft", "kind=sft", f"model={tmp_path}/model"]
+        )
+    assert not (tmp_path / "rft" / "model").exists()

@@ -8,7 +8,7 @@ problem order, so the result does not depend on scheduling.
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from tqdm import tqdm
 
@@ -36,7 +36,8 @@ class CollectorConfig:
 
     For evaluation: `cue`, 0 or 1, is the phrase of all revisions; None: that of the reward. `greedy`: how one more
     response per problem, with the index GREEDY, is sampled; it is not revised. `only`: the responses that may be
-    revised; None: all. `log_logprobs`: whether log-probs are logged.
+    revised; None: all. `log_logprobs`: of which samples log-probs are logged; first: of the first response to each
+    problem.
     """
 
     num_responses: int
@@ -52,7 +53,7 @@ class CollectorConfig:
     cue: int | None = None
     greedy: SamplingConfig | None = None
     only: Collection[SampleKey] | None = None
-    log_logprobs: bool = False
+    log_logprobs: Literal["none", "first", "all"] = "none"
 
 
 class Collector:
@@ -160,7 +161,8 @@ class Collector:
         self._in_flight[key.problem].add(key)
         max_tokens = min(self.config.max_tokens, room)
         sampling = self.config.greedy if key.response == GREEDY else None
-        request = SampleRequest(prompt_ids, self._seed(key), max_tokens, key.problem, sampling)
+        logprobs = self._logs_logprob(key)
+        request = SampleRequest(prompt_ids, self._seed(key), max_tokens, key.problem, sampling, logprobs)
         self.sampler.submit(key, request)
 
     def _on_sample(self, key: SampleKey, sample: Sample) -> None:
@@ -211,8 +213,12 @@ class Collector:
         """Whose phrase follows a response with reward r."""
         return r if self.config.cue is None else self.config.cue
 
-    def _logprob(self, sample: Sample) -> float | None:
-        return sum(sample.logprobs) if self.config.log_logprobs and sample.logprobs is not None else None
+    def _logs_logprob(self, key: SampleKey) -> bool:
+        is_first = key.response == 0 and key.revision is None
+        return self.config.log_logprobs == "all" or (self.config.log_logprobs == "first" and is_first)
+
+    def _logprob(self, key: SampleKey, sample: Sample) -> float | None:
+        return sum(sample.logprobs) if self._logs_logprob(key) and sample.logprobs is not None else None
 
     def _retire_if_done(self, problem: int) -> None:
         if not self._in_flight[problem]:
@@ -253,7 +259,7 @@ class Collector:
             y_init_reason=verdict.reason,
             y_init_finish_reason=sample.finish_reason,
             y_init_seed=self._seed(key),
-            y_init_logprob=self._logprob(sample),
+            y_init_logprob=self._logprob(key, sample),
         )
 
     def _revision(
@@ -273,7 +279,7 @@ class Collector:
             y_revised_reason=verdict.reason,
             y_revised_finish_reason=sample.finish_reason,
             y_revised_seed=self._seed(key),
-            y_revised_logprob=self._logprob(sample),
+            y_revised_logprob=self._logprob(key._replace(revision=revision_idx), sample),
         )
 
     def _seed(self, key: SampleKey) -> int:

@@ -156,9 +156,6 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
 
     Raises UserError if that fails.
     """
-    # On Hopper, cuDNN's attention gives NaN gradients for some lengths with a padding mask (pytorch issue 196678;
-    # seen here with Qwen2.5). The flash and memory-efficient kernels, which torch uses instead, do not.
-    torch.backends.cuda.enable_cudnn_sdp(False)
     load = AutoModelForCausalLM.from_pretrained
     options = {"dtype": resolve_dtype(dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
     verbosity = logging.get_verbosity()
@@ -188,7 +185,13 @@ def _check_loaded(model_path: str, info: Any) -> None:
 
 
 def correct_model(model: Any, model_path: str) -> None:
-    """Change in place what would make a model compute something else from one batch to the next, or fail."""
+    """Change in place what would make a model compute something else from one batch to the next, or fail.
+
+    Every process that trains or scores calls it, since it also turns off cuDNN's attention: on Hopper, that gives
+    NaN gradients for some lengths with a padding mask (pytorch issue 196678; seen with Qwen2.5). The flash and
+    memory-efficient kernels, which torch uses instead, do not.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
     if model.base_model is model and isinstance(getattr(model, "model", None), torch.nn.Module):
         model.base_model_prefix = "model"  # Llama 4's text model names another one, which it does not have
     fix_rope(model, model_path)

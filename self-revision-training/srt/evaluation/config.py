@@ -20,6 +20,9 @@ from srt.contract.paths import model_name
 ORACLE, ALWAYS, CONFIDENCE, NONE = "oracle", "always", "confidence", "none"
 REVISE_SWITCHES = {"1": ORACLE, "true": ORACLE, "0": NONE, "false": NONE}  # its values up to version 0.2
 
+# What LOGPROBS may be: whose log-probs are recorded (collector.py).
+LOGPROBS = ("first", "all", "none")
+LOGPROBS_SWITCHES = {"1": "all", "true": "all", "0": "none", "false": "none"}  # its values up to version 0.2
 
 # How the work is spread; everything else decides what is sampled.
 MAY_CHANGE = (
@@ -43,7 +46,7 @@ class EvaluateConfig(
     max_samples: int | None = option(ge=1)
     num_samples: int = option(ge=1)
     greedy: bool = option()
-    logprobs: bool = option()
+    logprobs: str | None = option(choices=(*LOGPROBS, *LOGPROBS_SWITCHES))
     revise: str = option(choices=(ORACLE, ALWAYS, CONFIDENCE, NONE, *REVISE_SWITCHES))
     revise_share: float = option(ge=0, le=1)
     seed: int = seed_option()
@@ -53,11 +56,17 @@ class EvaluateConfig(
     def revise_mode(self) -> str:
         return REVISE_SWITCHES.get(self.revise, self.revise)
 
+    @property
+    def logprobs_of(self) -> str:
+        if self.logprobs is None:
+            return "all" if self.revise_mode == CONFIDENCE else "first"
+        return LOGPROBS_SWITCHES.get(self.logprobs, self.logprobs)
+
     def check(self) -> None:
         """Raises UserError for knobs that contradict each other."""
-        if self.revise_mode == CONFIDENCE and not self.logprobs:
+        if self.revise_mode == CONFIDENCE and self.logprobs_of != "all":
             raise UserError(
-                "REVISE=confidence needs LOGPROBS=1: it revises the responses with the lowest log-probs"
+                "REVISE=confidence needs LOGPROBS=all: it revises the responses with the lowest log-probs"
             )
 
 

@@ -45,11 +45,12 @@ def metrics_of(problems: list[ProblemSamples], k: int, mode: str, seed: int) -> 
     greedy = [problem.greedy for problem in problems]
     metrics[GREEDY_ACCURACY] = _share_of([[g] if g else [] for g in greedy], lambda g: g.correct)
     responses = [problem.responses for problem in problems]
-    if all(r.logprob is not None for of_problem in responses for r in of_problem):
+    known = [[r for r in of_problem if r.logprob is not None] for of_problem in responses]  # see LOGPROBS
+    if any(known):
         # The mean negative log-prob of the sampled tokens; see ENTROPY_NOTE.
         metrics[ENTROPY] = Ratio(
-            np.array([-sum(r.logprob or 0.0 for r in of_problem) for of_problem in responses]),
-            np.array([sum(r.tokens for r in of_problem) for of_problem in responses]),
+            np.array([-sum(r.logprob or 0.0 for r in of_problem) for of_problem in known]),
+            np.array([sum(r.tokens for r in of_problem) for of_problem in known]),
         )
     metrics[MEAN_RESPONSE_TOKENS] = _share_of(responses, lambda r: r.tokens)
     tokens = np.array([r.tokens for of_problem in responses for r in of_problem])

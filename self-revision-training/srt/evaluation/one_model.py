@@ -89,7 +89,8 @@ def sample_model(
     Raises UserError when no response could be graded.
     """
     mode = config.revise_mode
-    sampler, max_model_len = sampler_from_config(config, model.path, model.layout, problems, config.logprobs)
+    with_logprobs = config.logprobs_of != "none"
+    sampler, max_model_len = sampler_from_config(config, model.path, model.layout, problems, with_logprobs)
     greedy = SamplingConfig(0.0, 1.0, tuple(model.layout.eot_ids))
     with closing(sampler):
         collector_config = CollectorConfig(
@@ -104,7 +105,7 @@ def sample_model(
             selection=None,
             cue=cue_of(mode),
             greedy=greedy if config.greedy else None,
-            log_logprobs=config.logprobs,
+            log_logprobs=config.logprobs_of,  # pyright: ignore[reportArgumentType]
         )
         collector = _collect(model, problems, sampler, grader, collector_config)
         if mode == CONFIDENCE:  # the least confident are known once all responses are there

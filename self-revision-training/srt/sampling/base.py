@@ -25,7 +25,8 @@ class SampleRequest:
     """`seed` alone determines the randomness of the sample, whatever else is sampled at the same time.
 
     Requests of one `group` share a prefix: with several engines they go to the one that has it cached. `sampling`:
-    for this request, instead of the sampler's own (None).
+    for this request, instead of the sampler's own (None). `logprobs`: False where a sampler that was opened with
+    log-probs may leave them out.
     """
 
     prompt_ids: list[int]
@@ -33,6 +34,7 @@ class SampleRequest:
     max_tokens: int
     group: Hashable = None
     sampling: SamplingConfig | None = None
+    logprobs: bool = True
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Sample:
     of a sample that `InterruptibleSampler.interrupt` stopped.
 
     `logprobs`: of each sampled token under the model itself (temperature 1, no top-p), in nats; None if the
-    sampler was opened without them.
+    sampler was opened without them, or the request does without.
     """
 
     token_ids: list[int]

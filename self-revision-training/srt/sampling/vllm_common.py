@@ -143,7 +143,8 @@ def sampling_params(config: SamplingConfig, request: SampleRequest, with_logprob
         max_tokens=request.max_tokens,
         stop_token_ids=list(config.eot_ids),
         ignore_eos=True,  # only `eot_ids` end a response, not the tokenizer's eos
-        logprobs=0 if with_logprobs else None,  # 0: only that of the sampled token, from the raw logits
+        # 0: only that of the sampled token, from the raw logits
+        logprobs=0 if with_logprobs and request.logprobs else None,
         detokenize=False,
         skip_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,

@@ -391,7 +391,11 @@ def test_the_phrase_of_revisions_may_be_the_same_for_all(collect, layout, tmp_pa
 
 
 def test_log_probs_are_logged_when_asked_for(collect, tmp_path):
-    for name, asked in (("with", True), ("without", False)):
-        collect(name, log_logprobs=asked)
-        values = {line.get("y_init_logprob") for line in read_jsonl(tmp_path / name / "attempts.jsonl")}
-        assert values <= ({0.0, None} if asked else {None}) and (0.0 in values) == asked
+    for asked in ("all", "first", "none"):
+        _, sampler = collect(asked, log_logprobs=asked)
+        requested = {key: request.logprobs for key, request in sampler.requests}
+        for line in read_jsonl(tmp_path / asked / "attempts.jsonl"):
+            key = SampleKey(*keys_of_line(line))
+            expected = asked == "all" or (asked == "first" and key[1:] == (0, None))
+            part = "y_init_logprob" if key.revision is None else "y_revised_logprob"
+            assert (line[part] is not None) == requested[key] == expected, (asked, key)

@@ -95,7 +95,8 @@ def test_greedy_is_its_own_metric():
 def test_entropy_is_per_token():
     responses = [new_response(0, 0, 1, tokens=10, logprob=-2.0), new_response(1, 0, 1, tokens=2, logprob=-3.0)]
     assert value(metrics_of_samples(responses, k=1), "entropy") == pytest.approx(5 / 12)
-    unknown = [responses[0], responses[1]._replace(logprob=None)]
+    unknown = [response._replace(logprob=None) for response in responses]
+    assert value(metrics_of_samples([responses[0], unknown[1]], k=1), "entropy") == pytest.approx(2 / 10)
     assert "entropy" not in metrics_of_samples(unknown, k=1)["metrics"]
 
 

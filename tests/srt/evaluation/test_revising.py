@@ -71,9 +71,10 @@ def test_confidence_counts_only_what_it_chose(evaluations):
     assert evaluations.started == [] and result["metrics"]["revised"]["value"] == 0.5
 
 
-def test_confidence_needs_log_probs(evaluations):
-    with pytest.raises(UserError, match="REVISE=confidence needs LOGPROBS=1"):
-        evaluations(evaluations.models["weak"], "revise=confidence", "logprobs=0")
+@pytest.mark.parametrize("given", ["none", "0", "first"])
+def test_confidence_needs_all_log_probs(evaluations, given):
+    with pytest.raises(UserError, match="REVISE=confidence needs LOGPROBS=all"):
+        evaluations(evaluations.models["weak"], "revise=confidence", f"logprobs={given}")
 
 
 def test_the_least_confident_are_those_with_the_lowest_mean():

@@ -22,6 +22,7 @@ def main(checkpoint: str, out: Path, resumed: bool) -> None:
     processes = int(os.environ.get("WORLD_SIZE", 1))
     if processes > 1:
         os.environ.update(FSDP2)
+    import torch
     from safetensors.torch import save_file
 
     from srt.common.models import load_tokenizer
@@ -50,7 +51,8 @@ def main(checkpoint: str, out: Path, resumed: bool) -> None:
     weights = trained_weights(trainer.model)
     if rank == 0:
         save_file(weights, out / "weights.safetensors")
-    (out / f"rank{rank}.json").write_text(json.dumps({"loaded": loaded, "losses": losses}))
+    said = {"loaded": loaded, "losses": losses, "cudnn": torch.backends.cuda.cudnn_sdp_enabled()}
+    (out / f"rank{rank}.json").write_text(json.dumps(said))
     leave_process_group()
 
 

@@ -1,6 +1,7 @@
 """Sampling with vLLM (its CPU build is enough), compared with transformers on the same checkpoint."""
 
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,14 @@ def test_logprobs_are_those_of_the_model_at_any_temperature(sampler, model, prom
         expected = torch.log_softmax(logits.float(), -1)[len(request.prompt_ids) - 1 : -1]
         expected = expected.gather(-1, torch.tensor(drawn.token_ids)[:, None])[:, 0]
         torch.testing.assert_close(torch.tensor(drawn.logprobs), expected, atol=1e-4, rtol=0)
+
+
+def test_a_request_may_do_without_logprobs(sampler, prompts):
+    requests = [SampleRequest(prompt, 3, 12, logprobs=index % 2 == 0) for index, prompt in enumerate(prompts)]
+    samples = sample(sampler, SAMPLED, requests)
+    assert [drawn.logprobs is not None for drawn in samples] == [request.logprobs for request in requests]
+    everything = sample(sampler, SAMPLED, [replace(request, logprobs=True) for request in requests])
+    assert [drawn.token_ids for drawn in samples] == [drawn.token_ids for drawn in everything]
 
 
 def test_same_seed_same_sample_whatever_runs_beside_it(sampler, prompts):

@@ -64,6 +64,7 @@ def test_rank_0_reads_the_weights_and_the_others_train_the_same(checkpoint, tmp_
     first, second = train(checkpoint, two, 2, **settings)
     assert first["loaded"] > 0.8 * BYTES and alone["loaded"] > 0.8 * BYTES
     assert second["loaded"] < 0.2 * BYTES
+    assert not any(said["cudnn"] for said in (alone, first, second))  # its gradients are NaN for some lengths
     for actual, expected in zip(first["losses"], alone["losses"], strict=True):
         assert actual == pytest.approx(expected, rel=1e-4)
     assert_same_weights(two, one)
