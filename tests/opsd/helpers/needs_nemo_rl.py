@@ -20,11 +20,14 @@ def missing_packages(*names: str) -> list[str]:
     return missing
 
 
+missing = missing_packages(*PACKAGES)
+
+
 def needs_nemo_rl(not_done: str, more: tuple[str, ...] = ()) -> list[pytest.MarkDecorator]:
     """Marks for a module. `not_done`: what a skip leaves out, such as "no node was killed". `more`: packages
     besides, parents before what is in them."""
-    missing = missing_packages(*PACKAGES, *more)
+    absent = missing_packages(*PACKAGES, *more)
     return [
         pytest.mark.skipif(nemo_rl_source() is None, reason=f"NEMO_RL_DIR is not set: {not_done}"),
-        pytest.mark.skipif(bool(missing), reason=f"{missing} not installed: {not_done}"),
+        pytest.mark.skipif(bool(absent), reason=f"{absent} not installed: {not_done}"),
     ]
