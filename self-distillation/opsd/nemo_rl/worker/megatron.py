@@ -55,7 +55,7 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
             config = config | {"sequence_packing": config["sequence_packing"] | {"enabled": True}}
         if kwargs.get("optimizer_path"):
             make_moments_for_loading()
-        super().__init__(*(config, *others), **kwargs)
+        super().__init__(*[config, *others], **kwargs)
         restore_counts(self.optimizer)
         turn_off_dropout(self.model)
         self.vocab_size = self.megatron_cfg.model.vocab_size
