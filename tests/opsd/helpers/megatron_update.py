@@ -128,7 +128,9 @@ def run(work: dict[str, Any], layout: str, tied: bool) -> dict[str, Any]:
     before = weights(worker.model)
     updates = work["updates"][layout if layout == "data" else "one"]
     mine = updates[torch.distributed.get_rank() if layout == "data" else 0]
-    found = {"result": worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)}
+    found = {"scores": worker.score(mine[0], KLConfig(), pad_id=0)}
+    shapes.clear()
+    found["result"] = worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)
     spy.remove()
     found |= {
         "shapes": shapes,

@@ -63,6 +63,16 @@ def test_every_tokens_kl_is_that_of_the_full_logits(found, sharding, tied):
     torch.testing.assert_close(torch.cat([output.token_kl for output in outputs]), expected, rtol=1e-4, atol=1e-6)
 
 
+@EVERY
+def test_scoring_gives_every_rank_the_kl_of_the_first_update(found, sharding, tied):
+    for rank in found[sharding]:
+        for score, output in zip(rank[tied]["scores"], rank[tied]["result"].updates[0].outputs, strict=True):
+            assert (score is None) == (output is None)
+            if output is not None:
+                torch.testing.assert_close(score.token_kl, output.token_kl, rtol=1e-5, atol=1e-7)
+                assert torch.equal(score.top1_agreement, output.top1_agreement)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("sharding", ["one", "tensor", "sequence", "pipeline"])  # in others a rank keeps its part
 def test_every_weights_gradient_is_that_of_the_full_logits(found, vocab_size, sharding, tied):
