@@ -103,7 +103,10 @@ class DistillConfig(
     trainer_backend: str = option(choices=("dtensor", "megatron"))
     num_nodes: int = option(ge=1)
     gpus_per_node: int | None = option(ge=1)
+    megatron_layers: str = option(choices=("auto", "te", "local"))
     tensor_parallel_size: int | None = option(ge=1)
+    pipeline_parallel_size: int = option(ge=1)
+    context_parallel_size: int = option(ge=1)
     sampler_tensor_parallel_size: int | None = option(ge=1)
     enforce_eager: bool = option()
     worker_logs: bool = option()
@@ -147,6 +150,8 @@ NOT_IDENTITY = (
     "num_nodes",
     "gpus_per_node",
     "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "context_parallel_size",
     "sampler_tensor_parallel_size",
     "enforce_eager",
     "worker_logs",
@@ -168,6 +173,8 @@ def identity(config: DistillConfig) -> dict[str, Any]:
     """The fields that decide what comes out of a run: it can only be continued with the same ones."""
     validation_decides = config.stop_on_collapse or config.teacher_sync == "plateau"
     excluded = NOT_IDENTITY if validation_decides else NOT_IDENTITY + VALIDATION_KNOBS
+    if config.trainer_backend != "megatron":
+        excluded += ("megatron_layers",)
     return {name: value for name, value in asdict(config).items() if name not in excluded}
 
 

@@ -96,14 +96,17 @@ def _plan_of(run: Run, machine: Machine, cluster: ClusterShape, row: int) -> Mem
         shape,
         gpus=cluster.gpus,
         nodes=cluster.num_nodes,
-        student_tokens=_student_tokens(run, row),
-        teacher_tokens=max(config.tokens_per_micro_batch, _teacher_row(run, row)),
-        step_tokens=config.num_prompts_per_step * row,
+        student_tokens=_student_tokens(run, row) // cluster.context_parallel,
+        teacher_tokens=max(config.tokens_per_micro_batch, _teacher_row(run, row)) // cluster.context_parallel,
+        # A group's last stage has the teacher's hidden states, and of context parallelism each rank.
+        step_tokens=config.num_prompts_per_step * row * cluster.context_parallel * cluster.pipeline_parallel,
         checkpointing=config.gradient_checkpointing,
         all_vocab_entries=config.kl_grad_eps == 0,
         sampler_bytes=0,
         tensor_parallel=cluster.tensor_parallel,
-        megatron_parallel=cluster.tensor_parallel if config.trainer_backend == "megatron" else None,
+        megatron_parallel=(
+            cluster.tensor_parallel * cluster.pipeline_parallel if config.trainer_backend == "megatron" else None
+        ),
     )
     _add_sampler(run, machine, terms[0], shape, cluster.sampler_tensor_parallel)
     return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, [])
@@ -130,15 +133,17 @@ def _what_fits(run: Run, machine: Machine, cluster: ClusterShape) -> list[str]:
 
 
 def _describe_rows(run: Run, cluster: ClusterShape) -> str:
-    """The arithmetic of the longest sequences, which stay on one GPU each."""
-    shape, student, parallel = _shape(run.config.student_model), run.max_total_tokens, cluster.tensor_parallel
-    teacher, checkpointing = _teacher_row(run, student), run.config.gradient_checkpointing
+    """The arithmetic of the longest sequences, which context parallelism alone splits over GPUs."""
+    shape, parallel, ranks = _shape(run.config.student_model), cluster.tensor_parallel, cluster.context_parallel
+    student, teacher = (n // ranks for n in (run.max_total_tokens, _teacher_row(run, run.max_total_tokens)))
+    checkpointing = run.config.gradient_checkpointing
     between = shape.layers * student * shape.width * 2
     whole = shape.activations(student, checkpointing, 2, parallel)
     inside = f"and {(whole - between) / GIB:.1f} inside one layer"
     parts = f"{between / GIB:.1f} between {shape.layers} layers of {shape.width} bf16 numbers a token {inside}"
+    split = f"split over {ranks} GPUs" if ranks > 1 else "not split over GPUs"
     return (
-        f"a sequence is not split over GPUs: a student's of {student:,} tokens takes {whole / GIB:.1f} GiB of "
+        f"a sequence is {split}: a student's of {student:,} tokens takes {whole / GIB:.1f} GiB of "
         f"activations{f', {parts}' if checkpointing else ''}, a teacher's of {teacher:,} tokens "
         f"{shape.scoring(teacher, parallel) / GIB:.1f}; beside them are "
         f"{16 * shape.parameters / cluster.gpus / GIB:.1f} of weights, gradients and Adam's moments"

@@ -5,7 +5,6 @@ from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
-from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
 from srt.common.models import count_parameters
@@ -107,76 +106,6 @@ def test_the_update_is_described_to_the_dtensor_worker(make_config, model_config
     assert unclipped["max_grad_norm"] is None
 
 
-def test_the_optimisation_is_the_same_one_with_megatron(make_config, model_config):
-    config = make_config(
-        trainer_backend="megatron",
-        student_model="m",
-        lr=3e-6,
-        adam_beta1=0.8,
-        adam_beta2=0.9,
-        weight_decay=0.1,
-        max_grad_norm=0.5,
-        gradient_checkpointing=0,
-        lr_schedule="cosine",
-        tensor_parallel_size=2,
-    )
-    policy = policy_config(config, cluster_shape(config, 4, model_config, 1), {}, total_updates=77)
-    assert policy["dtensor_cfg"] == {"enabled": False}
-    megatron = policy["megatron_cfg"]
-    optimizer, schedule = megatron["optimizer"], megatron["scheduler"]
-    assert (optimizer["lr"], optimizer["adam_eps"], optimizer["clip_grad"]) == (3e-6, 1e-8, 0.5)
-    assert (optimizer["adam_beta1"], optimizer["adam_beta2"]) == (0.8, 0.9)
-    assert optimizer["weight_decay"] == schedule["start_weight_decay"] == schedule["end_weight_decay"] == 0.1
-    assert (schedule["lr_decay_style"], schedule["lr_decay_iters"]) == ("cosine", 77)
-    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (
-        5,
-        pytest.approx(5e-7),
-        0.0,
-    )
-    assert (megatron["tensor_model_parallel_size"], megatron["sequence_parallel"]) == (2, True)
-    assert megatron["activation_checkpointing"] is False
-    others = ("pipeline_model", "context", "expert_model", "expert_tensor")
-    assert [megatron[f"{name}_parallel_size"] for name in others] == [1, 1, 1, 1]
-
-
-def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_config):
-    assert megatron_section(make_config(), 1, 10)["sequence_parallel"] is False
-
-
-def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_config):
-    schedule = megatron_section(make_config(warmup_steps=5), 1, 3)["scheduler"]
-    assert schedule["lr_decay_iters"] > schedule["lr_warmup_iters"] == 5
-    started = megatron_section(make_config(warmup_steps=20, warmup_start=0.1, lr=1e-5), 1, 30)["scheduler"]
-    assert started["lr_warmup_init"] == pytest.approx(1e-6)
-
-
-def test_what_megatron_does_not_do_is_refused(make_config, model_config):
-    config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
-    check_megatron(config, model_config)
-    with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor supports others"):
-        check_megatron(make_config(student_model="m", teacher_model="another"), model_config)
-    model_config.num_experts = 8
-    with pytest.raises(UserError, match="m is a mixture of experts"):
-        check_megatron(config, model_config)
-
-
-@pytest.mark.parametrize(
-    ("entry", "value", "message"),
-    [
-        ("final_logit_softcapping", 30.0, "sets final_logit_softcapping=30.0.*TRAINER_BACKEND=dtensor"),
-        ("logits_scaling", 8.0, "sets logits_scaling=8.0.*TRAINER_BACKEND=dtensor"),
-        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "depend on lengths"),
-    ],
-)
-def test_megatron_refuses_what_only_the_other_workers_ask_the_model(
-    make_config, model_config, entry, value, message
-):
-    config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
-    setattr(model_config, entry, value)
-    with pytest.raises(UserError, match=message):
-        check_megatron(config, model_config)
-
-
 def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_config, model_config):
     config = make_config(student_model="m", temperature=0.7, top_p=0.9, sampler_batch=99)
     overrides = {"rope_parameters": {"rope_type": "default"}}
@@ -236,25 +165,6 @@ def test_what_cannot_be_had_is_refused_in_a_sentence_that_names_the_local_engine
     with pytest.raises(UserError, match="ENGINE=local") as refusal:
         select_engine(requested, gpus, nodes)
     assert (missing or "no GPU") in str(refusal.value)
-
-
-def test_megatron_needs_the_nemo_rl_engine_and_its_packages(make_config, monkeypatch):
-    megatron = make_config(trainer_backend="megatron")
-    check_engine(make_config(), "local")
-    with pytest.raises(UserError, match="TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, .* ENGINE=local"):
-        check_engine(megatron, "local")
-
-    def find(module):
-        if module == "megatron.bridge":
-            raise ModuleNotFoundError("megatron")  # as find_spec does where there is no parent
-        return None if module == "transformer_engine" else module
-
-    monkeypatch.setattr("importlib.util.find_spec", find)
-    with pytest.raises(UserError, match="megatron-bridge is not installed .*EXTRAS=megatron") as refusal:
-        check_engine(megatron, "nemo-rl")
-    assert "TRAINER_BACKEND=dtensor" in str(refusal.value)
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
-    check_engine(megatron, "nemo-rl")
 
 
 def test_the_nemo_rl_engine_refuses_adapters(make_config):

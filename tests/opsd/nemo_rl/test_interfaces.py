@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
+from opsd.nemo_rl.driver.config import ClusterShape, cluster_shape, generation_config, policy_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from opsd.select_engine import nemo_rl_source
 from srt.contract.records import Problem
@@ -87,7 +87,7 @@ def test_vllms_section_has_every_key_that_nemo_rl_asks_for(make_config, tiny_che
 def test_megatrons_section_has_every_key_that_nemo_rl_asks_for(make_config):
     from nemo_rl.models import policy
 
-    section = megatron_section(make_config(), 2, 10)
+    section = megatron_section(make_config(), ClusterShape(1, 2, 2, 1), 10)
     assert policy.MegatronConfig.__required_keys__ <= section.keys()
     for name, part in (("Optimizer", "optimizer"), ("Scheduler", "scheduler")):
         assert getattr(policy, f"Megatron{name}Config").__required_keys__ <= section[part].keys()

@@ -20,15 +20,19 @@ MAX_TENSOR_PARALLEL = 8
 
 @dataclass(frozen=True)
 class ClusterShape:
-    """GPUs that train and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each.
+    """GPUs that train and how they are used: `data_parallel` groups of `group` GPUs each.
 
-    `rollout_gpus`: others of the same node, on which vLLM samples; 0: it samples on those that train.
+    Of a group, `tensor_parallel` GPUs share each layer, `context_parallel` the positions of each sequence, and
+    `pipeline_parallel` have a part of the layers each. `rollout_gpus`: others of the same node, on which vLLM
+    samples; 0: it samples on those that train.
     """
 
     num_nodes: int
     gpus_per_node: int
     tensor_parallel: int
     sampler_tensor_parallel: int
+    pipeline_parallel: int = 1
+    context_parallel: int = 1
     rollout_gpus: int = 0
 
     @property
@@ -36,14 +40,20 @@ class ClusterShape:
         return self.num_nodes * self.gpus_per_node
 
     @property
+    def group(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+
+    @property
     def data_parallel(self) -> int:
-        return self.gpus // self.tensor_parallel
+        return self.gpus // self.group
 
     def describe(self) -> str:
         engines = (self.rollout_gpus or self.gpus) // self.sampler_tensor_parallel
+        others = (("pipeline", self.pipeline_parallel), ("context", self.context_parallel))
         return (
             f"{self.gpus} GPU(s) on {self.num_nodes} node(s): training {self.data_parallel}-fold data parallel "
-            f"x {self.tensor_parallel}-fold tensor parallel; "
+            f"x {self.tensor_parallel}-fold tensor parallel"
+            f"{''.join(f' x {size}-fold {name} parallel' for name, size in others if size > 1)}; "
             f"{engines} vLLM engine(s) of {self.sampler_tensor_parallel}"
             f"{f' on {self.rollout_gpus} GPU(s) of their own' if self.rollout_gpus else ''}"
         )
@@ -71,7 +81,11 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
     text = model_config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
-    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...], gpus: int) -> int:
+    def choose(
+        knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...], gpus: int, others: int = 1
+    ) -> int:
+        """`gpus`: of a node. `others`: GPUs of a pipeline and of context parallelism for each one."""
+
         def supports(size: int) -> bool:
             return gpus % size == 0 and all(count % size == 0 for count in heads)
 
@@ -83,21 +97,34 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
         by_size = next(
             (size for max_parameters, size in sizes if parameters <= max_parameters), MAX_TENSOR_PARALLEL
         )
-        return requested or max(size for size in range(1, by_size + 1) if supports(size))
+        total = config.num_nodes * gpus
+        fitting = [size for size in range(1, by_size + 1) if supports(size) and total % (size * others) == 0]
+        return requested or max(fitting, default=1)
 
     trainer = MEGATRON_BY_SIZE if config.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
-    return ClusterShape(
+    pipeline = config.pipeline_parallel_size  # which splits the weights as tensor parallelism does
+    trainer = tuple((most * pipeline, size) for most, size in trainer)
+    others = pipeline * config.context_parallel_size
+    shape = ClusterShape(
         config.num_nodes,
         trainer_gpus,
-        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer, trainer_gpus),
+        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer, trainer_gpus, others),
         choose(
             "SAMPLER_TENSOR_PARALLEL_SIZE",
             config.sampler_tensor_parallel_size,
             TENSOR_PARALLEL_BY_SIZE,
             rollout_gpus or trainer_gpus,
         ),
+        config.pipeline_parallel_size,
+        config.context_parallel_size,
         rollout_gpus,
     )
+    if shape.gpus % shape.group:
+        raise UserError(
+            f"TENSOR_PARALLEL_SIZE={shape.tensor_parallel} x PIPELINE_PARALLEL_SIZE={shape.pipeline_parallel} x "
+            f"CONTEXT_PARALLEL_SIZE={shape.context_parallel} must divide the {shape.gpus} GPU(s)"
+        )
+    return shape
 
 
 def policy_config(
@@ -124,7 +151,7 @@ def policy_config(
         "generation": generation,
     }
     if config.trainer_backend == "megatron":
-        megatron = megatron_section(config, shape.tensor_parallel, total_updates)
+        megatron = megatron_section(config, shape, total_updates)
         return policy | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
     return policy | _dtensor_sections(config, shape, total_updates)
 

@@ -19,7 +19,7 @@ from opsd.hidden_states import check_supported
 from opsd.nemo_rl.driver import runtime
 from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.nemo_rl.driver.generation import NemoGrader
-from opsd.nemo_rl.driver.megatron_config import check_megatron
+from opsd.nemo_rl.driver.megatron_config import check_megatron, describe_layers
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
@@ -51,6 +51,7 @@ class NemoEngine:
         model_config = load_model_config(config.student_model)
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)
+            print(describe_layers(config))
             runtime.prepare_megatron(output_dir)
         packed = _choose_packing(run)
         shape = cluster_shape(config, torch.cuda.device_count(), model_config, count_parameters(model_config))
