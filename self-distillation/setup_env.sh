@@ -1,8 +1,9 @@
 # Phase 2's environment for ENGINE=nemo-rl, made once and checked every time. To be sourced, with bash:
 #   cd self-distillation && uv venv && source setup_env.sh
 # NEMO_RL_DIR: a checkout of NeMo-RL to use; unset: one is cloned into .venv/nemo-rl. EXTRAS="flash-attn megatron":
-# the extras of pyproject.toml; TRAINER_BACKEND=megatron needs the second. Needs uv, git, and a package index at the
-# first time.
+# the extras of pyproject.toml; TRAINER_BACKEND=megatron needs the second, which brings Transformer Engine, too, unless
+# it cannot be built. What is built from source is kept in WHEELS (unset: .wheels). Needs uv, git, and a package index
+# at the first time.
 
 sd_zero_environment() {
   local here commit=81aa43dda repository=https://github.com/NVIDIA-NeMo/RL wanted
@@ -23,9 +24,10 @@ sd_zero_environment() {
     uv pip install --quiet -r "$here/requirements.txt" || return
     local extra
     for extra in ${EXTRAS:-}; do
-      # What the packages of the extras that are built from source want to find here.
-      uv pip install --quiet setuptools wheel ninja cmake pybind11 -c "$here/requirements.txt" || return
-      uv pip install --quiet -r "$here/pyproject.toml" --extra "$extra" -c "$here/requirements.txt" || return
+      sd_zero_extra "$here" "$extra" || return
+      if [ "$extra" = megatron ] && ! sd_zero_extra "$here" transformer-engine; then
+        echo "environment: without Transformer Engine, TRAINER_BACKEND=megatron uses MEGATRON_LAYERS=local" >&2
+      fi
     done
     echo "$wanted" >"$stamp"
   fi
@@ -48,6 +50,23 @@ sd_zero_environment() {
   export CUDNN_PATH="$nvidia/cudnn" NCCL_HOME="$nvidia/nccl" CUDA_HOME="${CUDA_HOME:-$nvidia/cu13}"
   export PYTHONPATH="$here/../self-revision-training:$here${PYTHONPATH:+:$PYTHONPATH}"
   python -m opsd.nemo_rl.driver.check_environment "$commit"
+}
+
+# Install an extra of pyproject.toml, after building what of it is source: built again only for another torch.
+sd_zero_extra() {
+  local here=$1 extra=$2 built='' wheels
+  case "$extra" in  # packages that are published as source
+    transformer-engine) built=transformer-engine-torch ;;
+    flash-attn) built=flash-attn ;;
+  esac
+  [ -z "$built" ] || built=$(grep -o "\"$built==[^\"]*\"" "$here/pyproject.toml" | tr -d '"')
+  wheels=${WHEELS:-$here/.wheels}/$(python -c 'import sys, torch; print(f"torch{torch.__version__}-cp3{sys.version_info[1]}")')
+  if [ -n "$built" ]; then
+    # What building wants to find here.
+    uv pip install --quiet pip setuptools wheel ninja packaging psutil -c "$here/requirements.txt" || return
+    bash "$here/build_extensions.sh" "$wheels" "$built" || return
+  fi
+  uv pip install --quiet -r "$here/pyproject.toml" --extra "$extra" -c "$here/requirements.txt" --find-links "$wheels"
 }
 
 sd_zero_environment

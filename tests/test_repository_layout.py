@@ -29,7 +29,9 @@ HEAVY = {
     "nemo_rl": ["opsd.nemo_rl.driver", "opsd.nemo_rl.worker"],
     "megatron": [
         "opsd.nemo_rl.worker.megatron",
+        "opsd.nemo_rl.worker.megatron_layers",
         "opsd.nemo_rl.worker.megatron_lm_head_hook",
+        "opsd.nemo_rl.worker.megatron_pipeline",
         "opsd.nemo_rl.worker.megatron_step",
     ],
 }

@@ -76,6 +76,8 @@ class DistillConfig(
     teacher_sync_window: int = option(ge=2)
     num_prompts_per_step: int = option(ge=1)
     over_issue: float = option(ge=0, le=1)
+    rollout_ahead: bool = option()
+    rollout_gpus: int = option(ge=0)
     max_total_sequence_length: int = option(ge=2)
     gpu_memory_utilization: float | None = option(ge=0.01, le=1)
     train_global_batch_size: int = option(ge=1)
@@ -101,7 +103,10 @@ class DistillConfig(
     trainer_backend: str = option(choices=("dtensor", "megatron"))
     num_nodes: int = option(ge=1)
     gpus_per_node: int | None = option(ge=1)
+    megatron_layers: str = option(choices=("auto", "te", "local"))
     tensor_parallel_size: int | None = option(ge=1)
+    pipeline_parallel_size: int = option(ge=1)
+    context_parallel_size: int = option(ge=1)
     sampler_tensor_parallel_size: int | None = option(ge=1)
     enforce_eager: bool = option()
     worker_logs: bool = option()
@@ -133,6 +138,7 @@ NOT_IDENTITY = (
     "code_sandbox",
     "sampler",
     "sampler_batch",
+    "rollout_gpus",
     "gpu_memory_utilization",
     "tokens_per_micro_batch",
     "packing",
@@ -144,6 +150,8 @@ NOT_IDENTITY = (
     "num_nodes",
     "gpus_per_node",
     "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "context_parallel_size",
     "sampler_tensor_parallel_size",
     "enforce_eager",
     "worker_logs",
@@ -165,6 +173,8 @@ def identity(config: DistillConfig) -> dict[str, Any]:
     """The fields that decide what comes out of a run: it can only be continued with the same ones."""
     validation_decides = config.stop_on_collapse or config.teacher_sync == "plateau"
     excluded = NOT_IDENTITY if validation_decides else NOT_IDENTITY + VALIDATION_KNOBS
+    if config.trainer_backend != "megatron":
+        excluded += ("megatron_layers",)
     return {name: value for name, value in asdict(config).items() if name not in excluded}
 
 
@@ -191,11 +201,7 @@ def check(config: DistillConfig) -> None:
             f"LOSS_ON={config.loss_on} leaves right responses out, which REWARD_WEIGHT={config.reward_weight} "
             "compares wrong ones with; set one of the two"
         )
-    if config.over_issue and config.reward_weight:
-        raise UserError(
-            f"OVER_ISSUE={config.over_issue:g} trains on tokens of earlier weights, which the REINFORCE loss of "
-            f"REWARD_WEIGHT={config.reward_weight:g} must not do (the KL may); set one of the two"
-        )
+    _check_off_policy(config)
     if config.kl_type != "reverse" or config.topk or config.kl_temperature != 1:
         print(
             f"note: KL_TYPE={config.kl_type} TOPK={config.topk} KL_TEMPERATURE={config.kl_temperature} is not the "
@@ -211,6 +217,22 @@ def check(config: DistillConfig) -> None:
             f"note: KL_CLIP={config.kl_clip:g} LOSS_ON={config.loss_on} REWARD_WEIGHT={config.reward_weight:g} "
             f"SRT_REPLAY={config.srt_replay:g} is not the loss of the paper's equation (the KL alone, on all "
             "responses)"
+        )
+
+
+def _check_off_policy(config: DistillConfig) -> None:
+    """OVER_ISSUE and ROLLOUT_AHEAD train on tokens of earlier weights."""
+    knobs = [f"OVER_ISSUE={config.over_issue:g}"] * bool(config.over_issue)
+    knobs += ["ROLLOUT_AHEAD=1"] * config.rollout_ahead
+    if len(knobs) > 1:
+        raise UserError(
+            f"{' and '.join(knobs)}: with one of them the sampler has work while the longest responses end, and "
+            "both together were not built; set one of the two"
+        )
+    if knobs and config.reward_weight:
+        raise UserError(
+            f"{knobs[0]} trains on tokens of earlier weights, which the REINFORCE loss of "
+            f"REWARD_WEIGHT={config.reward_weight:g} must not do (the KL may); set one of the two"
         )
 
 

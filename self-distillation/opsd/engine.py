@@ -52,8 +52,8 @@ NO_UPDATE = UpdateResult([], {})  # of a step in which no response enters the lo
 class Engine(Protocol):
     """Student, frozen teacher, optimizer and sampler, as the newest checkpoint left them.
 
-    The loop uses an engine between its construction and `close`, one call at a time. `sampling` is a context of
-    its own, so an engine may hold weights for sampling that are older than the ones in training.
+    The loop uses an engine between its construction and `close`, one call at a time; with ROLLOUT_AHEAD, `update`
+    also inside of a `sampling` block, whose sampler another thread uses meanwhile.
     """
 
     @property
@@ -65,7 +65,8 @@ class Engine(Protocol):
     def grader(self) -> BatchGrader: ...
 
     def sampling(self) -> AbstractContextManager[InterruptibleSampler]:
-        """For the block, a sampler that draws from pi_theta; afterwards it has given its memory back."""
+        """For the block, a sampler that draws from pi_theta as it is when the block begins; afterwards it has
+        given its memory back, unless ROLLOUT_AHEAD keeps it beside the trainer."""
         ...
 
     def update(self, pairs: list[SequencePair]) -> UpdateResult:

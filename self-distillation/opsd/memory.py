@@ -21,6 +21,7 @@ STUDENT_SHARE = 0.6
 # H200 these were 7 GiB; with 2 GiB left, it ran out of memory when it woke up after the first step.
 LARGEST_SHARE, SMALLEST_SHARE = 0.9, 0.1
 SAMPLER_RESERVE = 10 * GIB
+COPY = "sampler's copy of the student"  # of transformers with ROLLOUT_AHEAD
 ROW_STEP = 256  # tokens, in which a length that fits is looked for
 
 
@@ -33,7 +34,7 @@ def offloads(run: Run, machine: Machine) -> bool:
 
 
 def sampler_share(run: Run, machine: Machine) -> float:
-    """vLLM's share of a GPU's memory while it samples. `machine`: before the run has taken any of it."""
+    """vLLM's share of a GPU's memory while it is awake. `machine`: before the run has taken any of it."""
     if run.config.gpu_memory_utilization is not None or not machine.gpus:
         return run.config.gpu_memory_utilization or LARGEST_SHARE  # without a GPU it means nothing
     sampling = memory_plan(run, machine).gpu["sampling"]
@@ -63,7 +64,10 @@ def _local_plan(run: Run, machine: Machine, offload: bool) -> MemoryPlan:
         sampler_bytes=0,
     )
     if with_vllm:
-        _add_sampler(run, machine, terms[0]["sampling"], shape, 1)
+        _add_sampler(run, machine, terms[0], shape, 1)
+    elif config.rollout_ahead:
+        for phase in terms[0].values():
+            phase |= {COPY: (2 if config.lora_rank else 4) * shape.parameters}
     changes = ["ENGINE=nemo-rl on several GPUs"] + ([] if offload else ["OFFLOAD=1"])
     changes += _common_changes(run) + ([] if config.lora_rank else ["LORA_RANK=32 LR=1e-4"])
     title = f"ENGINE=local{' with OFFLOAD=1' if offload else ''}"
@@ -92,16 +96,19 @@ def _plan_of(run: Run, machine: Machine, cluster: ClusterShape, row: int) -> Mem
         shape,
         gpus=cluster.gpus,
         nodes=cluster.num_nodes,
-        student_tokens=_student_tokens(run, row),
-        teacher_tokens=max(config.tokens_per_micro_batch, _teacher_row(run, row)),
-        step_tokens=config.num_prompts_per_step * row,
+        student_tokens=_student_tokens(run, row) // cluster.context_parallel,
+        teacher_tokens=max(config.tokens_per_micro_batch, _teacher_row(run, row)) // cluster.context_parallel,
+        # A group's last stage has the teacher's hidden states, and of context parallelism each rank.
+        step_tokens=config.num_prompts_per_step * row * cluster.context_parallel * cluster.pipeline_parallel,
         checkpointing=config.gradient_checkpointing,
         all_vocab_entries=config.kl_grad_eps == 0,
         sampler_bytes=0,
         tensor_parallel=cluster.tensor_parallel,
-        megatron_parallel=cluster.tensor_parallel if config.trainer_backend == "megatron" else None,
+        megatron_parallel=(
+            cluster.tensor_parallel * cluster.pipeline_parallel if config.trainer_backend == "megatron" else None
+        ),
     )
-    _add_sampler(run, machine, terms[0]["sampling"], shape, cluster.sampler_tensor_parallel)
+    _add_sampler(run, machine, terms[0], shape, cluster.sampler_tensor_parallel)
     return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, [])
 
 
@@ -126,15 +133,17 @@ def _what_fits(run: Run, machine: Machine, cluster: ClusterShape) -> list[str]:
 
 
 def _describe_rows(run: Run, cluster: ClusterShape) -> str:
-    """The arithmetic of the longest sequences, which stay on one GPU each."""
-    shape, student, parallel = _shape(run.config.student_model), run.max_total_tokens, cluster.tensor_parallel
-    teacher, checkpointing = _teacher_row(run, student), run.config.gradient_checkpointing
+    """The arithmetic of the longest sequences, which context parallelism alone splits over GPUs."""
+    shape, parallel, ranks = _shape(run.config.student_model), cluster.tensor_parallel, cluster.context_parallel
+    student, teacher = (n // ranks for n in (run.max_total_tokens, _teacher_row(run, run.max_total_tokens)))
+    checkpointing = run.config.gradient_checkpointing
     between = shape.layers * student * shape.width * 2
     whole = shape.activations(student, checkpointing, 2, parallel)
     inside = f"and {(whole - between) / GIB:.1f} inside one layer"
     parts = f"{between / GIB:.1f} between {shape.layers} layers of {shape.width} bf16 numbers a token {inside}"
+    split = f"split over {ranks} GPUs" if ranks > 1 else "not split over GPUs"
     return (
-        f"a sequence is not split over GPUs: a student's of {student:,} tokens takes {whole / GIB:.1f} GiB of "
+        f"a sequence is {split}: a student's of {student:,} tokens takes {whole / GIB:.1f} GiB of "
         f"activations{f', {parts}' if checkpointing else ''}, a teacher's of {teacher:,} tokens "
         f"{shape.scoring(teacher, parallel) / GIB:.1f}; beside them are "
         f"{16 * shape.parameters / cluster.gpus / GIB:.1f} of weights, gradients and Adam's moments"
@@ -169,17 +178,23 @@ def _teacher_row(run: Run, row: int) -> int:
     return min(run.max_teacher_tokens, 2 * row + cue)
 
 
-def _add_sampler(run: Run, machine: Machine, sampling: Terms, shape: ModelShape, tensor_parallel: int) -> None:
-    """Replace the sampler's share in the terms of its phase by what it consists of."""
-    del sampling["sampler"]
-    share = _sampler_bytes(run, machine, sampling)
+def _add_sampler(
+    run: Run, machine: Machine, phases: dict[str, Terms], shape: ModelShape, tensor_parallel: int
+) -> None:
+    """Replace the sampler's share in the terms of its phase by what it consists of; with ROLLOUT_AHEAD, beside a
+    trainer on the same GPU, it is there in all phases."""
+    del phases["sampling"]["sampler"]
+    always = run.config.rollout_ahead and not run.config.rollout_gpus
+    awake = list(phases.values()) if always else [phases["sampling"]]
+    share = _sampler_bytes(run, machine, max(awake, key=lambda phase: sum(phase.values())))
     if machine.gpus:
-        sampling |= share_terms(shape, share, run.max_model_len, tensor_parallel)
+        for phase in awake:
+            phase |= share_terms(shape, share, run.max_model_len, tensor_parallel)
 
 
 def _sampler_bytes(run: Run, machine: Machine, others: Terms) -> int:
-    """vLLM's part of a GPU, which it takes at once: GPU_MEMORY_UTILIZATION of it, or what `others`, the terms of
-    the sampling phase without it, leave free."""
+    """vLLM's part of a GPU, which it takes at once: GPU_MEMORY_UTILIZATION of it, or what `others`, the terms
+    beside it in the largest phase in which it is awake, leave free."""
     total = machine.gpu_total
     if run.config.gpu_memory_utilization is not None:
         return int(run.config.gpu_memory_utilization * total)

@@ -3,7 +3,7 @@
 from dataclasses import fields, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from opsd.hidden_states import LMHead
@@ -21,19 +21,24 @@ def pair_kl(
     token_weight: float,
     kl_config: KLConfig,
     grad_eps: float,
+    owned: Bool[Tensor, " T"] | None = None,
 ) -> KLOutput:
     """token_weight * sum_t KL( pi_theta(. | x, y_<t) || pi_SRT(. | x, y, P_r, y_<t) ), differentiable in the
     student.
 
     sequences: the student's, whose supervised tokens the hidden states predict, one sequence after the other.
+    owned: the tokens that this rank compares, with context parallelism; None: all. The output holds 0 for others.
     """
+    weights = student_hidden.new_full((len(student_hidden),), token_weight, dtype=torch.float32)
+    if owned is not None:
+        weights = weights * owned
     targets = torch.tensor([token for sequence in sequences for token in sequence.ids[sequence.start :]])
     return exact_kl(
         student_hidden.to(student_head.weight.dtype),  # as the head itself would, under autocast
         student_head.weight,
         teacher_hidden.to(teacher_head.weight.dtype),
         teacher_head.weight,
-        student_hidden.new_full((len(targets),), token_weight, dtype=torch.float32),
+        weights,
         config=kl_config,
         targets=targets.to(student_hidden.device),
         student_bias=student_head.bias,

@@ -1,17 +1,24 @@
 """The responses under way: y ~ pi_theta(. | x) from the order of problems to the step that trains on it.
 
 A response has a place in the endless order of problems (problem_order.py): place i belongs to step i // N, with
-N = NUM_PROMPTS_PER_STEP, and its seed follows from its place. With OVER_ISSUE=0 a step samples its own N places,
-all to their end. With OVER_ISSUE=f it begins f x N places early and takes the first N responses that finish; the
-others are stopped, and continued by the next step under its weights. docs/decisions/over-issue.md says what that
-means for the loss, for the order of training and for everything that counts steps.
+N = NUM_PROMPTS_PER_STEP, and its seed follows from its place. By default a step samples its own N places, all to
+their end. With OVER_ISSUE=f it begins f x N places early and takes the first N responses that finish; the others
+are stopped, and continued by the next step under its weights. With ROLLOUT_AHEAD=1 the places of the next step are
+sampled while this one trains, under the weights that it began with. docs/decisions/over-issue.md and
+rollout-ahead.md say what that means for the loss, for the order of training and for everything that counts steps.
 """
 
-from collections.abc import Hashable
+import threading
+import time
+from collections.abc import Hashable, Iterator
+from concurrent.futures import CancelledError
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from opsd.background import Background
+from opsd.engine import Engine
 from opsd.rollouts import Rollout, RolloutWorker
 from opsd.run import Run
 from opsd.timing import span
@@ -88,18 +95,33 @@ class ResponseQueue:
         self.per_step = run.config.num_prompts_per_step
         self.folder = run.output_dir / "checkpoints"
         self.under_way = self._load(start_step) if run.ahead and start_step else []
+        self._background = Background()
+        self._sampled: tuple[list[Response], StepResponses] | None = None  # by `ahead`, for the next step
 
-    def take(self, sampler: InterruptibleSampler, step: int) -> StepResponses:
+    def take(self, engine: Engine, step: int) -> StepResponses:
         """The step's responses, graded, in the order of their places."""
-        self._begin(step)
-        with span("generation"):
-            finished = self._sample(sampler, step)
-        # Those that are due first. With the ones that had finished before they are at most f x N: all are taken.
-        finished.sort(key=lambda response: not _is_due(response, step))
-        taken = sorted(finished[: self.per_step], key=lambda response: response.place)
-        places = {response.place for response in taken}
+        if self._sampled is None:
+            with engine.sampling() as sampler:  # pi_theta, weights in sync
+                self._sampled = self._sample_step(sampler, step, step)
+        (responses, taken), self._sampled = self._sampled, None
+        places = {response.place for response in responses}
         self.under_way = [response for response in self.under_way if response.place not in places]
-        return self._grade(taken, step, sampler.metrics())
+        return taken
+
+    @contextmanager
+    def ahead(self, engine: Engine, step: int) -> Iterator[None]:
+        """With ROLLOUT_AHEAD, sample and grade that step's responses for `take` while the block runs, under the
+        weights at its start; the block ends when they have ended."""
+        if not self.run.config.rollout_ahead or step >= self.run.total_steps:
+            yield
+            return
+        with (
+            engine.sampling() as sampler,
+            self._background.running(lambda stop: self._sample_step(sampler, step, step - 1, stop)) as sampled,
+        ):
+            yield
+            with span("generation"):  # as much of it as the block did not cover
+                self._sampled = sampled.result()
 
     def save(self, finished_steps: int) -> None:
         """Write down what is under way; call it before the checkpoint of these steps is saved."""
@@ -110,7 +132,13 @@ class ResponseQueue:
             path.unlink()
 
     def describe(self) -> str | None:
-        """For the start of a run, what OVER_ISSUE does; None without it."""
+        """For the start of a run, in what it is not strictly on-policy; None if it is."""
+        if self.run.config.rollout_ahead:
+            return (
+                "ROLLOUT_AHEAD=1: while a step trains, the next one's responses are sampled under the weights "
+                "that it began with, so all tokens after the first step are one step old, and training is not "
+                "strictly on-policy"
+            )
         if not self.run.ahead:
             return None
         return (
@@ -121,16 +149,36 @@ class ResponseQueue:
 
     # Sampling -----------------------------------------------------------------------------------------
 
-    def _begin(self, step: int) -> None:
-        """Ask for the next places, never for one beyond the last step."""
-        first = step * self.per_step + len(self.under_way)  # of all before it, step x N have been trained on
-        count = self.per_step + self.run.ahead - len(self.under_way)
-        end = max(self.run.total_steps, step + 1) * self.per_step
-        self.under_way += [self._response(place, step) for place in range(first, min(first + count, end))]
+    def _sample_step(
+        self, sampler: InterruptibleSampler, step: int, weights_of: int, stop: threading.Event | None = None
+    ) -> tuple[list[Response], StepResponses]:
+        """What a step takes, sampled to its end by the weights of step `weights_of`, and graded; it stays under
+        way. Raises CancelledError soon after `stop` was set."""
+        started = time.monotonic()
+        self._begin(step, weights_of)
+        with span("generation"):
+            finished = self._sample(sampler, weights_of, stop)
+        # Those that are due first. With the ones that had finished before they are at most f x N: all are taken.
+        finished.sort(key=lambda response: not _is_due(response, weights_of))
+        taken = sorted(finished[: self.per_step], key=lambda response: response.place)
+        graded = self._grade(taken, step, sampler.metrics())
+        if weights_of != step:
+            graded.metrics[names.AHEAD_SECONDS] = round(time.monotonic() - started, 4)
+        return taken, graded
 
-    def _sample(self, sampler: InterruptibleSampler, step: int) -> list[Response]:
+    def _begin(self, step: int, begun: int) -> None:
+        """Ask for the next places, never for one beyond the last step. `begun`: the step that asks."""
+        first = step * self.per_step + len(self.under_way)  # of all before it, step x N have been trained on
+        early = 0 if self.run.config.rollout_ahead else self.run.ahead
+        count = self.per_step + early - len(self.under_way)
+        end = max(self.run.total_steps, step + 1) * self.per_step
+        self.under_way += [self._response(place, begun) for place in range(first, min(first + count, end))]
+
+    def _sample(
+        self, sampler: InterruptibleSampler, step: int, stop: threading.Event | None = None
+    ) -> list[Response]:
         """Sample until N responses have finished and none that is due is under way; the finished ones, the first
-        ones first."""
+        ones first. `step`: whose weights the sampler has."""
         finished = [response for response in self.under_way if response.is_finished]
         pending: dict[Hashable, Response] = {}
         for response in self.under_way:
@@ -139,6 +187,9 @@ class ResponseQueue:
                 sampler.submit(response.place, self._rest(response))
         with heartbeat(f"step {step + 1}, sampling", lambda: f"{len(finished):,} of {self.per_step:,} responses"):
             while len(finished) < self.per_step or any(_is_due(response, step) for response in pending.values()):
+                if stop and stop.is_set():
+                    sampler.interrupt()
+                    raise CancelledError
                 for place, sample in sampler.poll(max(1, self.per_step - len(finished))):
                     response = pending.pop(place)
                     response.extend(sample, step)
@@ -178,7 +229,9 @@ class ResponseQueue:
             for rollout, response in zip(graded, taken, strict=True)
             if rollout
         ]
-        ages = age_metrics(rollouts) | {names.CARRIED_OVER: len(self.under_way)}
+        ages = age_metrics(rollouts)
+        if self.run.config.over_issue:
+            ages[names.CARRIED_OVER] = len(self.under_way) - len(taken)
         return StepResponses(problems, rollouts, metrics | ages)
 
     # Its files ----------------------------------------------------------------------------------------

@@ -68,8 +68,10 @@ class Run:
         self.order = ProblemOrder(len(train_set.problems), config.num_prompts_per_step, config.seed)
         self.total_steps = self.order.total_steps(config.max_num_steps, config.max_num_epochs)
         self.total_updates = self.total_steps * (config.num_prompts_per_step // config.train_global_batch_size)
-        # Responses that OVER_ISSUE begins before their step.
+        # Responses that OVER_ISSUE or ROLLOUT_AHEAD begins before their step.
         self.ahead = max(1, round(config.over_issue * config.num_prompts_per_step)) if config.over_issue else 0
+        if config.rollout_ahead:
+            self.ahead = config.num_prompts_per_step
 
         self.max_total_tokens = within_context(
             "MAX_TOTAL_SEQUENCE_LENGTH", config.max_total_sequence_length, config.student_model

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,10 @@ NEEDED = ("ray", "vllm", "torchdata", "tensordict", "hydra", "accelerate")
 MEGATRON = {
     "megatron-core": "megatron.core",
     "megatron-bridge": "megatron.bridge",
-    "transformer-engine": "transformer_engine",
+    "nvidia-modelopt": "modelopt",
 }
+# MEGATRON_LAYERS=te. The last is built from source and has no module of its own.
+TRANSFORMER_ENGINE = ("transformer-engine", "transformer-engine-cu13", "transformer-engine-torch")
 
 
 def select_engine(requested: str, gpus: int, num_nodes: int, installed: bool = False) -> tuple[str, str]:
@@ -56,8 +59,6 @@ def why_no_nemo_rl() -> str | None:
     for package in NEEDED:
         if importlib.util.find_spec(package) is None:
             return f"the package {package} is not installed ({remedy})"
-    from importlib.metadata import version
-
     installed = version("transformers")
     if tuple(int(part) for part in installed.split(".")[:2]) >= TRANSFORMERS_BELOW:
         below = ".".join(map(str, TRANSFORMERS_BELOW))
@@ -75,12 +76,15 @@ def check_engine(config: "DistillConfig", engine: str, installed: bool = False) 
     for knob, value in (("REWARD_WEIGHT", config.reward_weight), ("SRT_REPLAY", config.srt_replay)):
         if engine == "nemo-rl" and value:
             raise UserError(f"{knob}={value}: ENGINE=nemo-rl has no such term in its loss; use ENGINE=local")
-    if engine == "nemo-rl" and config.over_issue:
-        raise UserError(
-            f"OVER_ISSUE={config.over_issue:g}: NeMo-RL's generate call returns when the last response has ended, "
-            "so ENGINE=nemo-rl cannot take the first ones; use ENGINE=local, or OVER_ISSUE=0"
-        )
+    _check_rollout_gpus(config, engine)
     if config.trainer_backend != "megatron":
+        for knob in ("pipeline_parallel_size", "context_parallel_size"):
+            if (value := getattr(config, knob)) > 1:
+                raise UserError(f"{knob.upper()}={value} needs TRAINER_BACKEND=megatron; leave it unset")
+        if config.megatron_layers != "auto":
+            raise UserError(
+                f"MEGATRON_LAYERS={config.megatron_layers} needs TRAINER_BACKEND=megatron; leave it unset"
+            )
         return
     if engine != "nemo-rl":
         raise UserError(
@@ -89,6 +93,26 @@ def check_engine(config: "DistillConfig", engine: str, installed: bool = False) 
         )
     if not installed and (missing := why_no_megatron()):
         raise UserError(f"TRAINER_BACKEND=megatron: {missing}. TRAINER_BACKEND=dtensor needs none of that")
+    if not installed and config.megatron_layers == "te" and (missing := why_no_transformer_engine()):
+        raise UserError(f"MEGATRON_LAYERS=te: {missing}. MEGATRON_LAYERS=local does without")
+
+
+def _check_rollout_gpus(config: "DistillConfig", engine: str) -> None:
+    if engine != "nemo-rl" and config.rollout_gpus:
+        raise UserError(
+            f"ROLLOUT_GPUS={config.rollout_gpus} needs ENGINE=nemo-rl, and this run has ENGINE={engine}, which "
+            "uses one GPU; leave ROLLOUT_GPUS unset"
+        )
+    if engine == "nemo-rl" and config.rollout_ahead and not config.rollout_gpus:
+        raise UserError(
+            "ROLLOUT_AHEAD=1: with ENGINE=nemo-rl vLLM samples where the trainer has left the GPUs, so it cannot "
+            "do so meanwhile; give it GPUs of its own (ROLLOUT_GPUS=1, for example), or use ENGINE=local"
+        )
+    if config.rollout_gpus and config.trainer_backend == "megatron":
+        raise UserError(
+            f"ROLLOUT_GPUS={config.rollout_gpus}: TRAINER_BACKEND=megatron samples on the GPUs that it trains on; "
+            "leave one of them unset"
+        )
 
 
 def why_no_megatron() -> str | None:
@@ -101,9 +125,31 @@ def why_no_megatron() -> str | None:
         if spec is None:
             return (
                 f"the package {package} is not installed (`cd self-distillation && EXTRAS=megatron source "
-                "setup_env.sh` installs Megatron-Core, Megatron-Bridge and Transformer Engine)"
+                "setup_env.sh` installs Megatron-Core and Megatron-Bridge)"
             )
     return None
+
+
+def why_no_transformer_engine() -> str | None:
+    """The same for MEGATRON_LAYERS=te."""
+    for package in TRANSFORMER_ENGINE:
+        try:
+            version(package)
+        except PackageNotFoundError:
+            return (
+                f"the package {package} is not installed (`cd self-distillation && EXTRAS=megatron source "
+                "setup_env.sh` builds it where there is nvcc)"
+            )
+    return None
+
+
+def choose_megatron_layers(requested: str) -> tuple[str, str]:
+    """("te" or "local", the reason). `requested`: MEGATRON_LAYERS."""
+    if requested != "auto":
+        return requested, "chosen by MEGATRON_LAYERS"
+    if missing := why_no_transformer_engine():
+        return "local", f"MEGATRON_LAYERS=auto: {missing}"
+    return "te", "MEGATRON_LAYERS=auto: Transformer Engine is installed"
 
 
 def nemo_rl_source() -> Path | None:

@@ -1,4 +1,4 @@
-"""How far off-policy a run with OVER_ISSUE is: the age of the tokens that it trains on."""
+"""How far off-policy a run with OVER_ISSUE or ROLLOUT_AHEAD is: the age of the tokens that it trains on."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any

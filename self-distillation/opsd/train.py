@@ -58,8 +58,8 @@ def train(run: Run, engine: Engine) -> None:
 
 def train_step(run: Run, engine: Engine, responses: ResponseQueue, step: int) -> StepOutput:
     with record_spans(rest="other") as seconds:
-        with engine.sampling() as sampler:  # pi_theta, weights in sync
-            taken = responses.take(sampler, step)  # y ~ pi_theta(. | x) for the step's problems, r = verify(y)
+        taken = responses.take(engine, step)  # y ~ pi_theta(. | x) for the step's problems, r = verify(y)
         pairs = run.build_pairs(taken.rollouts, step)  # student: chat + y, teacher: chat + y + cue(r) + y
-        result = engine.update(pairs) if pairs else NO_UPDATE  # sum_t KL(pi_theta || pi_SRT), optimizer step
+        with responses.ahead(engine, step + 1):  # nothing, or with ROLLOUT_AHEAD the next step's y, meanwhile
+            result = engine.update(pairs) if pairs else NO_UPDATE  # sum_t KL(pi_theta || pi_SRT), optimizer step
     return StepOutput(taken.problems, taken.rollouts, pairs, result, seconds, taken.metrics)

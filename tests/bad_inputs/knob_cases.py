@@ -53,6 +53,8 @@ VALUES = [
     ("distill", "LR", "5e-6x", "LR=5e-6x: expected a number"),
     ("distill", "WARMUP_STEPS", "10000", "WARMUP_STEPS=10000: the whole run has"),
     ("distill", "OVER_ISSUE", "2", "OVER_ISSUE=2.0: must be at most 1"),
+    ("distill", "ROLLOUT_AHEAD", "2", "ROLLOUT_AHEAD=2: expected"),
+    ("distill", "ROLLOUT_GPUS", "1", "ROLLOUT_GPUS=1 needs ENGINE=nemo-rl"),
     ("distill", "NUM_PROMPTS_PER_STEP", "7", "does not divide NUM_PROMPTS_PER_STEP=7"),
     ("distill", "TEACHER_SYNC", "steps", "TEACHER_SYNC_STEPS must say how many steps"),
     ("distill", "TEACHER_SYNC_STEPS", "3", "TEACHER_SYNC_STEPS=3 has no effect"),

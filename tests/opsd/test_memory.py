@@ -72,6 +72,28 @@ def test_the_sampler_gets_what_the_plan_leaves_free(plan, monkeypatch):
     assert share(engine="nemo-rl") == pytest.approx(nearly_all, abs=1e-3)  # its trainer has left the GPU
 
 
+def test_a_sampler_that_stays_beside_the_trainer_is_in_every_phase(plan, monkeypatch):
+    monkeypatch.setattr(memory, "has_vllm", lambda: True)
+    monkeypatch.setattr(memory, "_shape", lambda path: replace(SHAPE, parameters=3 * 10**9))
+    asleep, ahead = plan(sampler="vllm"), plan(sampler="vllm", rollout_ahead=1)
+    assert {phase for phase, terms in asleep.gpu.items() if CACHE in terms} == {"sampling"}
+    share = {terms[WEIGHTS] + terms[CACHE] for terms in ahead.gpu.values()}
+    assert len(share) == 1 and share.pop() == pytest.approx(
+        80 * GIB - memory.SAMPLER_RESERVE - max(map(without_sampler, asleep.gpu.values())), abs=GIB / 1000
+    )
+    assert ahead.gpu_bytes + memory.SAMPLER_RESERVE == pytest.approx(80 * GIB, abs=GIB / 1000)
+
+    copies = plan(sampler="transformers", rollout_ahead=1).gpu
+    assert {terms[memory.COPY] for terms in copies.values()} == {12 * 10**9}
+    assert memory.COPY not in plan(sampler="transformers").gpu["training"]
+    on_its_own = plan(engine="nemo-rl", rollout_ahead=1, rollout_gpus=1)
+    assert {phase for phase, terms in on_its_own.gpu.items() if CACHE in terms} == {"sampling"}
+
+
+def without_sampler(terms):
+    return sum(size for name, size in terms.items() if name not in (WEIGHTS, CACHE))
+
+
 @pytest.mark.parametrize(("sampler", "share"), [("vllm", 0.85625), ("transformers", 0.0)])
 def test_the_share_is_that_of_the_plan(make_run, tiny_checkpoint, monkeypatch, sampler, share):
     monkeypatch.setattr(memory, "has_vllm", lambda: True)

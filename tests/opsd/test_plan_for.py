@@ -251,6 +251,19 @@ def test_tensor_parallelism_shares_what_is_inside_layers(models, problems):
     assert hidden[1] == 2 * hidden[0]
 
 
+def test_megatrons_stages_share_the_weights_and_context_parallel_ranks_the_positions(models, problems):
+    def terms(*more):
+        settings = ("plan_for=8x80", "trainer_backend=megatron", "max_total_sequence_length=16384", *more)
+        return plan_of_distill(models, problems, "4B", *settings).gpu["training"]
+
+    one, stages, ranks = terms(), terms("pipeline_parallel_size=2"), terms("context_parallel_size=2")
+    for name in ("student", "gradients"):
+        assert one[name] == 2 * stages[name] == ranks[name]
+    assert one["activations"] == stages["activations"] == pytest.approx(2 * ranks["activations"])
+    hidden = "teacher's hidden states"
+    assert 2 * one[hidden] == stages[hidden] == ranks[hidden]
+
+
 def test_engine_and_backend_are_those_of_the_stated_machine(models, problems, capsys):
     assert plan_of_distill(models, problems, "4B", "plan_for=1x80").title.startswith("ENGINE=local")
     megatron = plan_of_distill(models, problems, "4B", "plan_for=8x80", "trainer_backend=megatron")

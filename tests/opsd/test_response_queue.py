@@ -42,8 +42,7 @@ class Steps:
             for parameter in model.parameters():
                 parameter.add_(0.02 * torch.randn(parameter.shape, generator=generator))
         self.weights.append({name: tensor.clone() for name, tensor in model.state_dict().items()})
-        with self.opened.engine.sampling() as sampler:
-            self.taken.append(self.opened.responses.take(sampler, step))
+        self.taken.append(self.opened.responses.take(self.opened.engine, step))
 
     @property
     def ages(self):

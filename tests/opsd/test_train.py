@@ -43,14 +43,15 @@ def test_a_step_of_which_nothing_enters_the_loss_says_what_to_change(open_run, t
         opened.step(0)
 
 
-@pytest.mark.parametrize("over_issue", [0, 0.5])
+@pytest.mark.parametrize("early", [{}, {"over_issue": 0.5}, {"rollout_ahead": 1}], ids=str)
 def test_a_sampler_of_another_model_ends_the_run_in_its_first_step(
-    make_run, grader, coin_checkpoint, tiny_checkpoint, over_issue
+    make_run, grader, coin_checkpoint, tiny_checkpoint, early
 ):
-    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2, over_issue=over_issue)
+    run = make_run(coin_checkpoint, PROBLEMS, max_num_steps=2, **early)
     assert run.claim_folder()
     engine = LocalEngine(run, grader)
     engine.sampler.model = load_model(str(tiny_checkpoint)).eval()
+    engine.sampler.update_weights = lambda weights: None
     with pytest.raises(UserError, match="sampler and trainer disagree .* in the first step"):
         train(run, engine)
     assert not list(run.output_dir.glob("checkpoints/*"))
@@ -111,7 +112,8 @@ def same_file(one, other):
 
 
 def without_seconds(path):
-    return [{name: value for name, value in line.items() if name != "seconds"} for line in read_jsonl(path)]
+    times = ("seconds", "ahead_seconds")
+    return [{name: value for name, value in line.items() if name not in times} for line in read_jsonl(path)]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,7 @@ def without_seconds(path):
         {"teacher_sync": "steps", "teacher_sync_steps": 2},
         {"teacher_sync": "epochs", "teacher_sync_epochs": 1, "stop_on_collapse": 1},
         {"over_issue": 0.5, "teacher_sync": "steps", "teacher_sync_steps": 2},
+        {"rollout_ahead": 1, "teacher_sync": "steps", "teacher_sync_steps": 2},
         {"lora_rank": 2},
         {"lora_rank": 2, "teacher_sync": "steps", "teacher_sync_steps": 2},
     ],
@@ -309,12 +312,14 @@ def test_validation_comes_before_the_first_step_at_every_period_and_at_the_end(m
     assert metrics[3]["val_revise_r0"] == lines[2]["revise_r0"]
 
 
-@pytest.mark.parametrize("over_issue", [0, 0.5])
+@pytest.mark.parametrize(
+    ("early", "left"), [({}, 0), ({"over_issue": 0.5}, 2), ({"rollout_ahead": 1}, 4)], ids=str
+)
 def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
-    make_run, grader, coin_checkpoint, capsys, over_issue
+    make_run, grader, coin_checkpoint, capsys, early, left
 ):
     settings = RUN | {"stop_on_collapse": 0.2, "val_period": 1, "val_num_samples": 8, "lr": 0.5}
-    settings |= {"keep_checkpoints_after_end": 1, "over_issue": over_issue}  # also the best student
+    settings |= {"keep_checkpoints_after_end": 1} | early  # also the best student
     run = make_run(coin_checkpoint, PROBLEMS, validation=[problem("7", id="validation")], **settings)
     train_run(run, grader)
     lines = read_jsonl(run.output_dir / "validation.jsonl")
@@ -323,7 +328,7 @@ def test_a_run_whose_validation_collapses_stops_and_hands_over_the_best_student(
     assert results["steps"] < RUN["max_num_steps"]
     out = capsys.readouterr().out
     assert "stopping: that is more than STOP_ON_COLLAPSE=0.2 below" in out
-    assert ("2 responses were under way when the run ended, and are not trained on" in out) == (over_issue > 0)
+    assert (f"{left} responses were under way when the run ended, and are not trained on" in out) == (left > 0)
     warnings = read_jsonl(run.output_dir / "warnings.jsonl")
     assert warnings[-1]["step"] == lines[-1]["step"] and warnings[-1]["warning"].startswith("stopping: ")
     best = max(range(len(lines)), key=lambda index: lines[index]["avg_at_k"])

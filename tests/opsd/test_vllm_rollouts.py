@@ -114,3 +114,18 @@ def test_what_vllm_was_interrupted_in_goes_on_under_the_next_weights(make_run, g
     assert max(line.get("logprob_gap_age1", 0) for line in metrics) > 1e-3
     trained = [line["id"] for line in read_jsonl(run.output_dir / "samples.jsonl")]
     assert sorted(trained) == sorted(p.id for p in problems)
+
+
+def test_vllm_samples_the_next_step_while_this_one_trains(make_run, grader, tiny_checkpoint):
+    problems = [problem("7", X + " [B] - 2" * (n % 5), f"p{n}") for n in range(16)]
+    more = {"max_num_epochs": 1, "rollout_ahead": 1, "log_samples_period": 1}
+    run = make_run(str(tiny_checkpoint), problems, sampler="vllm", lr=1e-3, **more)
+    train_run(run, grader)
+    metrics = read_jsonl(run.output_dir / "metrics.jsonl")
+    assert [line["token_age"] for line in metrics] == [0, 1, 1, 1]
+    assert metrics[0]["logprob_gap"] < 1e-4 < 1e-3 < min(line["logprob_gap_age1"] for line in metrics[1:])
+    assert all(line["requests_running"] > 0 for line in metrics)
+    trained = {step: [] for step in range(4)}
+    for line in read_jsonl(run.output_dir / "samples.jsonl"):
+        trained[line["step"]].append(line["id"])
+    assert trained == {step: [p.id for p in run.problems(step)] for step in range(4)}

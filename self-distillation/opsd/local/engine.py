@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from opsd.engine import START_STATE, ScoredBatch, UpdateResult, split_into_updates
-from opsd.hidden_states import autocast_dtype
 from opsd.local.checkpoint import newest_checkpoint, read_state, save_checkpoint
 from opsd.local.optimizer_step import OptimizerStep
+from opsd.local.sampler import open_sampler
 from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
 from opsd.loss_terms import loss_metrics
@@ -20,9 +20,6 @@ from srt.common.machine import this_machine
 from srt.common.models import stored_dtype
 from srt.contract import metrics as names
 from srt.sampling.base import WeightSyncedSampler
-from srt.sampling.from_config import choose_backend
-from srt.sampling.transformers import TransformersSampler
-from srt.sampling.vllm_inprocess import VllmSampler
 from srt.verifiers.factory import open_grader
 from srt.verifiers.types import Grader
 
@@ -64,7 +61,7 @@ class LocalEngine:
                     run.replay,
                 )
             with span("sampler"):
-                self.sampler = _open_sampler(run, self.student, share)
+                self.sampler = open_sampler(run, self.student, share)
             resources.callback(self.sampler.close)
             self._resources = resources.pop_all()
 
@@ -119,20 +116,3 @@ class LocalEngine:
 
     def close(self) -> None:
         self._resources.close()
-
-
-def _open_sampler(run: Run, student: Student, memory_utilization: float) -> WeightSyncedSampler:
-    """Over the student's own weights (transformers), or over a copy that `update_weights` refreshes (vLLM, with
-    `memory_utilization` of the GPU)."""
-    config = run.config
-    if choose_backend(config.sampler) == "transformers":
-        dtype = autocast_dtype(student.model.device)
-        return TransformersSampler(student.model, run.pad_id, run.sampling, config.sampler_batch, autocast=dtype)
-    return VllmSampler(
-        config.student_model,
-        run.sampling,
-        max_model_len=run.max_model_len,
-        max_batch=config.sampler_batch,
-        memory_utilization=memory_utilization,
-        can_sleep=True,
-    )

@@ -25,10 +25,12 @@ The two training backends differ in
 
     TRAINER_BACKEND                    dtensor             megatron
     the policy worker                  dtensor.py          megatron.py
-    gradients, optimizer, schedule     dtensor_step.py     megatron_step.py
+    gradients, optimizer, schedule     dtensor_step.py     megatron_step.py, torch_adam.py
+    stages, positions over ranks       -                   megatron_pipeline.py, context_parallel.py
+    layers                             transformers'       Transformer Engine's, or megatron_layers.py
     a model up to its LM head          lm_head_hook.py     megatron_lm_head_hook.py
     the section of its configuration   driver/config.py    driver/megatron_config.py
 
 Only engine.py, worker_group.py, generation.py, verifier_environment.py and the three workers import NeMo-RL, and
-only the three Megatron files in worker/ import Megatron.
+only the Megatron files in worker/ import Megatron.
 """

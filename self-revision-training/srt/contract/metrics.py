@@ -40,11 +40,14 @@ SET_ASIDE = "set_aside"
 TRAINED_ON = "trained_on"  # of an evaluation: phase -> problems that it trained the checkpoint on
 JUDGED_BY_EXAMPLES_ONLY = "judged_by_examples_only"  # responses to code problems without hidden tests
 
-# Of OVER_ISSUE. A token's age: steps between the one that drew it and the one that trains on it.
+# Of OVER_ISSUE and ROLLOUT_AHEAD. A token's age: steps between the one that drew it and the one that trains on it.
 TOKEN_AGE = "token_age"  # mean over the tokens of y
 TOKEN_AGE_MAX = "token_age_max"
 STALE_TOKENS = "stale_tokens"  # share of the tokens of y with an age above 0
 CARRIED_OVER = "carried_over"  # responses under way that the step left to later ones
+AHEAD_SECONDS = (
+    "ahead_seconds"  # that sampling and grading the step's responses took while the step before trained
+)
 
 # Of vLLM while it sampled the step's responses.
 REQUESTS_RUNNING = "requests_running"  # mean

@@ -2,14 +2,23 @@
 
 import logging
 import os
-from typing import Any
+import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-from srt.common.errors import UserError, typed_reason_of
+from srt.common.errors import UserError, reason_of, typed_reason_of
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 WITHOUT_VLLM = "SAMPLER=transformers works without vLLM"
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
+
+# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, the default of vLLM
+# 0.20, draws it sequence by sequence in Python. If the user has set the variable, that wins.
+RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
+_runner_of_user = RUNNER in os.environ  # before an engine of another model was started here
+
+Engine = TypeVar("Engine")
 
 
 def _is_error(record: logging.LogRecord) -> bool:
@@ -33,6 +42,33 @@ def prepare_vllm() -> bool:
     return on_gpu
 
 
+def with_second_runner(start: Callable[[], Engine], on_gpu: bool) -> Engine:
+    """What `start` starts, on a GPU with vLLM's second model runner; with the first one, and a line that says so,
+    for a model that the second does not support."""
+    if not on_gpu or _runner_of_user:
+        return start()
+    if "vllm.envs" in sys.modules:  # an engine that was started here before has fixed the variables
+        sys.modules["vllm.envs"].disable_envs_cache()
+    os.environ[RUNNER] = "1"
+    try:
+        return start()
+    except ValueError as error:  # from validating the configuration, before anything was started
+        if RUNNER not in str(error):
+            raise
+        print(f"vLLM: using the first model runner, because {reason_of(error)}", flush=True)
+        os.environ[RUNNER] = "0"
+        return start()
+
+
+def capture_size(max_batch: int) -> int | None:
+    """Up to which batch vLLM captures CUDA graphs; None: its default.
+
+    A batch without one waits for Python to launch its kernels, so all sizes get one. The graphs between vLLM's
+    default of 512 and 1024 take a few more seconds at the start.
+    """
+    return max_batch if max_batch > DEFAULT_CAPTURE_SIZE else None
+
+
 def engine_arguments(
     model_path: str,
     *,
@@ -53,9 +89,7 @@ def engine_arguments(
         "max_model_len": max_model_len,
         "hf_overrides": vllm_overrides(model_path),
         "max_num_seqs": max_batch,
-        # A batch without a CUDA graph waits for Python to launch its kernels, so all sizes get one. The graphs
-        # between vLLM's default of 512 and 1024 take a few more seconds at the start.
-        "max_cudagraph_capture_size": max_batch if on_gpu and max_batch > DEFAULT_CAPTURE_SIZE else None,
+        "max_cudagraph_capture_size": capture_size(max_batch) if on_gpu else None,
         "enforce_eager": not on_gpu,
         "enable_prefix_caching": True,  # a revision reuses the cache of its problem and first response
         "gpu_memory_utilization": memory_utilization,

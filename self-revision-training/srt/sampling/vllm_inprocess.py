@@ -5,32 +5,27 @@ It starts in seconds, its weights can be updated, and it can free the GPU memory
 """
 
 import os
-from collections.abc import Hashable, Iterable
-from dataclasses import replace
+from collections.abc import Iterable
 from functools import partial
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from srt.common.errors import UserError
 from srt.common.progress import heartbeat
-from srt.sampling.base import Sample, SampleRequest, SamplingConfig
-from srt.sampling.kv_cache_use import KVCacheUse
+from srt.sampling.base import SamplingConfig
 from srt.sampling.vllm_common import (
-    as_sample,
-    cannot_sample,
     did_not_start,
     engine_arguments,
     prepare_vllm,
-    sampling_params,
     sleep_level,
 )
+from srt.sampling.vllm_requests import VllmRequests
 from srt.sampling.vllm_start import StartMessages
 
 if TYPE_CHECKING:  # torch is heavy, and vLLM's environment variables must be set before it is imported
     from torch import Tensor
 
 
-class VllmSampler:
+class VllmSampler(VllmRequests):
     """`max_model_len`: prompt and response together, in tokens; None: the context length of the model.
 
     `max_batch`: sequences that run at the same time. `memory_utilization`: vLLM's share of the GPU memory.
@@ -56,14 +51,10 @@ class VllmSampler:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         on_gpu = prepare_vllm()
         from vllm import LLM  # before `listening`: the import sets up vLLM's logger
-        from vllm.inputs import tokens_input
 
         from srt.common.models import load_model_config
         from srt.sampling.vllm_classes import model_classes, separate_classes
 
-        self._tokens_input = tokens_input
-        self.config = config
-        self.with_logprobs = with_logprobs
         arguments = engine_arguments(
             model_path,
             on_gpu=on_gpu,
@@ -79,81 +70,19 @@ class VllmSampler:
         messages = StartMessages()
         try:
             with messages.listening(), heartbeat("vLLM is starting", lambda: messages.text):
-                self.engine = LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
+                engine = LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
         print(f"vLLM: started in {messages.describe()}", flush=True)
+        super().__init__(engine, config, model_path, with_logprobs)
         self.engine.apply_model(partial(separate_classes, before=classes))
         # The parameters that the last update of weights reached, where vLLM tells.
         self._loaded: set[str] | None = None
         self._records_loading = False
-        self._model_path = model_path
         self._on_gpu = on_gpu
         self._can_sleep = can_sleep and on_gpu
         self._asleep = False
         self._sleep_level = sleep_level(model_config)
-        self._keys: dict[str, Hashable] = {}
-        self._submitted = 0
-        self._has_sampled = False
-        # None where the user has put the engine into a process of its own.
-        self._core: Any = getattr(self.engine.engine_core, "engine_core", None)
-        self._cache_use = KVCacheUse()
-
-    @property
-    def pending(self) -> int:
-        return len(self._keys)
-
-    def submit(self, key: Hashable, request: SampleRequest) -> None:
-        name = str(self._submitted)  # vLLM needs a string; a key may be any hashable
-        self._submitted += 1
-        self._keys[name] = key
-        params = sampling_params(self.config, request, self.with_logprobs)
-        self.engine.add_request(name, self._tokens_input(request.prompt_ids), params)
-
-    def poll(self, enough: int | None = None) -> list[tuple[Hashable, Sample]]:
-        """One step of the engine, in which any number of samples may finish."""
-        if not self._keys:
-            return []
-        try:
-            outputs: list[Any] = self.engine.step()  # of generation: vLLM's type also has pooling
-        except Exception as error:
-            if self._has_sampled:
-                raise
-            raise cannot_sample(self._model_path, error) from error
-        self._has_sampled = True
-        if self._core is not None:
-            self._cache_use.record(self._core.scheduler)
-        return [
-            (self._keys.pop(output.request_id), as_sample(output.outputs[0], self.config))
-            for output in outputs
-            if output.finished
-        ]
-
-    def interrupt(self) -> list[tuple[Hashable, Sample]]:
-        """vLLM returns nothing of an aborted request, so its tokens are read where they are collected."""
-        if not self._keys:
-            return []
-        states = {
-            getattr(state, "external_req_id", state.request_id): state
-            for state in self.engine.output_processor.request_states.values()
-        }
-        samples = [(key, self._so_far(states[name])) for name, key in self._keys.items()]
-        self.engine.abort_request(list(self._keys))
-        self._keys.clear()
-        while getattr(self._core, "batch_queue", None):  # scheduled ahead; it must not meet the next weights
-            self.engine.step()
-        return samples
-
-    def _so_far(self, state: Any) -> Sample:
-        """What a request has sampled. `state`: vLLM's RequestState."""
-        completion = SimpleNamespace(
-            token_ids=state.detokenizer.output_token_ids,
-            logprobs=(state.logprobs_processor.logprobs or []) if self.with_logprobs else None,
-        )
-        return replace(as_sample(completion, self.config), finish_reason="interrupted")
-
-    def metrics(self) -> dict[str, float]:
-        return self._cache_use.metrics()
 
     def update_weights(self, weights: "Iterable[tuple[str, Tensor]]") -> None:
         """Sample from these weights from now on (names and layout of the checkpoint, any dtype); wakes a sleeping
@@ -174,7 +103,7 @@ class VllmSampler:
             self._records_loading = True
             self.engine.apply_model(_forget_weights)
         parameters = self.engine.apply_model(_parameter_names)[0]
-        self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+        self.engine.collective_rpc(_reload_weights, args=(weights,))
         missing = {min(names) for names in parameters if self._loaded is not None and not names & self._loaded}
         if is_first:
             missing.update(*self.engine.apply_model(_forgotten_weights))
@@ -187,7 +116,7 @@ class VllmSampler:
         if not self._on_gpu:
             self.engine.apply_model(_repack_for_cpu)
         self.engine.reset_prefix_cache()  # its content came from the old weights
-        self._cache_use = KVCacheUse()
+        self.reset_metrics()
 
     def _record_loading(self, model: Any) -> None:
         """Note which parameters vLLM's `load_weights` loads; vLLM itself only logs a warning about the others."""
@@ -211,6 +140,17 @@ class VllmSampler:
         shutdown = getattr(getattr(self.engine, "engine_core", None), "shutdown", None)
         if shutdown is not None:
             shutdown()
+
+
+def _reload_weights(worker: Any, weights: "Iterable[tuple[str, Tensor]]") -> None:
+    """`worker`: of vLLM. Its second model runner has no such method in vLLM 0.20, and what that of the first one
+    needs."""
+    if hasattr(worker.model_runner, "reload_weights"):
+        worker.reload_weights(weights_iterator=weights)
+    else:
+        from vllm.v1.worker.gpu_model_runner import GPUModelRunner
+
+        GPUModelRunner.reload_weights(worker.model_runner, weights_iterator=weights)
 
 
 def _parameter_names(model: Any) -> list[set[str]]:

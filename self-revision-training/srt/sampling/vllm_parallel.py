@@ -15,12 +15,19 @@ import time
 from collections.abc import Hashable
 from typing import Any
 
-from srt.common.errors import UserError, reason_of
+from srt.common.errors import UserError
 from srt.common.progress import describe_processes, heartbeat
 from srt.common.ray_auth import require_token
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 from srt.sampling.process_guard import ChildProcessGuard
-from srt.sampling.vllm_common import as_sample, did_not_start, engine_arguments, prepare_vllm, sampling_params
+from srt.sampling.vllm_common import (
+    as_sample,
+    did_not_start,
+    engine_arguments,
+    prepare_vllm,
+    sampling_params,
+    with_second_runner,
+)
 
 # How long poll waits when nothing has finished: long enough not to burn CPU, short enough to hardly delay a
 # verdict that arrives meanwhile (a sample takes seconds).
@@ -32,11 +39,6 @@ LOOK_SECONDS = 2.0  # between questions to Ray whether the engines are still the
 # requests in flight one enters at nearly every step. Requests are therefore held for this long and admitted
 # together, which leaves most steps to the graph; against the seconds that a request takes, the delay is small.
 ADMISSION_SECONDS = 0.2
-
-# vLLM's second model runner draws the noise of seeded requests in one kernel; the first, the default of vLLM
-# 0.20, draws it sequence by sequence in Python. If the user has set the variable, that wins.
-RUNNER = "VLLM_USE_V2_MODEL_RUNNER"
-_runner_of_user = RUNNER in os.environ  # before an engine of another model was started here
 
 
 class VllmParallelSampler:
@@ -271,17 +273,7 @@ async def _start_engine(arguments: dict[str, Any], on_gpu: bool) -> Any:
         # per step on GPUs with at least 70 GiB, 8192 on others (without a context: 2048).
         return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments), usage_context=UsageContext.LLM_CLASS)
 
-    if not on_gpu or _runner_of_user:
-        return start()
-    os.environ[RUNNER] = "1"
-    try:
-        return start()
-    except ValueError as error:  # from validating the configuration, before anything was started
-        if RUNNER not in str(error):
-            raise
-        print(f"vLLM: using the first model runner, because {reason_of(error)}", flush=True)
-        os.environ[RUNNER] = "0"
-        return start()
+    return with_second_runner(start, on_gpu)
 
 
 def visible_gpus() -> int:

@@ -1,7 +1,7 @@
-"""Megatron-Core on CPUs: what megatron_update.py puts in the place of GPUs, and of Transformer Engine's layers.
+"""Megatron-Core on CPUs: what megatron_update.py puts in the place of GPUs.
 
-GPTModel, tensor and sequence parallelism (over gloo), DDP, optimizer and schedule are Megatron's own. It says
-"cuda" in many places; here it means the CPU.
+GPTModel, its parallelisms (over gloo), DDP, optimizer and schedule are Megatron's own, and the layers are those of
+MEGATRON_LAYERS=local. It says "cuda" in many places; here it means the CPU.
 """
 
 import contextlib
@@ -18,6 +18,7 @@ class CudaIsTheCpu(TorchFunctionMode):
         kwargs = kwargs or {}
         if str(kwargs.get("device", "")).startswith("cuda"):
             kwargs["device"] = "cpu"
+        kwargs.pop("pin_memory", None)
         result = function(*args, **kwargs)
         if function is torch.Tensor.type and len(args) == 1:
             return result.replace("torch.", "torch.cuda.")
@@ -32,50 +33,18 @@ torch.Tensor.cuda = lambda tensor, *_, **__: tensor
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig  # noqa: E402
 from megatron.core.models.gpt import GPTModel  # noqa: E402
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec  # noqa: E402
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer  # noqa: E402
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler  # noqa: E402
-from megatron.core.tensor_parallel import ColumnParallelLinear  # noqa: E402
 from megatron.core.tensor_parallel.random import CudaRNGStatesTracker  # noqa: E402
-from megatron.core.transformer.identity_op import IdentityOp  # noqa: E402
 from megatron.core.transformer.module import Float16Module  # noqa: E402
-from megatron.core.transformer.transformer_block import TransformerBlockSubmodules  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
+from megatron.core.utils import unwrap_model  # noqa: E402
+
+from opsd.nemo_rl.worker.megatron_layers import local_layers  # noqa: E402
+
+__all__ = ["gpt_model", "optimizer_and_schedule", "parallel_state", "unwrap_model", "wrapped"]
 
 CudaRNGStatesTracker.fork = lambda *_: contextlib.nullcontext()  # for dropout, of which there is none
-
-
-class TENorm(torch.nn.RMSNorm):
-    """As Transformer Engine's: Megatron's own knows no sequence parallelism."""
-
-    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **_):
-        super().__init__(hidden_size, eps=eps, dtype=config.params_dtype)
-        self.weight.sequence_parallel = config.sequence_parallel
-
-
-class TELayerNormColumnParallelLinear(ColumnParallelLinear):
-    """As Transformer Engine's: the norm before a linear layer is a part of it."""
-
-    def __init__(self, *sizes: int, config: TransformerConfig, **settings):
-        super().__init__(*sizes, config=config, **settings)
-        self.layer_norm_weight = torch.nn.Parameter(torch.ones(sizes[0], dtype=config.params_dtype))
-        self.layer_norm_weight.sequence_parallel = config.sequence_parallel
-
-    def forward(self, hidden: torch.Tensor):
-        weight, eps = self.layer_norm_weight, self.config.layernorm_epsilon
-        return super().forward(torch.nn.functional.rms_norm(hidden, hidden.shape[-1:], weight, eps))
-
-
-def layers(config: TransformerConfig) -> TransformerBlockSubmodules:
-    """A Qwen3's, with the names and places of weights that they have with Transformer Engine."""
-    layer = get_gpt_layer_local_spec(qk_layernorm=True, normalization="RMSNorm")
-    parts, attention = layer.submodules, layer.submodules.self_attention.submodules
-    parts.input_layernorm = parts.pre_mlp_layernorm = IdentityOp
-    parts.sharded_state_dict_keys_map = {}
-    attention.q_layernorm = attention.k_layernorm = TENorm
-    attention.linear_qkv = TELayerNormColumnParallelLinear
-    parts.mlp.keywords["submodules"].linear_fc1 = TELayerNormColumnParallelLinear
-    return TransformerBlockSubmodules(layer_specs=[layer] * config.num_layers, layer_norm=TENorm)
 
 
 def gpt_model(rows: int, tied: bool, sequence_parallel: bool, dtype: torch.dtype) -> GPTModel:
@@ -96,6 +65,9 @@ def gpt_model(rows: int, tied: bool, sequence_parallel: bool, dtype: torch.dtype
         attention_dropout=0.0,
         bias_dropout_fusion=False,
         tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
+        pipeline_model_parallel_size=parallel_state.get_pipeline_model_parallel_world_size(),
+        context_parallel_size=parallel_state.get_context_parallel_world_size(),
+        pipeline_dtype=dtype,
         sequence_parallel=sequence_parallel,
         use_cpu_initialization=True,
         gradient_accumulation_fusion=False,
@@ -105,11 +77,13 @@ def gpt_model(rows: int, tied: bool, sequence_parallel: bool, dtype: torch.dtype
     )
     return GPTModel(
         config,
-        layers(config),
+        local_layers(config),
         vocab_size=rows,
         max_sequence_length=512,
         position_embedding_type="rope",
         share_embeddings_and_output_weights=tied,
+        pre_process=parallel_state.is_pipeline_first_stage(),
+        post_process=parallel_state.is_pipeline_last_stage(),
     )
 
 

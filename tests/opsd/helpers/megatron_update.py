@@ -3,20 +3,22 @@ r"""Run by test_megatron_step.py, once for each rank: the update of a Megatron m
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python megatron_update.py <layout> <folder>
 
 layout: dense (one process, the model's own full logits, AdamW written out), one (one process), data (data parallel
-2),
-tensor (tensor parallel 2) or sequence (that with sequence parallelism). Reads work.pt and writes
-<layout><rank>.pt: what was found with tied and with untied embeddings, weights and gradients whole.
+2), tensor (tensor parallel 2), sequence (that with sequence parallelism), pipeline (2 stages), context (context
+parallel 2) or all (4 processes: 2 stages of context parallel 2). Reads work.pt and writes <layout><rank>.pt: what
+was found with tied and with untied embeddings, weights and gradients whole.
 """
 
 import math
+import re
 import sys
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, wrapped
+from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, unwrap_model, wrapped
 from torch import Tensor
 
 from opsd.cpu_offload import PinnedCpuCopies
@@ -30,9 +32,24 @@ from tests.srt.helpers.reference_adamw import SETTINGS
 STUDENT, TEACHER = 0, 1  # seeds
 
 
+SIZES = {  # of tensor, pipeline and context parallelism
+    "tensor": (2, 1, 1),
+    "sequence": (2, 1, 1),
+    "pipeline": (1, 2, 1),
+    "context": (1, 1, 2),
+    "all": (1, 2, 2),
+}
+
+
 def named(model) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """With the names of a model in one stage."""
+    stage = unwrap_model(model)
+    first = parallel_state.get_pipeline_model_parallel_rank() * len(stage.decoder.layers)
     for name, parameter in model.named_parameters():
-        yield name.replace("module.", ""), parameter
+        name = re.sub(r"(?<=layers\.)\d+", lambda found: str(first + int(found[0])), name.replace("module.", ""))
+        if stage.share_embeddings_and_output_weights and name == "output_layer.weight":
+            name = "embedding.word_embeddings.weight"  # the last stage's copy
+        yield name, parameter
 
 
 def pieces(tensor: Tensor, parameter: Tensor, count: int) -> list[Tensor]:
@@ -42,8 +59,8 @@ def pieces(tensor: Tensor, parameter: Tensor, count: int) -> list[Tensor]:
 def fill(model, seed: int) -> None:
     """This rank's part of weights that are the same for every layout."""
     rank, size = torch.distributed.get_rank(parallel_state.get_tensor_model_parallel_group()), tensor_parallel()
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in sorted(named(model)):
+    for name, parameter in named(model):
+        generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
         shape, split = list(parameter.shape), getattr(parameter, "tensor_model_parallel", False)
         if split:
             shape[parameter.partition_dim] *= size
@@ -105,12 +122,15 @@ class Worker(MegatronStep):
 def run(work: dict[str, Any], layout: str, tied: bool) -> dict[str, Any]:
     worker = Worker(work, tied, layout == "sequence", torch.float32)
     shapes = []
-    layer = worker.model.module.output_layer
+    stage = unwrap_model(worker.model)
+    layer = stage.output_layer if stage.post_process else torch.nn.Identity()
     spy = layer.register_forward_hook(lambda _, inputs, output: shapes.append(tuple(output[0].shape)))
     before = weights(worker.model)
     updates = work["updates"][layout if layout == "data" else "one"]
     mine = updates[torch.distributed.get_rank() if layout == "data" else 0]
-    found = {"result": worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)}
+    found = {"scores": worker.score(mine[0], KLConfig(), pad_id=0)}
+    shapes.clear()
+    found["result"] = worker.distill(mine, KLConfig(), grad_eps=0.0, pad_id=0)
     spy.remove()
     found |= {
         "shapes": shapes,
@@ -176,7 +196,8 @@ def dense(work: dict[str, Any], tied: bool) -> dict[str, Any]:
 
 def main(layout: str, folder: str) -> None:
     torch.distributed.init_process_group("gloo")
-    parallel_state.initialize_model_parallel(2 if layout in ("tensor", "sequence") else 1)
+    tensor, pipeline, context = SIZES.get(layout, (1, 1, 1))
+    parallel_state.initialize_model_parallel(tensor, pipeline, context_parallel_size=context)
     work = torch.load(Path(folder) / "work.pt", weights_only=False)
     found = {tied: dense(work, tied) if layout == "dense" else run(work, layout, tied) for tied in (True, False)}
     if layout in ("data", "tensor"):

@@ -20,6 +20,7 @@ device_mesh.init_device_mesh = lambda device, *rest, **names: init_device_mesh("
 from nemo_rl.models.policy.workers import dtensor_policy_worker  # noqa: E402
 
 from opsd.nemo_rl.worker import dtensor as worker  # noqa: E402
+from opsd.nemo_rl.worker.sampling import SamplingWorker  # noqa: E402
 from srt.common.models import load_model  # noqa: E402
 from srt.sampling.base import SamplingConfig  # noqa: E402
 from srt.sampling.transformers import TransformersSampler  # noqa: E402
@@ -33,6 +34,11 @@ dtensor_policy_worker.get_cpu_state_dict = worker.get_cpu_state_dict = without_p
 
 
 class CpuWorkerImpl(worker.DistillationWorkerImpl):
+    def __init__(self, *args, **kwargs):
+        torch.backends.cuda.enable_cudnn_sdp(True)  # torch's default, whose gradients are NaN at times
+        super().__init__(*args, **kwargs)
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+
     def move_to_device(self, model, device):
         return model
 
@@ -42,13 +48,44 @@ class CpuWorker(CpuWorkerImpl):
     pass
 
 
+@ray.remote(num_cpus=0)
+class CpuSampler(SamplingWorker):
+    """In the place of a vLLM engine: transformers, as in the local engine."""
+
+    def wake_up(self, folder: str, pad_id: int, eot_ids: list[int]) -> None:
+        config = SamplingConfig(1.0, 1.0, tuple(eot_ids))
+        self.sampler = Unmeasured(load_model(folder, "float32"), pad_id, config, 256)
+
+
+class Unmeasured(TransformersSampler):
+    def reset_metrics(self) -> None:
+        pass
+
+
+class CpuSamplers:
+    """NeMo-RL's worker group, as far as it is used."""
+
+    dp_size = 2
+
+    def __init__(self) -> None:
+        self.workers = [CpuSampler.remote() for _ in range(self.dp_size)]
+
+    def get_dp_leader_worker_idx(self, shard: int) -> int:
+        return shard
+
+    def run_single_worker_single_data(self, method_name: str, worker_idx: int, **arguments: Any) -> Any:
+        return getattr(self.workers[worker_idx], method_name).remote(**arguments)
+
+
 class Generation:
-    """In the place of the vLLM engines: the student as it was at the last refresh, in the driver."""
+    """In the place of the vLLM engines: two samplers of the student as it was at the last refresh."""
 
     def __init__(self, config: dict[str, Any], folder: Path):
         self.like = config["model_name"]
+        self.tokens = {"pad_id": config["_pad_token_id"], "eot_ids": config["stop_token_ids"]}
+        self.colocated = config["colocated"]["enabled"]
         self.folder = folder
-        self.model = None
+        self.worker_group = CpuSamplers()
 
     def refresh(self, policy: Any) -> None:
         policy.offload_before_refit()
@@ -56,37 +93,18 @@ class Generation:
             "export_student", like=self.like, dtype=torch.float32, folder=str(self.folder)
         )
         policy.offload_after_refit()
-        self.model = load_model(str(self.folder), "float32")
+        ray.get([worker.wake_up.remote(str(self.folder), **self.tokens) for worker in self.worker_group.workers])
 
     def prepare_refit_info(self, info: dict[str, Any]) -> None:
         assert "lm_head.weight" in info
 
     def finish_generation(self) -> None:
-        self.model = None
-
-
-class Sampler:
-    """In the place of NemoSampler: transformers, as in the local engine."""
-
-    def __init__(self, generation: Generation, eot_ids: list[int], pad_id: int):
-        self.generation = generation
-        self.settings = SamplingConfig(1.0, 1.0, tuple(eot_ids))
-        self.pad_id = pad_id
-        self.inner = None
-
-    def submit(self, key: Any, request: Any) -> None:
-        if self.inner is None or self.inner.model is not self.generation.model:
-            self.inner = TransformersSampler(self.generation.model, self.pad_id, self.settings, 256)
-        self.inner.submit(key, request)
-
-    def poll(self, enough: int | None = None) -> Any:
-        return self.inner.poll(enough)
-
-    def interrupt(self) -> list[Any]:
-        return self.inner.interrupt() if self.inner else []
-
-    def metrics(self) -> dict[str, float]:
-        return {}
-
-    def close(self) -> None:
         pass
+
+    def shutdown(self) -> bool:
+        return True
+
+
+def refit(policy: Any, generation: Generation, colocated_inference: bool) -> None:
+    assert colocated_inference == generation.colocated
+    generation.refresh(policy)

@@ -38,11 +38,9 @@ def main(argv: list[str]) -> None:
     select_engine.NEEDED = ("ray",)  # vLLM is replaced
     folder = Path(tempfile.mkdtemp())
     worker_group.WORKERS = {"dtensor": "nemo_on_cpu.CpuWorker"}
-    worker_group.NemoSampler = nemo_on_cpu.Sampler
     worker_group.open_generation = lambda cluster, config: nemo_on_cpu.Generation(config, folder)
-    worker_group.refit_policy_generation = lambda policy, generation, colocated_inference: generation.refresh(
-        policy
-    )
+    worker_group.refit_policy_generation = nemo_on_cpu.refit
+    worker_group.connect = lambda *_: None  # NCCL's
     policy_config = worker_group.policy_config
     worker_group.policy_config = lambda *settings: policy_config(*settings) | {"precision": "float32"}
     distill.distill(argv)

@@ -5,7 +5,6 @@ from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
-from opsd.nemo_rl.driver.megatron_config import check_megatron, megatron_section
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
 from srt.common.models import count_parameters
@@ -44,9 +43,31 @@ def test_asked_sizes_are_taken(make_config, model_config):
     assert (shape.gpus, shape.data_parallel, shape.tensor_parallel, shape.sampler_tensor_parallel) == (4, 2, 2, 1)
 
 
+def test_vllm_gets_gpus_of_its_own(make_config, model_config):
+    config = make_config(rollout_gpus=3)
+    shape = cluster_shape(config, 8, model_config, 30e9)
+    assert (shape.gpus, shape.data_parallel, shape.tensor_parallel) == (5, 5, 1)
+    assert (shape.rollout_gpus, shape.sampler_tensor_parallel) == (3, 1)
+    assert "5 GPU(s)" in shape.describe() and "3 vLLM engine(s) of 1 on 3 GPU(s) of their own" in shape.describe()
+    resources = {"gpus_per_node": 3, "num_nodes": None}
+    section = generation_config(config, shape, 1000, [5], 5, 0.8)
+    assert section["colocated"] == {"enabled": False, "resources": resources}
+    split = cluster_shape(make_config(rollout_gpus=4), 8, model_config, 30e9)
+    assert (split.tensor_parallel, split.sampler_tensor_parallel) == (2, 2)
+    together = cluster_shape(make_config(), 8, model_config, 1)
+    assert generation_config(make_config(), together, 1000, [5], 5, 0.8)["colocated"]["enabled"] is True
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
+        ({"rollout_gpus": 8}, "ROLLOUT_GPUS=8: of 8 GPU.* at least one must be left to train"),
+        ({"rollout_gpus": 1, "num_nodes": 2}, "ROLLOUT_GPUS=1 NUM_NODES=2: .* on one node only"),
+        (
+            {"rollout_gpus": 2, "sampler_tensor_parallel_size": 4},
+            "SAMPLER_TENSOR_PARALLEL_SIZE=4 must divide the 2",
+        ),
+        ({"rollout_gpus": 2, "tensor_parallel_size": 4}, "TENSOR_PARALLEL_SIZE=4 must divide the 6"),
         ({"tensor_parallel_size": 3}, "TENSOR_PARALLEL_SIZE=3 must divide the 8"),
         ({"sampler_tensor_parallel_size": 4}, "SAMPLER_TENSOR_PARALLEL_SIZE=4 must .* 2 key-value heads"),
         ({"gpus_per_node": 9}, "GPUS_PER_NODE=9: 8 GPU"),
@@ -85,76 +106,6 @@ def test_the_update_is_described_to_the_dtensor_worker(make_config, model_config
     assert unclipped["max_grad_norm"] is None
 
 
-def test_the_optimisation_is_the_same_one_with_megatron(make_config, model_config):
-    config = make_config(
-        trainer_backend="megatron",
-        student_model="m",
-        lr=3e-6,
-        adam_beta1=0.8,
-        adam_beta2=0.9,
-        weight_decay=0.1,
-        max_grad_norm=0.5,
-        gradient_checkpointing=0,
-        lr_schedule="cosine",
-        tensor_parallel_size=2,
-    )
-    policy = policy_config(config, cluster_shape(config, 4, model_config, 1), {}, total_updates=77)
-    assert policy["dtensor_cfg"] == {"enabled": False}
-    megatron = policy["megatron_cfg"]
-    optimizer, schedule = megatron["optimizer"], megatron["scheduler"]
-    assert (optimizer["lr"], optimizer["adam_eps"], optimizer["clip_grad"]) == (3e-6, 1e-8, 0.5)
-    assert (optimizer["adam_beta1"], optimizer["adam_beta2"]) == (0.8, 0.9)
-    assert optimizer["weight_decay"] == schedule["start_weight_decay"] == schedule["end_weight_decay"] == 0.1
-    assert (schedule["lr_decay_style"], schedule["lr_decay_iters"]) == ("cosine", 77)
-    assert (schedule["lr_warmup_iters"], schedule["lr_warmup_init"], optimizer["min_lr"]) == (
-        5,
-        pytest.approx(5e-7),
-        0.0,
-    )
-    assert (megatron["tensor_model_parallel_size"], megatron["sequence_parallel"]) == (2, True)
-    assert megatron["activation_checkpointing"] is False
-    others = ("pipeline_model", "context", "expert_model", "expert_tensor")
-    assert [megatron[f"{name}_parallel_size"] for name in others] == [1, 1, 1, 1]
-
-
-def test_megatron_without_tensor_parallelism_does_not_split_sequences(make_config):
-    assert megatron_section(make_config(), 1, 10)["sequence_parallel"] is False
-
-
-def test_megatrons_schedule_ends_behind_a_warm_up_that_a_short_run_does_not_reach(make_config):
-    schedule = megatron_section(make_config(warmup_steps=5), 1, 3)["scheduler"]
-    assert schedule["lr_decay_iters"] > schedule["lr_warmup_iters"] == 5
-    started = megatron_section(make_config(warmup_steps=20, warmup_start=0.1, lr=1e-5), 1, 30)["scheduler"]
-    assert started["lr_warmup_init"] == pytest.approx(1e-6)
-
-
-def test_what_megatron_does_not_do_is_refused(make_config, model_config):
-    config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
-    check_megatron(config, model_config)
-    with pytest.raises(UserError, match="TEACHER_MODEL=another .*TRAINER_BACKEND=dtensor supports others"):
-        check_megatron(make_config(student_model="m", teacher_model="another"), model_config)
-    model_config.num_experts = 8
-    with pytest.raises(UserError, match="m is a mixture of experts"):
-        check_megatron(config, model_config)
-
-
-@pytest.mark.parametrize(
-    ("entry", "value", "message"),
-    [
-        ("final_logit_softcapping", 30.0, "sets final_logit_softcapping=30.0.*TRAINER_BACKEND=dtensor"),
-        ("logits_scaling", 8.0, "sets logits_scaling=8.0.*TRAINER_BACKEND=dtensor"),
-        ("rope_parameters", {"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0}, "depend on lengths"),
-    ],
-)
-def test_megatron_refuses_what_only_the_other_workers_ask_the_model(
-    make_config, model_config, entry, value, message
-):
-    config = make_config(trainer_backend="megatron", student_model="m", teacher_model="m")
-    setattr(model_config, entry, value)
-    with pytest.raises(UserError, match=message):
-        check_megatron(config, model_config)
-
-
 def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_config, model_config):
     config = make_config(student_model="m", temperature=0.7, top_p=0.9, sampler_batch=99)
     overrides = {"rope_parameters": {"rope_type": "default"}}
@@ -165,6 +116,9 @@ def test_vllm_samples_as_the_knobs_say_and_stops_at_the_layouts_tokens(make_conf
     assert generation["vllm_cfg"]["max_model_len"] == 1000
     assert generation["vllm_cfg"]["gpu_memory_utilization"] == 0.3
     assert generation["vllm_kwargs"]["max_num_seqs"] == 99
+    assert generation["vllm_kwargs"]["max_cudagraph_capture_size"] is None  # vLLM's default is larger
+    many = generation_config(make_config(sampler_batch=800), shape, 1000, [5, 6], 5, memory_utilization=0.3)
+    assert many["vllm_kwargs"]["max_cudagraph_capture_size"] == 800
     assert generation["vllm_cfg"]["enforce_eager"] is False
 
 
@@ -213,32 +167,30 @@ def test_what_cannot_be_had_is_refused_in_a_sentence_that_names_the_local_engine
     assert (missing or "no GPU") in str(refusal.value)
 
 
-def test_megatron_needs_the_nemo_rl_engine_and_its_packages(make_config, monkeypatch):
-    megatron = make_config(trainer_backend="megatron")
-    check_engine(make_config(), "local")
-    with pytest.raises(UserError, match="TRAINER_BACKEND=megatron needs ENGINE=nemo-rl, .* ENGINE=local"):
-        check_engine(megatron, "local")
-
-    def find(module):
-        if module == "megatron.bridge":
-            raise ModuleNotFoundError("megatron")  # as find_spec does where there is no parent
-        return None if module == "transformer_engine" else module
-
-    monkeypatch.setattr("importlib.util.find_spec", find)
-    with pytest.raises(UserError, match="megatron-bridge is not installed .*EXTRAS=megatron") as refusal:
-        check_engine(megatron, "nemo-rl")
-    assert "TRAINER_BACKEND=dtensor" in str(refusal.value)
-    monkeypatch.setattr("importlib.util.find_spec", lambda module: module)
-    check_engine(megatron, "nemo-rl")
-
-
 def test_the_nemo_rl_engine_refuses_adapters(make_config):
     check_engine(make_config(lora_rank=8), "local")
-    with pytest.raises(UserError, match=r"OVER_ISSUE=0.25: .* ENGINE=nemo-rl cannot take the first ones"):
-        check_engine(make_config(over_issue=0.25), "nemo-rl")
-    check_engine(make_config(over_issue=0.25), "local")
     with pytest.raises(UserError, match="LORA_RANK=8: ENGINE=nemo-rl trains all weights"):
         check_engine(make_config(lora_rank=8), "nemo-rl")
+
+
+@pytest.mark.parametrize(
+    ("engine", "settings", "words"),
+    [
+        ("local", {"rollout_gpus": 1}, "ROLLOUT_GPUS=1 needs ENGINE=nemo-rl, and this run has ENGINE=local"),
+        ("nemo-rl", {"rollout_ahead": 1}, "ROLLOUT_AHEAD=1: with ENGINE=nemo-rl .* give it GPUs of its own"),
+        (
+            "nemo-rl",
+            {"rollout_gpus": 1, "trainer_backend": "megatron"},
+            "ROLLOUT_GPUS=1: TRAINER_BACKEND=megatron",
+        ),
+    ],
+    ids=str,
+)
+def test_where_vllm_cannot_sample_meanwhile_is_refused(make_config, engine, settings, words):
+    with pytest.raises(UserError, match=words):
+        check_engine(make_config(**settings), engine)
+    check_engine(make_config(rollout_ahead=1), "local")
+    check_engine(make_config(rollout_ahead=1, rollout_gpus=1), "nemo-rl")
 
 
 @pytest.mark.parametrize("knob", ["reward_weight", "srt_replay"])

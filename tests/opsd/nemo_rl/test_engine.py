@@ -15,6 +15,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from opsd.problem_order import ProblemOrder
 from srt.common.files import read_jsonl, write_jsonl
 from tests.opsd.helpers.needs_nemo_rl import needs_nemo_rl
 from tests.opsd.helpers.on_ranks import GENEROUS, waits_for_ranks
@@ -87,15 +88,20 @@ def start(script, environment, output):
         )
 
 
-@pytest.mark.parametrize("tensor_parallel, packing", [(1, "1"), (2, "0")])
+@pytest.mark.parametrize("tensor_parallel, packing, rollout_gpus", [(1, "1", 0), (2, "0", 0), (1, "0", 1)])
 @waits_for_ranks
-def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment, tensor_parallel, packing):
-    """The local engine pads."""
+def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
+    environment, tensor_parallel, packing, rollout_gpus
+):
+    """The local engine pads. With a third GPU to sample on, both roll out ahead."""
     folder = Path(environment["FOLDER"])
-    local, nemo = folder / "local", folder / f"nemo{tensor_parallel}"
+    name = f"{tensor_parallel} {packing} {rollout_gpus}"
+    local, nemo = folder / f"local {rollout_gpus}", folder / f"nemo {name}"
+    environment = environment | {"ROLLOUT_AHEAD": str(rollout_gpus)}
     assert start(LOCAL, environment, local).wait(GENEROUS) == 0
 
-    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "2", "TENSOR_PARALLEL_SIZE": str(tensor_parallel)}
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": str(2 + rollout_gpus)}
+    settings |= {"TENSOR_PARALLEL_SIZE": str(tensor_parallel), "ROLLOUT_GPUS": str(rollout_gpus)}
     settings["PACKING"] = packing
     first = start(RUN, settings, nemo)
     while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
@@ -108,11 +114,36 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(environment
     lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
     assert [line["step"] for line in found] == [0, 1, 2, 3]
     assert any(0 < line["reward"] < 1 for line in found)
+    assert [line.get("token_age", 0) for line in found] == [0] + 3 * [rollout_gpus]
     for theirs, ours in zip(lines, found, strict=True):
-        for name in theirs.keys() - {"seconds"}:
+        for name in theirs.keys() - {"seconds", "ahead_seconds"}:
             expected = theirs[name] if theirs[name] is None else pytest.approx(theirs[name], rel=1e-3, abs=1e-5)
             assert ours[name] == expected, (ours["step"], name)
     students = [AutoModelForCausalLM.from_pretrained(run / "student") for run in (local, nemo)]
     for (name, theirs), ours in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         assert (theirs - ours).abs().max() < 1e-3, name
     assert read_jsonl(nemo / "samples.jsonl")[0]["tokens"] == read_jsonl(local / "samples.jsonl")[0]["tokens"]
+
+
+@waits_for_ranks
+def test_a_killed_and_continued_run_with_over_issue_trains_on_everything_once(environment):
+    """Which of two engines' responses are the first depends on clocks, so no other run has the same steps."""
+    nemo = Path(environment["FOLDER"]) / "over-issue"
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "OVER_ISSUE": "0.5", "MAX_NUM_EPOCHS": "3"}
+    settings |= {"VAL_PERIOD": "0", "STOP_ON_COLLAPSE": "0", "LOG_SAMPLES_PERIOD": "1"}
+    settings |= {"TRAIN_GLOBAL_BATCH_SIZE": "4", "KL_TYPE": "reverse", "KL_TEMPERATURE": "1"}
+    first = start(RUN, settings, nemo)
+    while first.poll() is None and not (nemo / "checkpoints" / "step_2").exists():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert start(RUN, settings, nemo).wait(GENEROUS) == 0
+
+    lines = read_jsonl(nemo / "metrics.jsonl")
+    assert [line["trained_responses"] for line in lines] == [4] * 4
+    assert [line["carried_over"] for line in lines] == [2, 2, 2, 0]
+    assert lines[0]["token_age"] == 0
+    assert all(line["logprob_gap"] < 1e-4 for line in lines if "logprob_gap" in line)
+    trained = [line["id"] for line in read_jsonl(nemo / "samples.jsonl")]
+    order = ProblemOrder(6, 4, seed=0)
+    assert sorted(trained) == sorted(f"p{order.at(place)}" for place in range(16))

@@ -3,7 +3,6 @@
 Needs Megatron-Core; skipped loudly otherwise.
 """
 
-import importlib.util
 import math
 from pathlib import Path
 
@@ -12,19 +11,20 @@ import torch
 
 from opsd.config import DistillConfig, optimizer_config
 from srt.config import load_config
+from tests.opsd.helpers.needs_nemo_rl import missing_packages
 from tests.opsd.helpers.on_ranks import assert_same, outputs_in_order, run_ranks, three_updates, waits_for_ranks
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, SETTINGS, TOTAL_UPDATES, difference
 
 pytestmark = [
     waits_for_ranks,
     pytest.mark.skipif(
-        importlib.util.find_spec("megatron") is None or importlib.util.find_spec("megatron.core") is None,
+        bool(missing_packages("megatron", "megatron.core")),
         reason="megatron-core is not installed: the step on Megatron models was NOT run",
     ),
 ]
 
 RUN = Path(__file__).parents[1] / "helpers" / "megatron_update.py"
-RANKS = {"dense": 1, "one": 1, "data": 2, "tensor": 2, "sequence": 2}
+RANKS = {"dense": 1, "one": 1, "data": 2, "tensor": 2, "sequence": 2, "pipeline": 2, "context": 2, "all": 4}
 EVERY = pytest.mark.parametrize(
     ("sharding", "tied"), [(name, tied) for name in RANKS if name != "dense" for tied in (True, False)]
 )
@@ -63,15 +63,27 @@ def test_every_tokens_kl_is_that_of_the_full_logits(found, sharding, tied):
     torch.testing.assert_close(torch.cat([output.token_kl for output in outputs]), expected, rtol=1e-4, atol=1e-6)
 
 
+@EVERY
+def test_scoring_gives_every_rank_the_kl_of_the_first_update(found, sharding, tied):
+    for rank in found[sharding]:
+        for score, output in zip(rank[tied]["scores"], rank[tied]["result"].updates[0].outputs, strict=True):
+            assert (score is None) == (output is None)
+            if output is not None:
+                torch.testing.assert_close(score.token_kl, output.token_kl, rtol=1e-5, atol=1e-7)
+                assert torch.equal(score.top1_agreement, output.top1_agreement)
+
+
 @pytest.mark.parametrize("tied", [True, False])
-@pytest.mark.parametrize("sharding", ["one", "tensor", "sequence"])  # data: each rank keeps its part of the sum
+@pytest.mark.parametrize("sharding", ["one", "tensor", "sequence", "pipeline"])  # in others a rank keeps its part
 def test_every_weights_gradient_is_that_of_the_full_logits(found, vocab_size, sharding, tied):
     expected = found["dense"][0][tied]["gradients"][0]
     for rank in found[sharding]:
-        assert_same(rank[tied]["gradients"], expected, rtol=1e-3, atol=1e-7)
+        gradients = rank[tied]["gradients"]
+        assert_same(gradients, {name: expected[name] for name in gradients}, rtol=1e-3, atol=1e-7)
+    assert {name for rank in found[sharding] for name in rank[tied]["gradients"]} == set(expected)
     head = "embedding.word_embeddings.weight" if tied else "output_layer.weight"
     assert expected[head][:vocab_size].any()
-    assert not found[sharding][0][tied]["gradients"][head][vocab_size:].any()
+    assert not found[sharding][-1][tied]["gradients"][head][vocab_size:].any()
 
 
 @EVERY
@@ -89,7 +101,8 @@ def test_three_updates_are_adamw_with_every_setting_of_the_knobs(found, sharding
     expected = found["dense"][0][tied]["after"]
     for rank in found[sharding]:
         before, after = rank[tied]["before"], rank[tied]["after"]
-        assert difference(after, expected, {name: weight.double() for name, weight in before.items()}) < 0.01
+        here = {name: expected[name] for name in before}  # of a pipeline, a stage's weights
+        assert difference(after, here, {name: weight.double() for name, weight in before.items()}) < 0.01
         assert not any(torch.equal(after[name], weight) for name, weight in before.items())
 
 
@@ -104,7 +117,8 @@ def test_a_gradient_that_is_not_finite_changes_nothing(found, sharding, tied):
 @EVERY
 def test_logits_are_formed_for_one_position_of_a_rank_and_no_hook_stays(found, sharding, tied):
     for rank in found[sharding]:
-        assert {shape[0] for shape in rank[tied]["shapes"]} == {2 if sharding == "sequence" else 1}
+        if rank[tied]["shapes"] or sharding not in ("pipeline", "all"):  # of a pipeline, the last stage's
+            assert {shape[0] for shape in rank[tied]["shapes"]} == {2 if sharding == "sequence" else 1}
         assert rank[tied]["hooks"] == 0
 
 

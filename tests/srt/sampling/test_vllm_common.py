@@ -1,12 +1,23 @@
 """What is said when a vLLM engine does not start, how deeply it sleeps, and how a request is sampled."""
 
+import os
+
 import pydantic
 import pytest
 import torch
 from transformers import BloomConfig, FalconConfig, LlamaConfig, MptConfig, Qwen3Config
 
+from srt.sampling import vllm_common
 from srt.sampling.base import SampleRequest, SamplingConfig
-from srt.sampling.vllm_common import WITHOUT_VLLM, cannot_sample, did_not_start, sampling_params, sleep_level
+from srt.sampling.vllm_common import (
+    RUNNER,
+    WITHOUT_VLLM,
+    cannot_sample,
+    did_not_start,
+    sampling_params,
+    sleep_level,
+    with_second_runner,
+)
 
 
 class ModelConfig(pydantic.BaseModel):
@@ -79,3 +90,40 @@ def test_a_requests_own_sampling_comes_before_the_samplers():
         )
         assert (params.temperature, params.top_p, params.stop_token_ids) == expected
         assert (params.seed, params.max_tokens) == (5, 9)
+
+
+@pytest.mark.parametrize(
+    ("on_gpu", "of_user", "unsupported", "tried"),
+    [
+        (True, False, False, ["1"]),
+        (True, False, True, ["1", "0"]),  # the second time with the first one
+        (True, True, False, [None]),
+        (False, False, False, [None]),
+    ],
+)
+def test_an_engine_on_a_gpu_has_the_second_model_runner(monkeypatch, capsys, on_gpu, of_user, unsupported, tried):
+    monkeypatch.setenv(RUNNER, "")
+    monkeypatch.delenv(RUNNER)
+    monkeypatch.setattr(vllm_common, "_runner_of_user", of_user)
+    found = []
+
+    def start():
+        found.append(os.environ.get(RUNNER))
+        if unsupported and found[-1] == "1":
+            raise ValueError(f"{RUNNER} does not yet support: hybrid/mamba models")
+        return "engine"
+
+    assert with_second_runner(start, on_gpu) == "engine"
+    assert found == tried
+    assert ("first model runner, because VLLM_USE_V2" in capsys.readouterr().out) == unsupported
+
+
+def test_other_errors_of_a_start_are_not_about_the_runner(monkeypatch):
+    monkeypatch.setenv(RUNNER, "")
+    monkeypatch.setattr(vllm_common, "_runner_of_user", False)
+
+    def start():
+        raise ValueError("max_model_len (100) is greater than the derived max_model_len (50).")
+
+    with pytest.raises(ValueError, match="max_model_len"):
+        with_second_runner(start, on_gpu=True)

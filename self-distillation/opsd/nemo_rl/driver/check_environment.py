@@ -13,7 +13,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
-from opsd.select_engine import MEGATRON, nemo_rl_source, why_no_megatron, why_no_nemo_rl
+from opsd.select_engine import (
+    MEGATRON,
+    choose_megatron_layers,
+    nemo_rl_source,
+    why_no_megatron,
+    why_no_nemo_rl,
+)
 
 MIN_DRIVER = 580  # of CUDA 13, which torch 2.11.0 is built for
 SHARED_MEMORY_GIB = 4  # Ray's object store; it uses the disk where there is less
@@ -81,7 +87,8 @@ def check_megatron() -> Check:
     missing = why_no_megatron()
     if missing:
         return Check("Megatron", missing, "TRAINER_BACKEND=dtensor needs none of that")
-    return Check("Megatron", _versions(MEGATRON))
+    layers, reason = choose_megatron_layers(os.environ.get("MEGATRON_LAYERS", "auto"))
+    return Check("Megatron", f"{_versions(MEGATRON)}; layers: {layers} ({reason})")
 
 
 def check_torch_and_gpus() -> Iterator[Check]:

@@ -6,6 +6,7 @@ from typing import Any
 from opsd.config import RunConfig, optimizer_config
 from opsd.nemo_rl.driver.megatron_config import megatron_section
 from srt.common.errors import UserError
+from srt.sampling.vllm_common import capture_size
 
 # (most parameters, GPUs that share each layer), for training and for sampling. FSDP splits weights and optimizer
 # over all GPUs in any case; tensor parallelism splits the cost of a single sequence, at the price of communication
@@ -19,26 +20,42 @@ MAX_TENSOR_PARALLEL = 8
 
 @dataclass(frozen=True)
 class ClusterShape:
-    """GPUs and how they are used: `data_parallel` groups of `tensor_parallel` GPUs each."""
+    """GPUs that train and how they are used: `data_parallel` groups of `group` GPUs each.
+
+    Of a group, `tensor_parallel` GPUs share each layer, `context_parallel` the positions of each sequence, and
+    `pipeline_parallel` have a part of the layers each. `rollout_gpus`: others of the same node, on which vLLM
+    samples; 0: it samples on those that train.
+    """
 
     num_nodes: int
     gpus_per_node: int
     tensor_parallel: int
     sampler_tensor_parallel: int
+    pipeline_parallel: int = 1
+    context_parallel: int = 1
+    rollout_gpus: int = 0
 
     @property
     def gpus(self) -> int:
         return self.num_nodes * self.gpus_per_node
 
     @property
+    def group(self) -> int:
+        return self.tensor_parallel * self.pipeline_parallel * self.context_parallel
+
+    @property
     def data_parallel(self) -> int:
-        return self.gpus // self.tensor_parallel
+        return self.gpus // self.group
 
     def describe(self) -> str:
+        engines = (self.rollout_gpus or self.gpus) // self.sampler_tensor_parallel
+        others = (("pipeline", self.pipeline_parallel), ("context", self.context_parallel))
         return (
             f"{self.gpus} GPU(s) on {self.num_nodes} node(s): training {self.data_parallel}-fold data parallel "
-            f"x {self.tensor_parallel}-fold tensor parallel; "
-            f"{self.gpus // self.sampler_tensor_parallel} vLLM engine(s) of {self.sampler_tensor_parallel}"
+            f"x {self.tensor_parallel}-fold tensor parallel"
+            f"{''.join(f' x {size}-fold {name} parallel' for name, size in others if size > 1)}; "
+            f"{engines} vLLM engine(s) of {self.sampler_tensor_parallel}"
+            f"{f' on {self.rollout_gpus} GPU(s) of their own' if self.rollout_gpus else ''}"
         )
 
 
@@ -50,30 +67,64 @@ def cluster_shape(config: RunConfig, visible_gpus: int, model_config: Any, param
     per_node = config.gpus_per_node or visible_gpus
     if config.num_nodes == 1 and per_node > visible_gpus:
         raise UserError(f"GPUS_PER_NODE={per_node}: {visible_gpus} GPU(s) are visible")
+    rollout_gpus = config.rollout_gpus
+    if rollout_gpus and config.num_nodes > 1:
+        raise UserError(
+            f"ROLLOUT_GPUS={rollout_gpus} NUM_NODES={config.num_nodes}: vLLM gets GPUs of its own on one node "
+            "only; leave ROLLOUT_GPUS unset"
+        )
+    if rollout_gpus >= per_node:
+        raise UserError(
+            f"ROLLOUT_GPUS={rollout_gpus}: of {per_node} GPU(s), at least one must be left to train; lower it"
+        )
+    trainer_gpus = per_node - rollout_gpus
     text = model_config.get_text_config()
     heads = (text.num_attention_heads, getattr(text, "num_key_value_heads", None) or text.num_attention_heads)
 
-    def supports(size: int) -> bool:
-        return per_node % size == 0 and all(count % size == 0 for count in heads)
+    def choose(
+        knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...], gpus: int, others: int = 1
+    ) -> int:
+        """`gpus`: of a node. `others`: GPUs of a pipeline and of context parallelism for each one."""
 
-    def choose(knob: str, requested: int | None, sizes: tuple[tuple[float, int], ...]) -> int:
+        def supports(size: int) -> bool:
+            return gpus % size == 0 and all(count % size == 0 for count in heads)
+
         if requested is not None and not supports(requested):
             raise UserError(
-                f"{knob}={requested} must divide the {per_node} GPU(s) of a node and the model's {heads[0]} "
+                f"{knob}={requested} must divide the {gpus} GPU(s) of a node and the model's {heads[0]} "
                 f"attention and {heads[1]} key-value heads"
             )
         by_size = next(
             (size for max_parameters, size in sizes if parameters <= max_parameters), MAX_TENSOR_PARALLEL
         )
-        return requested or max(size for size in range(1, by_size + 1) if supports(size))
+        total = config.num_nodes * gpus
+        fitting = [size for size in range(1, by_size + 1) if supports(size) and total % (size * others) == 0]
+        return requested or max(fitting, default=1)
 
     trainer = MEGATRON_BY_SIZE if config.trainer_backend == "megatron" else TENSOR_PARALLEL_BY_SIZE
-    return ClusterShape(
+    pipeline = config.pipeline_parallel_size  # which splits the weights as tensor parallelism does
+    trainer = tuple((most * pipeline, size) for most, size in trainer)
+    others = pipeline * config.context_parallel_size
+    shape = ClusterShape(
         config.num_nodes,
-        per_node,
-        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer),
-        choose("SAMPLER_TENSOR_PARALLEL_SIZE", config.sampler_tensor_parallel_size, TENSOR_PARALLEL_BY_SIZE),
+        trainer_gpus,
+        choose("TENSOR_PARALLEL_SIZE", config.tensor_parallel_size, trainer, trainer_gpus, others),
+        choose(
+            "SAMPLER_TENSOR_PARALLEL_SIZE",
+            config.sampler_tensor_parallel_size,
+            TENSOR_PARALLEL_BY_SIZE,
+            rollout_gpus or trainer_gpus,
+        ),
+        config.pipeline_parallel_size,
+        config.context_parallel_size,
+        rollout_gpus,
     )
+    if shape.gpus % shape.group:
+        raise UserError(
+            f"TENSOR_PARALLEL_SIZE={shape.tensor_parallel} x PIPELINE_PARALLEL_SIZE={shape.pipeline_parallel} x "
+            f"CONTEXT_PARALLEL_SIZE={shape.context_parallel} must divide the {shape.gpus} GPU(s)"
+        )
+    return shape
 
 
 def policy_config(
@@ -100,7 +151,7 @@ def policy_config(
         "generation": generation,
     }
     if config.trainer_backend == "megatron":
-        megatron = megatron_section(config, shape.tensor_parallel, total_updates)
+        megatron = megatron_section(config, shape, total_updates)
         return policy | {"dtensor_cfg": {"enabled": False}, "megatron_cfg": megatron}
     return policy | _dtensor_sections(config, shape, total_updates)
 
@@ -130,7 +181,7 @@ def generation_config(
     memory_utilization: float,
     hf_overrides: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do."""
+    """NeMo-RL's `policy.generation` section: vLLM on the GPUs that train, asleep while they do, or on its own."""
     return {
         "backend": "vllm",
         "model_name": config.student_model,
@@ -141,7 +192,10 @@ def generation_config(
         "stop_token_ids": list(eot_ids),
         "stop_strings": None,
         "_pad_token_id": pad_id,
-        "colocated": {"enabled": True, "resources": {"gpus_per_node": None, "num_nodes": None}},
+        "colocated": {
+            "enabled": not shape.rollout_gpus,
+            "resources": {"gpus_per_node": shape.rollout_gpus or None, "num_nodes": None},
+        },
         "vllm_cfg": {
             "async_engine": False,
             "precision": "bfloat16",
@@ -158,5 +212,9 @@ def generation_config(
             "use_tqdm": False,
         },
         # Passed on to vLLM's engine.
-        "vllm_kwargs": {"max_num_seqs": config.sampler_batch, "hf_overrides": hf_overrides or {}},
+        "vllm_kwargs": {
+            "max_num_seqs": config.sampler_batch,
+            "max_cudagraph_capture_size": capture_size(config.sampler_batch),
+            "hf_overrides": hf_overrides or {},
+        },
     }

@@ -19,7 +19,7 @@ from opsd.hidden_states import check_supported
 from opsd.nemo_rl.driver import runtime
 from opsd.nemo_rl.driver.config import cluster_shape
 from opsd.nemo_rl.driver.generation import NemoGrader
-from opsd.nemo_rl.driver.megatron_config import check_megatron
+from opsd.nemo_rl.driver.megatron_config import check_megatron, describe_layers
 from opsd.nemo_rl.driver.worker_group import WorkerGroup
 from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
@@ -51,13 +51,14 @@ class NemoEngine:
         model_config = load_model_config(config.student_model)
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)
+            print(describe_layers(config))
             runtime.prepare_megatron(output_dir)
         packed = _choose_packing(run)
         shape = cluster_shape(config, torch.cuda.device_count(), model_config, count_parameters(model_config))
         print(f"{shape.describe()}; the workers take about two minutes to start")
         with contextlib.ExitStack() as resources, report_start():
             with span("Ray"):
-                runtime.join_ray(config, shape.gpus)
+                runtime.join_ray(config, shape.gpus + shape.rollout_gpus)
             resources.callback(ray.shutdown)
             self.grader = NemoGrader(create_env(runtime.ENVIRONMENT_NAME, {"grading": config}))
             with heartbeat("the workers are starting"):

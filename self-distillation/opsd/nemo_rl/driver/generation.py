@@ -1,18 +1,24 @@
 """NeMo-RL's vLLM engines and its environment as the sampler and the grader of opsd.rollouts.RolloutWorker."""
 
-from collections.abc import Hashable, Iterable
+import statistics
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import ray
-import torch
-from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.generation.vllm import VllmGeneration, vllm_generation
 
 from opsd.nemo_rl.driver.lost_workers import end_workers
 from opsd.nemo_rl.driver.runtime import SAMPLER_WORKER
+from opsd.nemo_rl.worker.sampling import Requests, Samples
+from srt.common.errors import UserError
+from srt.contract import metrics as names
 from srt.contract.records import Problem
 from srt.sampling.base import Sample, SampleRequest
 from srt.verifiers.types import Outcome, Verdict, VerifierError
+
+# Between two calls an engine waits for the driver, a millisecond or two. A step that takes the first N responses
+# (OVER_ISSUE) waits this long for the call under way.
+CALL_SECONDS = 0.2
 
 
 def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
@@ -26,68 +32,92 @@ def open_generation(cluster: Any, config: dict[str, Any]) -> VllmGeneration:
 
 
 class NemoSampler:
-    """See srt.sampling.base.InterruptibleSampler; requests submitted since the last poll are sampled together, and
-    all to their end."""
+    """See srt.sampling.base.InterruptibleSampler. Requests go to the engine that has the fewest.
 
-    def __init__(self, generation: VllmGeneration, eot_ids: list[int], pad_id: int):
+    An engine works while it is called; a call lasts CALL_SECONDS at most, and `poll` makes the next one.
+    """
+
+    def __init__(self, generation: VllmGeneration):
         self.generation = generation
-        self.eot_ids = eot_ids
-        self.pad_id = pad_id
-        self._queue: list[tuple[Hashable, SampleRequest]] = []
+        group = generation.worker_group
+        self._workers = [group.get_dp_leader_worker_idx(engine) for engine in range(group.dp_size)]
+        self._new: list[Requests] = [[] for _ in self._workers]  # of each engine, not sent yet
+        self._keys: list[set[Hashable]] = [set() for _ in self._workers]  # of each engine, sent or not
+        self._calls: dict[Any, int] = {}  # what Ray will return -> its engine
 
     def submit(self, key: Hashable, request: SampleRequest) -> None:
-        self._queue.append((key, request))
+        engine = min(range(len(self._keys)), key=lambda engine: len(self._keys[engine]))
+        self._new[engine].append((key, request))
+        self._keys[engine].add(key)
 
     @property
     def pending(self) -> int:
-        return len(self._queue)
+        return sum(map(len, self._keys))
 
-    def poll(self, enough: int | None = None) -> Iterable[tuple[Hashable, Sample]]:
-        queue, self._queue = self._queue, []
-        if not queue:
+    def poll(self, enough: int | None = None) -> Samples:
+        """What has finished in the engines whose calls have ended; waits for one of them."""
+        for engine, keys in enumerate(self._keys):
+            if keys and engine not in self._calls.values():
+                new, self._new[engine] = self._new[engine], []
+                self._calls[self._call(engine, "sample", new=new, seconds=CALL_SECONDS, enough=enough)] = engine
+        if not self._calls:
             return []
-        keys, requests = zip(*queue, strict=True)
-        output = self.generation.generate(as_generation_data(list(requests), self.pad_id), greedy=False)
-        return list(zip(keys, as_samples(list(requests), output, self.eot_ids), strict=True))
+        ray.wait(list(self._calls), num_returns=1)
+        ended, _ = ray.wait(list(self._calls), num_returns=len(self._calls), timeout=0)
+        return [sample for call in ended for sample in self._collect(call)]
 
-    def interrupt(self) -> list[tuple[Hashable, Sample]]:
-        """Nothing is under way between two polls."""
-        queue, self._queue = self._queue, []
-        return [(key, Sample([], "interrupted", [])) for key, _ in queue]
+    def interrupt(self) -> Samples:
+        """Also returns, with their own `finish_reason`, samples that have finished since the last `poll`."""
+        samples = [sample for call in list(self._calls) for sample in self._collect(call)]
+        for requests in self._new:
+            samples += [(key, Sample([], "interrupted", [])) for key, _ in requests]
+            requests.clear()
+        engines = [engine for engine, keys in enumerate(self._keys) if keys]
+        for stopped in _get([self._call(engine, "interrupt_samples") for engine in engines]):
+            samples += stopped
+        for keys in self._keys:
+            keys.clear()
+        return samples
 
     def metrics(self) -> dict[str, float]:
-        """Nothing is measured."""
-        return {}
+        """The mean, the largest or the sum over the engines, as it is over an engine's steps."""
+        found = self._call_all("sampling_metrics")
+        combine: dict[str, Callable[[list[float]], float]] = {
+            names.REQUESTS_RUNNING: statistics.mean,
+            names.REQUESTS_WAITING: max,
+            names.KV_CACHE_USE: max,
+            names.WAITED_FOR_CACHE: statistics.mean,
+            names.PREEMPTIONS: sum,
+        }
+        of_engines = {name: [metrics[name] for metrics in found if name in metrics] for name in combine}
+        return {name: combine[name](values) for name, values in of_engines.items() if values}
+
+    def reset_metrics(self) -> None:
+        self._call_all("reset_sampling_metrics")
 
     def close(self) -> None:
         end_workers(self.generation)
 
+    def _call_all(self, method: str) -> list[Any]:
+        return _get([self._call(engine, method) for engine in range(len(self._workers))])
 
-def as_generation_data(requests: list[SampleRequest], pad_id: int) -> BatchedDataDict:
-    """Right-padded prompts with their lengths, seeds, token limits and, where they have their own, sampling."""
-    width = max(len(request.prompt_ids) for request in requests)
-    ids = [request.prompt_ids + [pad_id] * (width - len(request.prompt_ids)) for request in requests]
-    return BatchedDataDict(
-        {
-            "input_ids": torch.tensor(ids),
-            "input_lengths": torch.tensor([len(request.prompt_ids) for request in requests]),
-            "seeds": torch.tensor([request.seed for request in requests]),
-            "max_tokens": torch.tensor([request.max_tokens for request in requests]),
-            "sampling": [request.sampling for request in requests],
-        }
-    )
+    def _call(self, engine: int, method: str, **arguments: Any) -> Any:
+        group = self.generation.worker_group
+        return group.run_single_worker_single_data(method, worker_idx=self._workers[engine], **arguments)
+
+    def _collect(self, call: Any) -> Samples:
+        engine = self._calls.pop(call)
+        samples: Samples = _get(call)
+        self._keys[engine] -= {key for key, _ in samples}
+        return samples
 
 
-def as_samples(requests: list[SampleRequest], output: BatchedDataDict, eot_ids: list[int]) -> list[Sample]:
-    """The responses alone, in the order of the requests."""
-    samples = []
-    for index, request in enumerate(requests):
-        start = len(request.prompt_ids)
-        end = start + int(output["generation_lengths"][index])
-        ids = output["output_ids"][index, start:end].tolist()
-        logprobs = output["logprobs"][index, start:end].tolist()
-        samples.append(Sample(ids, "stop" if ids and ids[-1] in eot_ids else "length", logprobs))
-    return samples
+def _get(calls: Any) -> Any:
+    """What calls return. Raises a worker's UserError as such; Ray's has its traceback for a text."""
+    try:
+        return ray.get(calls)
+    except UserError as error:
+        raise getattr(error, "cause", error) from None
 
 
 class NemoGrader:

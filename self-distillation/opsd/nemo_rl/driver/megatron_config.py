@@ -1,10 +1,14 @@
-"""Our configuration as the Megatron section of NeMo-RL's; only data and tensor parallelism are used."""
+"""Our configuration as the Megatron section of NeMo-RL's; all its parallelisms but that of experts are used."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from opsd.config import RunConfig, optimizer_config
+from opsd.select_engine import choose_megatron_layers
 from srt.common.errors import UserError
 from srt.common.rope import fixed_config
+
+if TYPE_CHECKING:
+    from opsd.nemo_rl.driver.config import ClusterShape
 
 # Config entries that change logits after the LM head. (The other engines ask the model's forward pass instead.)
 LOGIT_CHANGES = (
@@ -41,15 +45,47 @@ def check_megatron(config: RunConfig, model_config: Any) -> None:
             f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "
             "ENGINE=local supports it"
         )
+    if text.num_hidden_layers % config.pipeline_parallel_size:
+        raise UserError(
+            f"PIPELINE_PARALLEL_SIZE={config.pipeline_parallel_size} must divide the {text.num_hidden_layers} "
+            f"layers of {config.student_model}"
+        )
+    layers, _ = choose_megatron_layers(config.megatron_layers)
+    if layers == "local" and (reason := why_no_local_layers(text)):
+        raise UserError(
+            f"MEGATRON_LAYERS={config.megatron_layers}: {config.student_model} {reason}, for which Transformer "
+            "Engine's layers are needed (MEGATRON_LAYERS=te); TRAINER_BACKEND=dtensor supports it, too"
+        )
 
 
-def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int) -> dict[str, Any]:
+def why_no_local_layers(text: Any) -> str | None:
+    """What of a model's text config the layers of MEGATRON_LAYERS=local do not have."""
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    if kinds:
+        return f"has layers of {', '.join(sorted(kinds))}"
+    if getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True):
+        return f"attends within a window (sliding_window={text.sliding_window})"
+    if not hasattr(text, "rms_norm_eps"):
+        return "has norms that are not RMSNorm"
+    return None
+
+
+def describe_layers(config: RunConfig) -> str:
+    """A line for the start of a run."""
+    layers, reason = choose_megatron_layers(config.megatron_layers)
+    name = {"te": "Transformer Engine's layers and Adam", "local": "torch's attention and norms"}[layers]
+    return f"MEGATRON_LAYERS={layers}, {name} ({reason})"
+
+
+def megatron_section(config: RunConfig, shape: "ClusterShape", total_updates: int) -> dict[str, Any]:
     """`policy.megatron_cfg`: every key that NeMo-RL v0.7.0 reads unconditionally.
 
     Weights are bf16, gradients fp32; the fp32 master weights and Adam's moments are sharded over the data-parallel
     ranks. Where our configuration has no counterpart, the values are those of NeMo-RL's recipes, except for the
     overlaps.
     """
+    tensor_parallel = shape.tensor_parallel
+    with_te = choose_megatron_layers(config.megatron_layers)[0] == "te"
     update = optimizer_config(config, total_updates).megatron_sections()
     return {
         "enabled": True,
@@ -63,14 +99,14 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
         "recompute_modules": None,
         "tensor_model_parallel_size": tensor_parallel,
         "sequence_parallel": tensor_parallel > 1,
-        # The KL needs all positions of a sequence, and the loop a whole model, in one place.
-        "pipeline_model_parallel_size": 1,
+        "transformer_impl": "transformer_engine" if with_te else "local",
+        "pipeline_model_parallel_size": shape.pipeline_parallel,
         "num_layers_in_first_pipeline_stage": None,
         "num_layers_in_last_pipeline_stage": None,
-        "context_parallel_size": 1,
+        "context_parallel_size": shape.context_parallel,
         "pipeline_dtype": "bfloat16",
         "defer_fp32_logits": False,
-        "apply_rope_fusion": True,
+        "apply_rope_fusion": with_te,
         "bias_activation_fusion": True,
         "gradient_accumulation_fusion": False,
         "use_fused_weighted_squared_relu": False,
@@ -83,8 +119,8 @@ def megatron_section(config: RunConfig, tensor_parallel: int, total_updates: int
             "fp16": False,
             "params_dtype": "float32",
             "use_distributed_optimizer": True,
-            # Transformer Engine's Adam, whose state includes the master weights: all of it can leave the GPU.
-            "use_precision_aware_optimizer": True,
+            # Transformer Engine's Adam, whose state includes the master weights. Else they are its parameters.
+            "use_precision_aware_optimizer": with_te,
             "optimizer_cpu_offload": False,
             "optimizer_offload_fraction": 0.0,
         },

@@ -5,7 +5,9 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import ray
 from nemo_rl.algorithms.grpo import refit_policy_generation
 from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 from nemo_rl.models.policy.lm_policy import Policy
@@ -38,7 +40,7 @@ class WorkerGroup:
     """NeMo-RL's policy workers and, beside them, its vLLM engines, as the newest checkpoint in `folder` left them.
 
     `start_step`: finished steps. `packed`: the sequences of a forward pass share one row. The GPUs hold either the
-    sampler (inside `sampling`) or what trains.
+    sampler (inside `sampling`) or what trains; with ROLLOUT_GPUS, each has its own.
     """
 
     def __init__(self, run: Run, shape: ClusterShape, folder: Path, packed: bool = False):
@@ -70,18 +72,24 @@ class WorkerGroup:
         self.cluster = RayVirtualCluster(
             bundle_ct_per_node_list=[shape.gpus_per_node] * shape.num_nodes,
             num_gpus_per_node=shape.gpus_per_node,
-            max_colocated_worker_groups=2,  # a policy worker and a vLLM worker on each GPU
+            max_colocated_worker_groups=1 if shape.rollout_gpus else 2,  # a policy worker, a vLLM worker
             name="sd_zero",
         )
+        samplers = self.cluster
+        if shape.rollout_gpus:
+            gpus = shape.rollout_gpus
+            samplers = RayVirtualCluster(
+                [gpus], max_colocated_worker_groups=1, num_gpus_per_node=gpus, name="rollouts"
+            )
         overrides = vllm_overrides(config.student_model)
         share = sampler_share(run, this_machine())
         eot_ids = run.layout.eot_ids
         generation = generation_config(config, shape, run.max_model_len, eot_ids, run.pad_id, share, overrides)
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
         with span("sampler"):
-            self.generation = open_generation(self.cluster, generation)
+            self.generation = open_generation(samplers, generation)
             self.generation.finish_generation()
-        self.sampler = NemoSampler(self.generation, run.layout.eot_ids, run.pad_id)
+        self.sampler = NemoSampler(self.generation)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
         with span("trainer"):
             self.policy = Policy(
@@ -95,6 +103,8 @@ class WorkerGroup:
                 init_reference_model=True,
                 worker_extension_cls_fqn=WORKERS[config.trainer_backend],
             )
+        if shape.rollout_gpus:
+            connect(self.policy, self.generation, self.cluster, shape)
         self.generation.prepare_refit_info(self.policy.prepare_refit_info())
         if self.teacher_was_synced:
             self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
@@ -111,7 +121,10 @@ class WorkerGroup:
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:
         with span(names.WEIGHT_SYNC):
-            refit_policy_generation(self.policy, self.generation, colocated_inference=True)
+            if self.shape.rollout_gpus:
+                self.policy.prepare_for_lp_inference()  # an export may have moved the student off the GPUs
+            refit_policy_generation(self.policy, self.generation, colocated_inference=not self.shape.rollout_gpus)
+        self.sampler.reset_metrics()
         yield self.sampler
         with span(names.WEIGHT_SYNC):
             self.generation.finish_generation()
@@ -206,6 +219,17 @@ class WorkerGroup:
     def close(self) -> None:
         self.sampler.close()
         end_workers(self.policy)
+
+
+def connect(policy: Policy, generation: Any, cluster: RayVirtualCluster, shape: ClusterShape) -> None:
+    """The group of processes through which the policy's rank 0 broadcasts weights to vLLM on other GPUs."""
+    ip, port = cluster.get_master_address_and_port()
+    trainers = shape.gpus
+    world = trainers + shape.rollout_gpus
+    ray.get(
+        policy.init_collective(ip, port, world, train_world_size=trainers)
+        + generation.init_collective(ip, port, world, train_world_size=trainers)
+    )
 
 
 def _scored(assigned: list[list[list[list[SequencePair]]]], results: list[RankStepResult]) -> list[ScoredBatch]:

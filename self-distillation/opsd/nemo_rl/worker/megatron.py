@@ -1,24 +1,29 @@
 """NeMo-RL's Megatron worker with the distillation step: one process for each GPU that trains.
 
-It has never run on a GPU, nor with Transformer Engine. On CPUs, with stand-ins for Transformer Engine's layers, it
-has made updates inside NeMo-RL's worker, with Megatron-Bridge and their checkpoints. Weights were loaded from a
-checkpoint, the optimizer never: Megatron does that only where Transformer Engine wrote it.
+It has never run on a GPU, nor with Transformer Engine. On CPUs, with the layers of MEGATRON_LAYERS=local, it has
+made updates inside NeMo-RL's worker, with Megatron-Bridge and their checkpoints.
 """
 
 import contextlib
 from pathlib import Path
 from typing import Any
 
+import opsd.nemo_rl.worker.without_transformer_engine  # noqa: F401 - before Megatron-Bridge
+
+# isort: split
 import ray
 import torch
 from megatron.bridge.training import initialize
+from megatron.bridge.utils.instantiate_utils import register_allowed_target_prefix
 from nemo_rl.models.policy.workers.megatron_policy_worker import MegatronPolicyWorkerImpl
 from torch import Tensor
 
 from opsd.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
+from opsd.nemo_rl.worker.megatron_layers import local_layers
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
+from opsd.nemo_rl.worker.torch_adam import make_moments_for_loading, restore_counts
 from srt.common.dropout import turn_off_dropout
 from srt.common.remote_code import enforce_remote_code
 
@@ -30,22 +35,35 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
     swapped in. The swap writes into the buffers of bf16 weights that Megatron's DDP holds, and restores them bit
     for bit; the optimizer's fp32 master weights are separate and stay as they are.
 
-    Data and tensor parallelism only: pipeline, context and expert sizes are 1 (megatron_config.py).
+    Expert parallelism is not used (megatron_config.py).
     """
 
     def __init__(self, *args: Any, **kwargs: Any):
+        config, *others = args
         self._student_copies = PinnedCpuCopies()
         self._optimizer_copies = PinnedCpuCopies()
         # Helpers for Megatron's datasets, which are not used here. Its wheel ships them compiled, without a
         # Makefile: compiling them again would end the process.
         initialize.compile_helpers = lambda: None
-        super().__init__(*args, **kwargs)
+        if config["megatron_cfg"]["transformer_impl"] == "local":
+            # NeMo-RL builds the model of it, and Megatron-Bridge notes its name beside the converted weights.
+            self._transformer_layer_spec = local_layers
+            register_allowed_target_prefix(f"{local_layers.__module__}.")
+            torch.backends.cuda.enable_cudnn_sdp(False)  # as in the other engines (srt/common/models.py)
+        if config["megatron_cfg"]["context_parallel_size"] > 1:
+            # NeMo-RL's own passes, which are not used, split packed rows only, and it insists on them.
+            config = config | {"sequence_packing": config["sequence_packing"] | {"enabled": True}}
+        if kwargs.get("optimizer_path"):
+            make_moments_for_loading()
+        super().__init__(*[config, *others], **kwargs)
+        restore_counts(self.optimizer)
         turn_off_dropout(self.model)
         self.vocab_size = self.megatron_cfg.model.vocab_size
         self.schedule_increment = self.megatron_cfg.train.global_batch_size  # the schedule counts samples
         # MegatronStep reports a gradient that is not finite to the driver; Megatron would end the process.
         self.model.ddp_config.check_for_nan_in_grad = False
         self.reference_state_dict = self._pinned_copies(weights_only(self.reference_state_dict))
+        self._master_weights = self._find_master_weights()
 
     # On and off the GPU, called by the driver under NeMo-RL's names ---------------------------------------
 
@@ -81,7 +99,19 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
             for name, value in of_parameter.items()
             if isinstance(value, Tensor) and value.ndim  # counts of steps stay
         }
+        state |= self._master_weights
         (self._optimizer_copies.onload if device == "cuda" else self._optimizer_copies.offload)(state)
+
+    def _find_master_weights(self) -> dict[str, Tensor]:
+        """Those that are the optimizer's parameters, as with torch's Adam. Transformer Engine's has them in its
+        state, and its parameters are views of the model's."""
+        model = {weight.untyped_storage().data_ptr() for weight in shards(self.model).values()}
+        weights = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        return {
+            f"master weight {index}": weight
+            for index, weight in enumerate(weights)
+            if weight.untyped_storage().data_ptr() not in model
+        }
 
     # The teacher ----------------------------------------------------------------------------------------
 

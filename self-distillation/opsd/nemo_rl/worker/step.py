@@ -25,6 +25,9 @@ from opsd.pair_kl import detach_to_cpu, pair_kl
 from opsd.timing import record_spans, span
 from srt.contract.layout import TokenSequence
 
+# What is done with a micro-batch: its sequences, and then(hidden, head) as in lm_head_hook.run_to_lm_head.
+Pass = tuple[list[TokenSequence], Callable[[Float[Tensor, "T H"], LMHead], Result]]
+
 
 @dataclass(frozen=True)
 class RankUpdateResult:
@@ -109,22 +112,10 @@ class DistillationStep(ABC):
         with self.teacher_swapped_in() as teacher:
             (hidden,), head = self._teacher_hidden(teacher, [update], pad_id)
         self._set_training_mode()  # as in an update, so that the passes are the same
-        outputs: list[KLOutput | None] = []
-        for batch, teacher_hidden in zip(update.micro_batches, hidden, strict=True):
-            sequences = [pair.student for pair in batch or dummy_pairs(pad_id)]
-            kl_to_teacher = partial(
-                pair_kl,
-                teacher_hidden=teacher_hidden,
-                teacher_head=head,
-                sequences=sequences,
-                token_weight=1.0,
-                kl_config=kl_config,
-                grad_eps=0.0,
-            )
-            output = self._run_to_lm_head(self.model, sequences, pad_id, kl_to_teacher)
-            outputs.append(detach_to_cpu(output) if batch else None)
+        passes = self._student_passes(update, hidden, head, 1.0, kl_config, 0.0, pad_id)
+        outputs = self._forward(self.model, passes, pad_id)
         reshard(self.model)  # no backward pass follows
-        return outputs
+        return self._report(update, [None if output is None else detach_to_cpu(output) for output in outputs])
 
     def _make_updates(
         self, updates: list[RankUpdate], kl_config: KLConfig, grad_eps: float, pad_id: int
@@ -141,10 +132,9 @@ class DistillationStep(ABC):
         return results
 
     @torch.no_grad()
-    def _teacher_hidden(
-        self, teacher: Any, updates: list[RankUpdate], pad_id: int
-    ) -> tuple[list[list[Float[Tensor, "T H"]]], LMHead]:
-        """The teacher's hidden states of every micro-batch of every update, and its LM head."""
+    def _teacher_hidden(self, teacher: Any, updates: list[RankUpdate], pad_id: int) -> tuple[list[list[Any]], Any]:
+        """The teacher's hidden states (T, H) of every micro-batch of every update, and its LM head; None on a rank
+        that has another part of the model (see _forward)."""
         teacher.eval()
         heads: list[LMHead] = []
 
@@ -153,26 +143,45 @@ class DistillationStep(ABC):
                 heads.append(head.detached_copy())
             return hidden.to(head.weight.dtype)
 
-        def score(batch: list[PairIds]) -> Tensor:
-            sequences = [pair.teacher for pair in batch or dummy_pairs(pad_id)]
-            return self._run_to_lm_head(teacher, sequences, pad_id, keep)
-
-        hidden = [[score(batch) for batch in update.micro_batches] for update in updates]
-        return hidden, heads[0]
+        passes = [
+            ([pair.teacher for pair in batch or dummy_pairs(pad_id)], keep)
+            for update in updates
+            for batch in update.micro_batches
+        ]
+        scored = iter(self._forward(teacher, passes, pad_id))
+        hidden = [[next(scored) for _ in update.micro_batches] for update in updates]
+        return hidden, heads[0] if heads else None
 
     def _make_update(
         self,
         update: RankUpdate,
-        teacher_hidden: list[Float[Tensor, "T H"]],
-        teacher_head: LMHead,
+        teacher_hidden: list[Any],
+        teacher_head: Any,
         kl_config: KLConfig,
         grad_eps: float,
         pad_id: int,
     ) -> RankUpdateResult:
         """One optimizer step; all data-parallel ranks make it together."""
-        outputs: list[KLOutput | None] = []
-        token_weight = self._token_weight(update.tokens)
+        weight = self._token_weight(update.tokens)
+        passes = self._student_passes(update, teacher_hidden, teacher_head, weight, kl_config, grad_eps, pad_id)
         self._zero_gradients()
+        outputs = self._forward_backward(passes, pad_id)
+        with span("update"):
+            grad_norm, lr = self._apply_update()
+        return RankUpdateResult(self._report(update, outputs), grad_norm, lr)
+
+    def _student_passes(
+        self,
+        update: RankUpdate,
+        teacher_hidden: list[Any],
+        teacher_head: Any,
+        token_weight: float,
+        kl_config: KLConfig,
+        grad_eps: float,
+        pad_id: int,
+    ) -> list[Pass]:
+        """The KL of each micro-batch; one without pairs is a dummy with zero loss weight."""
+        passes: list[Pass] = []
         for batch, hidden in zip(update.micro_batches, teacher_hidden, strict=True):
             sequences = [pair.student for pair in batch or dummy_pairs(pad_id)]
             kl_to_teacher = partial(
@@ -184,12 +193,25 @@ class DistillationStep(ABC):
                 kl_config=kl_config,
                 grad_eps=grad_eps,
             )
+            passes.append((sequences, kl_to_teacher))
+        return passes
+
+    def _forward(self, model: Any, passes: list[Pass], pad_id: int) -> list[Any]:
+        """then(hidden, head) of each micro-batch, without a backward pass. None on a rank that has another part
+        of the model than the LM head."""
+        return [self._run_to_lm_head(model, sequences, pad_id, then) for sequences, then in passes]
+
+    def _forward_backward(self, passes: list[Pass], pad_id: int) -> list[KLOutput | None]:
+        """The KL of each micro-batch, on the CPU, and the gradients of all of them in the weights."""
+        outputs = []
+        for sequences, kl_to_teacher in passes:
             with span("student"):
-                output = self._accumulate_gradients(sequences, pad_id, kl_to_teacher)
-            outputs.append(output if batch else None)
-        with span("update"):
-            grad_norm, lr = self._apply_update()
-        return RankUpdateResult(outputs, grad_norm, lr)
+                outputs.append(self._accumulate_gradients(sequences, pad_id, kl_to_teacher))
+        return outputs
+
+    def _report(self, update: RankUpdate, outputs: list[KLOutput | None]) -> list[KLOutput | None]:
+        """Of an update's micro-batches, without the dummies'."""
+        return [output if batch else None for batch, output in zip(update.micro_batches, outputs, strict=True)]
 
     def _accumulate_gradients(
         self,

@@ -1,7 +1,8 @@
-"""NeMo-RL's vLLM worker with a seed, a token limit and a temperature for each request, as in the local engine.
+"""NeMo-RL's vLLM worker, asked for samples as the local engine's vLLM is, and with the same settings.
 
-A sample's seed comes from its identity (srt/contract/seeds.py), so it does not depend on which engine draws it.
-NeMo-RL seeds engines, by their rank.
+NeMo-RL's own `generate` returns when the longest response of a batch has ended, and its engines have one seed
+each. Here each request has its seed (a sample's identity, srt/contract/seeds.py), token limit and temperature,
+samples leave one by one, and what is under way can be stopped.
 """
 
 import gc
@@ -9,30 +10,32 @@ from typing import Any
 
 import ray
 import torch
-from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.models.generation.vllm.vllm_worker import VllmGenerationWorkerImpl
 
+from opsd.nemo_rl.worker.sampling import SamplingWorker
 from srt.common.models import load_model_config
 from srt.common.remote_code import enforce_remote_code, remote_code_allowed
-from srt.sampling.base import SampleRequest, SamplingConfig
-from srt.sampling.vllm_common import sampling_params, sleep_level
+from srt.sampling.base import SamplingConfig
+from srt.sampling.vllm_common import sleep_level
+from srt.sampling.vllm_requests import VllmRequests
 
 enforce_remote_code()
 
 
-class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
-    """`generate` keeps what each request asks for, apart from its prompt, for `_build_sampling_params`, which it
-    calls."""
-
-    def __init__(self, *args: Any, **kwargs: Any):
-        self._requests: list[SampleRequest] = []
-        super().__init__(*args, **kwargs)
+class SeededVllmWorkerImpl(SamplingWorker, VllmGenerationWorkerImpl):
+    """`sampler`: of the workers that own an engine."""
 
     def _create_engine(self, llm_kwargs: dict[str, Any]) -> None:
-        # Log-probs of the model itself: NeMo-RL requests them after temperature and top-p, which would then make
-        # up the gap between sampler and trainer. And it would run code that comes with the model.
-        ours = {"logprobs_mode": "raw_logprobs", "trust_remote_code": remote_code_allowed()}
+        ours = {
+            # Of the model itself: NeMo-RL requests log-probs after temperature and top-p, which would then make up
+            # the gap between sampler and trainer.
+            "logprobs_mode": "raw_logprobs",
+            "trust_remote_code": remote_code_allowed(),  # NeMo-RL would run code that comes with the model
+            "disable_log_stats": True,  # they time every token of every request
+        }
         super()._create_engine({**llm_kwargs, **ours})
+        config = SamplingConfig(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
+        self.sampler = VllmRequests(self.llm.llm_engine, config, self.model_name)
 
     def sleep(self) -> None:
         """As NeMo-RL's, which keeps a copy of the weights in main memory until the next weight sync overwrites it.
@@ -44,19 +47,6 @@ class SeededVllmWorkerImpl(VllmGenerationWorkerImpl):
         self.llm.sleep(level=sleep_level(load_model_config(self.model_name)))
         gc.collect()
         torch.cuda.empty_cache()
-
-    def generate(self, data: BatchedDataDict, greedy: bool = False) -> BatchedDataDict:
-        """`data` also holds, for each prompt, `seeds`, `max_tokens` and `sampling` (None: the worker's own)."""
-        if len(data["input_ids"]):
-            each = zip(data["seeds"].tolist(), data["max_tokens"].tolist(), data["sampling"], strict=True)
-            self._requests = [
-                SampleRequest([], seed, max_tokens, sampling=sampling) for seed, max_tokens, sampling in each
-            ]
-        return super().generate(data, greedy)
-
-    def _build_sampling_params(self, **_: Any) -> list[Any]:
-        settings = SamplingConfig(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
-        return [sampling_params(settings, request, with_logprobs=True) for request in self._requests]
 
 
 @ray.remote
