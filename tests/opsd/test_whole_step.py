@@ -82,7 +82,6 @@ def test_arms_of_the_local_engine_train_on_the_lengths_of_the_prompts(options, t
         assert row["tokens_per_step"] == sum(y for step in expected for _, y in step) / 2
         assert row["seconds_per_step"] == pytest.approx(sum(step["seconds"] for step in row["steps"]) / 2)
         assert {"generation", "teacher", "student"} <= row["parts"].keys()
-        assert sum(row["parts"].values()) == pytest.approx(row["seconds_per_step"], rel=0.3)
     assert by_arm["matmul"]["flops"] > 0
     assert "tensor" in by_arm["nemo-rl over_issue=0.5 tensor=1"]["failed"]  # said, and the others were measured
     assert "All arms trained on responses of the same lengths." in table and table in printed
