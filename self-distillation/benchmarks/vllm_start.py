@@ -13,6 +13,7 @@ own, in this order, with one VLLM_CACHE_ROOT that is empty at first:
 - graphs: CUDA graphs for batches up to max_num_seqs instead of twice as many, at most 512;
 - few graphs: for 1, 2, 4, ... and, above 32, four sizes between one power of two and the next;
 - autotune off: without FlashInfer's autotuning;
+- not compiled: without torch.compile, with CUDA graphs for decoding;
 - eager: neither compilation nor graphs.
 
 vLLM 0.20 finds compiled code by a key of the engine's whole configuration: the model's path, its config and its
@@ -37,7 +38,17 @@ from typing import Any
 from options import read_options, show_options
 from step_common import Options, in_steps, length_of
 
-VARIANTS = ("cold", "warm", "elsewhere", "shorter", "graphs", "few graphs", "autotune off", "eager")
+VARIANTS = (
+    "cold",
+    "warm",
+    "elsewhere",
+    "shorter",
+    "graphs",
+    "few graphs",
+    "autotune off",
+    "not compiled",
+    "eager",
+)
 TWICE = ("graphs", "few graphs", "autotune off")
 
 
@@ -70,6 +81,7 @@ def changes(variant: str, options: StartOptions, folder: Path) -> dict[str, Any]
         "shorter": {"max_model_len": options.prompt_tokens + options.max_tokens - 16},
         "graphs": {"max_cudagraph_capture_size": options.sampler_batch},
         "autotune off": {"enable_flashinfer_autotune": False},
+        "not compiled": {"compilation_config": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"}},
         "eager": {"enforce_eager": True},
     }.get(variant, {})
 
