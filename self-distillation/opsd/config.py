@@ -173,8 +173,6 @@ def identity(config: DistillConfig) -> dict[str, Any]:
     """The fields that decide what comes out of a run: it can only be continued with the same ones."""
     validation_decides = config.stop_on_collapse or config.teacher_sync == "plateau"
     excluded = NOT_IDENTITY if validation_decides else NOT_IDENTITY + VALIDATION_KNOBS
-    if config.trainer_backend != "megatron":
-        excluded += ("megatron_layers",)
     return {name: value for name, value in asdict(config).items() if name not in excluded}
 
 
