@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
+from engine import layout_of
+
 from opsd.config import RunConfig
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
-from srt.contract.layout import Layout
 from srt.contract.records import Problem
 from srt.problems import ProblemSet
 from srt.sampling.base import SampleRequest, SamplingConfig
@@ -111,13 +112,6 @@ def run_config(options: Options, engine: str, folder: str, steps: int, knobs: di
     return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
 
 
-def read_layout(options: Options) -> Layout:
-    from srt.config_groups import PromptConfig
-    from srt.contract.checkpoint import layout_of_checkpoint
-
-    return layout_of_checkpoint(options.model, PromptConfig("math", None, None, None, None))
-
-
 def read_problems(options: Options) -> ProblemSet:
     from srt.problems import load_problems
 
@@ -130,7 +124,7 @@ def read_problems(options: Options) -> ProblemSet:
 
 def prompts_in_order(options: Options) -> Iterator[tuple[Problem, list[int]]]:
     """The problems and chats of the warm-up, then of all timed steps, as an arm of our own sees them."""
-    layout = read_layout(options)
+    layout = layout_of(options.model)
     run = Run(
         run_config(options, "local", "unused", options.steps, {}), layout, read_problems(options), None, None
     )

@@ -6,7 +6,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from step_common import BenchmarkRun, Options, Step, read_layout, read_problems, run_config
+from engine import layout_of
+from step_common import BenchmarkRun, Options, Step, read_problems, run_config
 
 from opsd.engine import Engine, UpdateResult
 from opsd.pairs import SequencePair
@@ -45,7 +46,7 @@ def measure(options: Options, engine_name: str, knobs: dict[str, str]) -> dict[s
     from opsd.select_engine import check_engine
 
     loop.export_student = lambda *_: None
-    layout, problems = read_layout(options), read_problems(options)
+    layout, problems = layout_of(options.model), read_problems(options)
 
     def run_of(folder: Path, steps: int, knobs: dict[str, str]) -> Run:
         folder.mkdir()

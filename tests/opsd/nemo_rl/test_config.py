@@ -1,22 +1,12 @@
 """Our knobs as NeMo-RL's configuration, the cluster's shape, and which engine is chosen."""
 
 import pytest
-from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
 from srt.common.models import count_parameters
-
-
-@pytest.fixture
-def model_config(tiny_checkpoint):
-    """Of a model with 4 attention and 2 key-value heads."""
-    model_config = AutoConfig.from_pretrained(tiny_checkpoint)
-    model_config.num_attention_heads, model_config.num_key_value_heads = 4, 2
-    return model_config
-
 
 # The shape of the cluster --------------------------------------------------------------------------------
 

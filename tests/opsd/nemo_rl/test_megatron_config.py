@@ -1,7 +1,6 @@
 """TRAINER_BACKEND=megatron: our knobs as NeMo-RL's Megatron section, what it runs on, and what is refused."""
 
 import pytest
-from transformers import AutoConfig
 
 from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import ClusterShape, cluster_shape, policy_config
@@ -10,14 +9,6 @@ from opsd.select_engine import check_engine
 from srt.common.errors import UserError
 
 ONE_GPU = ClusterShape(1, 1, 1, 1)
-
-
-@pytest.fixture
-def model_config(tiny_checkpoint):
-    """Of a model with 4 attention and 2 key-value heads."""
-    model_config = AutoConfig.from_pretrained(tiny_checkpoint)
-    model_config.num_attention_heads, model_config.num_key_value_heads = 4, 2
-    return model_config
 
 
 def test_the_optimisation_is_the_same_one_with_megatron(make_config, model_config):
