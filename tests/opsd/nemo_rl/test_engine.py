@@ -88,6 +88,16 @@ def start(script, environment, output):
         )
 
 
+def kill_and_continue(settings, output, after):
+    """A run that is killed once its checkpoint `after` exists, and then goes on to its end."""
+    first = start(RUN, settings, output)
+    while first.poll() is None and not after.exists():
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    assert first.wait() == -signal.SIGKILL
+    assert start(RUN, settings, output).wait(GENEROUS) == 0
+
+
 @pytest.mark.parametrize("tensor_parallel, packing, rollout_gpus", [(1, "1", 0), (2, "0", 0), (1, "0", 1)])
 @waits_for_ranks
 def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
@@ -103,12 +113,7 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": str(2 + rollout_gpus)}
     settings |= {"TENSOR_PARALLEL_SIZE": str(tensor_parallel), "ROLLOUT_GPUS": str(rollout_gpus)}
     settings["PACKING"] = packing
-    first = start(RUN, settings, nemo)
-    while first.poll() is None and not (nemo / "checkpoints" / "step_3").exists():
-        time.sleep(0.1)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
-    assert start(RUN, settings, nemo).wait(GENEROUS) == 0
+    kill_and_continue(settings, nemo, after=nemo / "checkpoints" / "step_3")
 
     assert ("packing: the sequences" in nemo.with_suffix(".out").read_text()) == (packing == "1")
     lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
@@ -132,12 +137,7 @@ def test_a_killed_and_continued_run_with_over_issue_trains_on_everything_once(en
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "OVER_ISSUE": "0.5", "MAX_NUM_EPOCHS": "3"}
     settings |= {"VAL_PERIOD": "0", "STOP_ON_COLLAPSE": "0", "LOG_SAMPLES_PERIOD": "1"}
     settings |= {"TRAIN_GLOBAL_BATCH_SIZE": "4", "KL_TYPE": "reverse", "KL_TEMPERATURE": "1"}
-    first = start(RUN, settings, nemo)
-    while first.poll() is None and not (nemo / "checkpoints" / "step_2").exists():
-        time.sleep(0.1)
-    first.send_signal(signal.SIGKILL)
-    assert first.wait() == -signal.SIGKILL
-    assert start(RUN, settings, nemo).wait(GENEROUS) == 0
+    kill_and_continue(settings, nemo, after=nemo / "checkpoints" / "step_2")
 
     lines = read_jsonl(nemo / "metrics.jsonl")
     assert [line["trained_responses"] for line in lines] == [4] * 4
