@@ -28,7 +28,7 @@ from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed
 from srt.sft.config import SftConfig
-from srt.sft.launch import FSDP2, die_with_parent, leave_process_group
+from srt.sft.launch import FSDP2, die_with_parent, end_training_process
 from srt.sft.trainer import PassCollator, make_trainer, training_arguments
 from srt.sft.weights import new_model
 
@@ -127,7 +127,7 @@ def work(options: Options, tuples: int, result: Path) -> None:
             processes, tuples, tokens, seconds, tokens / seconds, passes, peak, float(np.mean(losses))
         )
         result.write_text(json.dumps(asdict(measured)), encoding="utf-8")
-    leave_process_group()
+    end_training_process()
 
 
 def measure(arguments: list[str], processes: int, tuples: int) -> Measurement:

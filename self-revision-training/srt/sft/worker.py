@@ -9,7 +9,7 @@ from srt.common.entry_point import final_message
 
 
 def main(plan_path: Path) -> None:
-    from srt.sft.launch import FSDP2, WORKER_ERROR, die_with_parent, leave_process_group
+    from srt.sft.launch import FSDP2, WORKER_ERROR, die_with_parent, end_training_process
 
     die_with_parent()
     os.environ.update(FSDP2)
@@ -28,7 +28,7 @@ def main(plan_path: Path) -> None:
         if is_rank0:
             Path(os.environ[WORKER_ERROR]).write_text(final_message(error), encoding="utf-8")
         os._exit(2)
-    leave_process_group()
+    end_training_process()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from opsd.kl import KLConfig
 from opsd.nemo_rl.worker.megatron_lm_head_hook import run_to_output_layer
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
+from srt.sft.launch import end_training_process
 from tests.srt.helpers.reference_adamw import SETTINGS
 
 STUDENT, TEACHER = 0, 1  # seeds
@@ -203,7 +204,7 @@ def main(layout: str, folder: str) -> None:
     if layout in ("data", "tensor"):
         found["swap"] = swap(work)
     torch.save(found, Path(folder) / f"{layout}{torch.distributed.get_rank()}.pt")
-    torch.distributed.destroy_process_group()
+    end_training_process()
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_c
 from opsd.nemo_rl.worker.megatron import MegatronDistillationWorkerImpl  # noqa: E402
 from opsd.nemo_rl.worker.swap_weights import shards  # noqa: E402
 from srt.config import load_config  # noqa: E402
+from srt.sft.launch import end_training_process  # noqa: E402
 from tests.srt.helpers.reference_adamw import KNOBS, PEAK, TOTAL_UPDATES  # noqa: E402
 
 SHAPES = {  # ranks, and of those for tensor, pipeline and context parallelism
@@ -188,7 +189,7 @@ def main(layout: str, folder: str) -> None:
     worker.restore_teacher(str(own / "teacher"))
     found["restored teacher"], found["student after"] = worker.reference_state_dict, copies(shards(worker.model))
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_training_process()
 
 
 if __name__ == "__main__":

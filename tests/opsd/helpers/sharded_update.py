@@ -27,6 +27,7 @@ from opsd.cpu_offload import PinnedCpuCopies
 from opsd.kl import KLConfig
 from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights
+from srt.sft.launch import end_training_process
 
 
 class Worker(DTensorStep):
@@ -141,7 +142,7 @@ def main(layout: str, folder: str) -> None:
         result = worker.distill(updates, KLConfig(), grad_eps=0.0, pad_id=0)
         found[name] = {"scores": scores, "result": result, "gradients": list(worker.gradients)}
     torch.save(found, Path(folder) / f"{layout}{rank}.pt")
-    torch.distributed.destroy_process_group()
+    end_training_process()
 
 
 if __name__ == "__main__":
