@@ -7,7 +7,7 @@ from typing import Any
 
 from srt.common.errors import UserError
 from srt.contract import metrics as names
-from srt.contract.metrics import by_reward
+from srt.contract.metrics import by_age, by_reward
 
 WINDOW = 10  # steps that are averaged
 FIRST_STEPS = 3  # whose mean later steps are compared with
@@ -22,7 +22,9 @@ GAP_GROWTH, GAP_FLOOR = 3.0, 0.02  # relative to the first steps; nats per token
 REWARD_DROP, REWARD_ERRORS = 0.05, 3.0  # a drop must exceed both, the second one in standard errors
 KEPT_RIGHT, MIN_REVISIONS = 0.8, 20  # what a reviser should reach, and how many revisions are evidence
 KL_R0, KL_R1 = by_reward(names.KL, 0), by_reward(names.KL, 1)
-WATCHED = (KL_R0, KL_R1, names.ENTROPY, names.LOGPROB_GAP, names.REWARD, names.ROLLOUTS)
+# With ROLLOUT_AHEAD, all tokens but those of the first step are one update old.
+GAPS = (names.LOGPROB_GAP, by_age(names.LOGPROB_GAP, 1))
+WATCHED = (KL_R0, KL_R1, names.ENTROPY, *GAPS, names.REWARD, names.ROLLOUTS)
 
 
 def check_reviser(validation: Mapping[str, Any]) -> str | None:
@@ -74,7 +76,7 @@ class HealthMonitor:
             "kl": self._check_kl(mean.get(KL_R0), mean.get(KL_R1)),
             "reward": self._check_reward(mean.get(names.REWARD)),
             "entropy": self._check_entropy(mean.get(names.ENTROPY)),
-            "gap": self._check_gap(mean.get(names.LOGPROB_GAP)),
+            "gap": self._check_gap(mean),
             "cache": _check_cache(metrics),
         }
         new = [text for name, text in warnings.items() if text and name not in self.active]
@@ -130,10 +132,11 @@ class HealthMonitor:
             "preserves their diversity"
         )
 
-    def _check_gap(self, gap: float | None) -> str | None:
-        if gap is None:
+    def _check_gap(self, mean: Mapping[str, float]) -> str | None:
+        measured = max(GAPS, key=lambda name: len(self.recent.get(name, ())))
+        if measured not in mean:
             return None
-        first = self.first[names.LOGPROB_GAP]
+        gap, first = mean[measured], self.first[measured]
         if gap <= GAP_LIMIT and gap <= max(GAP_FLOOR, GAP_GROWTH * first):
             return None
         return (

@@ -44,6 +44,17 @@ def test_a_warning_is_given_again_when_its_trouble_comes_back(name):
     assert counts == [1, 0, 1]
 
 
+def test_a_sampler_that_drifts_is_seen_when_all_tokens_but_the_first_steps_are_one_update_old():
+    """As with ROLLOUT_AHEAD."""
+    old = {name: value for name, value in HEALTHY.items() if name != "logprob_gap"}
+    health = HealthMonitor()
+    given = [health.check(HEALTHY)]
+    given += [health.check(old | {"logprob_gap_age1": gap}) for gap in [0.004] * 15 + [0.3] * 15]
+    assert given[:16] == [[]] * 16
+    (warning,) = sum(given, [])
+    assert "sampler and trainer disagree" in warning and "in the first steps by 0.004" in warning
+
+
 def test_a_step_in_which_requests_waited_for_the_cache_is_said_once():
     waited = {"waited_for_cache": 0.25, "preemptions": 3, "requests_waiting": 41, "requests_running": 87.6}
     free = {"waited_for_cache": 0.0, "preemptions": 0, "requests_waiting": 41, "requests_running": 87.6}
