@@ -11,6 +11,7 @@ import itertools
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.one_gpu.plan import BASELINE_FILE
@@ -19,6 +20,16 @@ from srt.common.files import read_jsonl, write_jsonl
 from srt.contract.records import Response, from_line
 
 Chooser = Callable[[list[Response]], list[Response]]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """`data`: the samples of the collection; `output`: the folder for the chosen responses."""
+
+    kind: str
+    data: Path
+    output: Path
+    responses: int
 
 
 def right(responses: list[Response]) -> list[Response]:
@@ -63,15 +74,15 @@ def _by_rounds(chosen: list[list[Response]]) -> Iterator[Response]:
 
 
 def main(arguments: list[str]) -> None:
-    settings = read_settings(arguments, __doc__, kind=str, data=Path, model=str, output=Path, responses=int)
-    responses = choose(settings["data"], CHOOSERS[settings["kind"]], settings["responses"])
+    settings: Settings = read_settings(Settings, arguments, __doc__)
+    responses = choose(settings.data, CHOOSERS[settings.kind], settings.responses)
     lines = [
         {"id": response.id, "x": response.x, "y": response.y_init, "y_ids": response.y_init_ids}
         for response in responses
     ]
-    write_jsonl(settings["output"] / BASELINE_FILE, lines)
+    write_jsonl(settings.output / BASELINE_FILE, lines)
     share = sum(response.y_init_correct for response in responses) / max(len(responses), 1)
-    print(f"{len(lines)} responses of {settings['responses']}, {share:.1%} of them right")
+    print(f"{len(lines)} responses of {settings.responses}, {share:.1%} of them right")
 
 
 if __name__ == "__main__":

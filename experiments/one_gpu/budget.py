@@ -89,6 +89,6 @@ def _trl(job: Job, folder: Path, layout: Layout) -> Budget:
         epochs = max((entry.get("epoch", 0) for entry in log), default=0)
         return Budget(trained_tokens=round(epochs * sum(len(unpack_ids(line["y_ids"])) for line in responses)))
     steps = [entry for entry in log if "completions/mean_length" in entry]
-    samples = 256 if job.kind == "grpo" else 64  # a step, see trl_baselines.py
+    samples = read_json(folder / "settings.json")["samples_per_step"]
     tokens = round(samples * sum(entry["completions/mean_length"] for entry in steps))
     return Budget(samples * len(steps), tokens, tokens)

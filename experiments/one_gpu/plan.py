@@ -23,10 +23,17 @@ SCRIPTS = {
 }
 SCRIPT_KNOBS = {"select": "collect"}  # whose knobs a job shares
 RUNS = (*SCRIPTS, "baseline", "trl")
+PROBLEMS = ("word_problems", "quickstart")  # which a plan can be about (problems.py, quickstart_world.py)
 KEYS = {"run", "kind", "data", "from", "env", "gpus"}
 BASELINE_FILE = "responses.jsonl"
-OWN_SETTINGS = ("STEPS", "RESPONSES")  # of the experiment's own modules, not knobs of a script
 MODULES = {"baseline": "experiments.one_gpu.baseline_data", "trl": "experiments.one_gpu.trl_baselines"}
+SETTINGS = {  # what the experiment's own modules take of a job's env, in small letters
+    "baseline": ("RESPONSES",),
+    "trl": (
+        *("STEPS", "LR", "EPOCHS", "TUPLES_PER_UPDATE", "PROBLEMS_PER_STEP", "MICRO_BATCH"),
+        *("MAX_TOKENS", "PROMPT_SUFFIX", "SAMPLER", "SEED"),
+    ),
+}
 
 
 @dataclass(frozen=True)
@@ -85,10 +92,23 @@ class Layout:
         return str(self.folder(job.name) / {"sft": "stage2", "distill": "student", "trl": "model"}[job.run])
 
 
-def load_jobs(path: Path = PLAN) -> dict[str, Job]:
-    """The jobs in their order, each model followed by its evaluation. Raises UserError for a broken plan."""
+def problems_of(path: Path = PLAN) -> str:
+    """Which problems a plan is about, one of PROBLEMS."""
+    problems = yaml.safe_load(path.read_text(encoding="utf-8")).get("problems", PROBLEMS[0])
+    if problems not in PROBLEMS:
+        raise UserError(f"{path}: problems is {problems}, expected one of {', '.join(PROBLEMS)}")
+    return problems
+
+
+def load_jobs(path: Path = PLAN, seed: str | None = None) -> dict[str, Job]:
+    """The jobs in their order, each model followed by its evaluation. Raises UserError for a broken plan.
+
+    `seed`: SEED of the jobs that have none of their own.
+    """
     plan = yaml.safe_load(path.read_text(encoding="utf-8"))
     knobs = plan["knobs"]
+    if seed is not None:
+        knobs["all"]["SEED"] = seed
     jobs: dict[str, Job] = {}
 
     def add(name: str, run: str, **options: object) -> None:
@@ -138,8 +158,9 @@ def command(job: Job, jobs: dict[str, Job], layout: Layout, python: str) -> tupl
     folder = layout.folder(job.name)
     env = dict(job.env)
     if job.run in MODULES:
-        options = {"kind": job.kind, "data": data_path(job, layout), "model": layout.model, "output": folder}
-        options |= {name.lower(): env[name] for name in OWN_SETTINGS if name in env}
+        options = {"kind": job.kind, "data": data_path(job, layout), "output": folder}
+        options |= {"model": layout.model} if job.run == "trl" else {}
+        options |= {name.lower(): env[name] for name in SETTINGS[job.run] if name in env}
         return [python, "-m", MODULES[job.run], *(f"{name}={value}" for name, value in options.items())], env
     if job.run in ("collect", "select"):
         collection = layout.folder("collect") / "samples"

@@ -17,7 +17,7 @@ from experiments.one_gpu.plan import BASE, EVALUATE, Job, Layout
 from experiments.one_gpu.problems import GSM8K
 from experiments.one_gpu.running import record_of
 from srt.common.errors import UserError
-from srt.common.files import read_jsonl, write_json
+from srt.common.files import read_json, read_jsonl, write_json
 from srt.contract.metrics import (
     AVG_AT_K,
     ENTROPY,
@@ -37,6 +37,7 @@ from srt.problems import load_problems
 
 Json = dict[str, Any]
 MODE, SEED = "math", 0
+WORLD = ("seed", "slip_probability")
 MARKERS = "osD^v"  # for ten rows each, which differ in color
 
 
@@ -96,7 +97,12 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
                     entry[part]["to_base"] = _some(differences(ours, theirs, k, MODE, SEED)["metrics"], k)
         entry["against_majority"] = against_majority(row.samples, majority_right)
         entries.append(entry)
-    return {"k": k, "model": layout.model, "rows": entries}
+    world = layout.output / "world" / "world.json"  # of the quickstart
+    return {
+        "k": k,
+        "model": layout.model,
+        "rows": entries,
+    } | ({"world": {key: read_json(world)[key] for key in WORLD}} if world.is_file() else {})
 
 
 def _some(metrics: Json, k: int) -> Json:
@@ -220,12 +226,12 @@ def plot(found: Json, path: Path) -> None:
     pyplot.close(figure)
 
 
-def write_results(jobs: dict[str, Job], layout: Layout, folder: Path) -> None:
-    """Write one_gpu.json, one_gpu.md and one_gpu.png into `folder`, and print the table."""
+def write_results(jobs: dict[str, Job], layout: Layout, folder: Path, name: str) -> None:
+    """Write <name>.json, <name>.md and <name>.png into `folder`, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     found = results(jobs, layout)
-    write_json(folder / "one_gpu.json", found)
-    (folder / "one_gpu.md").write_text(table(found), encoding="utf-8")
-    plot(found, folder / "one_gpu.png")
+    write_json(folder / f"{name}.json", found)
+    (folder / f"{name}.md").write_text(table(found), encoding="utf-8")
+    plot(found, folder / f"{name}.png")
     print(table(found))
-    print(f"written: {folder / 'one_gpu.json'}, .md and .png")
+    print(f"written: {folder / name}.json, .md and .png")

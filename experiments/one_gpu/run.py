@@ -9,8 +9,12 @@
 
 Environment: MODEL_PATH (default: Qwen/Qwen2.5-Coder-1.5B-Instruct), OUTPUT (default: outputs/one_gpu),
 GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the
-same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs). The log of a job
-is OUTPUT/<job>/job.log.
+same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs), SEED (of the jobs
+to which the plan gives none). The log of a job is OUTPUT/<job>/job.log.
+
+PLAN=experiments/one_gpu/quickstart.yaml runs on CPUs in the quickstart's world, which it makes: SEED (default: 0)
+and SLIP_PROBABILITY (default: 0.4) are the world's, too, and MODEL_PATH is its base model. All worlds and seeds:
+scripts/experiments/quickstart_rivals.sh.
 """
 
 import os
@@ -22,7 +26,7 @@ from pathlib import Path
 
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
-from experiments.one_gpu.plan import PLAN, REPOSITORY, Job, Layout, load_jobs, with_ancestors
+from experiments.one_gpu.plan import PLAN, REPOSITORY, Job, Layout, load_jobs, problems_of, with_ancestors
 from experiments.one_gpu.results import write_results
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
@@ -115,9 +119,14 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())] or [""]
 
 
-def prepare_problems(layout: Layout) -> None:
-    """Write the problem files, unless they are there."""
-    if not layout.problems("test").is_file():
+def prepare_problems(layout: Layout, plan: Path) -> None:
+    """Write the problem files, unless they are there; in the quickstart's world with the base model."""
+    if problems_of(plan) == "quickstart":
+        from experiments.one_gpu.quickstart_world import prepare_world
+
+        seed, slip = os.environ.get("SEED", "0"), os.environ.get("SLIP_PROBABILITY", "0.4")
+        prepare_world(layout, int(seed), float(slip))
+    elif not layout.problems("test").is_file():
         from experiments.one_gpu.problems import write_problems
 
         print("problems:", write_problems(layout.output / "problems"))
@@ -143,16 +152,17 @@ def main(arguments: list[str]) -> None:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(__doc__)
         return
-    model = os.environ.get("MODEL_PATH", "Qwen/Qwen2.5-Coder-1.5B-Instruct")
     output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
-    layout = Layout(output, model)
-    jobs = load_jobs(Path(os.environ.get("PLAN", PLAN)))
+    plan = Path(os.environ.get("PLAN", PLAN))
+    own = {"quickstart": str(output / "world" / "base"), "word_problems": "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
+    layout = Layout(output, os.environ.get("MODEL_PATH", own[problems_of(plan)]))
+    jobs = load_jobs(plan, os.environ.get("SEED"))
     match arguments:
         case ["--list"]:
             show(jobs, layout)
             return
         case ["--results", folder]:
-            write_results(jobs, layout, Path(folder))
+            write_results(jobs, layout, Path(folder), "one_gpu" if plan == PLAN else plan.stem)
             return
         case ["--curves", folder]:
             write_curves(jobs, layout, Path(folder))
@@ -164,7 +174,7 @@ def main(arguments: list[str]) -> None:
             import_results(Path(file), layout.output)
             return
     wanted = with_ancestors(arguments or list(jobs), jobs)
-    prepare_problems(layout)
+    prepare_problems(layout, plan)
     minutes = float(os.environ.get("MINUTES", "inf"))
     stop_on_sigterm()
     scheduler = Scheduler(jobs, wanted, layout, visible_gpus(), time.monotonic() + 60 * minutes)

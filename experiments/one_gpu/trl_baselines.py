@@ -4,14 +4,15 @@
 
 `sft`: SFTTrainer on the responses in `data`; with those of `baseline_data.py`, rejection fine-tuning (RFT) or its
 majority-vote twin. Epochs, rate, batch and schedule are those of srt's stages (configs/sft.yaml).
-`grpo`: GRPOTrainer on the problems in `data`, 32 problems x 8 responses a step, reward of the verifier.
+`grpo`: GRPOTrainer on the problems in `data`, 8 responses to each problem of a step, reward of the verifier.
 `sdft`: SDFTTrainer (experimental in TRL), whose teacher reads a right response in its prompt.
-`steps` sets their optimizer steps (ignored by sft). The model is written to `output`/model in bf16.
+The model is written to `output`/model in bf16, the settings with the samples of a step to `output`/settings.json.
 """
 
 import json
 import math
 import os
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from transformers import TrainerCallback
 from experiments.one_gpu.settings import read_settings
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
-from srt.common.files import read_jsonl
+from srt.common.files import read_jsonl, write_json
 from srt.common.models import load_model
 from srt.config_groups import GradingConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
@@ -31,106 +32,141 @@ from srt.contract.records import unpack_ids
 from srt.problems import load_problems
 from srt.verifiers.factory import open_grader
 
-MAX_TOKENS = 1024  # of a response, as in collection and evaluation
-EPOCHS, TUPLES_PER_UPDATE = 3, 4  # of sft.sh
-GENERATIONS = 8  # responses to a problem in a GRPO step
+SETTINGS = "settings.json"
+GENERATIONS = {"grpo": 8, "sdft": 1}  # responses to a problem of a step
+RATES = {"sft": 5e-6, "grpo": 1e-6, "sdft": 2e-6}
+PROBLEMS = {"grpo": 32, "sdft": 64}  # in a step
 GRADING = GradingConfig("math", 4, 10.0, "bwrap", 5.0, 512.0, 1.0)
 DEMONSTRATION = (
     "{prompt}\n\nHere is a correct solution, as an example:\n\n{privileged_context}\n\n"
     "Now answer in your own words."
 )
 
-SHARED: dict[str, Any] = {
-    "bf16": torch.cuda.is_available(),
-    "gradient_checkpointing": True,
-    "report_to": "none",
-    "save_strategy": "no",
-    "logging_steps": 1,
-    "lr_scheduler_type": "cosine",
-    "adam_beta2": 0.95,
-    "max_grad_norm": 1.0,
-    "seed": 0,
-}
-COLOCATED: dict[str, Any] = {
-    "use_vllm": True,
-    "vllm_mode": "colocate",
-    "vllm_gpu_memory_utilization": 0.3,
-    "max_completion_length": MAX_TOKENS,
-    "temperature": 1.0,
-    "top_p": 1.0,
-}
+
+@dataclass(frozen=True)
+class Settings:
+    """`lr` and `problems_per_step`: 0 for the kind's own. `sampler`: vllm (on the same GPU) or transformers."""
+
+    kind: str
+    data: Path
+    model: str
+    output: Path
+    steps: int = 0  # optimizer steps (not of sft)
+    lr: float = 0.0
+    epochs: int = 3  # of sft, as in sft.sh
+    tuples_per_update: int = 4  # of sft, as in sft.sh
+    problems_per_step: int = 0
+    micro_batch: int = 8  # responses in a forward pass (not of sft)
+    max_tokens: int = 1024  # of a response, as in collection and evaluation
+    prompt_suffix: str | None = None
+    sampler: str = "vllm"
+    seed: int = 0
+
+    @property
+    def samples_per_step(self) -> int:
+        return self.problems_per_step * GENERATIONS.get(self.kind, 0)
+
+    def as_dict(self) -> dict[str, Any]:
+        """With the samples of a step, without the paths of this machine."""
+        places = ("data", "model", "output")
+        kept = {name: value for name, value in asdict(self).items() if name not in places}
+        return kept | {"samples_per_step": self.samples_per_step}
+
+    def completed(self) -> "Settings":
+        """With the kind's own rate and problems where none are given."""
+        problems = self.problems_per_step or PROBLEMS.get(self.kind, 0)
+        return replace(self, lr=self.lr or RATES[self.kind], problems_per_step=problems)
 
 
-def train_sft(model: Any, layout: Layout, data: Path, folder: Path, steps: int) -> Any:
+def shared_arguments(settings: Settings) -> dict[str, Any]:
+    """Of all of TRL's trainers."""
+    return {
+        "output_dir": str(settings.output),
+        "learning_rate": settings.lr,
+        "bf16": torch.cuda.is_available(),
+        "gradient_checkpointing": True,
+        "report_to": "none",
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "lr_scheduler_type": "cosine",
+        "adam_beta2": 0.95,
+        "max_grad_norm": 1.0,
+        "seed": settings.seed,
+    }
+
+
+def sampling_arguments(settings: Settings) -> dict[str, Any]:
+    """Of the trainers that sample: the size of a step, and how its responses are drawn."""
+    arguments = {
+        "max_steps": settings.steps,
+        "per_device_train_batch_size": settings.micro_batch,
+        "gradient_accumulation_steps": settings.samples_per_step // settings.micro_batch,
+        "num_generations": GENERATIONS[settings.kind],
+        "max_completion_length": settings.max_tokens,
+        "temperature": 1.0,
+        "top_p": 1.0,
+    }
+    if settings.sampler == "vllm":
+        arguments |= {"use_vllm": True, "vllm_mode": "colocate", "vllm_gpu_memory_utilization": 0.3}
+    return arguments
+
+
+def train_sft(model: Any, layout: Layout, settings: Settings) -> Any:
     """Cross entropy on the responses, each after its own prompt, token ids as sampled."""
     from trl import SFTConfig, SFTTrainer
 
     rows = []
-    for line in read_jsonl(data):
+    for line in read_jsonl(settings.data):
         chat = layout.chat(line["x"])
         y = layout.with_eot(unpack_ids(line["y_ids"]))
         rows.append({"input_ids": chat + y, "completion_mask": [0] * len(chat) + [1] * len(y)})
     arguments = SFTConfig(
-        output_dir=str(folder),
-        num_train_epochs=EPOCHS,
-        learning_rate=5e-6,
-        warmup_steps=round(0.05 * EPOCHS * len(rows) / TUPLES_PER_UPDATE),
+        num_train_epochs=settings.epochs,
+        warmup_steps=round(0.05 * settings.epochs * len(rows) / settings.tuples_per_update),
         weight_decay=1e-4,
-        per_device_train_batch_size=TUPLES_PER_UPDATE,
+        per_device_train_batch_size=settings.tuples_per_update,
         completion_only_loss=True,
         max_length=4096,
-        **SHARED,
+        **shared_arguments(settings),
     )
     return SFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=layout.tokenizer)
 
 
-def train_grpo(model: Any, layout: Layout, data: Path, folder: Path, steps: int) -> Any:
+def train_grpo(model: Any, layout: Layout, settings: Settings) -> Any:
     """Group-relative policy optimization with TRL's defaults (no KL to a reference) and the verifier's reward."""
     from trl import GRPOConfig, GRPOTrainer
 
-    problems = {problem.id: problem for problem in load_problems(str(data), "math", None, "train", 0).problems}
+    problems = {
+        problem.id: problem for problem in load_problems(str(settings.data), "math", None, "train", 0).problems
+    }
     rows = [{"prompt": layout.prompt.messages(problem.x), "problem_id": id_} for id_, problem in problems.items()]
     grader = open_grader(GRADING).__enter__()
 
     def reward(completions: list, completion_ids: list[list[int]], problem_id: list[str], **_: Any) -> list[float]:
         items = [
-            (layout.decode(ids), problems[id_], "length" if len(ids) >= MAX_TOKENS else "stop")
+            (layout.decode(ids), problems[id_], "length" if len(ids) >= settings.max_tokens else "stop")
             for ids, id_ in zip(completion_ids, problem_id, strict=True)
         ]
         return [float(getattr(outcome, "correct", False)) for outcome in grader.grade_all(items)]
 
-    arguments = GRPOConfig(
-        output_dir=str(folder),
-        max_steps=steps,
-        learning_rate=1e-6,
-        per_device_train_batch_size=8,
-        gradient_accumulation_steps=32,
-        num_generations=GENERATIONS,
-        **COLOCATED,
-        **SHARED,
-    )
+    arguments = GRPOConfig(**shared_arguments(settings), **sampling_arguments(settings))
     dataset = Dataset.from_list(rows)
     return GRPOTrainer(model, reward, arguments, train_dataset=dataset, processing_class=layout.tokenizer)
 
 
-def train_sdft(model: Any, layout: Layout, data: Path, folder: Path, steps: int) -> Any:
+def train_sdft(model: Any, layout: Layout, settings: Settings) -> Any:
     """On-policy self-distillation from a teacher that reads a right response, with TRL's defaults."""
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
     rows = [
-        {"prompt": layout.prompt.messages(line["x"]), "privileged_context": line["y"]} for line in read_jsonl(data)
+        {"prompt": layout.prompt.messages(line["x"]), "privileged_context": line["y"]}
+        for line in read_jsonl(settings.data)
     ]
     arguments = SDFTConfig(
-        output_dir=str(folder),
-        max_steps=steps,
-        learning_rate=2e-6,
-        per_device_train_batch_size=8,
-        gradient_accumulation_steps=8,
-        num_generations=1,
         max_prompt_length=2048,
         teacher_prompt_template=DEMONSTRATION,
-        **COLOCATED,
-        **SHARED,
+        **shared_arguments(settings),
+        **sampling_arguments(settings),
     )
     return SDFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=layout.tokenizer)
 
@@ -147,14 +183,13 @@ TRAINERS = {"sft": train_sft, "grpo": train_grpo, "sdft": train_sdft}
 
 
 def main(arguments: list[str]) -> None:
-    if not any(argument.startswith("steps=") for argument in arguments):
-        arguments = [*arguments, "steps=0"]
-    settings = read_settings(arguments, __doc__, kind=str, data=Path, model=str, output=Path, steps=int)
-    folder = settings["output"]
-    layout = layout_of_checkpoint(settings["model"], PromptConfig("math", None, None, None, None))
+    settings = read_settings(Settings, arguments, __doc__).completed()
+    folder = settings.output
+    write_json(folder / SETTINGS, settings.as_dict())
+    layout = layout_of_checkpoint(settings.model, PromptConfig("math", None, None, settings.prompt_suffix, None))
     # fp32 master weights, as in this repository's own trainers; forward passes run in bf16.
-    model = load_model(settings["model"], "float32")
-    trainer = TRAINERS[settings["kind"]](model, layout, settings["data"], folder, settings["steps"])
+    model = load_model(settings.model, "float32")
+    trainer = TRAINERS[settings.kind](model, layout, settings)
     trainer.add_callback(StopOnNaN())
     trainer.train()
     (folder / "training_log.json").write_text(json.dumps(trainer.state.log_history), encoding="utf-8")

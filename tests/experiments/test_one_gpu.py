@@ -50,7 +50,7 @@ def response(answer: str, correct: bool, index: int) -> Response:
     return Response(0, index, "p", "", "x", "3", answer, "", 1, correct, answer, "", "stop", 0)
 
 
-@pytest.mark.parametrize("plan", [PLAN, PLAN.with_name("carry_over.yaml")])
+@pytest.mark.parametrize("plan", [PLAN, PLAN.with_name("carry_over.yaml"), PLAN.with_name("quickstart.yaml")])
 def test_every_knob_of_the_plan_exists_in_its_script(plan):
     for job in load_jobs(plan).values():
         if job.run in CONFIG_OF:
@@ -205,7 +205,7 @@ def test_rejection_fine_tuning_trains_on_the_right_responses_alone(toy, tmp_path
         lines.append(as_line(replace(attempt, problem_idx=index, response_idx=0, y_init_ids=pack_ids(ids))))
     write_jsonl(tmp_path / "attempts.jsonl", lines)
     baseline_data.main(
-        [f"data={tmp_path}/attempts.jsonl", f"output={tmp_path}/data", "kind=rejection", "model=-", "responses=3"]
+        [f"data={tmp_path}/attempts.jsonl", f"output={tmp_path}/data", "kind=rejection", "responses=3"]
     )
     chosen = read_jsonl(tmp_path / "data" / BASELINE_FILE)
     assert [unpack_ids(line["y_ids"]) for line in chosen] == [tokenizer.encode("\\boxed{3}")] * 3

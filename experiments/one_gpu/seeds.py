@@ -1,0 +1,82 @@
+"""Results of several seeds of the quickstart's worlds -> one table for each slip probability, and the raw figures.
+
+    python -m experiments.one_gpu.seeds FOLDER results.json [results.json ...]
+
+Writes FOLDER/quickstart_rivals.json and .md. Every cell is a mean over the seeds; avg@k shows each seed, too.
+"""
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from srt.common.entry_point import run_entry_point
+from srt.common.files import read_json, write_json
+from srt.contract.metrics import AVG_AT_K, ENTROPY, GREEDY_ACCURACY, MAJORITY_AT, MEAN_RESPONSE_TOKENS, PASS_AT, at
+
+Json = dict[str, Any]
+
+
+def table(of_seeds: list[Json]) -> str:
+    """A Markdown table of one world: `of_seeds` are the results of its seeds, which have the same rows."""
+    k = of_seeds[0]["k"]
+    seeds = ", ".join(str(found["world"]["seed"]) for found in of_seeds)
+    heading = (
+        f"| | avg@{k} | seeds {seeds} | to base | greedy | majority@{k} | pass@{k} "
+        f"| avg@{k} where base's majority is right | where it is wrong | tokens | nats/token | samples |"
+    )
+    rows = zip(*(found["rows"] for found in of_seeds), strict=True)
+    return "\n".join([heading, "|" + "---|" * 12, *(_line(row, k) for row in rows)]) + "\n"
+
+
+def _line(of_seeds: tuple[Json, ...], k: int) -> str:
+    """One method: its row in the results of each seed."""
+
+    def metric(name: str) -> list[float]:
+        return [row["tasks"]["metrics"][name]["value"] for row in of_seeds]
+
+    def majority(part: str) -> list[float]:
+        return [row["against_majority"][part]["accuracy"] for row in of_seeds]
+
+    to_base = [row["tasks"]["to_base"][AVG_AT_K]["difference"] for row in of_seeds if "to_base" in row["tasks"]]
+    cells = [
+        of_seeds[0]["name"],
+        _percent(metric(AVG_AT_K)),
+        " / ".join(_percent([value]) for value in metric(AVG_AT_K)),
+        f"{100 * _mean(to_base):+.1f}" if to_base else "",
+        *(_percent(metric(name)) for name in (GREEDY_ACCURACY, at(MAJORITY_AT, k), at(PASS_AT, k))),
+        *(_percent(majority(part)) for part in ("majority_right", "majority_wrong")),
+        f"{_mean(metric(MEAN_RESPONSE_TOKENS)):.0f}",
+        f"{_mean(metric(ENTROPY)):.3f}",
+        f"{_mean([row['budget']['samples'] for row in of_seeds]):,.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _percent(values: list[float]) -> str:
+    return f"{100 * _mean(values):.1f}"
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) < 2 or arguments[0].startswith("-"):
+        sys.exit(__doc__)
+    folder = Path(arguments[0])
+    worlds: dict[float, list[Json]] = defaultdict(list)
+    for found in map(read_json, map(Path, arguments[1:])):
+        worlds[found["world"]["slip_probability"]].append(found)
+    title: Callable[[float], str] = "Slip probability {}\n\n".format
+    text = "\n".join(title(slip) + table(of_seeds) for slip, of_seeds in worlds.items())
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "quickstart_rivals.json", {str(slip): of_seeds for slip, of_seeds in worlds.items()})
+    (folder / "quickstart_rivals.md").write_text(text, encoding="utf-8")
+    print(text)
+    print(f"written: {folder / 'quickstart_rivals.json'} and .md")
+
+
+if __name__ == "__main__":
+    run_entry_point(main)
