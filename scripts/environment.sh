@@ -3,6 +3,21 @@
 #   make_environment               base packages
 #   make_environment --with-vllm   also vLLM's CPU build, if it can be installed
 make_environment() {
+  if ! command -v flock >/dev/null; then
+    install_environment "$@"
+    return
+  fi
+  # Two scripts that start at once would install over each other.
+  (
+    if ! flock --nonblock 9; then
+      echo "environment: waiting for another script that may be installing it"
+      flock 9 || true # a file system without locks
+    fi
+    install_environment "$@" 9<&-
+  ) 9<"$REPOSITORY"
+}
+
+install_environment() {
   local requirements="$REPOSITORY/requirements" stamp="$CPU_ENVIRONMENT/.requirements" python="$CPU_ENVIRONMENT/bin/python"
   local expected
   expected=$(cat "$requirements/cpu.in" "$requirements/cpu.txt" | sha256sum | cut -d' ' -f1)

@@ -87,3 +87,36 @@ def test_the_lock_leaves_what_torch_pins_to_torch():
     names = {re.split("[=<>]", line)[0] for line in (REPOSITORY / "requirements/cpu.txt").read_text().splitlines()}
     assert "numpy" in names
     assert not [name for name in names if re.match("torch$|triton|nvidia|cuda", name)]
+
+
+FAKE_PYTHON = """
+case "$*" in
+  "-m venv "*) mkdir -p "$3/bin"; cp "$0" "$3/bin/python" ;;
+  "-m pip "*) echo "$*" >>"$HOME/pip.log"; sleep 0.3 ;;
+  "-c import sys"*) echo {version} ;;
+  -V) echo Python ;;
+esac
+"""
+
+
+def test_two_scripts_that_start_at_once_install_once(tmp_path):
+    repository, tools = tmp_path / "repository", tmp_path / "bin"
+    (repository / "requirements").mkdir(parents=True)
+    for name in ("cpu.in", "cpu.txt"):
+        (repository / "requirements" / name).write_text("torch==0\n")
+    tools.mkdir()
+    (tools / "python3").write_text("#!/bin/sh" + FAKE_PYTHON.format(version=VERSION))
+    (tools / "python3").chmod(0o755)
+    for tool in (*TOOLS, "flock", "mkdir", "cp", "sleep", "true"):
+        (tools / tool).symlink_to(str(shutil.which(tool)))
+    script = f"set -euo pipefail; source {REPOSITORY}/scripts/environment.sh; make_environment; echo made"
+    environment = {"PATH": str(tools), "HOME": str(tmp_path), "REPOSITORY": str(repository)}
+    environment["CPU_ENVIRONMENT"] = str(repository / ".venv-cpu")
+    command = ["bash", "-c", script]
+    both = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    outputs = sorted(process.communicate(timeout=60)[0] for process in both)
+    assert [process.returncode for process in both] == [0, 0]
+    assert all(output.endswith("made\n") for output in outputs)
+    assert len((tmp_path / "pip.log").read_text().splitlines()) == 3  # torch, the others, this repository
+    assert "installing into" in outputs[0] and "waiting for another script" in outputs[1]
+    assert "is up to date" in outputs[1]
