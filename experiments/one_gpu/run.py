@@ -162,7 +162,7 @@ def main(arguments: list[str]) -> None:
             show(jobs, layout)
             return
         case ["--results", folder]:
-            write_results(jobs, layout, Path(folder), "one_gpu" if plan == PLAN else plan.stem)
+            write_results(jobs, layout, Path(folder), "one_gpu" if plan.stem == "plan" else plan.stem)
             return
         case ["--curves", folder]:
             write_curves(jobs, layout, Path(folder))
