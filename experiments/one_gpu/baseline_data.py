@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.one_gpu.plan import BASELINE_FILE
-from experiments.one_gpu.settings import read_settings
 from srt.common.files import read_jsonl, write_jsonl
+from srt.common.name_values import read_name_values
 from srt.contract.records import Response, from_line
 
 Chooser = Callable[[list[Response]], list[Response]]
@@ -74,7 +74,7 @@ def _by_rounds(chosen: list[list[Response]]) -> Iterator[Response]:
 
 
 def main(arguments: list[str]) -> None:
-    settings: Settings = read_settings(Settings, arguments, __doc__)
+    settings: Settings = read_name_values(Settings, arguments, __doc__)
     responses = choose(settings.data, CHOOSERS[settings.kind], settings.responses)
     lines = [
         {"id": response.id, "x": response.x, "y": response.y_init, "y_ids": response.y_init_ids}

@@ -20,11 +20,11 @@ import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
-from experiments.one_gpu.settings import read_settings
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_json
 from srt.common.models import load_model
+from srt.common.name_values import read_name_values
 from srt.config_groups import GradingConfig, PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.layout import Layout
@@ -183,7 +183,7 @@ TRAINERS = {"sft": train_sft, "grpo": train_grpo, "sdft": train_sdft}
 
 
 def main(arguments: list[str]) -> None:
-    settings = read_settings(Settings, arguments, __doc__).completed()
+    settings = read_name_values(Settings, arguments, __doc__).completed()
     folder = settings.output
     write_json(folder / SETTINGS, settings.as_dict())
     layout = layout_of_checkpoint(settings.model, PromptConfig("math", None, None, settings.prompt_suffix, None))

@@ -22,9 +22,11 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
+from srt.common.name_values import read_name_values
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,7 @@ class Measurement:
 
 
 def main(argv: list[str]) -> None:
-    if any(argument in ("-h", "--help") for argument in argv):
-        print(__doc__)
-        for field in fields(Options):
-            print(f"  {field.name}={'' if field.name == 'model' else field.default}")
-        return
-    given = dict(argument.split("=", 1) for argument in argv)
-    types = {field.name: field.type for field in fields(Options)}
-    options = Options(**{name: types[name](value) for name, value in given.items()})
+    options = read_name_values(Options, argv, __doc__)
 
     from opsd.nemo_rl.driver import runtime
     from srt.common import ray_auth

@@ -31,7 +31,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from options import read_options, show_options
+from srt.common.name_values import read_name_values
 
 VARIANTS = {  # settings of each
     "dtensor": {"trainer_backend": "dtensor"},
@@ -66,11 +66,7 @@ class Options:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        show_options(Options)
-        return
-    options = read_options(Options, arguments)
+    options = read_name_values(Options, arguments, __doc__)
     unknown = set(options.variants.split(",")) - set(VARIANTS)
     if unknown:
         raise SystemExit(f"error: variants={options.variants}: choose from {', '.join(VARIANTS)}")

@@ -32,7 +32,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from options import read_options, show_options
+from srt.common.name_values import read_name_values
 
 
 @dataclass(frozen=True)
@@ -438,16 +438,12 @@ def print_tables(figures: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        show_options(Options)
-        return
-    if arguments[0] == "part":  # one of our own processes
+    if arguments[:1] == ["part"]:  # one of our own processes
         part, samples, result, options = arguments[1:]
         figures = PARTS[part](Options(**json.loads(options)), Path(samples))
         Path(result).write_text(json.dumps(figures))
         return
-    options = read_options(Options, arguments)
+    options = read_name_values(Options, arguments, __doc__)
     parts = [part for part in options.parts.split(",") if part != "step" or options.data]
     with tempfile.TemporaryDirectory() as folder:
         samples = Path(options.samples_to or Path(folder) / "samples.jsonl")

@@ -28,12 +28,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from options import read_options, show_options
-
 from opsd.config import RunConfig
 from opsd.response_queue import ResponseQueue
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
+from srt.common.name_values import read_name_values
 from srt.contract.records import Problem
 from srt.sampling.base import SampleRequest, SamplingConfig
 
@@ -217,11 +216,7 @@ def print_table(figures: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        show_options(Options)
-        return
-    options = read_options(Options, arguments)
+    options = read_name_values(Options, arguments, __doc__)
     figures = measure(options)
     print_table(figures)
     if options.json:

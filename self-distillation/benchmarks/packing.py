@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from engine import Options, Watch, layout_of, random_samples, read_pairs, run_config
-from options import read_options
+
+from srt.common.name_values import read_name_values
 
 VARIANTS = {"padded": "0", "packed": "1"}
 
@@ -108,15 +109,12 @@ def print_table(figures: dict[str, Any]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return
-    if arguments[0] == "variant":  # one of our own processes
+    if arguments[:1] == ["variant"]:  # one of our own processes
         variant, samples, result, options = arguments[1:]
         figures = measure(PackingOptions(**json.loads(options)), Path(samples), VARIANTS[variant])
         Path(result).write_text(json.dumps(figures))
         return
-    options = read_options(PackingOptions, arguments)
+    options = read_name_values(PackingOptions, arguments, __doc__)
     rows: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     with tempfile.TemporaryDirectory() as folder:
         samples, result = Path(options.samples), Path(folder) / "result.json"

@@ -35,8 +35,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from options import read_options, show_options
 from step_common import Options, in_steps, length_of
+
+from srt.common.name_values import read_name_values
 
 VARIANTS = (
     "cold",
@@ -131,17 +132,13 @@ def start(variant: str, options: StartOptions, folder: Path) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        show_options(StartOptions)
-        return
-    if arguments[0] == "start":  # one of our own processes
+    if arguments[:1] == ["start"]:  # one of our own processes
         variant, given, folder, result = arguments[1:]
         figures = start(variant, StartOptions(**json.loads(given)), Path(folder))
         Path(result).write_text(json.dumps(figures))
         sys.stdout.flush()
         os._exit(0)  # vLLM's own end takes seconds
-    options = read_options(StartOptions, arguments)
+    options = read_name_values(StartOptions, arguments, __doc__)
     figures: dict[str, Any] = {"options": asdict(options), "variants": {}}
     print(f"\n{'':<14}{'import':>8}{'start':>8}{'tokens/s':>10}  parts of the start, in seconds")
     with tempfile.TemporaryDirectory() as cache:

@@ -40,9 +40,10 @@ from pathlib import Path
 from typing import Any
 
 from gpu_watch import GpuWatch
-from options import read_options, show_options
 from step_common import Options
 from step_table import as_table, with_rates
+
+from srt.common.name_values import read_name_values
 
 ONE_GPU = ("local", "offline", "matmul")
 
@@ -166,17 +167,13 @@ def commit_of(options: Options) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        show_options(Options)
-        return
-    if arguments[0] == "arm":  # one of our own processes
+    if arguments[:1] == ["arm"]:  # one of our own processes
         arm, result, options = arguments[1:]
         if (figures := measure(arm, Options(**json.loads(options)))) is not None:
             Path(result).write_text(json.dumps(figures))
         sys.stdout.flush()
         os._exit(0)  # what Ray, vLLM and torch would still end can only fail or hang
-    options = read_options(Options, arguments)
+    options = read_name_values(Options, arguments, __doc__)
     gpus = options.gpus or visible_gpus()
     options = replace(options, gpus=gpus, arm_gpus=min(options.arm_gpus or gpus, gpus))
     arms = [arm.strip() for arm in options.arms.split(";") if arm.strip()]

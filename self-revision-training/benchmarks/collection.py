@@ -30,12 +30,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Hashable, Iterable, Iterator
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from srt.collect.collector import Collector, CollectorConfig
 from srt.common.models import context_limit, eot_ids, load_tokenizer
+from srt.common.name_values import read_name_values
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import load_phrases
 from srt.contract.records import Problem
@@ -350,9 +350,7 @@ def table(measurements: list[Measurement]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    types: dict[str, Any] = {field.name: field.type for field in fields(Options)}
-    values = dict(argument.split("=", 1) for argument in arguments)
-    options = Options(**{name: types[name](value) for name, value in values.items()})
+    options: Options = read_name_values(Options, arguments, __doc__)
     bench = Bench(options)
     measurements = bench.run()
     bench.sampler.close()

@@ -15,12 +15,15 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import dataclass
 
+from srt.common.name_values import read_name_values
 from srt.contract.records import Problem
 from srt.verifiers.code.grader import CodeGrader
 from srt.verifiers.code.judge import JudgeConfig
 from srt.verifiers.types import Verdict
 
+CORES = len(os.sched_getaffinity(0))
 KINDS = ("rlimits", "bwrap")
 PROGRAMS_PER_TURN = 20
 PROGRAMS = {
@@ -30,6 +33,15 @@ PROGRAMS = {
         '  std::cout << 2 * n + (n == {wrong_at}) << " " << {number} << std::endl;\n}}'
     ),
 }
+
+
+@dataclass(frozen=True)
+class Options:
+    programs: int = 200
+    tests: int = 10
+    workers: int = CORES
+    user: str = ""  # measure again as this user
+    out: str = ""  # file to write the figures to
 
 
 def make_items(language: str, programs: int, tests: int) -> list[tuple[str, Problem, str]]:
@@ -66,30 +78,25 @@ def judge_config(kind: str) -> JudgeConfig:
 
 
 def main(arguments: list[str]) -> None:
-    if set(arguments) & {"-h", "--help"}:
-        print(__doc__)
-        return
-    options = dict(argument.split("=", 1) for argument in arguments)
-    cores = len(os.sched_getaffinity(0))
-    programs, tests, workers = (
-        int(options.get(name, default)) for name, default in (("programs", 200), ("tests", 10), ("workers", cores))
-    )
-    print(f"{programs} programs with {tests} tests, {workers} concurrently on {cores} CPU cores")
-    result: dict[str, object] = {"programs": programs, "tests": tests, "workers": workers, "processors": cores}
+    options: Options = read_name_values(Options, arguments, __doc__)
+    concurrently = f"{options.workers} concurrently on {CORES} CPU cores"
+    print(f"{options.programs} programs with {options.tests} tests, {concurrently}")
+    result: dict[str, object] = {"programs": options.programs, "tests": options.tests}
+    result |= {"workers": options.workers, "processors": CORES}
     for language in PROGRAMS:
-        rates = measure(make_items(language, programs, tests), workers)
+        rates = measure(make_items(language, options.programs, options.tests), options.workers)
         cost = rates["rlimits"] / rates["bwrap"] - 1
         print(
             f"{language:7} {rates['rlimits']:6.1f} verdicts/s without, {rates['bwrap']:6.1f} with the sandbox: "
             f"{cost:+.0%} time"
         )
         result[language] = {kind: round(value, 2) for kind, value in rates.items()} | {"cost": round(cost, 4)}
-    if user := options.pop("user", None):
-        print(f"as {user}:", flush=True)
-        again = [f"{name}={value}" for name, value in options.items() if name != "out"]
-        subprocess.run(["runuser", "-u", user, "--", sys.executable, __file__, *again], check=True)
-    if "out" in options:
-        with open(options["out"], "w", encoding="utf-8") as file:
+    if options.user:
+        print(f"as {options.user}:", flush=True)
+        again = [argument for argument in arguments if not argument.startswith(("user=", "out="))]
+        subprocess.run(["runuser", "-u", options.user, "--", sys.executable, __file__, *again], check=True)
+    if options.out:
+        with open(options.out, "w", encoding="utf-8") as file:
             json.dump(result, file, indent=1)
 
 

@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 import traceback
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ from trl import SFTConfig, SFTTrainer
 
 from srt.common.errors import UserError
 from srt.common.models import load_model
+from srt.common.name_values import read_name_values
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import BatchPlan, plan_packed, plan_padded, plan_updates
@@ -280,12 +281,7 @@ def table(rows: list[Measurement | Failure]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return
-    types = {field.name: field.type for field in fields(Options)}
-    given = dict(argument.split("=", 1) for argument in arguments)
-    options = Options(**{name: types[name](value) for name, value in given.items()})
+    options: Options = read_name_values(Options, arguments, __doc__)
     variants = options.variants.split(",")
     check_variants(variants)
     benchmark = Benchmark(options)

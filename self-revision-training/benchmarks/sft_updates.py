@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +23,7 @@ import torch
 from transformers import TrainerCallback
 
 from srt.common.models import load_tokenizer
+from srt.common.name_values import read_name_values
 from srt.common.packed_attention import choose_attention
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
@@ -157,9 +158,7 @@ def table(rows: list[Measurement]) -> str:
 
 
 def read_options(arguments: list[str]) -> Options:
-    types = {field.name: field.type for field in fields(Options)}
-    given = dict(argument.split("=", 1) for argument in arguments)
-    options = Options(**{name: types[name](value) for name, value in given.items()})
+    options: Options = read_name_values(Options, arguments, __doc__)
     largest = max(options.sizes)
     if any(largest % size for size in options.sizes):
         raise SystemExit(
@@ -169,10 +168,7 @@ def read_options(arguments: list[str]) -> Options:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(__doc__)
-        return
-    if arguments[0] == "worker":
+    if arguments[:1] == ["worker"]:
         work(read_options(arguments[3:]), int(arguments[1]), Path(arguments[2]))
         return
     options = read_options(arguments)
