@@ -1,8 +1,8 @@
-"""Results of several seeds of the quickstart's worlds -> one table for each slip probability, and the raw figures.
+"""Results of several seeds of the quickstart's worlds -> a table of each world, a plot, and the raw figures.
 
     python -m experiments.one_gpu.seeds FOLDER results.json [results.json ...]
 
-Writes FOLDER/quickstart_rivals.json and .md. Every cell is a mean over the seeds; avg@k shows each seed, too.
+Writes FOLDER/quickstart_rivals.json, .md and .png. Cells are means over the seeds; avg@k shows each seed, too.
 """
 
 import sys
@@ -54,6 +54,36 @@ def _line(of_seeds: tuple[Json, ...], k: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def plot(worlds: dict[float, list[Json]], path: Path) -> None:
+    """avg@k of every seed, one panel a world; the dashed line is the base model's mean majority@k."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(
+        1, len(worlds), figsize=(5.5 * len(worlds), 4.5), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, (slip, of_seeds) in zip(axes[0], worlds.items(), strict=True):
+        k = of_seeds[0]["k"]
+        names = [row["name"].replace("_", " ") for row in of_seeds[0]["rows"]]
+        for found in of_seeds:
+            values = [100 * row["tasks"]["metrics"][AVG_AT_K]["value"] for row in found["rows"]]
+            axis.plot(values, range(len(names)), "o", color="C0", alpha=0.6)
+        majority = _mean([found["rows"][0]["tasks"]["metrics"][at(MAJORITY_AT, k)]["value"] for found in of_seeds])
+        axis.axvline(100 * majority, linestyle="--", color="gray", linewidth=1)
+        axis.annotate(f"base, majority@{k}", (100 * majority, 0), xytext=(4, 4), textcoords="offset points",
+                      fontsize=8, color="gray")  # fmt: skip
+        axis.set_yticks(range(len(names)), names)
+        axis.set_xlim(0, 100)
+        axis.set_xlabel(f"avg@{k} on held-out problems, %")
+        axis.set_title(f"slip probability {slip}")
+        axis.grid(alpha=0.3)
+    axes[0][0].invert_yaxis()
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -74,8 +104,9 @@ def main(arguments: list[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "quickstart_rivals.json", {str(slip): of_seeds for slip, of_seeds in worlds.items()})
     (folder / "quickstart_rivals.md").write_text(text, encoding="utf-8")
+    plot(worlds, folder / "quickstart_rivals.png")
     print(text)
-    print(f"written: {folder / 'quickstart_rivals.json'} and .md")
+    print(f"written: {folder / 'quickstart_rivals.json'}, .md and .png")
 
 
 if __name__ == "__main__":

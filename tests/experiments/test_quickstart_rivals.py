@@ -109,3 +109,4 @@ def test_results_of_several_seeds_make_one_table(tmp_path, capsys):
         row == "| sd_zero | 75.0 | 70.0 / 80.0 | +35.0 | 50.0 | 25.0 | 100.0 | 75.0 | 75.0 | 34 | 0.125 | 1,500 |"
     )
     assert list(json.loads((tmp_path / "out" / "quickstart_rivals.json").read_text())) == ["0.6"]
+    assert (tmp_path / "out" / "quickstart_rivals.png").stat().st_size > 10_000
