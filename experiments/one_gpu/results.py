@@ -97,12 +97,12 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
                     entry[part]["to_base"] = _some(differences(ours, theirs, k, MODE, SEED)["metrics"], k)
         entry["against_majority"] = against_majority(row.samples, majority_right)
         entries.append(entry)
-    world = layout.output / "world" / "world.json"  # of the quickstart
-    return {
-        "k": k,
-        "model": layout.model,
-        "rows": entries,
-    } | ({"world": {key: read_json(world)[key] for key in WORLD}} if world.is_file() else {})
+    found = {"k": k, "model": layout.model, "rows": entries}
+    world = layout.output / "world"  # of the quickstart, with the base model
+    if world.is_dir():
+        settings = read_json(world / "world.json")
+        found |= {"model": "quickstart", "world": {key: settings[key] for key in WORLD}}
+    return found
 
 
 def _some(metrics: Json, k: int) -> Json:
