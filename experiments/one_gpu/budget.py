@@ -5,6 +5,7 @@ from pathlib import Path
 
 from experiments.one_gpu.plan import BASE, BASELINE_FILE, Job, Layout
 from experiments.one_gpu.running import record_of
+from experiments.one_gpu.trl_settings import SETTINGS_FILE
 from srt.common.files import read_json, read_jsonl
 from srt.contract.records import unpack_ids
 
@@ -89,6 +90,6 @@ def _trl(job: Job, folder: Path, layout: Layout) -> Budget:
         epochs = max((entry.get("epoch", 0) for entry in log), default=0)
         return Budget(trained_tokens=round(epochs * sum(len(unpack_ids(line["y_ids"])) for line in responses)))
     steps = [entry for entry in log if "completions/mean_length" in entry]
-    samples = read_json(folder / "settings.json")["samples_per_step"]
+    samples = read_json(folder / SETTINGS_FILE)["samples_per_step"]
     tokens = round(samples * sum(entry["completions/mean_length"] for entry in steps))
     return Budget(samples * len(steps), tokens, tokens)

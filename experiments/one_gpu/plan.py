@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import yaml
 
+from experiments.one_gpu.trl_settings import TrlSettings
 from srt.common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -24,15 +25,13 @@ SCRIPTS = {
 SCRIPT_KNOBS = {"select": "collect"}  # whose knobs a job shares
 RUNS = (*SCRIPTS, "baseline", "trl")
 PROBLEMS = ("word_problems", "quickstart")  # which a plan can be about (problems.py, quickstart_world.py)
+WORLD = "world"  # the folder of the quickstart's world
 KEYS = {"run", "kind", "data", "from", "env", "gpus"}
 BASELINE_FILE = "responses.jsonl"
 MODULES = {"baseline": "experiments.one_gpu.baseline_data", "trl": "experiments.one_gpu.trl_baselines"}
 SETTINGS = {  # what the experiment's own modules take of a job's env, in small letters
     "baseline": ("RESPONSES",),
-    "trl": (
-        *("STEPS", "LR", "EPOCHS", "TUPLES_PER_UPDATE", "PROBLEMS_PER_STEP", "MICRO_BATCH"),
-        *("MAX_TOKENS", "PROMPT_SUFFIX", "SAMPLER", "SEED"),
-    ),
+    "trl": [option.name.upper() for option in fields(TrlSettings) if option.default is not MISSING],
 }
 
 

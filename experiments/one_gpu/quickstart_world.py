@@ -4,7 +4,7 @@ Facts on which the base model slips with a probability below one half are right 
 that only sharpens learns them. Above one half its majority is wrong there, and only the verdict can teach them.
 """
 
-from experiments.one_gpu.plan import Layout
+from experiments.one_gpu.plan import WORLD, Layout
 from quickstart.make_world import make_world
 from quickstart.world import World
 
@@ -17,7 +17,7 @@ def prepare_world(layout: Layout, seed: int, slip_probability: float) -> None:
 
     Raises UserError if OUTPUT holds a world of another seed or slip probability.
     """
-    world = layout.output / "world"
+    world = layout.output / WORLD
     make_world(world, World(seed, slip_probability=slip_probability))
     layout.problems("train").parent.mkdir(parents=True, exist_ok=True)
 

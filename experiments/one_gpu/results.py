@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from experiments.one_gpu.budget import Budget, budget_of
-from experiments.one_gpu.plan import BASE, EVALUATE, Job, Layout
+from experiments.one_gpu.plan import BASE, EVALUATE, WORLD, Job, Layout
 from experiments.one_gpu.problems import GSM8K
 from experiments.one_gpu.running import record_of
 from srt.common.errors import UserError
@@ -37,7 +37,7 @@ from srt.problems import load_problems
 
 Json = dict[str, Any]
 MODE, SEED = "math", 0
-WORLD = ("seed", "slip_probability")
+WORLD_KEYS = ("seed", "slip_probability")
 MARKERS = "osD^v"  # for ten rows each, which differ in color
 
 
@@ -98,10 +98,10 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
         entry["against_majority"] = against_majority(row.samples, majority_right)
         entries.append(entry)
     found = {"k": k, "model": layout.model, "rows": entries}
-    world = layout.output / "world"  # of the quickstart, with the base model
+    world = layout.output / WORLD
     if world.is_dir():
         settings = read_json(world / "world.json")
-        found |= {"model": "quickstart", "world": {key: settings[key] for key in WORLD}}
+        found |= {"model": "quickstart", "world": {key: settings[key] for key in WORLD_KEYS}}
     return found
 
 

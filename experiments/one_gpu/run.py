@@ -26,7 +26,7 @@ from pathlib import Path
 
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
-from experiments.one_gpu.plan import PLAN, REPOSITORY, Job, Layout, load_jobs, problems_of, with_ancestors
+from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
 from experiments.one_gpu.results import write_results
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
@@ -119,9 +119,9 @@ def visible_gpus() -> list[str]:
     return [str(index) for index in range(torch.cuda.device_count())] or [""]
 
 
-def prepare_problems(layout: Layout, plan: Path) -> None:
+def prepare_problems(layout: Layout, problems: str) -> None:
     """Write the problem files, unless they are there; in the quickstart's world with the base model."""
-    if problems_of(plan) == "quickstart":
+    if problems == "quickstart":
         from experiments.one_gpu.quickstart_world import prepare_world
 
         seed, slip = os.environ.get("SEED", "0"), os.environ.get("SLIP_PROBABILITY", "0.4")
@@ -154,8 +154,9 @@ def main(arguments: list[str]) -> None:
         return
     output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
     plan = Path(os.environ.get("PLAN", PLAN))
-    own = {"quickstart": str(output / "world" / "base"), "word_problems": "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
-    layout = Layout(output, os.environ.get("MODEL_PATH", own[problems_of(plan)]))
+    problems = problems_of(plan)
+    own = {"quickstart": str(output / WORLD / "base"), "word_problems": "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
+    layout = Layout(output, os.environ.get("MODEL_PATH", own[problems]))
     jobs = load_jobs(plan, os.environ.get("SEED"))
     match arguments:
         case ["--list"]:
@@ -174,7 +175,7 @@ def main(arguments: list[str]) -> None:
             import_results(Path(file), layout.output)
             return
     wanted = with_ancestors(arguments or list(jobs), jobs)
-    prepare_problems(layout, plan)
+    prepare_problems(layout, problems)
     minutes = float(os.environ.get("MINUTES", "inf"))
     stop_on_sigterm()
     scheduler = Scheduler(jobs, wanted, layout, visible_gpus(), time.monotonic() + 60 * minutes)

@@ -7,7 +7,6 @@ Writes FOLDER/quickstart_rivals.json, .md and .png. Cells are means over the see
 
 import sys
 from collections import defaultdict
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +98,7 @@ def main(arguments: list[str]) -> None:
     worlds: dict[float, list[Json]] = defaultdict(list)
     for found in map(read_json, map(Path, arguments[1:])):
         worlds[found["world"]["slip_probability"]].append(found)
-    title: Callable[[float], str] = "Slip probability {}\n\n".format
-    text = "\n".join(title(slip) + table(of_seeds) for slip, of_seeds in worlds.items())
+    text = "\n".join(f"Slip probability {slip}\n\n{table(of_seeds)}" for slip, of_seeds in worlds.items())
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "quickstart_rivals.json", {str(slip): of_seeds for slip, of_seeds in worlds.items()})
     (folder / "quickstart_rivals.md").write_text(text, encoding="utf-8")

@@ -12,14 +12,13 @@ The model is written to `output`/model in bf16, the settings with the samples of
 import json
 import math
 import os
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from transformers import TrainerCallback
 
+from experiments.one_gpu.trl_settings import GENERATIONS, SETTINGS_FILE, TrlSettings
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_json
@@ -32,10 +31,6 @@ from srt.contract.records import unpack_ids
 from srt.problems import load_problems
 from srt.verifiers.factory import open_grader
 
-SETTINGS = "settings.json"
-GENERATIONS = {"grpo": 8, "sdft": 1}  # responses to a problem of a step
-RATES = {"sft": 5e-6, "grpo": 1e-6, "sdft": 2e-6}
-PROBLEMS = {"grpo": 32, "sdft": 64}  # in a step
 GRADING = GradingConfig("math", 4, 10.0, "bwrap", 5.0, 512.0, 1.0)
 DEMONSTRATION = (
     "{prompt}\n\nHere is a correct solution, as an example:\n\n{privileged_context}\n\n"
@@ -43,42 +38,7 @@ DEMONSTRATION = (
 )
 
 
-@dataclass(frozen=True)
-class Settings:
-    """`lr` and `problems_per_step`: 0 for the kind's own. `sampler`: vllm (on the same GPU) or transformers."""
-
-    kind: str
-    data: Path
-    model: str
-    output: Path
-    steps: int = 0  # optimizer steps (not of sft)
-    lr: float = 0.0
-    epochs: int = 3  # of sft, as in sft.sh
-    tuples_per_update: int = 4  # of sft, as in sft.sh
-    problems_per_step: int = 0
-    micro_batch: int = 8  # responses in a forward pass (not of sft)
-    max_tokens: int = 1024  # of a response, as in collection and evaluation
-    prompt_suffix: str | None = None
-    sampler: str = "vllm"
-    seed: int = 0
-
-    @property
-    def samples_per_step(self) -> int:
-        return self.problems_per_step * GENERATIONS.get(self.kind, 0)
-
-    def as_dict(self) -> dict[str, Any]:
-        """With the samples of a step, without the paths of this machine."""
-        places = ("data", "model", "output")
-        kept = {name: value for name, value in asdict(self).items() if name not in places}
-        return kept | {"samples_per_step": self.samples_per_step}
-
-    def completed(self) -> "Settings":
-        """With the kind's own rate and problems where none are given."""
-        problems = self.problems_per_step or PROBLEMS.get(self.kind, 0)
-        return replace(self, lr=self.lr or RATES[self.kind], problems_per_step=problems)
-
-
-def shared_arguments(settings: Settings) -> dict[str, Any]:
+def shared_arguments(settings: TrlSettings) -> dict[str, Any]:
     """Of all of TRL's trainers."""
     return {
         "output_dir": str(settings.output),
@@ -95,7 +55,7 @@ def shared_arguments(settings: Settings) -> dict[str, Any]:
     }
 
 
-def sampling_arguments(settings: Settings) -> dict[str, Any]:
+def sampling_arguments(settings: TrlSettings) -> dict[str, Any]:
     """Of the trainers that sample: the size of a step, and how its responses are drawn."""
     arguments = {
         "max_steps": settings.steps,
@@ -111,7 +71,7 @@ def sampling_arguments(settings: Settings) -> dict[str, Any]:
     return arguments
 
 
-def train_sft(model: Any, layout: Layout, settings: Settings) -> Any:
+def train_sft(model: Any, layout: Layout, settings: TrlSettings) -> Any:
     """Cross entropy on the responses, each after its own prompt, token ids as sampled."""
     from trl import SFTConfig, SFTTrainer
 
@@ -132,7 +92,7 @@ def train_sft(model: Any, layout: Layout, settings: Settings) -> Any:
     return SFTTrainer(model, arguments, train_dataset=Dataset.from_list(rows), processing_class=layout.tokenizer)
 
 
-def train_grpo(model: Any, layout: Layout, settings: Settings) -> Any:
+def train_grpo(model: Any, layout: Layout, settings: TrlSettings) -> Any:
     """Group-relative policy optimization with TRL's defaults (no KL to a reference) and the verifier's reward."""
     from trl import GRPOConfig, GRPOTrainer
 
@@ -154,7 +114,7 @@ def train_grpo(model: Any, layout: Layout, settings: Settings) -> Any:
     return GRPOTrainer(model, reward, arguments, train_dataset=dataset, processing_class=layout.tokenizer)
 
 
-def train_sdft(model: Any, layout: Layout, settings: Settings) -> Any:
+def train_sdft(model: Any, layout: Layout, settings: TrlSettings) -> Any:
     """On-policy self-distillation from a teacher that reads a right response, with TRL's defaults."""
     from trl.experimental.sdft import SDFTConfig, SDFTTrainer
 
@@ -183,9 +143,9 @@ TRAINERS = {"sft": train_sft, "grpo": train_grpo, "sdft": train_sdft}
 
 
 def main(arguments: list[str]) -> None:
-    settings = read_name_values(Settings, arguments, __doc__).completed()
+    settings = read_name_values(TrlSettings, arguments, __doc__).completed()
     folder = settings.output
-    write_json(folder / SETTINGS, settings.as_dict())
+    write_json(folder / SETTINGS_FILE, settings.as_dict())
     layout = layout_of_checkpoint(settings.model, PromptConfig("math", None, None, settings.prompt_suffix, None))
     # fp32 master weights, as in this repository's own trainers; forward passes run in bf16.
     model = load_model(settings.model, "float32")

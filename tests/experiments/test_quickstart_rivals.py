@@ -9,6 +9,7 @@ from experiments.one_gpu import quickstart_world, seeds, trl_baselines
 from experiments.one_gpu.budget import budget_of
 from experiments.one_gpu.plan import PLAN, Layout, command, load_jobs, problems_of
 from experiments.one_gpu.quickstart_world import prepare_world
+from experiments.one_gpu.trl_settings import TrlSettings
 from quickstart.base_model import BaseTrainingConfig
 from quickstart.make_world import make_world
 from quickstart.world import Sizes
@@ -48,14 +49,14 @@ def test_knobs_and_seed_reach_a_rival(tmp_path):
     jobs, layout = load_jobs(QUICKSTART, seed="3"), Layout(tmp_path, "BASE")
     assert jobs["srt"].env["SEED"] == jobs["evaluate/srt"].env["SEED"] == "3"
     arguments, _ = command(jobs["grpo"], jobs, layout, "python")
-    settings = read_name_values(trl_baselines.Settings, arguments[3:], None).completed()
+    settings = read_name_values(TrlSettings, arguments[3:], None).completed()
     assert (settings.kind, settings.model, settings.output) == ("grpo", "BASE", tmp_path / "grpo")
     assert (settings.data, settings.seed, settings.sampler) == (layout.problems("train"), 3, "transformers")
     assert (settings.lr, settings.steps, settings.samples_per_step) == (3e-4, 108, 128)
     assert (settings.max_tokens, settings.prompt_suffix) == (80, "")
     word_problems = load_jobs(PLAN)
     arguments, _ = command(word_problems["grpo"], word_problems, layout, "python")
-    settings = read_name_values(trl_baselines.Settings, arguments[3:], None).completed()
+    settings = read_name_values(TrlSettings, arguments[3:], None).completed()
     assert (settings.lr, settings.samples_per_step, settings.prompt_suffix) == (1e-6, 256, None)
     assert (settings.max_tokens, settings.sampler, settings.seed) == (1024, "vllm", 0)
     assert load_jobs(PLAN, seed="3")["srt_seed1"].env["SEED"] == "1"  # the plan's own
