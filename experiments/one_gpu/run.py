@@ -36,7 +36,11 @@ POLL_SECONDS = 1.0
 
 @dataclass
 class Scheduler:
-    """Free GPUs take the first job, in the order of the plan, whose needs are done."""
+    """Free GPUs take the first job, in the order of the plan, whose needs are done.
+
+    An evaluation of a model from which another job trains comes after all others: that job takes longer, and has an
+    evaluation of its own before it.
+    """
 
     jobs: dict[str, Job]
     wanted: list[str]
@@ -77,7 +81,7 @@ class Scheduler:
                 self.failed.add(running.job.name)
 
     def _start_what_can_run(self) -> None:
-        for name in self.wanted:
+        for name in sorted(self.wanted, key=self._can_wait):
             job = self.jobs[name]
             busy = {running.job.name for running in self.running}
             if name in busy or name in self.failed or not self._is_open(name):
@@ -93,6 +97,11 @@ class Scheduler:
                 self.running.append(start(job, self.jobs, self.layout, gpus))
             elif job.gpus > 1:
                 return  # let GPUs become free for it
+
+    def _can_wait(self, name: str) -> bool:
+        job = self.jobs[name]
+        trained_from = {need for other in self.wanted if self.jobs[other].makes_model for need in self.jobs[other].needs}
+        return job.run == "evaluate" and job.source in trained_from
 
     def _take_gpus(self, job: Job) -> list[str] | None:
         """GPUs for the job, which are no longer free then; None if too few are. A shared one fills up first."""

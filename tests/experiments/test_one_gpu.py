@@ -143,6 +143,20 @@ def test_jobs_with_half_a_gpu_share_one_that_whole_jobs_leave_alone(started):
     assert scheduler.free == {"0": 0.0, "1": 0.5, "2": 0.0}
 
 
+def test_evaluating_a_model_waits_while_others_train_from_it(started, monkeypatch):
+    monkeypatch.setattr("experiments.one_gpu.run.is_done", lambda job, layout: job.run == "sft")
+    jobs = {
+        "srt": Job("srt", "sft"),
+        "rft": Job("rft", "sft"),
+        "evaluate/srt": Job("evaluate/srt", "evaluate", source="srt"),
+        "evaluate/rft": Job("evaluate/rft", "evaluate", source="rft"),
+        "sd_zero": Job("sd_zero", "distill", source="srt"),
+    }
+    scheduler = scheduler_of(jobs, "0,1")
+    scheduler._start_what_can_run()
+    assert started == [("evaluate/rft", "0"), ("sd_zero", "1")]
+
+
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A folder with the toy base model, and the experiment's problem files for it."""
