@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import pytest
@@ -15,6 +15,7 @@ from experiments.one_gpu.run import prepare_problems
 from experiments.one_gpu.screening import CHOSEN, verdict, why_not_gradable
 from experiments.one_gpu.tasks import (
     CANDIDATES,
+    DRAWS,
     LEFT_OUT,
     NUMBER_PUZZLES,
     WORD_PROBLEMS,
@@ -77,7 +78,30 @@ def test_the_word_problems_are_those_of_the_reported_results(generators, tmp_pat
 def test_every_candidate_has_enough_sound_problems_for_a_set_of_four(generators):
     needed = sum(count for _, count in SPLITS.values()) // 4
     for label, task in CANDIDATES.items():
-        assert len(list(generated(label, task, 1, needed, set()))) == needed
+        found = list(generated(label, task, 1, needed, set()))
+        assert len(found) == needed and all(task.sound(one["problem"], one["answer"]) for one in found)
+
+
+def test_no_two_files_draw_from_the_same_seeds():
+    drawn = [SCREENING, *(split for chosen in SETS.values() for split in chosen.splits.values())]
+    ends = sorted((seed, seed + DRAWS * count) for seed, count in drawn)
+    assert all(end <= start for (_, end), (start, _) in pairwise(ends))
+
+
+def test_a_number_of_problems_that_the_tasks_do_not_divide_is_kept(generators, tmp_path, monkeypatch):
+    four = {label: CANDIDATES[label] for label in ("lcm_3", "aiw", "dice", "products_3")}
+    monkeypatch.setitem(SETS, PUZZLES, ProblemSet(four, {"test": (1, 10)}))
+    assert write_problems(tmp_path, PUZZLES) == {"test": 10}
+    sources = [line["source"] for line in read_jsonl(tmp_path / "test.jsonl")]
+    assert sorted(map(sources.count, four)) == [2, 2, 3, 3]
+
+
+def test_the_test_file_is_there_only_when_all_files_are(generators, tmp_path, monkeypatch):
+    monkeypatch.setitem(SETS, PUZZLES, ProblemSet({"aiw": CANDIDATES["aiw"]}, {"test": (1, 2), "train": (101, 2)}))
+    (tmp_path / "train.jsonl").mkdir()  # cannot be written
+    with pytest.raises(IsADirectoryError):
+        write_problems(tmp_path, PUZZLES)
+    assert not (tmp_path / "test.jsonl").exists()
 
 
 def test_a_task_with_too_few_problems_is_refused_before_anything_is_written(generators, tmp_path, monkeypatch):
