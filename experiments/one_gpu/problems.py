@@ -48,10 +48,9 @@ SETS = {
         screened=True,
     ),
 }
-WORDS = "word_problems"
 
 
-def write_problems(folder: Path, name: str = WORDS) -> dict[str, int]:
+def write_problems(folder: Path, name: str) -> dict[str, int]:
     """Write the files of a set; returns the number of problems in each.
 
     Raises UserError for a task with too few different problems, ImportError without the generators.
@@ -62,13 +61,14 @@ def write_problems(folder: Path, name: str = WORDS) -> dict[str, int]:
     gsm8k = list(_gsm8k()) if chosen.gsm8k else []
     seen.update(normalized(problem["problem"]) for problem in gsm8k)
     if chosen.screened:
-        for task, options in chosen.tasks.items():
-            list(generated(task, options, *SCREENING, seen))
+        for label, task in chosen.tasks.items():
+            list(generated(label, task, *SCREENING, seen))
     for split, (seed, count) in chosen.splits.items():
+        shares = _shares(count, len(chosen.tasks))
         problems = [
-            {"id": f"{split}-{task}-{index}"} | problem
-            for (task, options), share in zip(chosen.tasks.items(), _shares(count, len(chosen.tasks)), strict=True)
-            for index, problem in enumerate(generated(task, options, seed, share, seen))
+            {"id": f"{split}-{label}-{index}"} | problem
+            for (label, task), share in zip(chosen.tasks.items(), shares, strict=True)
+            for index, problem in enumerate(generated(label, task, seed, share, seen))
         ]
         random.Random(seed).shuffle(problems)
         files[split] = problems + (gsm8k if split == "test" else [])
@@ -105,7 +105,7 @@ def _gsm8k() -> Iterator[dict[str, str]]:
 def main(arguments: list[str]) -> None:
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
         sys.exit(__doc__)
-    name = arguments[1] if len(arguments) == 2 else WORDS
+    name = arguments[1] if len(arguments) == 2 else "word_problems"
     if name not in SETS:
         raise UserError(f"{name}: no such set of problems, expected one of {', '.join(SETS)}")
     counts = write_problems(Path(arguments[0]), name)
