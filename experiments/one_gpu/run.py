@@ -12,6 +12,8 @@ GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops ev
 same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs), SEED (of the jobs
 to which the plan gives none). The log of a job is OUTPUT/<job>/job.log.
 
+PLAN=experiments/one_gpu/number_puzzles.yaml has the main rows on other tasks, in an OUTPUT of their own.
+
 PLAN=experiments/one_gpu/quickstart.yaml runs on CPUs in the quickstart's world, which it makes: SEED (default: 0)
 and SLIP_PROBABILITY (default: 0.4) are the world's, too, and MODEL_PATH is its base model. All worlds and seeds:
 scripts/experiments/quickstart_rivals.sh.
@@ -27,6 +29,7 @@ from pathlib import Path
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
+from experiments.one_gpu.problems import check_problems, write_problems
 from experiments.one_gpu.results import write_results
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
@@ -38,8 +41,8 @@ POLL_SECONDS = 1.0
 class Scheduler:
     """Free GPUs take the first job, in the order of the plan, whose needs are done.
 
-    An evaluation of a model from which another job trains comes after all others: that job takes longer, and has an
-    evaluation of its own before it.
+    An evaluation of a model from which another job trains comes after all others: that job takes longer, and has
+    an evaluation of its own before it.
     """
 
     jobs: dict[str, Job]
@@ -100,7 +103,9 @@ class Scheduler:
 
     def _can_wait(self, name: str) -> bool:
         job = self.jobs[name]
-        trained_from = {need for other in self.wanted if self.jobs[other].makes_model for need in self.jobs[other].needs}
+        trained_from = {
+            need for other in self.wanted if self.jobs[other].makes_model for need in self.jobs[other].needs
+        }
         return job.run == "evaluate" and job.source in trained_from
 
     def _take_gpus(self, job: Job) -> list[str] | None:
@@ -135,10 +140,10 @@ def prepare_problems(layout: Layout, problems: str) -> None:
 
         seed, slip = os.environ.get("SEED", "0"), os.environ.get("SLIP_PROBABILITY", "0.4")
         prepare_world(layout, int(seed), float(slip))
-    elif not layout.problems("test").is_file():
-        from experiments.one_gpu.problems import write_problems
-
-        print("problems:", write_problems(layout.output / "problems"))
+    elif layout.problems("test").is_file():
+        check_problems(layout.problems("test"), problems)
+    else:
+        print("problems:", write_problems(layout.output / "problems", problems))
 
 
 def show(jobs: dict[str, Job], layout: Layout) -> None:
@@ -164,8 +169,8 @@ def main(arguments: list[str]) -> None:
     output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
     plan = Path(os.environ.get("PLAN", PLAN))
     problems = problems_of(plan)
-    own = {"quickstart": str(output / WORLD / "base"), "word_problems": "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
-    layout = Layout(output, os.environ.get("MODEL_PATH", own[problems]))
+    own = str(output / WORLD / "base") if problems == "quickstart" else "Qwen/Qwen2.5-Coder-1.5B-Instruct"
+    layout = Layout(output, os.environ.get("MODEL_PATH", own))
     jobs = load_jobs(plan, os.environ.get("SEED"))
     match arguments:
         case ["--list"]:

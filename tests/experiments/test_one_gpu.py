@@ -50,8 +50,9 @@ def response(answer: str, correct: bool, index: int) -> Response:
     return Response(0, index, "p", "", "x", "3", answer, "", 1, correct, answer, "", "stop", 0)
 
 
-@pytest.mark.parametrize("plan", [PLAN, PLAN.with_name("carry_over.yaml"), PLAN.with_name("quickstart.yaml")])
-def test_every_knob_of_the_plan_exists_in_its_script(plan):
+@pytest.mark.parametrize("name", ["plan", "number_puzzles", "carry_over", "quickstart"])
+def test_every_knob_of_the_plan_exists_in_its_script(name):
+    plan = PLAN.with_name(f"{name}.yaml")
     for job in load_jobs(plan).values():
         if job.run in CONFIG_OF:
             lines = read_knob_table(CONFIGS / f"{CONFIG_OF[job.run]}.yaml")
