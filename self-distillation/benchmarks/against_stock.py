@@ -227,12 +227,10 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
 def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> list[Measurement]:
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.config import kl_config
     from opsd.nemo_rl.driver.config import generation_config, policy_config
     from opsd.nemo_rl.driver.runtime import WORKERS
-    from opsd.nemo_rl.driver.worker_group import REPLICATED_AXES
+    from opsd.nemo_rl.driver.worker_group import make_updates
     from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
-    from opsd.nemo_rl.worker.step import RankStepResult
     from opsd.timing import record_spans, span
     from srt.common.models import load_tokenizer
     from srt.contract.layout import TokenSequence
@@ -261,15 +259,7 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
             nonlocal peak
             with record_spans() as parts, span("onload"):
                 policy.prepare_for_training()
-            futures = policy.worker_group.run_all_workers_sharded_data(
-                "distill",
-                updates=updates,
-                in_sharded_axes=["data_parallel"],
-                replicate_on_axes=REPLICATED_AXES,
-                output_is_replicated=REPLICATED_AXES,
-                common_kwargs={"kl_config": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
-            )
-            results: list[RankStepResult] = policy.worker_group.get_all_worker_results(futures)
+            results = make_updates(policy, config, updates, pad_id=0)
             peak = max(peak, *(result.peak_memory for result in results))
             outputs = [output for result in results for output in result.updates[0].outputs]
             kl = sum(float(output.token_kl.sum()) for output in outputs)

@@ -173,11 +173,10 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.config import kl_config
     from opsd.nemo_rl.driver.config import generation_config, policy_config
     from opsd.nemo_rl.driver.lost_workers import end_workers
     from opsd.nemo_rl.driver.runtime import WORKERS
-    from opsd.nemo_rl.driver.worker_group import REPLICATED_AXES
+    from opsd.nemo_rl.driver.worker_group import make_updates
     from opsd.nemo_rl.micro_batches import RankUpdate, assign_micro_batches
     from srt.common.models import load_model_config, load_tokenizer
 
@@ -206,15 +205,7 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
         policy.offload_before_refit()
         started = time.monotonic()
         policy.prepare_for_training()
-        futures = policy.worker_group.run_all_workers_sharded_data(
-            "distill",
-            updates=updates,
-            in_sharded_axes=["data_parallel"],
-            replicate_on_axes=REPLICATED_AXES,
-            output_is_replicated=REPLICATED_AXES,
-            common_kwargs={"kl_config": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
-        )
-        results = policy.worker_group.get_all_worker_results(futures)
+        results = make_updates(policy, config, updates, pad_id=0)
         taken = time.monotonic() - started
         outputs = [output for result in results for output in result.updates[0].outputs if output]
         kl = sum(float(output.token_kl.sum()) for output in outputs) / tokens
