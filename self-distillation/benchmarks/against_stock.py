@@ -86,25 +86,19 @@ def main(argv: list[str]) -> None:
 def measure(options: Options) -> list[Measurement]:
     import ray
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
+    from step_config import step_config
 
-    from opsd.config import RunConfig
     from opsd.nemo_rl.driver import runtime
     from opsd.nemo_rl.driver.config import ClusterShape
-    from srt.config import load_config
 
-    settings = {
-        "student_model": options.model,
-        "teacher_model": options.model,
-        "lr": 1e-6,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "num_prompts_per_step": options.batch,
-        "train_global_batch_size": options.batch,
-        "gradient_checkpointing": options.checkpointing,
-        "max_total_sequence_length": options.prompt + options.response,
-        "worker_logs": 0,
-    }
-    config = load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    config = step_config(
+        options.model,
+        options.batch,
+        lr=1e-6,
+        gradient_checkpointing=options.checkpointing,
+        max_total_sequence_length=options.prompt + options.response,
+        worker_logs=0,
+    )
     shape = ClusterShape(1, options.gpus, tensor_parallel=1, sampler_tensor_parallel=1)
     runtime.join_ray(config, options.gpus)
     cluster = RayVirtualCluster([options.gpus], num_gpus_per_node=options.gpus, max_colocated_worker_groups=2)

@@ -120,23 +120,15 @@ def measure(options: Options, model: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def run_config(options: Options, model: str, variant: str) -> Any:
-    from opsd.config import RunConfig
-    from srt.config import load_config
+    from step_config import step_config
 
     settings = {
-        "student_model": model,
-        "teacher_model": model,
         "lr": options.lr,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "num_prompts_per_step": options.responses,
-        "train_global_batch_size": options.responses,
         "tokens_per_micro_batch": options.tokens_per_micro_batch,
         "gradient_checkpointing": options.checkpointing,
         "max_total_sequence_length": options.max_tokens,
     }
-    settings |= VARIANTS[variant]
-    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return step_config(model, options.responses, **settings | VARIANTS[variant])
 
 
 def shape_of(options: Options, variant: str) -> Any:
