@@ -38,8 +38,8 @@ POLL_SECONDS = 1.0
 class Scheduler:
     """Free GPUs take the first job, in the order of the plan, whose needs are done.
 
-    An evaluation of a model from which another job trains comes after all others: that job takes longer, and has an
-    evaluation of its own before it.
+    An evaluation of a model from which another job trains comes after all others: that job takes longer, and has
+    an evaluation of its own before it.
     """
 
     jobs: dict[str, Job]
@@ -100,7 +100,9 @@ class Scheduler:
 
     def _can_wait(self, name: str) -> bool:
         job = self.jobs[name]
-        trained_from = {need for other in self.wanted if self.jobs[other].makes_model for need in self.jobs[other].needs}
+        trained_from = {
+            need for other in self.wanted if self.jobs[other].makes_model for need in self.jobs[other].needs
+        }
         return job.run == "evaluate" and job.source in trained_from
 
     def _take_gpus(self, job: Job) -> list[str] | None:
