@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from experiments.one_gpu.tables import mean, percent, points
 from srt.common.entry_point import run_entry_point
 from srt.common.files import read_json, write_json
 from srt.contract.metrics import AVG_AT_K, ENTROPY, GREEDY_ACCURACY, MAJORITY_AT, MEAN_RESPONSE_TOKENS, PASS_AT, at
@@ -41,14 +42,14 @@ def _line(of_seeds: tuple[Json, ...], k: int) -> str:
     to_base = [row["tasks"]["to_base"][AVG_AT_K]["difference"] for row in of_seeds if "to_base" in row["tasks"]]
     cells = [
         of_seeds[0]["name"],
-        _percent(metric(AVG_AT_K)),
-        " / ".join(_percent([value]) for value in metric(AVG_AT_K)),
-        f"{100 * _mean(to_base):+.1f}" if to_base else "",
-        *(_percent(metric(name)) for name in (GREEDY_ACCURACY, at(MAJORITY_AT, k), at(PASS_AT, k))),
-        *(_percent(majority(part)) for part in ("majority_right", "majority_wrong")),
-        f"{_mean(metric(MEAN_RESPONSE_TOKENS)):.0f}",
-        f"{_mean(metric(ENTROPY)):.3f}",
-        f"{_mean([row['budget']['samples'] for row in of_seeds]):,.0f}",
+        percent(mean(metric(AVG_AT_K))),
+        " / ".join(map(percent, metric(AVG_AT_K))),
+        points(mean(to_base)) if to_base else "",
+        *(percent(mean(metric(name))) for name in (GREEDY_ACCURACY, at(MAJORITY_AT, k), at(PASS_AT, k))),
+        *(percent(mean(majority(part))) for part in ("majority_right", "majority_wrong")),
+        f"{mean(metric(MEAN_RESPONSE_TOKENS)):.0f}",
+        f"{mean(metric(ENTROPY)):.3f}",
+        f"{mean([row['budget']['samples'] for row in of_seeds]):,.0f}",
     ]
     return f"| {' | '.join(cells)} |"
 
@@ -69,7 +70,7 @@ def plot(worlds: dict[float, list[Json]], path: Path) -> None:
         for found in of_seeds:
             values = [100 * row["tasks"]["metrics"][AVG_AT_K]["value"] for row in found["rows"]]
             axis.plot(values, range(len(names)), "o", color="C0", alpha=0.6)
-        majority = _mean([found["rows"][0]["tasks"]["metrics"][at(MAJORITY_AT, k)]["value"] for found in of_seeds])
+        majority = mean([found["rows"][0]["tasks"]["metrics"][at(MAJORITY_AT, k)]["value"] for found in of_seeds])
         axis.axvline(100 * majority, linestyle="--", color="gray", linewidth=1)
         axis.annotate(f"base, majority@{k}", (100 * majority, 0), xytext=(4, 4), textcoords="offset points",
                       fontsize=8, color="gray")  # fmt: skip
@@ -81,14 +82,6 @@ def plot(worlds: dict[float, list[Json]], path: Path) -> None:
     axes[0][0].invert_yaxis()
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
-
-
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _percent(values: list[float]) -> str:
-    return f"{100 * _mean(values):.1f}"
 
 
 def main(arguments: list[str]) -> None:
