@@ -5,6 +5,7 @@
 Writes FOLDER/quickstart_rivals.json, .md and .png. Cells are means over the seeds; avg@k shows each seed, too.
 """
 
+import json
 import sys
 from collections import defaultdict
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 from experiments.one_gpu.tables import mean, percent, points
 from srt.common.entry_point import run_entry_point
-from srt.common.files import read_json, write_json
+from srt.common.errors import UserError
+from srt.common.files import read_json
 from srt.contract.metrics import AVG_AT_K, ENTROPY, GREEDY_ACCURACY, MAJORITY_AT, MEAN_RESPONSE_TOKENS, PASS_AT, at
 
 Json = dict[str, Any]
@@ -54,6 +56,36 @@ def _line(of_seeds: tuple[Json, ...], k: int) -> str:
     return f"| {' | '.join(cells)} |"
 
 
+def raw_figures(worlds: dict[float, list[Json]]) -> str:
+    """All results as JSON: a line for each method, with its knobs, and one for each row; floats have four digits.
+
+    Raises UserError where the knobs of a method differ by more than the seed.
+    """
+    knobs: dict[str, Json] = {}
+    rows = []
+    for found in (found for of_seeds in worlds.values() for found in of_seeds):
+        shared = {key: value for key, value in found.items() if key != "rows"}
+        for row in found["rows"]:
+            env = {name: value for name, value in row["env"].items() if name != "SEED"}
+            if knobs.setdefault(row["name"], env) != env:
+                raise UserError(f"{row['name']}: its knobs are not the same in all results")
+            rows.append(shared | {key: _rounded(value) for key, value in row.items() if key != "env"})
+    methods = [{"name": name, "env": env} for name, env in knobs.items()]
+    return f'{{"methods": [\n{_lines(methods)}\n], "rows": [\n{_lines(rows)}\n]}}\n'
+
+
+def _lines(entries: list[Json]) -> str:
+    return ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
 def plot(worlds: dict[float, list[Json]], path: Path) -> None:
     """avg@k of every seed, one panel a world; the dashed line is the base model's mean majority@k."""
     import matplotlib
@@ -93,7 +125,7 @@ def main(arguments: list[str]) -> None:
         worlds[found["world"]["slip_probability"]].append(found)
     text = "\n".join(f"Slip probability {slip}\n\n{table(of_seeds)}" for slip, of_seeds in worlds.items())
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "quickstart_rivals.json", {str(slip): of_seeds for slip, of_seeds in worlds.items()})
+    (folder / "quickstart_rivals.json").write_text(raw_figures(worlds), encoding="utf-8")
     (folder / "quickstart_rivals.md").write_text(text, encoding="utf-8")
     plot(worlds, folder / "quickstart_rivals.png")
     print(text)
