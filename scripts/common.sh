@@ -27,6 +27,25 @@ choose_python() {
   export TOKENIZERS_PARALLELISM=false
 }
 
+# show_help ARGUMENT...: with -h or --help among them, prints the comment at the top of the script and ends it.
+show_help() {
+  case " $* " in *" --help "* | *" -h "*) sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
+}
+refuse() { # sentence
+  echo "error: $1; --help shows how to run this script" >&2
+  exit 2
+}
+no_arguments() { # ARGUMENT...: refuses the first
+  if [ $# -gt 0 ]; then refuse "unknown argument '$1'"; fi
+}
+only_seeds() { # ARGUMENT...: refuses the first that is not a whole number
+  if [ $# -eq 0 ]; then refuse "no seed is given"; fi
+  local seed
+  for seed in "$@"; do
+    case $seed in *[!0-9]* | "") refuse "unknown argument '$seed', expected a seed (a whole number)" ;; esac
+  done
+}
+
 # run COMMAND...: as in the foreground, except that a signal to this script reaches the command too, and that this script
 # ends only after it. Without that, `kill` would end the script alone, and what it started would go on.
 run() {

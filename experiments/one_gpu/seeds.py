@@ -6,7 +6,6 @@ Writes FOLDER/quickstart_rivals.json, .md and .png. Cells are means over the see
 """
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -117,8 +116,11 @@ def plot(worlds: dict[float, list[Json]], path: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if len(arguments) < 2 or arguments[0].startswith("-"):
-        sys.exit(__doc__)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(__doc__)
+        return
+    if len(arguments) < 2:
+        raise UserError("expected FOLDER results.json [results.json ...]; --help shows how to run it")
     folder = Path(arguments[0])
     worlds: dict[float, list[Json]] = defaultdict(list)
     for found in map(read_json, map(Path, arguments[1:])):
