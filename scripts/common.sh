@@ -1,4 +1,4 @@
-# Sourced by every script: locates the repository and a Python environment. Knobs and defaults are in configs/.
+# Sourced by every script: the repository, its Python environments, help and arguments. Knobs and defaults are in configs/.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CPU_ENVIRONMENT="$REPOSITORY/.venv-cpu"
