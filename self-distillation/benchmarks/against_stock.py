@@ -28,6 +28,8 @@ from typing import Any
 
 from srt.common.name_values import read_name_values
 
+STOCK_WORKER = "measured_worker.MeasuredWorker"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -156,11 +158,10 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
     from opsd.timing import record_spans, span
     from srt.common.models import load_tokenizer
 
-    worker = "measured_worker.MeasuredWorker"
-    ACTOR_ENVIRONMENT_REGISTRY[worker] = sys.executable
+    ACTOR_ENVIRONMENT_REGISTRY[STOCK_WORKER] = sys.executable
     tokenizer = load_tokenizer(options.model)
     width = options.prompt + options.response
-    generation = generation_config(config, shape, width, [0], 0)
+    generation = generation_config(config, shape, width, [0], 0, 0.5)
     policy_section = policy_config(config, shape, generation, options.warmup + options.steps)
     policy_section |= {"train_micro_batch_size": options.micro_batch, "logprob_batch_size": options.micro_batch}
     policies = {}
@@ -172,7 +173,7 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
             name_prefix=name,
             init_optimizer=trains,
             init_reference_model=False,
-            worker_extension_cls_fqn=worker,
+            worker_extension_cls_fqn=STOCK_WORKER,
         )
         policies[name].offload_after_refit()
     teacher, student = policies["teacher"], policies["student"]
@@ -230,7 +231,7 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
     from srt.contract.layout import TokenSequence
 
     tokenizer = load_tokenizer(options.model)
-    generation = generation_config(config, shape, options.prompt + options.response, [0], 0)
+    generation = generation_config(config, shape, options.prompt + options.response, [0], 0, 0.5)
     policy_section = policy_config(config, shape, generation, 2 * (options.warmup + options.steps))
     policy = Policy(
         cluster, policy_section, tokenizer, name_prefix="exact", worker_extension_cls_fqn=WORKERS["dtensor"]
