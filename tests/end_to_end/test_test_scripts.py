@@ -32,7 +32,8 @@ def copy(tmp_path):
         for name in ("ruff", "basedpyright", "python"):
             program = environment / "bin" / name
             # The environment's own Python runs; what it runs passes or fails.
-            program.write_text(f'#!/bin/sh\ncase "$1" in -c | -V) exit 0 ;; esac\nexit {exit_code}\n')
+            lacks = 'case "$*" in *reasoning_gym*) exit "${WITHOUT_GENERATORS:-0}" ;; esac'
+            program.write_text(f'#!/bin/sh\n{lacks}\ncase "$1" in -c | -V) exit 0 ;; esac\nexit {exit_code}\n')
             program.chmod(0o755)
         command = ["bash", tmp_path / "scripts" / "test.sh"]
         return subprocess.run(command, env=os.environ | variables, text=True, stdout=-1, stderr=subprocess.STDOUT)
@@ -65,6 +66,13 @@ def test_the_last_line_says_that_nemo_rl_was_not_tested(copy, exit_code):
     summary, last = done.stdout.splitlines()[-2:]
     assert summary.startswith("FAILED: ruff check," if exit_code else "ruff check, ruff format, basedpyright and")
     assert last.startswith("NOT TESTED: ENGINE=nemo-rl") and "WITH_NEMO_RL=1" in last
+
+
+def test_missing_generators_of_problems_are_named(copy):
+    assert "the one-GPU experiment" not in copy(0).stdout
+    line = copy(0, WITHOUT_GENERATORS="1").stdout.splitlines()[-2]
+    assert line.startswith("NOT TESTED: the problems of the one-GPU experiment")
+    assert "-r experiments/requirements.txt" in line
 
 
 def test_with_nemo_rl_its_tests_are_one_of_the_checks(copy, tmp_path):

@@ -23,9 +23,10 @@ QUICKSTART = PLAN.with_name("quickstart.yaml")
 
 
 def test_a_plan_names_its_problems(tmp_path):
-    assert [problems_of(path) for path in (PLAN, QUICKSTART)] == ["word_problems", "quickstart"]
+    plans = (PLAN, QUICKSTART, PLAN.with_name("number_puzzles.yaml"))
+    assert [problems_of(path) for path in plans] == ["word_problems", "quickstart", "number_puzzles"]
     (tmp_path / "plan.yaml").write_text("problems: riddles")
-    with pytest.raises(UserError, match="problems is riddles, expected one of word_problems, quickstart"):
+    with pytest.raises(UserError, match="problems is riddles, expected one of word_problems, number_puzzles, qu"):
         problems_of(tmp_path / "plan.yaml")
 
 
