@@ -46,6 +46,8 @@ def test_the_chosen_tasks_are_candidates_with_labels_of_their_own():
 
 def test_the_second_plan_has_jobs_and_knobs_of_the_first():
     first, second = (yaml.safe_load(path.read_text()) for path in (PLAN, PLAN.with_name(f"{PUZZLES}.yaml")))
+    for plan in (first, second):
+        del plan["jobs"]["collect"]["gpus"]
     assert second["knobs"].items() <= first["knobs"].items() and second["jobs"].items() <= first["jobs"].items()
     assert {job["run"] for job in second["jobs"].values()} - {"select", "baseline", "trl"} <= set(second["knobs"])
 
