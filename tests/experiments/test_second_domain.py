@@ -117,15 +117,12 @@ def test_a_task_with_too_few_problems_is_refused_before_anything_is_written(gene
 
 
 def test_an_output_is_about_one_set_of_problems(tmp_path):
-    layout = Layout(tmp_path, "BASE")
-    write_jsonl(
-        layout.problems("test"), [{"source": "lcm"}, {"source": "gsm8k"}, {"source": NUMBER_PUZZLES[0]}, {}]
-    )
+    layout, of_second = Layout(tmp_path, "BASE"), NUMBER_PUZZLES[0]
+    lines = [{"source": source} for source in ("lcm", "gsm8k", of_second)]
+    write_jsonl(layout.problems("test"), [*lines, {}])
     with pytest.raises(UserError, match="expected the tasks of number_puzzles, found lcm; choose another OUTPUT"):
         prepare_problems(layout, PUZZLES)
-    with pytest.raises(
-        UserError, match=f"expected the tasks of word_problems, found {NUMBER_PUZZLES[0]}; choose another"
-    ):
+    with pytest.raises(UserError, match=f"the tasks of word_problems, found {of_second}; choose another OUTPUT"):
         prepare_problems(layout, "word_problems")
     with pytest.raises(UserError, match="riddles: no such set of problems, expected one of word_problems"):
         problems.main([str(tmp_path), "riddles"])
