@@ -77,9 +77,7 @@ def parse(text: str) -> Any:
         return reason
     if not isinstance(parsed, (Basic, MatrixBase)):
         return "not an expression"
-    if any(
-        derivative.expr.free_symbols.isdisjoint(derivative.variables) for derivative in parsed.atoms(Derivative)
-    ):
+    if any(part.expr.free_symbols.isdisjoint(part.variables) for part in parsed.atoms(Derivative)):
         return "a derivative of something unknown"  # dy/dx would be 0
     if parsed.has(zoo, nan) or _divides_by_zero(parsed):
         return DIVISION_BY_ZERO

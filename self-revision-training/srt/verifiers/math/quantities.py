@@ -18,6 +18,7 @@ from srt.verifiers.math.forms import (
     Same,
     Time,
 )
+from srt.verifiers.math.literals import is_formula
 from srt.verifiers.math.text import without_text
 from srt.verifiers.math.units import Unit, read_unit
 
@@ -52,6 +53,8 @@ def same_quantity(gold: Answer, answer: Answer, same: Same) -> bool:
         if first.dimensions != second.dimensions:
             return False
         return _same_converted(values[0], values[1], second.factor / first.factor)
+    if units == [None, None] and all(isinstance(a, Quantity) and _is_product(a) for a in (gold, answer)):
+        return same(*(Expression(a.whole) for a in (gold, answer) if isinstance(a, Quantity)))  # 2abc, 2abd
     if values[0] == values[1]:
         return True
     if isinstance(values[0], Expression) and isinstance(values[1], Expression):
@@ -61,6 +64,13 @@ def same_quantity(gold: Answer, answer: Answer, same: Same) -> bool:
     if all(isinstance(a, Quantity) for a in (gold, answer)):
         return False
     return same(values[0], values[1])
+
+
+def _is_product(quantity: Quantity) -> bool:
+    """2abc: letters right behind a number that spell no word, so no name of something counted."""
+    return (
+        not quantity.sure and re.search(r"\d[A-Za-z]", quantity.whole) is not None and is_formula(quantity.whole)
+    )
 
 
 def _is_angle(unit: Unit) -> bool:

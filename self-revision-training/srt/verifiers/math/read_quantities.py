@@ -61,7 +61,8 @@ def read_special(text: str) -> Answer | None:
     if match := _BASED.fullmatch(re.sub(r"^\\text{([^{}]*)}", r"\1", text)):
         base = int(match[3]) if match[3] else _BASE_WORDS.get(match[6], 0)
         digits = match[2] or match[5]
-        if 2 <= base <= 36 and (digits.replace(".", "").isdigit() or base > 10):
+        is_name = digits.isalpha() and (len(digits) == 1 or digits.islower())  # a_{12}
+        if 2 <= base <= 36 and not is_name and (digits.replace(".", "").isdigit() or base > 10):
             return Based((match[1] or match[4] or "") + digits.upper(), base)
     if match := _PREFIXED.fullmatch(text):
         base = 16 if match[2] else 2 if match[4] else 8
@@ -114,6 +115,7 @@ def read_quantity(text: str) -> Answer | None:
                 return number
             known = read_unit(words) is not None
             spelled = re.fullmatch(r"[A-Za-z]{3,}(?:[.\s]+[A-Za-z]{3,})*\.?", words) is not None
+            spelled = spelled and not re.match(r"-?0\d*[A-Za-z]", text)  # 0xFFh
             if known or spelled:
                 return Quantity(_value_of(value), words, sure=False, whole=text)
     return None

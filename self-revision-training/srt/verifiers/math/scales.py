@@ -11,15 +11,15 @@ _PARTS = "half third fourth fifth sixth seventh eighth ninth tenth".split()
 _SCALES = {word: Fraction(10**power) for word, power in _POWERS.items()}
 _FRACTIONS = {word: Fraction(1, number) for number, word in enumerate(_PARTS, 2)}
 _FRACTIONS |= {f"{word}th": 1 / scale for word, scale in _SCALES.items()}
-_CHINESE = {"\u767e\u4e07": Fraction(10**6), "\u4e07": Fraction(10**4), "\u4ebf": Fraction(10**8)}
+_CHINESE = {"百万": 10**6, "万": 10**4, "亿": 10**8, "百": 100, "千": 1000}
 
 
 def scaled(value: str, words: str) -> Expression | Quantity | None:
     """The number with the word worked in, and the unit behind, if any; None when the words only name a unit."""
     plain = without_text(words).strip(" .,")
     for word, scale in _CHINESE.items():
-        if plain.startswith(word):
-            return _product(value, scale, plain.removeprefix(word))
+        if plain == word or (scale >= 10**4 and plain.startswith(word)):  # 千米 are kilometers
+            return _product(value, Fraction(scale), plain.removeprefix(word))
     word, _, rest = plain.partition(" ")
     name = word.lower().replace("halves", "half").removesuffix("s")
     if (scale := _SCALES.get(name)) is not None:

@@ -108,7 +108,7 @@ _SPECIAL = {
 }
 _POWERS = {"square": 2, "squared": 2, "cubic": 3, "cubed": 3}
 _FACTOR = re.compile(r"([A-Za-z$€£¥¢°Ω]+|[\u4e00-\u9fff]+)\.?(?:\s*\^?\s*{?\s*(-?[1-9])\s*}?)?")
-_DEGREES_OF = re.compile(r"(?:degrees?|deg|°) ?(celsius|fahrenheit)", re.IGNORECASE)
+_TEMPERATURE = re.compile(r"(?:degrees?|deg|°) ?(c|f)(?:elsius|ahrenheit)?(?![A-Za-z])", re.IGNORECASE)
 # Letters that are more often variables: they count as units only right after a number, within a known phrase.
 WORD = re.compile(r"[A-Za-z]{3,}")
 
@@ -132,7 +132,7 @@ def read_unit(text: str) -> Unit | None:
     """
     text = text.replace(r"\cdot", "*").replace(r"\text", "").replace("{", "").replace("}", "").replace("\\", " ")
     text = re.sub(r"(?<![A-Za-z])(?:an?|the|of)(?![A-Za-z])", " ", text)
-    text = _DEGREES_OF.sub(r"\1", text)
+    text = _TEMPERATURE.sub(lambda m: "celsius" if m[1].lower() == "c" else "fahrenheit", text)
     if not text.strip() or len(text) > 60:
         return None
     factor, dimensions = Fraction(1), dict[str, int]()

@@ -149,7 +149,7 @@ def normal_words(text: str) -> str:
 
 def is_negative(text: str) -> bool:
     """-XIV, -seven: a sign, where "- seven" is an item of a list."""
-    return re.match(r"\s*-[^\W_]", without_text(text)) is not None
+    return re.match(r"\s*(?:\\text{\s*)?-(?:\\text{\s*)?[^\W_]", text) is not None
 
 
 def same_words(gold: str, answer: str) -> bool:
