@@ -16,7 +16,7 @@ _RUN = re.compile(rf"{_NO_FACTORS}|(?P<letters>[A-Za-z]+)(?P<apart> +(?=[A-Za-z]
 # A number behind a letter is no factor, unless it has an exponent: n2^{n-1}.
 _NUMBER_BEHIND = re.compile(
     rf"{_NO_FACTORS}|(?<![A-Za-z\\])(?P<letters>[A-Za-z]+)(?P<space> *)"
-    r"(?P<number>\d+(?:\.\d+)?)(?!\.?\d| ?\^)(?P<more>[A-Za-z]?)"
+    r"(?P<number>\d+(?:\.\d+)?)(?!\.?\d| ?\^)(?P<more>(?:[A-Za-z](?! ?[\^(]))?)"
 )
 _VOWEL = re.compile("[aeiou]", re.IGNORECASE)
 _DIFFERENTIALS = re.compile("(?:d[a-z])+")
