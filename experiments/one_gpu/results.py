@@ -16,6 +16,7 @@ from experiments.one_gpu.budget import Budget, budget_of
 from experiments.one_gpu.plan import BASE, EVALUATE, WORLD, Job, Layout
 from experiments.one_gpu.problems import GSM8K
 from experiments.one_gpu.running import record_of
+from experiments.one_gpu.steps import write_steps
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_json
 from srt.contract.metrics import (
@@ -227,11 +228,12 @@ def plot(found: Json, path: Path) -> None:
 
 
 def write_results(jobs: dict[str, Job], layout: Layout, folder: Path, name: str) -> None:
-    """Write <name>.json, <name>.md and <name>.png into `folder`, and print the table."""
+    """Write <name>.json, <name>.md, <name>.png and the steps of Phase 2 into `folder`, and print the table."""
     folder.mkdir(parents=True, exist_ok=True)
     found = results(jobs, layout)
     write_json(folder / f"{name}.json", found)
     (folder / f"{name}.md").write_text(table(found), encoding="utf-8")
     plot(found, folder / f"{name}.png")
+    files = [f"{name}.{ending}" for ending in ("json", "md", "png")] + write_steps(jobs, layout, folder, name)
     print(table(found))
-    print(f"written: {folder / name}.json, .md and .png")
+    print("\n".join(["written:", *(str(folder / file) for file in files)]))

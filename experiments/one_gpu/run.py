@@ -2,7 +2,7 @@
 
     bash scripts/experiments/one_gpu.sh [JOB ...]       these jobs and what they need; without names, all of them
     bash scripts/experiments/one_gpu.sh --list          the jobs, and which are done
-    bash scripts/experiments/one_gpu.sh --results DIR   table, JSON and plot of the models that are evaluated
+    bash scripts/experiments/one_gpu.sh --results DIR   table, JSON and plot of evaluated models, Phase 2's steps
     bash scripts/experiments/one_gpu.sh --curves DIR    validation curves of Phase 2: plot, table and JSON
     bash scripts/experiments/one_gpu.sh --export FILE   a .tar.gz of all results without the models
     bash scripts/experiments/one_gpu.sh --import FILE   to go on elsewhere: evaluated models are not made again

@@ -16,9 +16,10 @@ own, in this order, with one VLLM_CACHE_ROOT that is empty at first:
 - not compiled: without torch.compile, with CUDA graphs for decoding;
 - eager: neither compilation nor graphs.
 
-vLLM 0.20 finds compiled code by a key of the engine's whole configuration: the model's path, its config and its
-context, the sizes of CUDA graphs, sleep mode and most VLLM_ variables are in it; the share of the memory,
-max_num_seqs, the seed and the prefix cache are not. So engines that differ in the first compile again.
+vLLM 0.20 finds compiled code by a key of the engine's whole configuration: the model's config and its context,
+the sizes of CUDA graphs, sleep mode and most VLLM_ variables are in it; the share of the memory, max_num_seqs, the
+seed and the prefix cache are not. So engines that differ in the first compile again. The model's path would be in
+it, too, without srt/sampling/vllm_compile_key.py.
 
 A variant is started twice where it changes what is compiled, so that `start` is with a warm cache. `parts` are
 what vLLM's own messages say. tokens/s: long-tailed requests as in whole_step.py, whose options are these, after a

@@ -12,8 +12,9 @@ import yaml
 
 from experiments.one_gpu import baseline_data, trl_baselines
 from experiments.one_gpu.baseline_data import of_majority, right
-from experiments.one_gpu.plan import BASELINE_FILE, PLAN, Job, load_jobs, with_ancestors
+from experiments.one_gpu.plan import BASELINE_FILE, PLAN, Job, Layout, load_jobs, with_ancestors
 from experiments.one_gpu.run import Scheduler
+from experiments.one_gpu.steps import write_steps
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_jsonl
 from srt.common.models import load_model, load_tokenizer
@@ -248,3 +249,19 @@ def test_a_rival_ends_at_the_first_gradient_that_is_not_finite(toy, tmp_path):
             [f"data={tmp_path}/responses.jsonl", f"output={tmp_path}/rft", "kind=sft", f"model={tmp_path}/model"]
         )
     assert not (tmp_path / "rft" / "model").exists()
+
+
+def test_the_steps_of_phase_2_are_written_beside_the_results(tmp_path):
+    jobs = {"sd_zero": Job("sd_zero", "distill"), "open": Job("open", "distill"), "srt": Job("srt", "sft")}
+    for name in ("sd_zero", "srt"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "metrics.jsonl").write_text(
+            '{"step": 0, "kl": 0.1234567, "lr": 1.25e-7, "seconds": 3}\n'
+        )
+    assert write_steps(jobs, Layout(tmp_path, "base"), tmp_path, "plan") == ["plan_sd_zero.json"]
+    written = json.loads((tmp_path / "plan_sd_zero.json").read_text())
+    assert written == {"metrics": [{"step": 0, "kl": 0.12346, "lr": 1.25e-7}], "validation": []}
+    (tmp_path / "sd_zero" / "validation.jsonl").write_text('{"step": -1, "avg_at_k": 0.3333333}\n')
+    write_steps(jobs, Layout(tmp_path, "base"), tmp_path, "plan")
+    written = json.loads((tmp_path / "plan_sd_zero.json").read_text())
+    assert written["validation"] == [{"step": -1, "avg_at_k": 0.33333}]

@@ -46,6 +46,8 @@ def test_the_chosen_tasks_are_candidates_with_labels_of_their_own():
 
 def test_the_second_plan_has_jobs_and_knobs_of_the_first():
     first, second = (yaml.safe_load(path.read_text()) for path in (PLAN, PLAN.with_name(f"{PUZZLES}.yaml")))
+    for plan in (first, second):
+        del plan["jobs"]["collect"]["gpus"]
     assert second["knobs"].items() <= first["knobs"].items() and second["jobs"].items() <= first["jobs"].items()
     assert {job["run"] for job in second["jobs"].values()} - {"select", "baseline", "trl"} <= set(second["knobs"])
 
@@ -115,11 +117,12 @@ def test_a_task_with_too_few_problems_is_refused_before_anything_is_written(gene
 
 
 def test_an_output_is_about_one_set_of_problems(tmp_path):
-    layout = Layout(tmp_path, "BASE")
-    write_jsonl(layout.problems("test"), [{"source": "lcm"}, {"source": "gsm8k"}, {"source": "aiw"}, {}])
+    layout, of_second = Layout(tmp_path, "BASE"), NUMBER_PUZZLES[0]
+    lines = [{"source": source} for source in ("lcm", "gsm8k", of_second)]
+    write_jsonl(layout.problems("test"), [*lines, {}])
     with pytest.raises(UserError, match="expected the tasks of number_puzzles, found lcm; choose another OUTPUT"):
         prepare_problems(layout, PUZZLES)
-    with pytest.raises(UserError, match="expected the tasks of word_problems, found aiw; choose another OUTPUT"):
+    with pytest.raises(UserError, match=f"the tasks of word_problems, found {of_second}; choose another OUTPUT"):
         prepare_problems(layout, "word_problems")
     with pytest.raises(UserError, match="riddles: no such set of problems, expected one of word_problems"):
         problems.main([str(tmp_path), "riddles"])

@@ -9,7 +9,7 @@ from srt.report.charts import figure
 from srt.report.html import Html, element
 
 WIDTH, HEIGHT = 460, 260
-LEFT, RIGHT, TOP, BOTTOM = 52, 12, 12, 42
+LEFT, RIGHT, TOP, BOTTOM = 52, 20, 12, 42  # RIGHT: half of the last tick, such as 10000
 LEGEND_COLUMNS, LEGEND_ROW = 2, 18
 Format = Callable[[float], str]
 

@@ -11,6 +11,7 @@ from srt.common.remote_code import needs_remote_code, remote_code_allowed, remot
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
 
 WITHOUT_VLLM = "SAMPLER=transformers works without vLLM"
+WORKER_EXTENSION = "srt.sampling.vllm_compile_key.SharedCompiledCode"
 DEFAULT_CAPTURE_SIZE = 512  # the largest batch for which vLLM captures a CUDA graph by default
 
 # vLLM's second model runner draws the noise of seeded requests in one kernel; the first, the default of vLLM
@@ -96,6 +97,7 @@ def engine_arguments(
         "tensor_parallel_size": tensor_parallel_size,
         "seed": seed,
         "trust_remote_code": remote_code_allowed(),
+        "worker_extension_cls": WORKER_EXTENSION,
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }

@@ -91,6 +91,7 @@ class VllmParallelSampler:
             arguments |= {"data_parallel_size": engines, "data_parallel_backend": data_parallel_backend}
             if data_parallel_backend == "ray":
                 arguments["data_parallel_size_local"] = min(engines, visible_gpus() // tensor_parallel_size)
+                del arguments["worker_extension_cls"]  # other machines may not find this package
         # None: the engine died before the sample was finished.
         self._finished: queue.SimpleQueue[tuple[Hashable, Sample | Exception | None]] = queue.SimpleQueue()
         self._dead = False

@@ -246,3 +246,20 @@ def test_without_variants_there_is_no_mode_for_the_phrase(browser, tmp_path, lay
     browser.evaluate("select(3)")
     assert "teacher behind" not in browser.evaluate("document.getElementById('panel').innerText")
     assert browser.errors == []
+
+
+def test_no_tick_is_cut_off(browser, tmp_path, layout):
+    path = tmp_path / "localization.html"
+    long = scored(["A"] * 1000, [0.001] * 1000, x=X)
+    pair = summarize(ModelPair("SRT", "m/srt", "m/srt"), [long], layout, seed=0)
+    content = {"dataset": "some.jsonl", "neutral_phrase": "", "unfinished": [], "pairs": [pair]}
+    write_page(path, content, {"SRT": [long]}, {"SRT": layout.tokenizer}, examples=1)
+    browser.open(path.as_uri())
+    ends = browser.evaluate(
+        """[...document.querySelectorAll(".chart svg text")].map((text) => {
+             const box = text.getBBox();
+             return [text.textContent, box.x + box.width, text.ownerSVGElement.viewBox.baseVal.width];
+           })"""
+    )
+    assert "1000" in [text for text, _, _ in ends]
+    assert [text for text, end, width in ends if end > width] == []
