@@ -77,11 +77,15 @@ def parse(text: str) -> Any:
         return reason
     if not isinstance(parsed, (Basic, MatrixBase)):
         return "not an expression"
-    if any(part.expr.free_symbols.isdisjoint(part.variables) for part in parsed.atoms(Derivative)):
+    if any(map(_is_of_something_unknown, parsed.atoms(Derivative))):
         return "a derivative of something unknown"  # dy/dx would be 0
     if parsed.has(zoo, nan) or _divides_by_zero(parsed):
         return DIVISION_BY_ZERO
     return parsed
+
+
+def _is_of_something_unknown(derivative: Any) -> bool:
+    return derivative.expr.free_symbols.isdisjoint(derivative.variables)
 
 
 def _divides_by_zero(expression: Any) -> bool:

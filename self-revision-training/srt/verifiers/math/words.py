@@ -77,7 +77,7 @@ _SUBJECT = re.compile(
     r"(?=(?:converges|diverges|convergent|divergent|does not exist|exists|undefined|true|false|(?:in)?correct)$)"
 )
 _FILLING = re.compile(
-    r"^(?:the answer is|it is|they are|answer)(?![a-z])|(?<![a-z])(?:the|an|a(?= \w{2}))(?![a-z])"
+    r"^(?:the answer is|it is|they are|answer)(?![a-z])|(?<![a-z])(?:the|an|a(?= (?!and |or )\w{2}))(?![a-z])"
 )
 
 

@@ -90,6 +90,7 @@ READINGS = {
     "other elements": (r"\{x^2: x>2\}", [r"\{x^2 \mid x > 2\}"], ["x>2", r"\{x^3: x>2\}"]),
     "angles by their vertex": (r"\angle ABC", [r"\angle CBA"], [r"\angle ACB", r"-\angle ABC", "ABC"]),
     "a name beside a formula is no label": (r"\text{H}_2\text{O}", [r"\text{H}_2\text{O}"], ["H", r"_2\text{O}"]),
+    "a choice is no article": (r"A \text{ and } B", ["A, B", "B and A"], [r"\text{and } B", "B", "A"]),
     "an ampersand": ("a=1 & b=2", ["b=2, a=1"], ["a=1 & c=2", "a=1 & b=3", "a=1"]),
 }  # fmt: skip
 
