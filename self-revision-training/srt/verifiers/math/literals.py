@@ -45,7 +45,7 @@ def is_formula(text: str) -> bool:
         if letters is None:
             before = ""
             continue
-        if _is_word(letters) or (before and max(map(_is_short_word, (before, letters)))):
+        if _is_word(letters) or (before and any(map(_is_short_word, (before, letters)))):
             return False
         before = letters if match["apart"] else ""
     return all(

@@ -26,7 +26,7 @@ _GAMMA = re.compile(r"\\gamma(?![A-Za-z])(_{)?")  # the parser takes it for the 
 # The parser takes every e for the number and every I for the imaginary unit.
 _NAMED_CONSTANT = re.compile(r"(?<![A-Za-z\\])([EeI])_(?={)")
 _NEW_NAMES = {"E": r"\Xi_", "e": r"\xi_", "I": r"\Upsilon_"}
-_SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9_{\\.])(\d+(?:\.\d+)?)[eE](\d{1,3})(?![A-Za-z0-9.])")
+_SCIENTIFIC = re.compile(r"(?<![A-Za-z0-9\\.])(?<!_{)(\d+(?:\.\d+)?)[eE](\d{1,3})(?![A-Za-z0-9.])")
 _TRANSPOSED = re.compile(r"\^\s?{\s?T\s?}")  # of numbers, the parser drops this exponent
 _BASED = re.compile(r"(?<![A-Za-z0-9.])(\d+)_{(\d{1,2})}")
 # What is left of these the parser reads without: 60', 2_{n}, (x)', \sqrt{3}^{\circ}, \sin_{2} x, x|_{2}.

@@ -61,7 +61,7 @@ def read_special(text: str) -> Answer | None:
     if match := _BASED.fullmatch(re.sub(r"^\\text{([^{}]*)}", r"\1", text)):
         base = int(match[3]) if match[3] else _BASE_WORDS.get(match[6], 0)
         digits = match[2] or match[5]
-        is_name = digits.isalpha() and (len(digits) == 1 or digits.islower())  # a_{12}
+        is_name = digits.isalpha() and base != 16 and (len(digits) == 1 or digits.islower())  # a_{12}
         if 2 <= base <= 36 and not is_name and (digits.replace(".", "").isdigit() or base > 10):
             return Based((match[1] or match[4] or "") + digits.upper(), base)
     if match := _PREFIXED.fullmatch(text):
