@@ -1,4 +1,4 @@
-# Sourced by every script: locates the repository and a Python environment. Knobs and defaults are in configs/.
+# Sourced by every script: the repository, its Python environments, help and arguments. Knobs and defaults are in configs/.
 set -euo pipefail
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 CPU_ENVIRONMENT="$REPOSITORY/.venv-cpu"
@@ -25,6 +25,25 @@ choose_python() {
   fi
   export PYTHONPATH="$REPOSITORY/self-revision-training:$REPOSITORY/self-distillation${PYTHONPATH:+:$PYTHONPATH}"
   export TOKENIZERS_PARALLELISM=false
+}
+
+# show_help ARGUMENT...: with -h or --help among them, prints the comment at the top of the script and ends it.
+show_help() {
+  case " $* " in *" --help "* | *" -h "*) sed -n '2,${/^#/!q;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
+}
+refuse() { # sentence
+  echo "error: $1; --help shows how to run this script" >&2
+  exit 2
+}
+no_arguments() { # ARGUMENT...: refuses the first
+  if [ $# -gt 0 ]; then refuse "unknown argument '$1'"; fi
+}
+only_seeds() { # ARGUMENT...: refuses the first that is not a whole number
+  if [ $# -eq 0 ]; then refuse "no seed is given"; fi
+  local seed
+  for seed in "$@"; do
+    case $seed in *[!0-9]* | "") refuse "unknown argument '$seed', expected a seed (a whole number)" ;; esac
+  done
 }
 
 # run COMMAND...: as in the foreground, except that a signal to this script reaches the command too, and that this script

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Break the core on purpose, one edit at a time, and see whether the tests notice.
 
-    python scripts/mutate.py                      # every mutation that can run here; half an hour on two cores
+    python scripts/mutate.py                      # every mutation that can run here
     python scripts/mutate.py --only 'kl-*' -j 2   # some of them, two at a time
     python scripts/mutate.py --check              # only: every edit applies once, and its tests exist
 

@@ -6,7 +6,8 @@
 # It runs the same entry points as a real run. Called again, it continues where it stopped.
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 source "$REPOSITORY/scripts/environment.sh"
-case " $* " in *" --help "*|*" -h "*) sed -n '2,7s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;; esac
+show_help "$@"
+no_arguments "$@"
 make_environment
 export VIRTUAL_ENV="$CPU_ENVIRONMENT"
 choose_python "$CPU_ENVIRONMENT"

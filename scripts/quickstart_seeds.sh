@@ -3,7 +3,8 @@
 #   bash scripts/quickstart_seeds.sh 0 1 2 3 4
 # Seeds that are complete are not run again.
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
-if [ $# -eq 0 ]; then sed -n '2,4s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2; fi
+show_help "$@"
+only_seeds "$@"
 OUT=${OUTPUT:-$REPOSITORY/quickstart_output}
 summaries=()
 for seed in "$@"; do

@@ -4,6 +4,7 @@
 # WITH_NEMO_RL=1: then also the tests of ENGINE=nemo-rl (test_nemo_rl.sh), which need 6 GB of packages and, unless NEMO_RL_DIR
 # names a checkout, the network.
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
+show_help "$@"
 source "$REPOSITORY/scripts/environment.sh"
 make_environment --with-vllm
 cd "$REPOSITORY"

@@ -3,6 +3,7 @@
 # which is created if needed (Python 3.12, 6 GB). Arguments go to pytest.
 #   NEMO_RL_DIR: a checkout of NeMo-RL at the commit of self-distillation/setup_env.sh; unset: it is cloned (git, network)
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
+show_help "$@"
 cd "$REPOSITORY"
 environment="$REPOSITORY/.venv-nemo-cpu"
 requirements="$REPOSITORY/requirements/nemo-cpu.in" pins="$REPOSITORY/self-distillation/requirements.txt"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.one_gpu.plan import Job, Layout
+from experiments.one_gpu.tables import mean, percent, points
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_json
 from srt.contract.metrics import AVG_AT_K, RESPONSE_TOKENS
@@ -42,9 +43,9 @@ def summary(curves: dict[str, dict[str, list[Json]]]) -> Json:
                 steps.setdefault(line["step"] + 1, []).append(line)
         found[curve] = {
             str(step): {
-                AVG_AT_K: sum(line[AVG_AT_K] for line in lines) / len(lines),
+                AVG_AT_K: mean([line[AVG_AT_K] for line in lines]),
                 "runs": [line[AVG_AT_K] for line in lines],
-                RESPONSE_TOKENS: sum(line[RESPONSE_TOKENS] for line in lines) / len(lines),
+                RESPONSE_TOKENS: mean([line[RESPONSE_TOKENS] for line in lines]),
             }
             for step, lines in sorted(steps.items())
             if len(lines) == len(runs)
@@ -60,12 +61,11 @@ def table(found: Json) -> str:
     lines += ["|---" * (len(steps) + 3) + "|"]
     first = next(iter(found.values()))
     for name, curve in found.items():
-        cells = [f"{100 * curve[str(step)][AVG_AT_K]:.1f}" if str(step) in curve else "-" for step in steps]
+        cells = [percent(curve.get(str(step), {}).get(AVG_AT_K)) for step in steps]
         last = next(reversed(curve))
-        runs = ", ".join(f"{100 * value:.1f}" for value in curve[last]["runs"])
-        to_first = 100 * (curve[last][AVG_AT_K] - first[last][AVG_AT_K]) if last in first else None
-        difference = "-" if to_first is None else f"{to_first:+.1f}"
-        lines.append(f"| {name} | " + " | ".join([*cells, runs, difference]) + " |")
+        runs = ", ".join(map(percent, curve[last]["runs"]))
+        to_first = curve[last][AVG_AT_K] - first[last][AVG_AT_K] if last in first else None
+        lines.append(f"| {name} | " + " | ".join([*cells, runs, points(to_first)]) + " |")
     return "\n".join(lines) + "\n"
 
 

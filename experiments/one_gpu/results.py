@@ -17,6 +17,7 @@ from experiments.one_gpu.plan import BASE, EVALUATE, WORLD, Job, Layout
 from experiments.one_gpu.problems import GSM8K
 from experiments.one_gpu.running import record_of
 from experiments.one_gpu.steps import write_steps
+from experiments.one_gpu.tables import mean, percent, points
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_json
 from srt.contract.metrics import (
@@ -119,7 +120,7 @@ def against_majority(ours: list[ProblemSamples], majority_right: dict[int, bool]
     A model that only answers as the base's majority does is right on the first and wrong on the second.
     `majority_right`: problem index -> whether the base's majority is right.
     """
-    accuracy = {problem.index: _mean([sample.correct for sample in problem.responses]) for problem in ours}
+    accuracy = {problem.index: mean([sample.correct for sample in problem.responses]) for problem in ours}
     groups: dict[bool, list[float]] = {True: [], False: []}
     solved = 0
     for index, right in majority_right.items():
@@ -127,10 +128,10 @@ def against_majority(ours: list[ProblemSamples], majority_right: dict[int, bool]
             groups[right].append(accuracy[index])
             solved += not right and accuracy[index] > 0.5
     return {
-        "majority_right": {"problems": len(groups[True]), "accuracy": _mean(groups[True])},
+        "majority_right": {"problems": len(groups[True]), "accuracy": mean(groups[True])},
         "majority_wrong": {
             "problems": len(groups[False]),
-            "accuracy": _mean(groups[False]),
+            "accuracy": mean(groups[False]),
             "mostly_solved": solved,
         },
     }
@@ -139,10 +140,6 @@ def against_majority(ours: list[ProblemSamples], majority_right: dict[int, bool]
 def _majority_is_right(problem: ProblemSamples) -> bool:
     k = len(problem.responses)
     return float(metrics_of([problem], k, MODE, SEED)[at(MAJORITY_AT, k)].of(np.ones((1, 1)))[0]) > 0.5
-
-
-def _mean(values: list) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 # The table ---------------------------------------------------------------------------------------------------
@@ -162,8 +159,8 @@ def table(found: Json) -> str:
         wrong = row["against_majority"]["majority_wrong"]
         cells = [
             row["name"],
-            _percent(metrics[AVG_AT_K], interval=True),
-            "" if difference is None else _points(difference),
+            _with_interval(metrics[AVG_AT_K]),
+            "" if difference is None else _difference(difference),
             _percent(metrics.get(GREEDY_ACCURACY)),
             _percent(metrics.get(at(MAJORITY_AT, k))),
             _percent(metrics[at(PASS_AT, k)]),
@@ -181,18 +178,17 @@ def table(found: Json) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _percent(metric: Json | None, interval: bool = False) -> str:
-    if metric is None or metric["value"] is None:
-        return "-"
-    text = f"{100 * metric['value']:.1f}"
-    if interval and metric["interval"]:
-        text += " ({:.1f}-{:.1f})".format(*(100 * end for end in metric["interval"]))
-    return text
+def _percent(metric: Json | None) -> str:
+    return percent(metric["value"] if metric else None)
 
 
-def _points(difference: Json) -> str:
-    low, high = (100 * end for end in difference["interval"])
-    return f"{100 * difference['difference']:+.1f} ({low:+.1f} to {high:+.1f})"
+def _with_interval(metric: Json) -> str:
+    interval = metric["interval"]
+    return _percent(metric) + (f" ({'-'.join(map(percent, interval))})" if interval else "")
+
+
+def _difference(difference: Json) -> str:
+    return f"{points(difference['difference'])} ({' to '.join(map(points, difference['interval']))})"
 
 
 def plot(found: Json, path: Path) -> None:

@@ -5,13 +5,15 @@
 Writes FOLDER/quickstart_rivals.json, .md and .png. Cells are means over the seeds; avg@k shows each seed, too.
 """
 
-import sys
+import json
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from experiments.one_gpu.tables import mean, percent, points
 from srt.common.entry_point import run_entry_point
-from srt.common.files import read_json, write_json
+from srt.common.errors import UserError
+from srt.common.files import read_json
 from srt.contract.metrics import AVG_AT_K, ENTROPY, GREEDY_ACCURACY, MAJORITY_AT, MEAN_RESPONSE_TOKENS, PASS_AT, at
 
 Json = dict[str, Any]
@@ -41,16 +43,46 @@ def _line(of_seeds: tuple[Json, ...], k: int) -> str:
     to_base = [row["tasks"]["to_base"][AVG_AT_K]["difference"] for row in of_seeds if "to_base" in row["tasks"]]
     cells = [
         of_seeds[0]["name"],
-        _percent(metric(AVG_AT_K)),
-        " / ".join(_percent([value]) for value in metric(AVG_AT_K)),
-        f"{100 * _mean(to_base):+.1f}" if to_base else "",
-        *(_percent(metric(name)) for name in (GREEDY_ACCURACY, at(MAJORITY_AT, k), at(PASS_AT, k))),
-        *(_percent(majority(part)) for part in ("majority_right", "majority_wrong")),
-        f"{_mean(metric(MEAN_RESPONSE_TOKENS)):.0f}",
-        f"{_mean(metric(ENTROPY)):.3f}",
-        f"{_mean([row['budget']['samples'] for row in of_seeds]):,.0f}",
+        percent(mean(metric(AVG_AT_K))),
+        " / ".join(map(percent, metric(AVG_AT_K))),
+        points(mean(to_base)) if to_base else "",
+        *(percent(mean(metric(name))) for name in (GREEDY_ACCURACY, at(MAJORITY_AT, k), at(PASS_AT, k))),
+        *(percent(mean(majority(part))) for part in ("majority_right", "majority_wrong")),
+        f"{mean(metric(MEAN_RESPONSE_TOKENS)):.0f}",
+        f"{mean(metric(ENTROPY)):.3f}",
+        f"{mean([row['budget']['samples'] for row in of_seeds]):,.0f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def raw_figures(worlds: dict[float, list[Json]]) -> str:
+    """All results as JSON: a line for each method, with its knobs, and one for each row; floats have four digits.
+
+    Raises UserError where the knobs of a method differ by more than the seed.
+    """
+    knobs: dict[str, Json] = {}
+    rows = []
+    for found in (found for of_seeds in worlds.values() for found in of_seeds):
+        shared = {key: value for key, value in found.items() if key != "rows"}
+        for row in found["rows"]:
+            env = {name: value for name, value in row["env"].items() if name != "SEED"}
+            if knobs.setdefault(row["name"], env) != env:
+                raise UserError(f"{row['name']}: its knobs are not the same in all results")
+            rows.append(shared | {key: _rounded(value) for key, value in row.items() if key != "env"})
+    methods = [{"name": name, "env": env} for name, env in knobs.items()]
+    return f'{{"methods": [\n{_lines(methods)}\n], "rows": [\n{_lines(rows)}\n]}}\n'
+
+
+def _lines(entries: list[Json]) -> str:
+    return ",\n".join(json.dumps(entry, separators=(",", ":")) for entry in entries)
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_rounded(entry) for entry in value]
+    return float(f"{value:.4g}") if isinstance(value, float) else value
 
 
 def plot(worlds: dict[float, list[Json]], path: Path) -> None:
@@ -69,7 +101,7 @@ def plot(worlds: dict[float, list[Json]], path: Path) -> None:
         for found in of_seeds:
             values = [100 * row["tasks"]["metrics"][AVG_AT_K]["value"] for row in found["rows"]]
             axis.plot(values, range(len(names)), "o", color="C0", alpha=0.6)
-        majority = _mean([found["rows"][0]["tasks"]["metrics"][at(MAJORITY_AT, k)]["value"] for found in of_seeds])
+        majority = mean([found["rows"][0]["tasks"]["metrics"][at(MAJORITY_AT, k)]["value"] for found in of_seeds])
         axis.axvline(100 * majority, linestyle="--", color="gray", linewidth=1)
         axis.annotate(f"base, majority@{k}", (100 * majority, 0), xytext=(4, 4), textcoords="offset points",
                       fontsize=8, color="gray")  # fmt: skip
@@ -83,24 +115,19 @@ def plot(worlds: dict[float, list[Json]], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _mean(values: list[float]) -> float:
-    return sum(values) / len(values)
-
-
-def _percent(values: list[float]) -> str:
-    return f"{100 * _mean(values):.1f}"
-
-
 def main(arguments: list[str]) -> None:
-    if len(arguments) < 2 or arguments[0].startswith("-"):
-        sys.exit(__doc__)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(__doc__)
+        return
+    if len(arguments) < 2:
+        raise UserError("expected FOLDER results.json [results.json ...]; --help shows how to run it")
     folder = Path(arguments[0])
     worlds: dict[float, list[Json]] = defaultdict(list)
     for found in map(read_json, map(Path, arguments[1:])):
         worlds[found["world"]["slip_probability"]].append(found)
     text = "\n".join(f"Slip probability {slip}\n\n{table(of_seeds)}" for slip, of_seeds in worlds.items())
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "quickstart_rivals.json", {str(slip): of_seeds for slip, of_seeds in worlds.items()})
+    (folder / "quickstart_rivals.json").write_text(raw_figures(worlds), encoding="utf-8")
     (folder / "quickstart_rivals.md").write_text(text, encoding="utf-8")
     plot(worlds, folder / "quickstart_rivals.png")
     print(text)

@@ -5,7 +5,8 @@
 #   bash scripts/experiments/quickstart_rivals.sh 0 1 2
 # Jobs that are done are not run again. SLIPS="0.4 0.6" OUTPUT=outputs/quickstart_rivals RESULTS=OUTPUT/results
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/../common.sh"
-case " $* " in *" --help "* | *" -h "* | "  ") sed -n '2,6s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 2 ;; esac
+show_help "$@"
+only_seeds "$@"
 source "$REPOSITORY/scripts/environment.sh"
 make_environment
 export VIRTUAL_ENV="$CPU_ENVIRONMENT"

@@ -28,6 +28,8 @@ from typing import Any
 
 from srt.common.name_values import read_name_values
 
+STOCK_WORKER = "measured_worker.MeasuredWorker"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -86,25 +88,19 @@ def main(argv: list[str]) -> None:
 def measure(options: Options) -> list[Measurement]:
     import ray
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
+    from step_config import step_config
 
-    from opsd.config import RunConfig
     from opsd.nemo_rl.driver import runtime
     from opsd.nemo_rl.driver.config import ClusterShape
-    from srt.config import load_config
 
-    settings = {
-        "student_model": options.model,
-        "teacher_model": options.model,
-        "lr": 1e-6,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "num_prompts_per_step": options.batch,
-        "train_global_batch_size": options.batch,
-        "gradient_checkpointing": options.checkpointing,
-        "max_total_sequence_length": options.prompt + options.response,
-        "worker_logs": 0,
-    }
-    config = load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    config = step_config(
+        options.model,
+        options.batch,
+        lr=1e-6,
+        gradient_checkpointing=options.checkpointing,
+        max_total_sequence_length=options.prompt + options.response,
+        worker_logs=0,
+    )
     shape = ClusterShape(1, options.gpus, tensor_parallel=1, sampler_tensor_parallel=1)
     runtime.join_ray(config, options.gpus)
     cluster = RayVirtualCluster([options.gpus], num_gpus_per_node=options.gpus, max_colocated_worker_groups=2)
@@ -162,11 +158,10 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
     from opsd.timing import record_spans, span
     from srt.common.models import load_tokenizer
 
-    worker = "measured_worker.MeasuredWorker"
-    ACTOR_ENVIRONMENT_REGISTRY[worker] = sys.executable
+    ACTOR_ENVIRONMENT_REGISTRY[STOCK_WORKER] = sys.executable
     tokenizer = load_tokenizer(options.model)
     width = options.prompt + options.response
-    generation = generation_config(config, shape, width, [0], 0)
+    generation = generation_config(config, shape, width, [0], 0, 0.5)
     policy_section = policy_config(config, shape, generation, options.warmup + options.steps)
     policy_section |= {"train_micro_batch_size": options.micro_batch, "logprob_batch_size": options.micro_batch}
     policies = {}
@@ -178,7 +173,7 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
             name_prefix=name,
             init_optimizer=trains,
             init_reference_model=False,
-            worker_extension_cls_fqn=worker,
+            worker_extension_cls_fqn=STOCK_WORKER,
         )
         policies[name].offload_after_refit()
     teacher, student = policies["teacher"], policies["student"]
@@ -227,18 +222,16 @@ def measure_stock(options: Options, config: Any, shape: Any, cluster: Any) -> Me
 def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> list[Measurement]:
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.config import kl_config
     from opsd.nemo_rl.driver.config import generation_config, policy_config
     from opsd.nemo_rl.driver.runtime import WORKERS
-    from opsd.nemo_rl.driver.worker_group import REPLICATED_AXES
+    from opsd.nemo_rl.driver.worker_group import make_updates
     from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
-    from opsd.nemo_rl.worker.step import RankStepResult
     from opsd.timing import record_spans, span
     from srt.common.models import load_tokenizer
     from srt.contract.layout import TokenSequence
 
     tokenizer = load_tokenizer(options.model)
-    generation = generation_config(config, shape, options.prompt + options.response, [0], 0)
+    generation = generation_config(config, shape, options.prompt + options.response, [0], 0, 0.5)
     policy_section = policy_config(config, shape, generation, 2 * (options.warmup + options.steps))
     policy = Policy(
         cluster, policy_section, tokenizer, name_prefix="exact", worker_extension_cls_fqn=WORKERS["dtensor"]
@@ -261,15 +254,7 @@ def measure_exact(options: Options, config: Any, shape: Any, cluster: Any) -> li
             nonlocal peak
             with record_spans() as parts, span("onload"):
                 policy.prepare_for_training()
-            futures = policy.worker_group.run_all_workers_sharded_data(
-                "distill",
-                updates=updates,
-                in_sharded_axes=["data_parallel"],
-                replicate_on_axes=REPLICATED_AXES,
-                output_is_replicated=REPLICATED_AXES,
-                common_kwargs={"kl_config": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
-            )
-            results: list[RankStepResult] = policy.worker_group.get_all_worker_results(futures)
+            results = make_updates(policy, config, updates, pad_id=0)
             peak = max(peak, *(result.peak_memory for result in results))
             outputs = [output for result in results for output in result.updates[0].outputs]
             kl = sum(float(output.token_kl.sum()) for output in outputs)

@@ -120,23 +120,15 @@ def measure(options: Options, model: str, folder: Path) -> list[dict[str, Any]]:
 
 
 def run_config(options: Options, model: str, variant: str) -> Any:
-    from opsd.config import RunConfig
-    from srt.config import load_config
+    from step_config import step_config
 
     settings = {
-        "student_model": model,
-        "teacher_model": model,
         "lr": options.lr,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "num_prompts_per_step": options.responses,
-        "train_global_batch_size": options.responses,
         "tokens_per_micro_batch": options.tokens_per_micro_batch,
         "gradient_checkpointing": options.checkpointing,
         "max_total_sequence_length": options.max_tokens,
     }
-    settings |= VARIANTS[variant]
-    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return step_config(model, options.responses, **settings | VARIANTS[variant])
 
 
 def shape_of(options: Options, variant: str) -> Any:
@@ -173,11 +165,10 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
     from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
     from nemo_rl.models.policy.lm_policy import Policy
 
-    from opsd.config import kl_config
     from opsd.nemo_rl.driver.config import generation_config, policy_config
     from opsd.nemo_rl.driver.lost_workers import end_workers
     from opsd.nemo_rl.driver.runtime import WORKERS
-    from opsd.nemo_rl.driver.worker_group import REPLICATED_AXES
+    from opsd.nemo_rl.driver.worker_group import make_updates
     from opsd.nemo_rl.micro_batches import RankUpdate, assign_micro_batches
     from srt.common.models import load_model_config, load_tokenizer
 
@@ -206,15 +197,7 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
         policy.offload_before_refit()
         started = time.monotonic()
         policy.prepare_for_training()
-        futures = policy.worker_group.run_all_workers_sharded_data(
-            "distill",
-            updates=updates,
-            in_sharded_axes=["data_parallel"],
-            replicate_on_axes=REPLICATED_AXES,
-            output_is_replicated=REPLICATED_AXES,
-            common_kwargs={"kl_config": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": 0},
-        )
-        results = policy.worker_group.get_all_worker_results(futures)
+        results = make_updates(policy, config, updates, pad_id=0)
         taken = time.monotonic() - started
         outputs = [output for result in results for output in result.updates[0].outputs if output]
         kl = sum(float(output.token_kl.sum()) for output in outputs) / tokens

@@ -55,29 +55,19 @@ class Options:
 
 
 def run_config(options: Options, output_dir: str, **more: Any) -> Any:
-    from opsd.config import RunConfig
-    from srt.config import load_config
+    from step_config import step_config
 
     settings = {
-        "student_model": options.model,
-        "teacher_model": options.model,
-        "num_prompts_per_step": options.prompts,
-        "train_global_batch_size": options.prompts,
         "max_total_sequence_length": options.max_tokens,
         "tokens_per_micro_batch": options.tokens_per_micro_batch,
         "sampler": options.sampler,
         "sampler_batch": options.sampler_batch,
         "gpu_memory_utilization": options.memory,
-        "val_period": 0,
         "max_num_steps": 1000,
-        "max_num_epochs": 1000,
         "lr": options.lr,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "report_to": "none",
         "output_dir": output_dir,
     } | more
-    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    return step_config(options.model, options.prompts, **settings)
 
 
 def layout_of(model: str) -> Any:

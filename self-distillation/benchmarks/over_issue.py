@@ -28,7 +28,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from opsd.config import RunConfig
+from engine import layout_of
+from step_common import RunOptions, read_problems, run_config
+
 from opsd.response_queue import ResponseQueue
 from opsd.rollouts import RolloutWorker
 from opsd.run import Run
@@ -40,22 +42,11 @@ SYNCHRONOUS = "sync"
 
 
 @dataclass(frozen=True)
-class Options:
-    model: str
-    data: str = ""  # problems; none: questions made up here
+class Options(RunOptions):
     over_issue: str = "0.25,0.5"
-    prompts: int = 64  # responses of a step, all of them one update
     steps: int = 10
-    warmup: int = 1
     median: float = 600.0  # of the response length, in tokens
     sigma: float = 0.8  # of its logarithm
-    max_tokens: int = 4096  # the longest response
-    prompt_tokens: int = 256  # the longest prompt
-    tokens_per_micro_batch: int = 16384
-    sampler: str = "auto"
-    sampler_batch: int = 256
-    lr: float = 1e-12
-    json: str = ""  # file to write the figures to
 
 
 @dataclass(frozen=True)
@@ -105,51 +96,20 @@ class GpuIdle:
                 self.busy[side].append(torch.cuda.utilization())
 
 
-def run_config(options: Options, folder: str, over_issue: float) -> RunConfig:
-    from srt.config import load_config
-
-    settings = {
-        "student_model": options.model,
-        "teacher_model": options.model,
-        "over_issue": over_issue,
-        "num_prompts_per_step": options.prompts,
-        "train_global_batch_size": options.prompts,
-        "max_total_sequence_length": options.prompt_tokens + options.max_tokens,
-        "tokens_per_micro_batch": options.tokens_per_micro_batch,
-        "sampler": options.sampler,
-        "sampler_batch": options.sampler_batch,
-        "val_period": 0,
-        "max_num_steps": options.steps,
-        "max_num_epochs": 1000,
-        "lr": options.lr,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "report_to": "none",
-        "output_dir": folder,
-    }
-    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
-
-
 def measure(options: Options) -> dict[str, Any]:
     from opsd.local.engine import LocalEngine
     from opsd.train import train_step
     from srt.common.files import JsonlLog
-    from srt.config_groups import PromptConfig
-    from srt.contract.checkpoint import layout_of_checkpoint
-    from srt.problems import ProblemSet, load_problems
     from srt.verifiers.math.grader import MathGrader
 
-    layout = layout_of_checkpoint(options.model, PromptConfig("math", None, None, None, None))
-    count = options.prompts * options.steps
-    made_up = [Problem(str(n), f"How many positive divisors does {n + 3600} have?", "45") for n in range(count)]
-    problems = load_problems(options.data) if options.data else ProblemSet(made_up, [], "made up")
-    sides = {SYNCHRONOUS: 0.0} | {share: float(share) for share in options.over_issue.split(",")}
+    layout, problems = layout_of(options.model), read_problems(options)
+    sides = {SYNCHRONOUS: "0"} | {share: share for share in options.over_issue.split(",")}
     idle, lines = GpuIdle(), defaultdict(list)
     with tempfile.TemporaryDirectory() as folder, MathGrader(2, time_limit_seconds=10) as grader:
-        runs = {
-            side: Run(run_config(options, folder, over_issue), layout, problems, None, Path(folder))
-            for side, over_issue in sides.items()
-        }
+        runs = {}
+        for side, over_issue in sides.items():
+            config = run_config(options, "local", folder, options.steps, {"over_issue": over_issue})
+            runs[side] = Run(config, layout, problems, None, Path(folder))
         with (
             closing(LocalEngine(runs[SYNCHRONOUS], grader)) as engine,
             closing(JsonlLog(Path(folder, "set_aside.jsonl"))) as set_aside,

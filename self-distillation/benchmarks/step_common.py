@@ -1,4 +1,5 @@
-"""What all arms of whole_step.py share: options, problems with their lengths, what an arm reports."""
+"""What over_issue.py and the arms of whole_step.py share: options, config, problems; the arms also lengths and
+reports."""
 
 import math
 import random
@@ -7,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engine import layout_of
+from step_config import step_config
 
 from opsd.config import RunConfig
 from opsd.rollouts import RolloutWorker
@@ -19,29 +21,33 @@ LEARNING_RATE = 1e-12  # the weights stay what they are, whatever the arm
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     model: str
     data: str = ""  # problems; none: questions made up here
+    prompts: int = 64  # responses of a step, all of them one update
+    steps: int = 3  # that are timed
+    warmup: int = 1
+    max_tokens: int = 4096  # the longest response
+    prompt_tokens: int = 256  # the longest prompt
+    tokens_per_micro_batch: int = 16384
+    sampler: str = "auto"  # of the local engine
+    sampler_batch: int = 256
+    json: str = ""  # file for the figures
+
+
+@dataclass(frozen=True)
+class Options(RunOptions):
     arms: str = "matmul;offline;nemo-rl;stock;nemo-rl packing=1;local;local packing=1;local over_issue=0.25;trl"
     gpus: int = 0  # of the machine; 0: all visible ones
     arm_gpus: int = 0  # of an arm with several, such as nemo-rl; 0: all
     at_once: int = 1  # 1: arms run side by side where there are GPUs for them
-    prompts: int = 64  # responses of a step, all of them one update
-    steps: int = 3  # that are timed
-    warmup: int = 1
     lengths: str = "600,0.8"  # median and sigma of the log-normal lengths; 4096,0: every response to the limit
-    max_tokens: int = 4096  # the longest response
-    prompt_tokens: int = 256  # the longest prompt
-    tokens_per_micro_batch: int = 16384
-    stock_tokens: int = 8192  # the same of stock NeMo-RL, whose micro-batches have logits: its recipe's number
+    stock_tokens: int = 8192  # of a micro-batch in stock NeMo-RL, which has logits: its recipe's number
     stock_memory: float = 0.6  # vLLM's share of a GPU in stock NeMo-RL: its recipe's
     trl_memory: float = 0.3  # the same in TRL: its default
-    sampler: str = "auto"  # of the local engine
-    sampler_batch: int = 256
     matmul: int = 8192  # rows and columns of the matrices whose product gives the card's rate
     limit: float = 900.0  # seconds after which an arm is stopped
     commit: str = ""  # for the table; empty: git's
-    json: str = ""  # file for the figures
     table: str = ""  # file for the Markdown table
 
 
@@ -86,33 +92,22 @@ class BenchmarkRun(Run):
         return LengthByPrompt(**vars(super().rollout_worker(*parts)), options=self.options)
 
 
-def run_config(options: Options, engine: str, folder: str, steps: int, knobs: dict[str, str]) -> RunConfig:
-    """Every knob that is not named here has its default; `knobs` are the arm's."""
-    from srt.config import load_config
-
+def run_config(options: RunOptions, engine: str, folder: str, steps: int, knobs: dict[str, str]) -> RunConfig:
+    """`knobs`: the arm's."""
     settings = {
         "engine": engine,
-        "student_model": options.model,
-        "teacher_model": options.model,
-        "num_prompts_per_step": options.prompts,
-        "train_global_batch_size": options.prompts,
         "max_total_sequence_length": options.prompt_tokens + options.max_tokens,
         "tokens_per_micro_batch": options.tokens_per_micro_batch,
         "sampler": options.sampler,
         "sampler_batch": options.sampler_batch,
-        "val_period": 0,
         "max_num_steps": steps,
-        "max_num_epochs": 1000,
         "lr": LEARNING_RATE,
-        "warmup_steps": 0,
-        "lr_schedule": "constant_with_warmup",
-        "report_to": "none",
         "output_dir": folder,
-    } | knobs
-    return load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
+    }
+    return step_config(options.model, options.prompts, **settings | knobs)
 
 
-def read_problems(options: Options) -> ProblemSet:
+def read_problems(options: RunOptions) -> ProblemSet:
     from srt.problems import load_problems
 
     if options.data:

@@ -36,11 +36,38 @@ def test_help_prints_every_knob_with_its_meaning(script):
     assert f"bash scripts/{script}.sh" in outcome.out
 
 
-def test_quickstart_help_explains_seed_and_folder_and_installs_nothing():
+def programs() -> list[str]:
+    """All that users may call in scripts/; what is sourced has no first line of its own."""
+    folder = REPOSITORY / "scripts"
+    paths = [path for path in folder.rglob("*.sh") if path.read_text().startswith("#!")]
+    return sorted(str(path.relative_to(folder).with_suffix("")) for path in paths)
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("script", programs())
+def test_help_is_printed_and_nothing_is_done(script, flag):
+    outcome = run_script(script, {}, flag)
+    assert (outcome.code, outcome.err) == (0, ""), outcome
+    lines = outcome.out.splitlines()
+    assert len(lines) >= 3 and not any(line.startswith(("#", "source ", "environment:")) for line in lines)
+
+
+# The arguments of these two are pytest's.
+@pytest.mark.parametrize("script", sorted({*programs()} - {"test", "test_nemo_rl"}))
+def test_an_unknown_argument_is_refused_in_one_sentence(script):
+    outcome = run_script(script, {}, "--nonsense")
+    assert "nonsense" in the_error(outcome) and outcome.err.count("\n") == 1
+    assert outcome.out == ""
+
+
+@pytest.mark.parametrize("script", ["quickstart_seeds", "experiments/quickstart_rivals"])
+def test_seeds_are_needed(script):
+    assert the_error(run_script(script, {})).startswith("error: no seed is given")
+
+
+def test_quickstart_help_explains_seed_and_folder():
     outcome = run_script("quickstart", {}, "--help")
-    assert outcome.code == 0, outcome
     assert "SEED=" in outcome.out and "OUTPUT=" in outcome.out
-    assert "environment:" not in outcome.out
 
 
 @pytest.mark.parametrize("script", CONFIG_OF)

@@ -93,7 +93,8 @@ def results(seed: int, accuracy: float) -> dict:
         tasks: dict = {"metrics": {name: {"value": value} for name, value in values.items()}}
         if name != "base":
             tasks["to_base"] = {AVG_AT_K: {"difference": accuracy - 0.4}}
-        return {"name": name, "tasks": tasks, "against_majority": majority, "budget": {"samples": 1000 * seed}}
+        found = {"name": name, "env": {"LR": "2e-4", "SEED": str(seed)}, "budget": {"samples": 1000 * seed}}
+        return found | {"tasks": tasks, "against_majority": majority}
 
     world = {"seed": seed, "slip_probability": 0.6}
     return {"k": 8, "world": world, "rows": [row("base", 0.4), row("sd_zero", accuracy)]}
@@ -110,5 +111,28 @@ def test_results_of_several_seeds_make_one_table(tmp_path, capsys):
     assert (
         row == "| sd_zero | 75.0 | 70.0 / 80.0 | +35.0 | 50.0 | 25.0 | 100.0 | 75.0 | 75.0 | 34 | 0.125 | 1,500 |"
     )
-    assert list(json.loads((tmp_path / "out" / "quickstart_rivals.json").read_text())) == ["0.6"]
+    written = (tmp_path / "out" / "quickstart_rivals.json").read_text()
+    assert written == seeds.raw_figures({0.6: [results(1, 0.7), results(2, 0.8)]})
     assert (tmp_path / "out" / "quickstart_rivals.png").stat().st_size > 10_000
+
+
+def test_raw_figures_lose_digits_and_repetitions_only():
+    of_seeds = [results(1, 2 / 3), results(2, 0.8)]
+    text = seeds.raw_figures({0.6: of_seeds})
+    assert len(text.splitlines()) == 3 + 2 + 4  # a line for each method and row
+    written = json.loads(text)
+    assert written["methods"] == [{"name": name, "env": {"LR": "2e-4"}} for name in ("base", "sd_zero")]
+    assert [row["world"]["seed"] for row in written["rows"]] == [1, 1, 2, 2]
+    row, expected = written["rows"][1], of_seeds[0]["rows"][1]
+    assert row.pop("world") == of_seeds[0]["world"] and row.pop("k") == 8
+    expected["tasks"]["metrics"][AVG_AT_K]["value"] = 0.6667
+    expected["tasks"]["to_base"][AVG_AT_K]["difference"] = 0.2667
+    expected["against_majority"] = {part: {"accuracy": 0.6667} for part in expected["against_majority"]}
+    assert row == {key: value for key, value in expected.items() if key != "env"}
+
+
+def test_results_of_different_knobs_are_not_put_together():
+    of_seeds = [results(1, 0.7), results(2, 0.8)]
+    of_seeds[1]["rows"][1]["env"]["LR"] = "3e-4"
+    with pytest.raises(UserError, match="sd_zero: its knobs are not the same in all results"):
+        seeds.raw_figures({0.6: of_seeds})

@@ -136,13 +136,15 @@ def test_a_killed_and_continued_run_with_over_issue_trains_on_everything_once(en
     nemo = Path(environment["FOLDER"]) / "over-issue"
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "OVER_ISSUE": "0.5", "MAX_NUM_EPOCHS": "3"}
     settings |= {"VAL_PERIOD": "0", "STOP_ON_COLLAPSE": "0", "LOG_SAMPLES_PERIOD": "1"}
-    settings |= {"TRAIN_GLOBAL_BATCH_SIZE": "4", "KL_TYPE": "reverse", "KL_TEMPERATURE": "1"}
+    settings |= {"TRAIN_GLOBAL_BATCH_SIZE": "4", "KL_TYPE": "reverse"}
+    settings |= {"KL_TEMPERATURE": "0.2", "KL_GRAD_EPS": "1e-3"}  # so peaked that some vocab entries are left out
     kill_and_continue(settings, nemo, after=nemo / "checkpoints" / "step_2")
 
     lines = read_jsonl(nemo / "metrics.jsonl")
     assert [line["trained_responses"] for line in lines] == [4] * 4
     assert [line["carried_over"] for line in lines] == [2, 2, 2, 0]
     assert lines[0]["token_age"] == 0
+    assert any(line["dropped_vocab_fraction"] > 0 for line in lines)
     assert all(line["logprob_gap"] < 1e-4 for line in lines if "logprob_gap" in line)
     trained = [line["id"] for line in read_jsonl(nemo / "samples.jsonl")]
     order = ProblemOrder(6, 4, seed=0)

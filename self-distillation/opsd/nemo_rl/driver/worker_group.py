@@ -13,7 +13,7 @@ from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.checkpoint import CheckpointManager
 
-from opsd.config import kl_config
+from opsd.config import DistillConfig, kl_config
 from opsd.engine import START_STATE, ScoredBatch, UpdateResult
 from opsd.kl import KLOutput
 from opsd.loss_terms import loss_metrics
@@ -22,7 +22,7 @@ from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_c
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
 from opsd.nemo_rl.driver.lost_workers import end_workers
 from opsd.nemo_rl.driver.runtime import WORKERS
-from opsd.nemo_rl.micro_batches import assign_micro_batches, rank_updates
+from opsd.nemo_rl.micro_batches import RankUpdate, assign_micro_batches, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pairs import SequencePair
 from opsd.run import Run
@@ -136,19 +136,7 @@ class WorkerGroup:
         by_rank = [[update[rank] for update in by_update] for rank in range(self.shape.data_parallel)]
         with span(names.WEIGHT_SYNC):
             self.policy.prepare_for_training()
-        futures = self.policy.worker_group.run_all_workers_sharded_data(
-            "distill",
-            updates=by_rank,
-            in_sharded_axes=["data_parallel"],
-            replicate_on_axes=REPLICATED_AXES,
-            output_is_replicated=REPLICATED_AXES,
-            common_kwargs={
-                "kl_config": kl_config(self.config),
-                "grad_eps": self.config.kl_grad_eps,
-                "pad_id": self.pad_id,
-            },
-        )
-        results: list[RankStepResult] = self.policy.worker_group.get_all_worker_results(futures)
+        results = make_updates(self.policy, self.config, by_rank, self.pad_id)
         for name, seconds in results[0].seconds.items():
             add_span(name, seconds)
         norms = [update.grad_norm for update in results[0].updates]
@@ -219,6 +207,21 @@ class WorkerGroup:
     def close(self) -> None:
         self.sampler.close()
         end_workers(self.policy)
+
+
+def make_updates(
+    policy: Policy, config: DistillConfig, updates: list[list[RankUpdate]], pad_id: int
+) -> list[RankStepResult]:
+    """The training part of a step on all workers. `updates`: those of each data-parallel rank, as the results."""
+    futures = policy.worker_group.run_all_workers_sharded_data(
+        "distill",
+        updates=updates,
+        in_sharded_axes=["data_parallel"],
+        replicate_on_axes=REPLICATED_AXES,
+        output_is_replicated=REPLICATED_AXES,
+        common_kwargs={"kl_config": kl_config(config), "grad_eps": config.kl_grad_eps, "pad_id": pad_id},
+    )
+    return policy.worker_group.get_all_worker_results(futures)
 
 
 def connect(policy: Policy, generation: Any, cluster: RayVirtualCluster, shape: ClusterShape) -> None:
