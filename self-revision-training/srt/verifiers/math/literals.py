@@ -45,7 +45,7 @@ def is_formula(text: str) -> bool:
         if letters is None:
             before = ""
             continue
-        if _is_word(letters) or (before and any(map(_is_short_word, (before, letters)))):
+        if _is_word(letters) or (before and _are_words(before, letters)):
             return False
         before = letters if match["apart"] else ""
     return all(
@@ -54,14 +54,24 @@ def is_formula(text: str) -> bool:
     )
 
 
+def is_spelled(text: str) -> bool:
+    """Whether a cleaned text, as a whole answer or as an item of a list, is no formula."""
+    return not is_formula(text) or (text.isalpha() and _is_short_word(text))
+
+
 def _is_word(letters: str) -> bool:
     if list(letters) == sorted(letters) or _DIFFERENTIALS.fullmatch(letters):
         return False
     return len(letters) >= (MIN_WORD_WITH_VOWEL if _VOWEL.search(letters) else MIN_WORD)
 
 
+def _are_words(first: str, second: str) -> bool:
+    """Of neighbors: "out of", "x xor y"."""
+    return min(len(first), len(second)) > 2 or _is_short_word(first) or _is_short_word(second)
+
+
 def _is_short_word(letters: str) -> bool:
-    """Beside another word: "out of", "x xor y"."""
+    """Where it stands alone, or beside another word: cat, aba; but abc is a product."""
     return len(letters) > 2 and _VOWEL.search(letters) is not None and list(letters) != sorted(letters)
 
 
@@ -94,9 +104,7 @@ def read_literal(text: str) -> Answer | None:
         return Words(letters) if len(letters) > 2 else Expression(letters)
     if match := _ANGLE.fullmatch(text):  # ABC is CBA, not ACB
         return Literal(f"angle {min(match[1], match[3])}{match[2]}{max(match[1], match[3])}")
-    if "\\" in text or is_words(text) or is_formula(text):
-        return None
-    return as_literal(text)
+    return as_literal(text) if "\\" not in text and not is_words(text) and is_spelled(text) else None
 
 
 def as_literal(text: str) -> Literal:

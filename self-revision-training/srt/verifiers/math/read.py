@@ -25,7 +25,7 @@ from srt.verifiers.math.forms import (
 from srt.verifiers.math.groups import read_structure
 from srt.verifiers.math.leads import formula_among_words, without_lead
 from srt.verifiers.math.lines import read_line
-from srt.verifiers.math.literals import is_formula, read_literal
+from srt.verifiers.math.literals import is_spelled, read_literal
 from srt.verifiers.math.names import (
     NAME,
     declared_constants,
@@ -363,7 +363,7 @@ def _read_brackets(text: str) -> Answer | None:
         parts = [p for p in parts if p]
         if len(parts) == 1 and opening == "(" and closing == ")":
             return _read_item(parts[0]) if not re.fullmatch(r"[A-J]", parts[0]) else Expression(parts[0])
-        if len(parts) == 2 and (opening, closing) != ("(", ")") and all(map(is_formula, parts)):
+        if len(parts) == 2 and (opening, closing) != ("(", ")") and not any(map(is_spelled, parts)):
             return Interval(parts[0], parts[1], opening == "(", closing == ")")
         if len(parts) >= 2 and opening + closing in ("()", "[]"):
             return Collection("tuple" if opening == "(" else "bracket", tuple(_read_item(p) for p in parts))
