@@ -14,7 +14,7 @@ _ANOTHER = re.compile(r"\(\s*[A-J]\s*\)|(?<![A-Za-z\\])[B-HJ](?![A-Za-z_^(])")
 _SEVERAL = re.compile(r"\(?[A-J]\)?(?:\s*(?:,|;|/|&|\s|\band\b|\bor\b)+\s*\(?[A-J]\)?)+")
 _TOGETHER = re.compile(r"[A-H]{2,6}")
 _CIRCLED = re.compile(r"[①-⑩](?:[\s,;、和]*[①-⑩])*")
-_GOLD_WITH_VALUE = re.compile(r"\\text\s*{\s*\(?\s*([A-J])\s*\)?\s*[.:]?\s*}(?=.)|\(([A-J])\)\s+(?=\S)")
+_GOLD_WITH_VALUE = re.compile(r"\\text\s*{\s*\(?\s*([A-J])\s*\)?\s*[.:]?\s*}(?=[^_^'])|\(([A-J])\)\s+(?=\S)")
 
 
 def named_letters(text: str) -> frozenset[str] | None:

@@ -28,6 +28,7 @@ from srt.verifiers.math.forms import (
     Intersection,
     Interval,
     Line,
+    Literal,
     Matrix,
     Measure,
     NamedSet,
@@ -43,6 +44,7 @@ from srt.verifiers.math.forms import (
 from srt.verifiers.math.groups import same_group, same_structure
 from srt.verifiers.math.lines import same_line, symmetric_line
 from srt.verifiers.math.lists import matched, same_collection, same_list
+from srt.verifiers.math.literals import same_literal
 from srt.verifiers.math.numbers import read_number
 from srt.verifiers.math.quantities import (
     same_based,
@@ -341,6 +343,7 @@ _COMPARISONS: list[tuple[type | tuple[type, ...], Callable[[Answer, Answer], boo
     (Group, same_group),
     (Structure, same_structure),
     (NamedSet, _same_named_set),
+    (Literal, same_literal),
     (Words, _same_words),
     (Time, same_time),
     (Ratio, same_ratio),

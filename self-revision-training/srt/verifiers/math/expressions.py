@@ -10,10 +10,9 @@ from typing import Any
 from latex2sympy2_extended import latex2sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig
 from math_verify import verify
-from sympy import Basic, Expr, Integer, MatrixBase, Rational, Symbol, nan, zoo
+from sympy import Basic, Derivative, Expr, Integer, MatrixBase, Rational, Symbol, nan, zoo
 
 from srt.verifiers.math.limits import (
-    DOUBLE_FACTORIAL,
     MAX_BARS,
     MAX_FACTORIAL,
     MAX_FORMULA_CHARACTERS,
@@ -30,6 +29,7 @@ from srt.verifiers.math.numeric import (
     is_constant,
     points,
 )
+from srt.verifiers.math.parser_input import for_parser
 from srt.verifiers.math.text import key
 
 # It warns that its time limits are off. They rely on signals, which work only in the main thread (verl #5635).
@@ -40,29 +40,8 @@ NUM_POINTS = 4
 DIVISION_BY_ZERO = "a division by zero"
 MIN_EQUAL_POINTS = 2
 
-_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
-_DEGREES = re.compile(r"(\d+(?:\.\d+)?|\([^()]*\)|[A-Za-z]|\\[a-z]+)\s*\^{\\circ}")
-_MINUTES = re.compile(r"\d\s?'")  # 60' is neither 60 nor a derivative
-_EXTREMUM = re.compile(r"(\\(?:max|min|gcd|lcm))\s?\\{((?:(?!\\[{}]).){1,200})\\}")  # \max\{a, b\}
-_PRIMES = re.compile(r"(?<=[A-Za-z])('+)")
-_PRIMES_OF_SUBSCRIPT = re.compile(r"(_{[^{}]*)}('+)")  # the parser drops these
-_SPACED_THOUSANDS = re.compile(r"(?<=\d) (?=\d{3}(?!\d))")
-_SPACED_DIGITS = re.compile(r"\d \d")
-_COMBINATIONS = re.compile(
-    r"C_{(\d+)}\^{(\d+)}|{?}?_{(\d+)}C_{(\d+)}|C_{(\d+)}\^(\d)(?!\d)|"
-    r"(?<![A-Za-z])C\((\d+),\s?(\d+)\)"
-)
-_LETTER = re.compile(r"\\text{([A-Za-z])}")
-_DECIMAL_LOGARITHM = re.compile(r"\\lg(?![A-Za-z])")
 _LOGARITHM = re.compile(r"\\log(?![A-Za-z])(?!\s?_)")  # to some base that goes without saying
-_ONE_SIDED = re.compile(r"(\\to\s?[^{}^]{1,9}\^)([+-])(?=})")
-_LIMIT = re.compile(r"(\\lim\s?_{[^{}\\]{1,9})\\to(?![A-Za-z])")
-_GAMMA = re.compile(r"\\gamma(?![A-Za-z])(_{)?")  # the parser takes it for the gamma function
 _SIGNS = re.compile(rf"(?:[-+]\s*){{{MAX_SIGNS + 1}}}")
-_NAMED_E = re.compile(r"(?<![A-Za-z\\])([Ee])_(?={)")  # the parser takes every e for the number
-_UNREADABLE = re.compile(
-    r"\\(?:text|ldots|begin|end|Rightarrow|to|square|forall|exists|subset|not)(?![A-Za-z])|[\u4e00-\u9fff?@#;]"
-)
 
 
 class UnreadableError(Exception):
@@ -80,7 +59,10 @@ def parse(text: str) -> Any:
         return f"more than {MAX_FORMULA_CHARACTERS} characters, {MAX_BARS} bars or {MAX_SUBSCRIPTS} subscripts"
     if _SIGNS.search(text):
         return f"more than {MAX_SIGNS} signs in a row"
-    latex = _for_parser(text)
+    number = read_number(text)
+    if number is not None and not number.percent:
+        return Rational(number.value.numerator, number.value.denominator)
+    latex = for_parser(text)
     if latex is None:
         return "not a formula"
     try:
@@ -95,9 +77,15 @@ def parse(text: str) -> Any:
         return reason
     if not isinstance(parsed, (Basic, MatrixBase)):
         return "not an expression"
+    if any(map(_is_of_something_unknown, parsed.atoms(Derivative))):
+        return "a derivative of something unknown"  # dy/dx would be 0
     if parsed.has(zoo, nan) or _divides_by_zero(parsed):
         return DIVISION_BY_ZERO
     return parsed
+
+
+def _is_of_something_unknown(derivative: Any) -> bool:
+    return derivative.expr.free_symbols.isdisjoint(derivative.variables)
 
 
 def _divides_by_zero(expression: Any) -> bool:
@@ -108,35 +96,6 @@ def _divides_by_zero(expression: Any) -> bool:
     except (OverflowError, ValueError):
         pass
     return False
-
-
-def _for_parser(text: str) -> str | None:
-    r"""In the parser's grammar: decimals as exact fractions, degrees in radians. None when it is no formula."""
-    text = _LETTER.sub(r" \1 ", text)
-    if _UNREADABLE.search(_LIMIT.sub(r"\1", text)) or _MINUTES.search(text) or not text:
-        return None
-    text = _SPACED_THOUSANDS.sub("", text)
-    if _SPACED_DIGITS.search(text):
-        return None
-    text = _EXTREMUM.sub(r"\1(\2)", text)
-    text = _DEGREES.sub(r"(\1\\cdot\\pi/180)", text)
-    text = _DECIMAL.sub(_exact_decimal, text)
-    text = _PRIMES_OF_SUBSCRIPT.sub(lambda m: f"{m[1]}{'p' * len(m[2])}}}", text)
-    text = _PRIMES.sub(lambda m: f"_{{{'p' * len(m[1])}}}", text)
-    text = _COMBINATIONS.sub(
-        lambda m: f"\\binom{{{m[1] or m[3] or m[5] or m[7]}}}{{{m[2] or m[4] or m[6] or m[8]}}}", text
-    )
-    text = _NAMED_E.sub(lambda m: r"\Xi_" if m[1] == "E" else r"\xi_", text)
-    text = _GAMMA.sub(lambda m: r"\kappa_{g" if m[1] else r"\kappa_{g}", text)
-    text = DOUBLE_FACTORIAL.sub(lambda m: str(math.prod(range(int(m[1]), 0, -2))), text)
-    if r"\lim" in text:
-        text = _ONE_SIDED.sub(r"\1{\2}", text)
-    text = _DECIMAL_LOGARITHM.sub(r"\\log_{10} ", text)
-    return text.replace("*", r"\cdot ").removeprefix("+").strip()
-
-
-def _exact_decimal(match: re.Match) -> str:
-    return f"\\frac{{{int(match[1] + match[2])}}}{{{10 ** len(match[2])}}}"
 
 
 def same_formula(gold: str, answer: str) -> bool:

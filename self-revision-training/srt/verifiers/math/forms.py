@@ -42,13 +42,20 @@ class Words(Answer):
 
 
 @dataclass(frozen=True)
+class Literal(Answer):
+    """A code, a date, a version: equal to the same text only."""
+
+    text: str
+
+
+@dataclass(frozen=True)
 class Ratio(Answer):
     parts: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Time(Answer):
-    """12:00, with "am", "pm" or "" beside it."""
+    """12:00 or 12:00:30, with "am", "pm" or "" beside it."""
 
     clock: str
     half: str
@@ -56,7 +63,7 @@ class Time(Answer):
 
 @dataclass(frozen=True)
 class Based(Answer):
-    """204_5: digits in a base."""
+    """204_5, -0x1F: digits in a base, with a sign and a point where they have one."""
 
     digits: str
     base: int

@@ -18,8 +18,11 @@ from srt.verifiers.math.forms import (
     Same,
     Time,
 )
+from srt.verifiers.math.literals import is_formula
 from srt.verifiers.math.text import without_text
 from srt.verifiers.math.units import Unit, read_unit
+
+_TEMPERATURES = {(("celsius", 1),), (("fahrenheit", 1),)}
 
 
 def same_quantity(gold: Answer, answer: Answer, same: Same) -> bool:
@@ -43,10 +46,15 @@ def same_quantity(gold: Answer, answer: Answer, same: Same) -> bool:
             ):
                 return same(pair[0], pair[1])
     first, second = units
+    if first is not None and second is not None and _is_angle(first) != _is_angle(second):
+        if {first.dimensions, second.dimensions} & _TEMPERATURES:  # 20^\circ may be a temperature
+            first = second
     if first is not None and second is not None and first != second:
         if first.dimensions != second.dimensions:
             return False
         return _same_converted(values[0], values[1], second.factor / first.factor)
+    if units == [None, None] and all(isinstance(a, Quantity) and _is_product(a) for a in (gold, answer)):
+        return same(*(Expression(a.whole) for a in (gold, answer) if isinstance(a, Quantity)))  # 2abc, 2abd
     if values[0] == values[1]:
         return True
     if isinstance(values[0], Expression) and isinstance(values[1], Expression):
@@ -56,6 +64,13 @@ def same_quantity(gold: Answer, answer: Answer, same: Same) -> bool:
     if all(isinstance(a, Quantity) for a in (gold, answer)):
         return False
     return same(values[0], values[1])
+
+
+def _is_product(quantity: Quantity) -> bool:
+    """2abc: letters right behind a number that spell no word, so no name of something counted."""
+    return (
+        not quantity.sure and re.search(r"\d[A-Za-z]", quantity.whole) is not None and is_formula(quantity.whole)
+    )
 
 
 def _is_angle(unit: Unit) -> bool:
@@ -136,19 +151,21 @@ def same_time(gold: Answer, answer: Answer) -> bool:
 
 def same_based(gold: Answer, answer: Answer) -> bool:
     if isinstance(gold, Based) and isinstance(answer, Based):
-        return (gold.digits.lstrip("0"), gold.base) == (answer.digits.lstrip("0"), answer.base)
+        values = _value_in_base(gold), _value_in_base(answer)
+        return gold.base == answer.base and values[0] == values[1] and values[0] is not None
     if isinstance(answer, Based) and isinstance(gold, Expression):
-        value = int(answer.digits, answer.base) if _valid(answer) else None
+        value = _value_in_base(answer)
         return value is not None and number_of(gold.text) == value
     return False  # a gold answer in a base wants the base
 
 
-def _valid(number: Based) -> bool:
+def _value_in_base(number: Based) -> Fraction | None:
+    """None when a digit does not fit the base."""
+    whole, _, places = number.digits.partition(".")
     try:
-        int(number.digits, number.base)
+        return Fraction(int(whole + places, number.base), number.base ** len(places))
     except ValueError:
-        return False
-    return True
+        return None
 
 
 def is_vector_of_units(answer: Answer) -> bool:

@@ -5,6 +5,7 @@ from functools import lru_cache
 
 from srt.verifiers.math.cases import read_cases
 from srt.verifiers.math.congruences import read_congruence
+from srt.verifiers.math.dates import read_date
 from srt.verifiers.math.ellipsis import DOTS, is_dots, written_out
 from srt.verifiers.math.forms import (
     Answer,
@@ -24,6 +25,7 @@ from srt.verifiers.math.forms import (
 from srt.verifiers.math.groups import read_structure
 from srt.verifiers.math.leads import formula_among_words, without_lead
 from srt.verifiers.math.lines import read_line
+from srt.verifiers.math.literals import is_spelled, read_literal
 from srt.verifiers.math.names import (
     NAME,
     declared_constants,
@@ -37,7 +39,8 @@ from srt.verifiers.math.names import (
 from srt.verifiers.math.numbers import read_number
 from srt.verifiers.math.read_matrices import read_determinant, read_matrix
 from srt.verifiers.math.read_quantities import read_quantity, read_special
-from srt.verifiers.math.renaming import letters
+from srt.verifiers.math.regions import ray
+from srt.verifiers.math.renaming import is_variable, letters
 from srt.verifiers.math.split import AND, OR, is_enclosed, mark_joining_words, split_top, without_thousands
 from srt.verifiers.math.text import clean, without_text
 from srt.verifiers.math.words import is_words, named_set, number_word
@@ -61,7 +64,7 @@ _CASES = re.compile(r"\\begin{cases}([^&]*?)\\end{cases}")
 _NAMED = re.compile(r"^\\text{\s*([^{}:]+):\s*}\s*(.+)$")
 _MEMBERSHIP = re.compile(r"[A-Za-z](?:, [A-Za-z])*\s*\\in(?![A-Za-z])")
 _ONE_LETTER = re.compile("[a-z]|[A-Z]")
-_CAPITALS = re.compile(r"(?:\\(?:triangle|overline)\s?)?(?:([A-Z]{2,6})|{\s?([A-Z]{2,6})\s?})")
+_ANGLE_BRACKETS = re.compile(r"(?:^|(?<==))\s?<([^<>=]+,[^<>=]+)>$")
 _PLUS_MINUS = re.compile(r"\\(?:pm|mp)(?![A-Za-z])")
 
 
@@ -72,7 +75,7 @@ def read(text: str) -> Answer:
 
 
 def _read_cleaned(text: str) -> Answer:
-    text = without_lead(text)
+    text = _ANGLE_BRACKETS.sub(r"(\1)", without_lead(text))
     if match := _EXCEPT.match(without_text(text)):
         return Without(NamedSet("R"), _as_collection("set", re.sub(r"^[A-Za-z]\s*(?:=|\\neq)\s*", "", match[1])))
     if (name := named_set(text)) is not None:
@@ -81,6 +84,8 @@ def _read_cleaned(text: str) -> Answer:
         return Expression(_INFINITIES[without_text(text).lower()])
     if (word := number_word(text)) is not None:
         return Expression(str(word))
+    if (date := read_date(text)) is not None:
+        return date
     if is_words(text):
         return Words(text)
     return _read_list(without_thousands(mark_joining_words(text)))
@@ -243,7 +248,9 @@ def _read_item(text: str) -> Answer:
 def _read_relation(sides: list[str], operators: list[str]) -> Answer:
     if not all(sides):
         kept = [s for s in sides if s]
-        return _read_value(kept[0]) if len(kept) == 1 else Relation(tuple(sides), tuple(operators))
+        if len(kept) != 1 or len(operators) != 1 or operators[0] in (r"\neq", r"\sim"):
+            return Relation(tuple(sides), tuple(operators))
+        return ray(operators[0], kept[0], bound_first=bool(sides[0])) or _read_value(kept[0])
     if set(operators) <= {"=", r"\approx"}:
         first = sides[0]
         if len(sides) > 2 and (system := _read_system(sides, operators)) is not None:
@@ -303,6 +310,7 @@ def _read_value(text: str) -> Answer:
     if (cases := read_cases(text, _read_list)) is not None:
         return cases
     for read_form in (
+        read_date,
         read_line,
         _read_union,
         read_determinant,
@@ -310,13 +318,11 @@ def _read_value(text: str) -> Answer:
         _read_brackets,
         read_special,
         read_quantity,
+        read_literal,
     ):
         answer = read_form(text)
         if answer is not None:
             return answer
-    if match := _CAPITALS.fullmatch(text):  # a triangle, an order of letters; of a segment AB the order is free
-        letters_only = match[1] or match[2]
-        return Words(letters_only) if len(letters_only) > 2 else Expression(letters_only)
     if is_words(text):
         return Words(text)
     return read_structure(text) or Expression(text)
@@ -357,7 +363,7 @@ def _read_brackets(text: str) -> Answer | None:
         parts = [p for p in parts if p]
         if len(parts) == 1 and opening == "(" and closing == ")":
             return _read_item(parts[0]) if not re.fullmatch(r"[A-J]", parts[0]) else Expression(parts[0])
-        if len(parts) == 2 and (opening, closing) != ("(", ")"):
+        if len(parts) == 2 and (opening, closing) != ("(", ")") and not any(map(is_spelled, parts)):
             return Interval(parts[0], parts[1], opening == "(", closing == ")")
         if len(parts) >= 2 and opening + closing in ("()", "[]"):
             return Collection("tuple" if opening == "(" else "bracket", tuple(_read_item(p) for p in parts))
@@ -387,4 +393,6 @@ def _read_builder(element: str, condition: str) -> Answer:
         return Collection("set", (Expression(name),), conditions.integers)
     if names := declared_integers(condition):
         return Collection("set", (_read_item(name),), frozenset(names))
+    if isinstance(conditions, (Relation, Union, Intersection)) and not is_variable(name, conditions):
+        return Collection("set", (Expression(name), conditions))  # {3x | x > 2}
     return conditions

@@ -141,6 +141,18 @@ def _of_absolute(left: str, right: str, operator: str) -> Region | None:
     return Region(str(symbol), outside)
 
 
+def ray(operator: str, bound: str, bound_first: bool) -> Interval | None:
+    """The numbers that `> 5`, without a variable, or `5 <` leaves; None for another relation."""
+    if operator not in _FLIPPED:
+        return None
+    if bound_first:
+        operator = _FLIPPED[operator]
+    is_open = operator in "<>"
+    if operator in (">", r"\geq"):
+        return Interval(bound, INFINITY, is_open, True)
+    return Interval(MINUS_INFINITY, bound, True, is_open)
+
+
 def _joined(regions: list[Region | None]) -> Region | None:
     names = {region.name for region in regions if region is not None and region.name}
     if any(region is None for region in regions) or len(names) > 1:

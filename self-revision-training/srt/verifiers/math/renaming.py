@@ -15,6 +15,7 @@ from srt.verifiers.math.forms import (
     Relation,
     Union,
 )
+from srt.verifiers.math.names import NAME
 
 _TOKEN = re.compile(r"\\text{[^{}]*}|\\[A-Za-z]+|[A-Za-z]")
 _FUNCTION = re.compile(r"(\\?[A-Za-z]+)\(([a-z](?:[,;][a-z])*)\)|([A-Za-z])_{?([a-z])}?")
@@ -82,6 +83,12 @@ def renamed(answer: Answer, new: Mapping[str, str]) -> Answer:
             declared = frozenset(new.get(name[0], name[0]) + name[1:] for name in integers)
             return Collection(kind, tuple(map(part_of, items)), declared)
     return answer
+
+
+def is_variable(element: str, conditions: Answer) -> bool:
+    """Whether the element x, or (x, y), of a set is what the conditions are about; 3x is not."""
+    names = [part.strip() for part in element.strip("()").split(",")]
+    return all(NAME.fullmatch(name) and letters(Expression(name)) <= letters(conditions) for name in names)
 
 
 def with_variables_of(gold: Assignment, answer: Assignment) -> Answer | None:

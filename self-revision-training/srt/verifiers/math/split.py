@@ -12,6 +12,7 @@ _JOINING = re.compile(
 _JOINING_WORD = re.compile(r"(?<![A-Za-z])(?:,\s*)?(or|and|by)(?![A-Za-z])|[或和及与且]")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
 _DIMENSIONS = re.compile(r"(\\text{[^{}]*})\s*\\times(?=\s*[\d.]+\s*\\text)")  # 4 ft x 12 ft
+_ALIGNED = re.compile(r"&\s?=|=\s?&")
 _TEXT = re.compile(r"\\text{([^{}]*)}")
 
 
@@ -35,6 +36,8 @@ def tokens(text: str) -> Iterator[tuple[str, int, int]]:
 def mark_joining_words(text: str) -> str:
     r"""`x=1 \text{ or } x=2` with OR in place of the word; also inside of units: \text{ m by }."""
     text = _DIMENSIONS.sub(rf"\1 {AND} ", text)
+    if "&" in text and "=" in text and r"\begin" not in text:  # x &= 1; x = 1 & y = 2
+        text = _ALIGNED.sub("=", text).replace("&", f" {AND} ")
     pieces = _TEXT.split(text)
     for index, piece in enumerate(pieces):
         if index % 2 == 0:

@@ -24,6 +24,7 @@ _FACTORS = {
     "one": Fraction(1),
     "kilo": Fraction(1000),
     "mega": Fraction(10**6),
+    "giga": Fraction(10**9),
     "twelve": Fraction(12),
     "three": Fraction(3),
     "sixteenth": Fraction(1, 16),
@@ -84,9 +85,11 @@ _define("power", one="W watt watts", kilo="kW")
 _define("voltage", one="V volt volts", kilo="kV")
 _define("current", one="A ampere amperes amps", milli="mA")
 _define("pressure", one="Pa", kilo="kPa")
-_define("frequency", one="Hz hertz", kilo="kHz", mega="MHz")
+_define("frequency", one="Hz hertz", kilo="kHz", mega="MHz", giga="GHz")
 _define("amount", one="mol moles", milli="mmol")
 _define("temperature", one="K kelvin")
+_define("celsius", one="celsius")
+_define("fahrenheit", one="fahrenheit")
 _define("bits", one="bit bits")
 _SPECIAL = {
     "mph": "mi/h",
@@ -105,6 +108,7 @@ _SPECIAL = {
 }
 _POWERS = {"square": 2, "squared": 2, "cubic": 3, "cubed": 3}
 _FACTOR = re.compile(r"([A-Za-z$€£¥¢°Ω]+|[\u4e00-\u9fff]+)\.?(?:\s*\^?\s*{?\s*(-?[1-9])\s*}?)?")
+_TEMPERATURE = re.compile(r"(?:degrees?|deg|°) ?(c|f)(?:elsius|ahrenheit)?(?![A-Za-z])", re.IGNORECASE)
 # Letters that are more often variables: they count as units only right after a number, within a known phrase.
 WORD = re.compile(r"[A-Za-z]{3,}")
 
@@ -128,6 +132,7 @@ def read_unit(text: str) -> Unit | None:
     """
     text = text.replace(r"\cdot", "*").replace(r"\text", "").replace("{", "").replace("}", "").replace("\\", " ")
     text = re.sub(r"(?<![A-Za-z])(?:an?|the|of)(?![A-Za-z])", " ", text)
+    text = _TEMPERATURE.sub(lambda m: "celsius" if m[1].lower() == "c" else "fahrenheit", text)
     if not text.strip() or len(text) > 60:
         return None
     factor, dimensions = Fraction(1), dict[str, int]()

@@ -77,7 +77,7 @@ _SUBJECT = re.compile(
     r"(?=(?:converges|diverges|convergent|divergent|does not exist|exists|undefined|true|false|(?:in)?correct)$)"
 )
 _FILLING = re.compile(
-    r"^(?:the answer is|it is|they are|answer)(?![a-z])|(?<![a-z])(?:the|an|a(?= \w{2}))(?![a-z])"
+    r"^(?:the answer is|it is|they are|answer)(?![a-z])|(?<![a-z])(?:the|an|a(?= (?!and |or )\w{2}))(?![a-z])"
 )
 
 
@@ -147,7 +147,14 @@ def normal_words(text: str) -> str:
     return shorter or text
 
 
+def is_negative(text: str) -> bool:
+    """-XIV, -seven: a sign, where "- seven" is an item of a list."""
+    return re.match(r"\s*(?:\\text{\s*)?-(?:\\text{\s*)?[^\W_]", text) is not None
+
+
 def same_words(gold: str, answer: str) -> bool:
+    if is_negative(gold) != is_negative(answer):
+        return False
     first, second = normal_words(gold), normal_words(answer)
     if first == second or first.replace(" ", "") == second.replace(" ", ""):
         return True
@@ -169,5 +176,7 @@ def named_set(text: str) -> str | None:
 
 
 def number_word(text: str) -> int | None:
-    phrase = " ".join(without_text(text).lower().replace("-", " ").split())
-    return NUMBERS.get(phrase)
+    phrase = " ".join(re.sub(r"(?<=\w)-", " ", without_text(text).lower()).split())
+    sign = re.match(r"-|minus |negative ", phrase)
+    number = NUMBERS.get(phrase[sign.end() :] if sign else phrase)
+    return -number if sign and number is not None else number

@@ -160,6 +160,8 @@ READINGS = {
     ),
     "a currency in letters": (r"\$12.50", ["USD 12.50"], ["USD 12.05"]),
     "minutes of arc": (r"60^\circ", ["60"], ["60'"]),
+    "a rounding in words": ("3.14", [r"3.14\text{ (2 d.p.)}"], [r"3.1\text{ (1 d.p.)}"]),
+    "a coefficient with an exponent": ("n2^{n-1}", [r"2^{n-1}\cdot n"], ["n^{n-1}", "2^{n-1}"]),
     "a Chinese lead": (r"\frac{1}{3}", [r"答案：\frac{1}{3}"], [r"答案：\frac{2}{3}"]),
 }  # fmt: skip
 
