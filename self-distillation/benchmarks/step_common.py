@@ -37,7 +37,7 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Options(RunOptions):
-    arms: str = "matmul;offline;nemo-rl;stock;nemo-rl packing=1;local;local packing=1;local over_issue=0.25;trl"
+    arms: str = "matmul;offline;nemo-rl;stock;nemo-rl packing=1;local;local packing=0;local over_issue=0.25;trl"
     gpus: int = 0  # of the machine; 0: all visible ones
     arm_gpus: int = 0  # of an arm with several, such as nemo-rl; 0: all
     at_once: int = 1  # 1: arms run side by side where there are GPUs for them

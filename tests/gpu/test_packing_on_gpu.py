@@ -115,6 +115,16 @@ def test_a_packed_update_in_bf16_is_the_padded_one(models, pairs, monkeypatch, r
         assert float((gradients[name] - expected).norm() / expected.norm()) < 0.05, name
 
 
+def test_a_model_with_heads_that_the_kernel_does_not_take_is_padded_with_a_line(layout, tmp_path, capsys):
+    for width in (256, 512):
+        tiny("qwen3", vocab_size=len(layout.tokenizer), head_dim=width)[1].save_pretrained(tmp_path / "model")
+        assert choose_packing([str(tmp_path / "model")], "auto", 1000) == (width == 256)
+    assert (
+        "because torch's variable-length kernel refuses the attention of Qwen3ForCausalLM"
+        in capsys.readouterr().out
+    )
+
+
 def test_equal_weights_have_no_kl_where_both_read_the_same(models, pairs):
     same = [SequencePair(pair.rollout, pair.student, pair.student) for pair in pairs]
     scored = open_step(models[0], models[0], True).score(same)

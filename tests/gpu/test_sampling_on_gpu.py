@@ -1,6 +1,10 @@
 """vLLM's engines on a GPU sample from the model's distribution, and a seed determines a sample."""
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +20,7 @@ pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
 ]
+SCRIPT = Path(__file__).parents[1] / "srt" / "helpers" / "engines_and_groups.py"
 SAMPLES = 16_384
 TOP_P = 0.9
 
@@ -83,3 +88,12 @@ def test_a_seed_determines_a_sample_regardless_of_the_batch(sampler, chat, sampl
     few = sample_all(sampler, [SampleRequest(chat, seed, max_tokens=2) for seed in range(5, 500, 7)])
     same = [sample.token_ids == samples[seed].tolist() for sample, seed in zip(few, range(5, 500, 7), strict=True)]
     assert sum(same) / len(same) > 0.9  # bf16 products differ a little between batch sizes
+
+
+def test_an_engine_that_is_closed_leaves_no_process_group_of_which_nccl_would_warn(tiny_checkpoint):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, SCRIPT, tiny_checkpoint, "alone"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert [line for line in done.stdout.splitlines() if "group" in line] == ["open: group", "closed: no group"]
+    assert "destroy_process_group" not in done.stderr

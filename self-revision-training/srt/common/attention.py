@@ -8,7 +8,7 @@ do not use it.
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from transformers import AttentionInterface
@@ -19,22 +19,31 @@ SCORE_CHANGES = ("softcap", "s_aux", "position_bias")
 RECORDING = "recording"  # name under which transformers knows _Recorder
 
 
+class AttentionCall(NamedTuple):
+    """`arguments`: by keyword; the shapes of query (1, heads, L, D), key and value (1, key heads, L, D)."""
+
+    arguments: dict[str, Any]
+    query: tuple[int, ...]
+    key: tuple[int, ...]
+    value: tuple[int, ...]
+
+
 class _Recorder:
     """SDPA that notes its arguments; its results are only good enough to get to the next layer."""
 
     def __init__(self) -> None:
-        self.calls: list[dict[str, Any]] = []
+        self.calls: list[AttentionCall] = []
 
     def __call__(
         self, module: Any, query: Any, key: Any, value: Any, attention_mask: Any = None, **kwargs: Any
     ) -> Any:
-        self.calls.append(kwargs)
+        self.calls.append(AttentionCall(kwargs, tuple(query.shape), tuple(key.shape), tuple(value.shape)))
         return sdpa_attention_forward(module, query, key, value, None, scaling=kwargs.get("scaling"))
 
 
 @torch.no_grad()
-def attention_arguments(model: Any) -> list[dict[str, Any]]:
-    """The keyword arguments of each attention call of a forward pass.
+def attention_calls(model: Any) -> list[AttentionCall]:
+    """The attention calls of a forward pass.
 
     Empty for models without attention, and for those whose modules compute it themselves instead of calling the
     function that is set.
@@ -48,6 +57,11 @@ def attention_arguments(model: Any) -> list[dict[str, Any]]:
     finally:
         model.set_attn_implementation(own)
     return recorder.calls
+
+
+def attention_arguments(model: Any) -> list[dict[str, Any]]:
+    """The keyword arguments of each of `attention_calls`."""
+    return [call.arguments for call in attention_calls(model)]
 
 
 def score_changes(model: Any) -> set[str]:

@@ -13,6 +13,7 @@ from transformers.utils import GENERATION_CONFIG_NAME, logging
 
 from srt.common.attention import use_exact_attention
 from srt.common.errors import UserError, disk_full_reason, reason_of, typed_reason_of
+from srt.common.mistral_warning import hide_false_alarm
 from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
@@ -61,6 +62,7 @@ def check_folder(model_path: str) -> None:
 
 
 def load_tokenizer(model_path: str) -> Any:
+    hide_false_alarm(model_path)
     return _load("tokenizer", model_path, AutoTokenizer.from_pretrained)
 
 

@@ -53,6 +53,24 @@ def choose_attention(packing: str, flash_attention: bool = True) -> AttentionCho
     return AttentionChoice(PACKED, True, "SDPA, one sequence at a time")
 
 
+def try_kernel(
+    heads: int, key_heads: int, widths: tuple[int, int, int], device: torch.device, **options: Any
+) -> None:
+    """A forward and a backward pass of torch's variable-length kernel over a few tokens, in bf16.
+
+    `widths`: of a head's query, key and value. `options`: scaling and sliding_window of `packed_attention`.
+    Raises what the kernel raises where it does not compute such heads, or has none for such a GPU.
+    """
+    assert varlen_attn is not None
+    query, key, value = (
+        torch.ones(1, count, 8, width, dtype=torch.bfloat16, device=device, requires_grad=True)
+        for count, width in zip((heads, key_heads, key_heads), widths, strict=True)
+    )
+    boundaries = torch.tensor([0, 3, 8], dtype=torch.int32, device=device)
+    output = _varlen(varlen_attn, query, key, value, boundaries, 5, **options)
+    output.square().sum().backward()  # the sum's own gradient would be one number, expanded, which kernels refuse
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from srt.common.attention import attention_arguments
+from srt.common.attention import attention_arguments, attention_calls
 from srt.common.errors import UserError, reason_of
-from srt.common.packed_attention import PACKED
+from srt.common.packed_attention import PACKED, try_kernel
 
 PROBE_LENGTHS = (12, 20)  # tokens of the two sequences
 TOLERANCE = 1e-3  # of the standard deviation of the logits, in fp32; rounding is below 1e-4
@@ -83,6 +83,27 @@ def why_not_packed(model: Any, longest: int) -> str | None:
         return (
             f"layers of {name} mix packed sequences: logits change by {difference:.2g} of their standard deviation"
         )
+    return None
+
+
+def why_not_in_kernel(model: Any, device: torch.device) -> str | None:
+    """None if torch's variable-length kernel computes the model's attention on `device`, else why not.
+
+    Kernels differ in the widths of heads, in windows, and in the GPUs that they were compiled for: each kind of a
+    model's calls is tried, except those that the kernel is never asked for (capped scores, sinks).
+    """
+    kinds = {
+        (call.query[1], call.key[1], (call.query[-1], call.key[-1], call.value[-1]))
+        + (call.arguments.get("scaling"), call.arguments.get("sliding_window"))
+        for call in attention_calls(model)
+        if not call.arguments.get("softcap") and call.arguments.get("s_aux") is None
+    }
+    for heads, key_heads, widths, scaling, window in kinds:
+        try:
+            try_kernel(heads, key_heads, widths, device, scaling=scaling, sliding_window=window)
+        except Exception as error:  # whatever it is, the first update would end with it
+            name = type(model).__name__
+            return f"torch's variable-length kernel refuses the attention of {name} ({reason_of(error)})"
     return None
 
 

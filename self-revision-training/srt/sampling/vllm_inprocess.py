@@ -18,6 +18,7 @@ from srt.sampling.vllm_common import (
     prepare_vllm,
     sleep_level,
 )
+from srt.sampling.vllm_group import GROUP
 from srt.sampling.vllm_requests import VllmRequests
 from srt.sampling.vllm_start import StartMessages
 
@@ -69,7 +70,8 @@ class VllmSampler(VllmRequests):
         classes = model_classes(model_config)
         messages = StartMessages()
         try:
-            with messages.listening(), heartbeat("vLLM is starting", lambda: messages.text):
+            progress = heartbeat("vLLM is starting", lambda: messages.text)
+            with GROUP.starting(self), messages.listening(), progress:
                 engine = LLM(**arguments, enable_sleep_mode=can_sleep and on_gpu).llm_engine
         except Exception as error:  # whatever the code of a model raises
             raise did_not_start(model_path, error) from error
@@ -135,11 +137,12 @@ class VllmSampler(VllmRequests):
             self._asleep = True
 
     def close(self) -> None:
-        """Free the engine's memory."""
+        """Free the engine's memory, and with the last engine of this process leave torch's process group."""
         self._keys.clear()
         shutdown = getattr(getattr(self.engine, "engine_core", None), "shutdown", None)
         if shutdown is not None:
             shutdown()
+        GROUP.leave(self)
 
 
 def _reload_weights(worker: Any, weights: "Iterable[tuple[str, Tensor]]") -> None:

@@ -3,16 +3,21 @@
 import pytest
 import torch
 
+from opsd.config import DistillConfig
 from opsd.local.engine import LocalEngine
+from opsd.localize.config import LocalizeConfig
 from opsd.packing import choose_packing
 from opsd.pairs import build_pair
 from opsd.replay import Replay
+from srt.common import packed_attention
 from srt.common.models import load_model_config
 from srt.common.packed_attention import PACKED
+from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from tests.families.models import tiny
 from tests.opsd.helpers.problems import PROBLEMS
 from tests.opsd.helpers.states import equal
+from tests.srt.helpers.varlen_on_cpu import VarlenOnCpu
 
 SETTINGS = {"lr": 1e-3, "max_grad_norm": 1, "tokens_per_micro_batch": 150}
 OTHER_TEACHER = {
@@ -127,9 +132,40 @@ def test_a_model_that_mixes_packed_sequences_is_padded_with_a_line(layout, tmp_p
 
 
 def test_without_a_gpu_packing_is_not_chosen_and_no_model_is_loaded_for_it(capsys):
-    for packing in ("0", "auto"):
-        assert not choose_packing(["no/model"], packing, 100)
+    assert not choose_packing(["no/model"], "0", 100)
     assert capsys.readouterr().out == ""
+    assert not choose_packing(["no/model"], "auto", 100)
+    assert capsys.readouterr().out == "padding instead of packing, because there is no GPU (PACKING=auto)\n"
+
+
+def test_on_a_gpu_packing_is_the_default_of_both_scripts_where_the_kernel_can(
+    tiny_checkpoint, other_checkpoint, monkeypatch, capsys
+):
+    """Only what is asked whether there is a GPU says so: the kernel is tried on the CPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr("opsd.packing.default_device", lambda: torch.device("cpu"))
+    models = [str(tiny_checkpoint), str(other_checkpoint)]
+    model = f"student_model={models[0]}"
+    for script, config in (("distill", DistillConfig), ("localize", LocalizeConfig)):
+        default = load_config(config, script, [model]).packing
+        for widest, packed in ((256, True), (8, False)):
+            monkeypatch.setattr(packed_attention, "varlen_attn", VarlenOnCpu(widest))
+            capsys.readouterr()
+            assert choose_packing(models, default, 100) == packed
+            said = capsys.readouterr().out
+            assert said.endswith(
+                "attention: torch's variable-length flash kernel (PACKING=auto)\n"
+                if packed
+                else "(PACKING=auto)\n"
+            )
+            assert said.startswith(
+                "packing: the sequences"
+                if packed
+                else "padding instead of packing, because torch's variable-length"
+            )
+    monkeypatch.setattr(packed_attention, "varlen_attn", None)
+    assert not choose_packing(["no/model"], default, 100)
+    assert "because this torch has no variable-length attention (PACKING=auto)" in capsys.readouterr().out
 
 
 def test_a_shortened_y_is_packed_too(open_run, tiny_checkpoint, make_rollout, layout):

@@ -98,7 +98,7 @@ def kill_and_continue(settings, output, after):
     assert start(RUN, settings, output).wait(GENEROUS) == 0
 
 
-@pytest.mark.parametrize("tensor_parallel, packing, rollout_gpus", [(1, "1", 0), (2, "0", 0), (1, "0", 1)])
+@pytest.mark.parametrize("tensor_parallel, packing, rollout_gpus", [(1, "1", 0), (2, "auto", 0), (1, "0", 1)])
 @waits_for_ranks
 def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
     environment, tensor_parallel, packing, rollout_gpus
@@ -115,7 +115,9 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
     settings["PACKING"] = packing
     kill_and_continue(settings, nemo, after=nemo / "checkpoints" / "step_3")
 
-    assert ("packing: the sequences" in nemo.with_suffix(".out").read_text()) == (packing == "1")
+    said = nemo.with_suffix(".out").read_text()
+    assert ("packing: the sequences" in said) == (packing == "1")
+    assert ("padding instead of packing, because ENGINE=nemo-rl was not measured" in said) == (packing == "auto")
     lines, found = (read_jsonl(run / "metrics.jsonl") for run in (local, nemo))
     assert [line["step"] for line in found] == [0, 1, 2, 3]
     assert any(0 < line["reward"] < 1 for line in found)

@@ -3,13 +3,17 @@
 import pytest
 import torch
 
+from srt.common import packed_attention as attention
 from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError
 from srt.common.packed_attention import PACKED, packed_attention
-from srt.common.packing import attention_for_packing, packed_inputs
+from srt.common.packing import attention_for_packing, packed_inputs, why_not_in_kernel
 from srt.contract.layout import TokenSequence
 from srt.sft.trainer import PassCollator
 from tests.families.models import tiny
+from tests.srt.helpers.varlen_on_cpu import VarlenOnCpu
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize("softcap, with_sinks", [(None, False), (0.5, False), (None, True), (0.5, True)])
@@ -103,3 +107,39 @@ def test_in_the_block_every_layer_has_the_attention_for_packing_and_its_own_agai
 def implementations(model) -> set[str]:
     configs = [module.config for module in model.modules() if hasattr(module, "config")]
     return {config._attn_implementation for config in configs if hasattr(config, "_attn_implementation")}
+
+
+def test_a_kernel_that_is_not_made_for_the_device_refuses_the_model():
+    assert attention.varlen_attn is not None
+    reason = why_not_in_kernel(tiny("qwen3")[1], CPU)  # torch's kernel is one for GPUs
+    assert reason and reason.startswith(
+        "torch's variable-length kernel refuses the attention of Qwen3ForCausalLM ("
+    )
+
+
+def test_each_kind_of_a_models_attention_is_tried_as_the_model_asks_for_it(monkeypatch):
+    kernel = VarlenOnCpu()
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    model = tiny("gemma3_text", head_dim=24, query_pre_attn_scalar=9, sliding_window=7)[1]
+    assert why_not_in_kernel(model, CPU) is None
+    config = model.config
+    assert set(config.layer_types) == {"sliding_attention", "full_attention"}
+    assert config.num_attention_heads > config.num_key_value_heads  # are repeated for this kernel
+    shape = (8, config.num_attention_heads, 24)
+    assert kernel.forward_calls() == {(shape, shape, 1 / 3, (-1, 0)), (shape, shape, 1 / 3, (6, 0))}
+    assert kernel.backward_passes == 2
+
+
+def test_a_kernel_that_cannot_compute_such_heads_or_their_gradient_refuses_the_model(monkeypatch):
+    for kernel in (VarlenOnCpu(widest=8), VarlenOnCpu(widest_gradient=8)):
+        monkeypatch.setattr(attention, "varlen_attn", kernel)
+        reason = why_not_in_kernel(tiny("qwen3", head_dim=16)[1], CPU)
+        assert reason and "heads of at most 8" in reason
+        assert why_not_in_kernel(tiny("qwen3", head_dim=8)[1], CPU) is None
+
+
+def test_a_kernel_is_not_tried_where_it_is_never_asked(monkeypatch):
+    kernel = VarlenOnCpu(widest=0)
+    monkeypatch.setattr(attention, "varlen_attn", kernel)
+    for family in ("gemma2", "gpt_oss"):  # capped scores, attention sinks
+        assert why_not_in_kernel(tiny(family)[1], CPU) is None

@@ -100,10 +100,17 @@ class NemoEngine:
 
 
 def _choose_packing(run: Run) -> bool:
-    """Megatron packs with Transformer Engine's attention alone, which has never run here."""
+    """By PACKING, where auto pads: what packing gains on GPUs was measured with ENGINE=local alone. Megatron packs
+    with Transformer Engine's attention alone, which has never run here."""
     config = run.config
     if config.trainer_backend == "megatron":
         if config.packing != "0":
             print("padding instead of packing, because TRAINER_BACKEND=megatron does not pack")
+        return False
+    if config.packing == "auto":
+        print(
+            "padding instead of packing, because ENGINE=nemo-rl was not measured with packing on GPUs "
+            "(PACKING=auto; PACKING=1 packs)"
+        )
         return False
     return choose_packing((config.student_model, config.teacher_model), config.packing, run.longest_sequence)
