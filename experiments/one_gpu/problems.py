@@ -103,6 +103,9 @@ def _gsm8k() -> Iterator[dict[str, str]]:
 
 
 def main(arguments: list[str]) -> None:
+    if arguments in (["-h"], ["--help"]):
+        print(__doc__)
+        return
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
         sys.exit(__doc__)
     name = arguments[1] if len(arguments) == 2 else "word_problems"

@@ -132,6 +132,8 @@ def table(evaluation: Json) -> str:
 
 def main(arguments: list[str]) -> None:
     match arguments:
+        case ["-h" | "--help"]:
+            print(__doc__)
         case ["--write", path]:
             refused = write_candidates(Path(path))
             for label, reason in refused.items():
