@@ -100,12 +100,8 @@ def _from_relation(relation: Relation) -> Region | None:
         if operator == r"\neq":
             pieces = (Piece(MINUS_INFINITY, right, True, True), Piece(right, INFINITY, True, True))
             return Region(left, pieces)
-        if operator not in _FLIPPED:
-            return None
-        is_open = operator in "<>"
-        if operator in (">", r"\geq"):
-            return Region(left, (_piece(right, INFINITY, is_open, True),))
-        return Region(left, (_piece(MINUS_INFINITY, right, True, is_open),))
+        half_line = ray(operator, right, bound_first=False)
+        return None if half_line is None else as_region(Assignment(left, half_line))
     if len(sides) == 3 and _ABSOLUTE.fullmatch(sides[1]):
         below = _of_absolute(sides[1], sides[0], _FLIPPED.get(operators[0], operators[0]))
         above = _of_absolute(sides[1], sides[2], operators[1])
