@@ -10,7 +10,6 @@ import copy
 from collections.abc import Callable
 from typing import Any
 
-MODEL_FIELDS = ("model", "model_weights")
 CONFIG_FIELDS = ("_name_or_path", "transformers_version")  # where it was loaded from, and by what it was written
 
 
@@ -21,9 +20,7 @@ class SharedCompiledCode:
 def without_paths(model_config: Any) -> Any:
     """A copy of vLLM's ModelConfig that is the same for all checkpoints with the same config."""
     shared = copy.copy(model_config)
-    for name in MODEL_FIELDS:
-        if hasattr(shared, name):
-            setattr(shared, name, "")
+    shared.model = shared.model_weights = ""
     for name, value in vars(model_config).items():
         if hasattr(value, "get_text_config"):  # a config of transformers
             setattr(shared, name, _without_origin(value))
@@ -43,12 +40,11 @@ def _share_key() -> None:
     from vllm.config import ModelConfig
 
     original: Callable[[Any], str] = ModelConfig.compute_hash
-    if original.__module__ != __name__:
 
-        def compute_hash(self: Any) -> str:
-            return original(without_paths(self))
+    def compute_hash(self: Any) -> str:
+        return original(without_paths(self))
 
-        ModelConfig.compute_hash = compute_hash
+    ModelConfig.compute_hash = compute_hash
 
 
 _share_key()
