@@ -59,15 +59,10 @@ def attention_calls(model: Any) -> list[AttentionCall]:
     return recorder.calls
 
 
-def attention_arguments(model: Any) -> list[dict[str, Any]]:
-    """The keyword arguments of each of `attention_calls`."""
-    return [call.arguments for call in attention_calls(model)]
-
-
 def score_changes(model: Any) -> set[str]:
     """Those of SCORE_CHANGES that the model asks its attention for."""
-    calls = attention_arguments(model)
-    return {name for name in SCORE_CHANGES for call in calls if call.get(name) is not None}
+    calls = attention_calls(model)
+    return {name for name in SCORE_CHANGES for call in calls if call.arguments.get(name) is not None}
 
 
 def use_exact_attention(model: Any) -> None:

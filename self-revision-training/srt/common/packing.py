@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig
 
-from srt.common.attention import attention_arguments, attention_calls
+from srt.common.attention import attention_calls
 from srt.common.errors import UserError, reason_of
 from srt.common.packed_attention import PACKED, try_kernel
 
@@ -113,12 +113,12 @@ def _masked_windows(model: Any) -> dict[str, int]:
     Packed attention has no masks. It heeds a sliding window that it is told, as it is by most families. The
     sequences of the probe are shorter than the windows of real models.
     """
-    config, calls = model.config.get_text_config(), attention_arguments(model)
+    config, calls = model.config.get_text_config(), attention_calls(model)
     layers = set(getattr(config, "layer_types", None) or ("sliding_attention", "chunked_attention"))
     windows = {}
     for entry, layer in (("sliding_window", "sliding_attention"), ("attention_chunk_size", "chunked_attention")):
         tokens = getattr(config, entry, None)
-        if calls and tokens and layer in layers and not any(call.get(entry) for call in calls):
+        if calls and tokens and layer in layers and not any(call.arguments.get(entry) for call in calls):
             windows[entry] = tokens
     return windows
 
