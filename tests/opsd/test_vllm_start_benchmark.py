@@ -1,26 +1,17 @@
 """The benchmark of vLLM's start runs, and chooses the sizes of its CUDA graphs."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 
-from tests.opsd.test_whole_step import BENCHMARKS
+from tests.opsd.helpers.benchmarks import BENCHMARKS, run_benchmark
 
 
 @pytest.mark.vllm
 def test_each_variant_starts_an_engine_that_samples(tiny_checkpoint, tmp_path):
     sizes = ["prompts=4", "lengths=20,0.8", "max_tokens=40", "prompt_tokens=300", "sampler_batch=4"]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "vllm_start.py"), f"model={tiny_checkpoint}", *sizes]
-        + ["variants=cold,elsewhere", f"json={tmp_path / 'out.json'}"],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+    files = [f"model={tiny_checkpoint}", f"json={tmp_path / 'out.json'}"]
+    run_benchmark("vllm_start", *files, *sizes, "variants=cold,elsewhere")
     variants = json.loads((tmp_path / "out.json").read_text())["variants"]
     assert list(variants) == ["cold", "elsewhere"]
     for made in variants.values():

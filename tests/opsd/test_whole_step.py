@@ -13,13 +13,12 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-import opsd
 from srt.common.files import write_jsonl
 from srt.common.models import load_model
+from tests.opsd.helpers.benchmarks import BENCHMARKS, benchmark_process, run_benchmark
 from tests.opsd.helpers.needs_nemo_rl import needs_nemo_rl
 from tests.opsd.helpers.on_ranks import GENEROUS, waits_for_ranks
 
-BENCHMARKS = Path(opsd.__file__).parents[1] / "benchmarks"
 without_source, without_packages = needs_nemo_rl("the benchmark's arms of NeMo-RL were NOT run")
 ON_CPU = Path(__file__).parent / "helpers" / "run_whole_step_on_cpu.py"
 SIZES = {
@@ -45,14 +44,8 @@ def run(options, arms, folder):
     """The benchmark's report, its table and what it printed."""
     files = [f"json={folder / 'out.json'}", f"table={folder / 'out.md'}", f"arms={';'.join(arms)}"]
     given = [f"{name}={value}" for name, value in options.items()]
-    done = subprocess.run(
-        [sys.executable, str(BENCHMARKS / "whole_step.py"), *given, *files],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads((folder / "out.json").read_text()), (folder / "out.md").read_text(), done.stdout
+    printed = run_benchmark("whole_step", *given, *files)
+    return json.loads((folder / "out.json").read_text()), (folder / "out.md").read_text(), printed
 
 
 def expected_lengths(options):
@@ -145,11 +138,8 @@ def test_counted_operations_are_those_of_a_forward_pass(tiny_checkpoint):
 def test_arms_end_with_a_benchmark_that_is_stopped(options, tmp_path):
     given = [f"{name}={value}" for name, value in (options | {"steps": 10_000, "sampler": "transformers"}).items()]
     files = ["arms=local", f"json={tmp_path / 'out.json'}"]
-    benchmark = subprocess.Popen(
-        [sys.executable, str(BENCHMARKS / "whole_step.py"), *given, *files],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-        stdout=subprocess.DEVNULL,
-    )
+    command, environment = benchmark_process("whole_step", *given, *files)
+    benchmark = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + GENEROUS
     while not (log := tmp_path / "arms" / "local.log").is_file() or not log.stat().st_size:
         assert benchmark.poll() is None and time.monotonic() < deadline
