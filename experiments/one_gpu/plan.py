@@ -5,8 +5,7 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
-import yaml
-
+from experiments.one_gpu.plan_file import read_plan
 from experiments.one_gpu.problems import SETS
 from experiments.one_gpu.trl_settings import TrlSettings
 from srt.common.errors import UserError
@@ -25,6 +24,7 @@ SCRIPTS = {
 }
 SCRIPT_KNOBS = {"select": "collect"}  # whose knobs a job shares
 RUNS = (*SCRIPTS, "baseline", "trl")
+KNOBS = {"all", *(SCRIPT_KNOBS.get(run, run) for run in RUNS)}
 PROBLEMS = (*SETS, "quickstart")  # which a plan can be about (problems.py, quickstart_world.py)
 WORLD = "world"  # the folder of the quickstart's world
 KEYS = {"run", "kind", "data", "from", "env", "gpus"}
@@ -94,7 +94,7 @@ class Layout:
 
 def problems_of(path: Path = PLAN) -> str:
     """Which problems a plan is about, one of PROBLEMS."""
-    problems = yaml.safe_load(path.read_text(encoding="utf-8")).get("problems", PROBLEMS[0])
+    problems = read_plan(path).get("problems", PROBLEMS[0])
     if problems not in PROBLEMS:
         raise UserError(f"{path}: problems is {problems}, expected one of {', '.join(PROBLEMS)}")
     return problems
@@ -105,8 +105,11 @@ def load_jobs(path: Path = PLAN, seed: str | None = None) -> dict[str, Job]:
 
     `seed`: SEED of the jobs that have none of their own.
     """
-    plan = yaml.safe_load(path.read_text(encoding="utf-8"))
+    plan = read_plan(path)
     knobs = plan["knobs"]
+    if unknown := set(knobs) - KNOBS:
+        known = ", ".join(sorted(KNOBS))
+        raise UserError(f"{path}: knobs of {', '.join(sorted(unknown))}, expected those of {known}")
     if seed is not None:
         knobs["all"]["SEED"] = seed
     jobs: dict[str, Job] = {}

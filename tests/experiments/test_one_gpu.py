@@ -13,6 +13,7 @@ import yaml
 from experiments.one_gpu import baseline_data, trl_baselines
 from experiments.one_gpu.baseline_data import of_majority, right
 from experiments.one_gpu.plan import BASELINE_FILE, PLAN, Job, Layout, load_jobs, with_ancestors
+from experiments.one_gpu.plan_file import read_plan
 from experiments.one_gpu.run import Scheduler
 from experiments.one_gpu.steps import write_steps
 from srt.common.errors import UserError
@@ -58,7 +59,7 @@ def test_every_knob_of_the_plan_exists_in_its_script(name):
         if job.run in CONFIG_OF:
             lines = read_knob_table(CONFIGS / f"{CONFIG_OF[job.run]}.yaml")
             known = {line.env for line in lines if isinstance(line, KnobLine)}
-            own = yaml.safe_load(plan.read_text())["knobs"]["all"]  # may concern only some of the scripts
+            own = read_plan(plan)["knobs"]["all"]  # may concern only some of the scripts
             assert set(job.env) - set(own) <= known, job.name
 
 
