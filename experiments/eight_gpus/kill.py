@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from experiments.arguments import show_help
 from experiments.eight_gpus.processes import finished_steps, kill, last_line, require, start, wait_for_step
 from experiments.one_gpu.plan import REPOSITORY
 from srt.common.entry_point import run_entry_point
@@ -51,6 +52,7 @@ def continued_after(log: Path) -> int:
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments, __doc__)
     output = Path(os.environ["OUTPUT_DIR"])
     output.parent.mkdir(parents=True, exist_ok=True)
     figures = kill_and_continue(DISTILL, dict(os.environ), output, float(os.environ.get("KILL_DELAY", "20")))

@@ -6,6 +6,7 @@ MODEL=run/student SAMPLER=auto python -m experiments.eight_gpus.load_export
 import os
 from contextlib import closing
 
+from experiments.arguments import show_help
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.models import context_limit, eot_ids, load_tokenizer
@@ -16,6 +17,7 @@ RESPONSES, TOKENS = 8, 32
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments, __doc__)
     model = os.environ["MODEL"]
     tokenizer = load_tokenizer(model)
     message = [{"role": "user", "content": "x = 1 [A] + 2"}]

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from experiments.arguments import show_help
 from experiments.eight_gpus.kill import DISTILL, FIGURES, continued_after
 from experiments.eight_gpus.processes import finished_steps, kill, last_line, require, start, wait_for_step
 from srt.common.entry_point import run_entry_point
@@ -125,6 +126,7 @@ def _free_port() -> int:
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments, __doc__)
     output = Path(os.environ["OUTPUT_DIR"])
     output.parent.mkdir(parents=True, exist_ok=True)
     gpus = os.environ["CUDA_VISIBLE_DEVICES"].split(",")

@@ -20,6 +20,7 @@ import sys
 import time
 from pathlib import Path
 
+from experiments.arguments import refuse_options, show_help
 from experiments.eight_gpus.data import write_problems, write_tuples
 from experiments.eight_gpus.figures import WATCHED
 from experiments.eight_gpus.models import SHAPES, save_model
@@ -116,9 +117,7 @@ def chosen_sizes(gpus: list[str]) -> list[int]:
 
 
 def main(arguments: list[str]) -> None:
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(__doc__)
-        return
+    show_help(arguments, __doc__)
     dry_run = "--dry-run" in arguments
     names = [argument for argument in arguments if argument != "--dry-run"]
     gpus = [str(index) for index in range(64)] if dry_run else visible_gpus()
@@ -139,6 +138,7 @@ def main(arguments: list[str]) -> None:
         case ["--results", folder]:
             write_results(plan.jobs, layout, Path(folder))
             return
+    refuse_options(names, __doc__)
     wanted = choose(names, plan.jobs)
     if dry_run:
         from experiments.eight_gpus.dry_run import show

@@ -9,11 +9,11 @@ which nothing trains. `source` is the task.
 
 import json
 import random
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.arguments import show_help
 from experiments.one_gpu.tasks import CANDIDATES, NUMBER_PUZZLES, WORD_PROBLEMS, Task, generated, normalized
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
@@ -103,11 +103,9 @@ def _gsm8k() -> Iterator[dict[str, str]]:
 
 
 def main(arguments: list[str]) -> None:
-    if arguments in (["-h"], ["--help"]):
-        print(__doc__)
-        return
+    show_help(arguments, __doc__)
     if not 1 <= len(arguments) <= 2 or arguments[0].startswith("-"):
-        sys.exit(__doc__)
+        raise UserError(f"expected OUTPUT_DIR [{'|'.join(SETS)}]; --help shows how to run it")
     name = arguments[1] if len(arguments) == 2 else "word_problems"
     if name not in SETS:
         raise UserError(f"{name}: no such set of problems, expected one of {', '.join(SETS)}")

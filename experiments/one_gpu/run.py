@@ -26,6 +26,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.arguments import refuse_options, show_help
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
@@ -163,9 +164,7 @@ def stop_on_sigterm() -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(__doc__)
-        return
+    show_help(arguments, __doc__)
     output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
     plan = Path(os.environ.get("PLAN", PLAN))
     problems = problems_of(plan)
@@ -188,6 +187,7 @@ def main(arguments: list[str]) -> None:
         case ["--import", file]:
             import_results(Path(file), layout.output)
             return
+    refuse_options(arguments, __doc__)
     wanted = with_ancestors(arguments or list(jobs), jobs)
     prepare_problems(layout, problems)
     minutes = float(os.environ.get("MINUTES", "inf"))

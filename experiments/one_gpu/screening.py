@@ -9,10 +9,10 @@ them. Chosen are the tasks on which the model is right in 20 to 60% of its respo
 """
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.arguments import show_help
 from experiments.one_gpu.problems import SCREENING
 from experiments.one_gpu.tasks import CANDIDATES, LEFT_OUT, generated
 from srt.common.entry_point import run_entry_point
@@ -131,9 +131,8 @@ def table(evaluation: Json) -> str:
 
 
 def main(arguments: list[str]) -> None:
+    show_help(arguments, __doc__)
     match arguments:
-        case ["-h" | "--help"]:
-            print(__doc__)
         case ["--write", path]:
             refused = write_candidates(Path(path))
             for label, reason in refused.items():
@@ -144,7 +143,7 @@ def main(arguments: list[str]) -> None:
             print(table(evaluation))
             print(f"chosen, for NUMBER_PUZZLES in tasks.py: {', '.join(chosen_tasks(evaluation)) or 'none'}")
         case _:
-            sys.exit(__doc__)
+            raise UserError("expected --write CANDIDATES.jsonl or --choose DIR; --help shows how to run it")
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from experiments.arguments import show_help
 from experiments.one_gpu.tables import mean, percent, points
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
@@ -116,9 +117,7 @@ def plot(worlds: dict[float, list[Json]], path: Path) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(__doc__)
-        return
+    show_help(arguments, __doc__)
     if len(arguments) < 2:
         raise UserError("expected FOLDER results.json [results.json ...]; --help shows how to run it")
     folder = Path(arguments[0])

@@ -241,11 +241,3 @@ def test_a_broken_evaluation_is_refused(tmp_path, content, sentence):
         (tmp_path / "evaluation.json").write_text(content)
     with pytest.raises(UserError, match=f"evaluation.json: {sentence}"):
         screening.main(["--choose", str(tmp_path)])
-
-
-@pytest.mark.parametrize("module", [problems, screening])
-def test_the_modules_say_how_they_are_called(module, capsys):
-    module.main(["--help"])
-    assert f"python -m {module.__name__}" in capsys.readouterr().out
-    with pytest.raises(SystemExit, match=f"python -m {module.__name__}"):
-        module.main(["--nonsense"])

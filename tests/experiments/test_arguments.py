@@ -1,0 +1,54 @@
+"""What the commands of the experiments do with -h and with arguments that they do not expect."""
+
+import pytest
+
+from experiments.eight_gpus import kill, load_export, nodes
+from experiments.eight_gpus import run as eight_gpus
+from experiments.one_gpu import problems, screening, seeds
+from experiments.one_gpu import run as one_gpu
+from srt.common.errors import UserError
+
+MODULES = (one_gpu, problems, screening, seeds, eight_gpus, kill, nodes, load_export)
+
+
+@pytest.mark.parametrize("arguments", [["-h"], ["x", "--help"]])
+@pytest.mark.parametrize("module", MODULES)
+def test_help_is_the_modules_docstring_among_other_arguments_too(module, arguments, capsys):
+    with pytest.raises(SystemExit) as end:
+        module.main(arguments)
+    assert not end.value.code
+    assert capsys.readouterr().out == (module.__doc__ or "").strip() + "\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--nonsense"], "unknown argument '--nonsense'; --help shows how to run this script"),
+        (["sd_zero", "--nonsense"], "unknown argument '--nonsense'; --help"),
+        (["--results"], "unexpected argument '--results'; --help"),
+        (["--list", "sd_zero"], "unexpected argument '--list'; --help"),
+        (["nonsense"], "no job nonsense; there are "),
+    ],
+)
+@pytest.mark.parametrize("module", [one_gpu, eight_gpus])
+def test_options_that_are_not_expected_are_refused_as_given(module, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    with pytest.raises(UserError) as refusal:
+        module.main(arguments)
+    assert str(refusal.value).startswith(sentence)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("module", "expected"),
+    [
+        (problems, "OUTPUT_DIR [word_problems|number_puzzles]"),
+        (screening, "--write CANDIDATES.jsonl or --choose DIR"),
+        (seeds, "FOLDER results.json [results.json ...]"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [[], ["--nonsense"]])
+def test_the_modules_say_what_they_expect(module, expected, arguments):
+    with pytest.raises(UserError) as refusal:
+        module.main(arguments)
+    assert str(refusal.value) == f"expected {expected}; --help shows how to run it"
