@@ -59,7 +59,7 @@ class Options:
     tokens_per_micro_batch: int = 16384
     checkpointing: int = 1
     steps: int = 3  # that are timed
-    warmup: int = 1
+    warmup: int = 2  # the second is the first to move Adam's moments off the GPU, into memory pinned for them
     lr: float = 1e-6
     random: int = 0
     json: str = ""  # file to write the figures to
@@ -93,7 +93,9 @@ def random_weights(like: str, folder: Path) -> str:
 
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(like)
-    AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(folder)
+    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(like).save_pretrained(folder)
     return str(folder)
 
@@ -201,13 +203,15 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
         taken = time.monotonic() - started
         outputs = [output for result in results for output in result.updates[0].outputs if output]
         kl = sum(float(output.token_kl.sum()) for output in outputs) / tokens
-        first = first or {"kl": kl, "grad_norm": results[0].updates[0].grad_norm}
+        norm = results[0].updates[0].grad_norm
+        first = first or {"kl": kl, "grad_norm": norm}
         if step >= options.warmup:
             seconds.append(taken)
             for part in PARTS:
                 parts.setdefault(part, []).append(max(result.seconds.get(part, 0.0) for result in results))
             peak = max(peak, *(result.peak_memory for result in results))
-        print(f"  {variant} step {step}: {taken:.2f} s {results[0].seconds}", flush=True)
+        spent = ", ".join(f"{part} {seconds_of:.2f}" for part, seconds_of in results[0].seconds.items())
+        print(f"  {variant} step {step}: {taken:.2f} s ({spent}), KL {kl:.4f}, norm {norm:.4f}", flush=True)
     end_workers(policy)
     cluster.shutdown()
     median = statistics.median(seconds)

@@ -26,7 +26,7 @@ class RunOptions:
     data: str = ""  # problems; none: questions made up here
     prompts: int = 64  # responses of a step, all of them one update
     steps: int = 3  # that are timed
-    warmup: int = 1
+    warmup: int = 2  # the second is the first to move Adam's moments off the GPU, into memory pinned for them
     max_tokens: int = 4096  # the longest response
     prompt_tokens: int = 256  # the longest prompt
     tokens_per_micro_batch: int = 16384

@@ -59,8 +59,6 @@ class StepLog:
 
 
 def measure(options: Options, gpus: int, knobs: dict[str, str]) -> dict[str, Any]:
-    import ray
-
     from opsd.nemo_rl.driver import runtime
     from srt.common import ray_auth
 
@@ -68,10 +66,12 @@ def measure(options: Options, gpus: int, knobs: dict[str, str]) -> dict[str, Any
     here = str(Path(__file__).parent)
     os.environ["PYTHONPATH"] = os.pathsep.join([here, os.environ.get("PYTHONPATH", "")])
     os.environ["NRL_SKIP_DISTILLATION_TOKENIZER_CHECK"] = "true"  # one model is both
-    ray_auth.protect_own_cluster()
+    ray_auth.protect_own_cluster()  # before anything imports Ray
+    import ray
+
     runtime.prepare()
     ours = run_config(options, "nemo-rl", "unused", options.steps, {})
-    runtime.join_ray(ours, gpus)
+    runtime.join_ray(ours, gpus, workers_per_gpu=3)  # student, teacher and sampler
     from nemo_rl.algorithms import distillation
     from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY
     from nemo_rl.environments.utils import create_env

@@ -1,12 +1,14 @@
 """Token authentication for Ray, which by default runs whatever anyone who reaches its ports sends it.
 
-Ray reads these variables once, when it is imported: call these functions before anything imports it.
+Ray reads these variables once, when it is imported: call these functions before anything imports it. They raise
+RuntimeError where it is too late.
 """
 
 import atexit
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 from pathlib import Path
 
@@ -49,6 +51,8 @@ def require_token(knob: str) -> None:
 
 
 def _mode() -> str:
+    if MODE not in os.environ and "ray" in sys.modules:
+        raise RuntimeError(f"Ray was imported before {MODE} was set, which it reads when it is imported")
     mode = os.environ.setdefault(MODE, "token")
     if mode == "disabled":
         print(f"warning: {MODE}=disabled: whoever reaches Ray's ports can run programs as you")

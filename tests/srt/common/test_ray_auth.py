@@ -27,6 +27,7 @@ def no_settings_of_ray(monkeypatch, tmp_path):
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delitem(sys.modules, "ray", raising=False)  # of another test
     monkeypatch.setenv("RAY_AUTH_MODE", "token")  # so that what a test leaves behind is undone
     monkeypatch.delenv("RAY_AUTH_MODE")
 
@@ -129,3 +130,12 @@ def test_on_one_node_it_starts_no_cluster_on_the_network(tmp_path):
     (driver,) = submit(tmp_path, 1)
     assert "bash scripts/distill.sh LR=1" in driver and "RAY" not in driver.split("|")[0]
     assert not list(tmp_path.glob(".ray_token*"))
+
+
+def test_it_is_too_late_once_ray_is_imported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", object())
+    with pytest.raises(RuntimeError, match="Ray was imported before RAY_AUTH_MODE was set"):
+        require_token("NUM_NODES=2")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")  # Ray has read it
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "mine")
+    require_token("NUM_NODES=2")

@@ -90,7 +90,7 @@ def prepare_megatron(output_dir: Path) -> None:
     os.environ.setdefault("TORCH_CUDA_ARCH_LIST", ".".join(map(str, capability)))
 
 
-def join_ray(config: RunConfig, gpus: int) -> None:
+def join_ray(config: RunConfig, gpus: int, workers_per_gpu: int = 2) -> None:
     """Join the running cluster when there are several nodes or RAY_ADDRESS is set, else start one for this
     process.
 
@@ -116,9 +116,9 @@ def join_ray(config: RunConfig, gpus: int) -> None:
                 "nodes first, as examples/slurm_distill.sh does"
             ) from error
     else:
-        # A GPU's bundle requests one CPU for each of its two workers, and the verifier one. Ray only counts them,
-        # so a machine with fewer cores may claim to have that many.
-        cpus = max(os.cpu_count() or 1, 2 * gpus + 1)
+        # A GPU's bundle requests one CPU for each of its workers, and the verifier one. Ray only counts CPUs, but
+        # starts as many idle processes, by default one for each core, which delays those that are needed.
+        cpus = workers_per_gpu * gpus + 1
         ray.init(address="local", num_cpus=cpus, object_store_memory=OBJECT_STORE_BYTES, **common)
     deadline = time.monotonic() + NODES_JOIN_SECONDS
     while (available := int(ray.cluster_resources().get("GPU", 0))) < gpus and time.monotonic() < deadline:
