@@ -103,7 +103,7 @@ def test_a_packed_update_in_bf16_is_the_padded_one(models, pairs, monkeypatch, r
     counted.__signature__ = inspect.signature(kernel)  # pyright: ignore[reportFunctionMemberAccess]
     monkeypatch.setattr(packed_attention, "varlen_attn", counted)
     assert choose_packing(models, "auto", 1000)
-    calls.clear()  # of trying the kernel
+    calls.clear()  # of the kernel's trial
     found = {}
     for packed in (False, True):
         assert not calls or packed
