@@ -45,25 +45,23 @@ def measure(options: PackingOptions, samples: Path, packing: str) -> dict[str, A
     from opsd.local.student import Student
     from opsd.local.teacher import open_teacher
     from opsd.metrics import TokenMetrics
-    from opsd.packing import choose_packing
     from opsd.pairs import micro_batches
     from srt.common.models import padding_id
 
     pairs = read_pairs(options, samples)
     longest = max(len(pair.teacher.ids) for pair in pairs)
-    packed = choose_packing([options.model], packing, longest)
-    if packing == "1" and not packed:
+    config = run_config(options, "unused", packing=packing)
+    student = Student(config, None, longest)
+    if packing == "1" and not student.packed:
         sys.exit(f"{options.model} cannot be packed")
-    config = run_config(options, "unused")
-    student = Student(config, None, packed)
     layout = layout_of(options.model)
     pad_id = padding_id(options.model, layout.tokenizer, layout.eot_ids[0])
     step = OptimizerStep(config, student, open_teacher(config, student, None), pad_id, 1000, None)
-    batches = micro_batches(pairs, options.tokens_per_micro_batch, packed)
+    batches = micro_batches(pairs, options.tokens_per_micro_batch, student.packed)
     sequences = [[pair.student for pair in batch] for batch in batches]
     sequences += [[pair.teacher for pair in batch] for batch in batches]
     lengths = [[len(sequence.ids) for sequence in one_pass] for one_pass in sequences]
-    computed = sum(sum(each) if packed else len(each) * max(each) for each in lengths)
+    computed = sum(sum(each) if student.packed else len(each) * max(each) for each in lengths)
     scored: list[Any] = []
     return {
         "forward": timed(options, pairs, lambda: scored.append(step.score(pairs))),

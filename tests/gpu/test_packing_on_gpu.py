@@ -69,9 +69,11 @@ def open_step(student, teacher, packed, **settings) -> OptimizerStep:
         "tokens_per_micro_batch": 300,
         "warmup_steps": 0,
         "lr": 1e-60,
+        "packing": int(packed),
     } | settings
     config = load_config(RunConfig, "distill", [f"{name}={value}" for name, value in settings.items()])
-    opened = Student(config, None, packed)
+    opened = Student(config, None, 1000)
+    assert opened.packed == packed
     return OptimizerStep(config, opened, open_teacher(config, opened, None), 0, 10, None)
 
 

@@ -12,7 +12,6 @@ from opsd.local.student import Student
 from opsd.local.teacher import open_teacher
 from opsd.loss_terms import loss_metrics
 from opsd.memory import offloads, sampler_share
-from opsd.packing import choose_packing
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import report_start, span
@@ -41,10 +40,7 @@ class LocalEngine:
         with contextlib.ExitStack() as resources, report_start():
             self.grader = grader or resources.enter_context(open_grader(config))
             with span("student"):
-                packed = choose_packing(
-                    (config.student_model, config.teacher_model), config.packing, run.longest_sequence
-                )
-                self.student = Student(config, checkpoint and checkpoint / "student", packed)
+                self.student = Student(config, checkpoint and checkpoint / "student", run.longest_sequence)
             synced = checkpoint / "teacher" if checkpoint and state["teacher_was_synced"] else None
             offload = offloads(run, machine)
             with span("teacher"):

@@ -18,6 +18,7 @@ from opsd.config import RunConfig
 from opsd.determinism import check_deterministic
 from opsd.hidden_states import LMHead, check_supported, lm_head, predicting_hidden
 from opsd.logits import check_logits, find_logit_transform
+from opsd.packing import choose_packing, load_student
 from srt.common.adapters import lora_config
 from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError, reason_of
@@ -35,16 +36,19 @@ class Student:
     5e-6. The frozen weights beneath an adapter are bf16 on a GPU, as a frozen teacher's are.
     """
 
-    def __init__(self, config: RunConfig, checkpoint: Path | None, packed: bool = False):
-        """`checkpoint`: a folder that `save` wrote, or None at the start of a run. `packed`: `hidden` has all
-        sequences in one row, and needs `attention`."""
-        self.packed = packed
+    def __init__(self, config: RunConfig, checkpoint: Path | None, longest: int = 0):
+        """`checkpoint`: a folder that `save` wrote, or None at the start of a run. `longest`: the most tokens of a
+        sequence, for PACKING; 0 pads. With `packed`, `hidden` has all sequences in one row, and needs
+        `attention`."""
+        packing = config.packing if longest else "0"
         self.adapter: PeftModel | None = None
         if config.lora_rank:
+            self.packed = choose_packing([config.student_model], packing, longest)
             self.model = load_model(config.student_model, "auto")
             self.adapter = _open_adapter(self.model, config, checkpoint)
         else:
-            self.model = load_model(str(checkpoint or config.student_model), "float32")
+            path, others = str(checkpoint or config.student_model), {config.teacher_model} - {config.student_model}
+            self.model, self.packed = load_student(path, others, packing, longest)
         check_supported(self.model, config.student_model)
         turn_off_dropout(self.model)
         if config.gradient_checkpointing:

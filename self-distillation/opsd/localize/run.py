@@ -15,7 +15,6 @@ from opsd.localize.responses import GradedResponse, sample_responses
 from opsd.localize.scoring import PairScorer
 from opsd.localize.summary import headline, print_pairs, summarize
 from opsd.localize.variants import Variants
-from opsd.packing import choose_packing
 from opsd.run import within_context
 from srt.common.dry_run import DRY_RUN
 from srt.common.errors import UserError
@@ -173,8 +172,7 @@ def _open_scorer(localization: Localization, pair: ModelPair) -> PairScorer:
     config, layout = localization.config, localization.layouts[pair.name]
     print(f"{pair.name}: student {pair.student}, teacher {pair.teacher}")
     max_teacher_tokens = within_context("MAX_TEACHER_TOKENS", config.max_teacher_tokens, pair.teacher)
-    packed = choose_packing((pair.student, pair.teacher), config.packing, max_teacher_tokens)
-    student, teacher = open_models(pair.student, pair.teacher, packed)
+    student, teacher = open_models(pair.student, pair.teacher, config.packing, max_teacher_tokens)
     return PairScorer(
         student=student,
         teacher=teacher,

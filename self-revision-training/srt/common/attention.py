@@ -9,6 +9,7 @@ do not use it.
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import AttentionInterface
@@ -28,6 +29,9 @@ class AttentionCall(NamedTuple):
     value: tuple[int, ...]
 
 
+_CALLS: WeakKeyDictionary[Any, list[AttentionCall]] = WeakKeyDictionary()  # of the models that were asked
+
+
 class _Recorder:
     """SDPA that notes its arguments; its results are only good enough to get to the next layer."""
 
@@ -41,13 +45,19 @@ class _Recorder:
         return sdpa_attention_forward(module, query, key, value, None, scaling=kwargs.get("scaling"))
 
 
-@torch.no_grad()
 def attention_calls(model: Any) -> list[AttentionCall]:
-    """The attention calls of a forward pass.
+    """The attention calls of a forward pass, for which each model is run once.
 
     Empty for models without attention, and for those whose modules compute it themselves instead of calling the
     function that is set.
     """
+    if model not in _CALLS:
+        _CALLS[model] = _recorded_calls(model)
+    return _CALLS[model]
+
+
+@torch.no_grad()
+def _recorded_calls(model: Any) -> list[AttentionCall]:
     own, recorder = model.config._attn_implementation, _Recorder()
     AttentionInterface.register(RECORDING, recorder)
     try:

@@ -66,17 +66,18 @@ def attention_for_packing(model: Any) -> Iterator[None]:
         set_attention(model, own)
 
 
-def why_not_packed(model: Any, longest: int) -> str | None:
+def why_not_packed(model: Any, longest: int, training: bool = False) -> str | None:
     """None if packed sequences give the logits that they give apart, else why not.
 
-    `model`: as load_model returns it, in fp32, without dropout. `longest`: tokens of the longest sequence.
+    `model`: as load_model returns it, in fp32; it is left as it was. `longest`: tokens of the longest sequence.
+    `training`: in training mode, in which some families compute differently; dropout is then to be off.
     """
     name = type(model).__name__
     for entry, tokens in _masked_windows(model).items():
         if tokens < longest:
             return f"{name} keeps to {entry}={tokens} by a mask, and the longest sequence has {longest} tokens"
     try:
-        difference = _packed_difference(model)
+        difference = _packed_difference(model, training)
     except Exception as error:  # whatever it is, a training on packed sequences would end with it
         return f"{name} does not support packed sequences ({reason_of(error)})"
     if not difference < TOLERANCE:
@@ -124,14 +125,14 @@ def _masked_windows(model: Any) -> dict[str, int]:
 
 
 @torch.no_grad()
-def _packed_difference(model: Any) -> float:
+def _packed_difference(model: Any, training: bool) -> float:
     """The largest difference between the logits of two sequences packed and apart, relative to their spread."""
     generator = torch.Generator().manual_seed(0)
     vocab_size = model.config.get_text_config().vocab_size
     ids = [torch.randint(vocab_size, (1, length), generator=generator) for length in PROBE_LENGTHS]
     arguments = to_device(packed_inputs([i[0].tolist() for i in ids]), model.device)
     exact, was_training = model.config._attn_implementation, model.training
-    model.train()  # as in the training itself: some families compute differently; dropout is off
+    model.train(training)
     try:
         apart = torch.cat([model(input_ids=i.to(model.device), use_cache=False).logits for i in ids], dim=1)
         model.set_attn_implementation(PACKED)

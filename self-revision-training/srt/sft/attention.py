@@ -10,12 +10,12 @@ from srt.common.packing import why_not_packed
 def fit_attention(model: Any, packing: str, longest: int) -> AttentionChoice:
     """Set the fastest attention for PACKING=auto, 0 or 1 that computes what the model asks for.
 
-    `model`: as load_model returns it, in fp32. `longest`: tokens of the longest tuple. Prints a line where packing
-    was chosen and the model does not allow it.
+    `model`: as load_model returns it, in fp32, without dropout. `longest`: tokens of the longest tuple. Prints
+    a line where packing was chosen and the model does not allow it.
     """
     exact = model.config._attn_implementation
     choice = choose_attention(packing)
-    if choice.packed and (reason := why_not_packed(model, longest)):
+    if choice.packed and (reason := why_not_packed(model, longest, training=True)):
         print(f"padding instead of packing, because {reason}")
         choice = choose_attention("0")
     if choice.implementation == "flash_attention_2" and not _set_flash_attention(model):

@@ -25,8 +25,8 @@ BUDGET = 400
 
 @pytest.fixture(scope="session")
 def make_scorer(layout, tiny_checkpoint, other_checkpoint):
-    def make(student=tiny_checkpoint, teacher=other_checkpoint, packed=False, **settings) -> PairScorer:
-        models = open_models(str(student), str(teacher), packed)
+    def make(student=tiny_checkpoint, teacher=other_checkpoint, packing="0", **settings) -> PairScorer:
+        models = open_models(str(student), str(teacher), packing, BUDGET)
         return PairScorer(
             *models,
             **{
@@ -164,7 +164,7 @@ def test_scores_do_not_depend_on_the_size_of_batches_and_chunks(make_scorer, gra
 
 
 def test_packed_passes_give_the_same_scores(make_scorer, graded, scores):
-    scorer, rows = make_scorer(packed=True, tokens_per_micro_batch=1000), []
+    scorer, rows = make_scorer(packing="1", tokens_per_micro_batch=1000), []
     for model in (scorer.student.model, scorer.teacher.model):
         model.get_input_embeddings().register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[0]))
     batches = list(scorer.score(scorer.items(graded)))

@@ -1,16 +1,24 @@
 """Packed sequences: attention that does not cross them, their positions, and when a model has that attention."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 
 from srt.common import packed_attention as attention
+from srt.common.attention import attention_calls
 from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError
 from srt.common.packed_attention import PACKED, packed_attention
 from srt.common.packing import attention_for_packing, packed_inputs, why_not_in_kernel
+from srt.config import load_config
 from srt.contract.layout import TokenSequence
+from srt.sft.config import SftConfig
+from srt.sft.model_check import check_model
 from srt.sft.trainer import PassCollator
 from tests.families.models import tiny
+from tests.srt.helpers.attention_listings import counted_listings
 from tests.srt.helpers.varlen_on_cpu import VarlenOnCpu
 
 CPU = torch.device("cpu")
@@ -143,3 +151,19 @@ def test_a_kernel_is_not_tried_where_it_is_never_asked(monkeypatch):
     monkeypatch.setattr(attention, "varlen_attn", kernel)
     for family in ("gemma2", "gpt_oss"):  # capped scores, attention sinks
         assert why_not_in_kernel(tiny(family)[1], CPU) is None
+
+
+def test_sft_lists_the_attention_of_a_model_once(tiny_checkpoint):
+    config = load_config(SftConfig, "sft", [f"base_model={tiny_checkpoint}", "packing=1"])
+    with counted_listings() as listings:
+        assert check_model(config, 100).packed
+    assert len(listings) == 1
+
+
+def test_a_model_whose_attention_was_listed_is_freed():
+    model = tiny("gpt_oss")[1]
+    assert any(call.arguments["s_aux"] is not None for call in attention_calls(model))  # a parameter of the model
+    freed = weakref.ref(model)
+    del model
+    gc.collect()
+    assert freed() is None
