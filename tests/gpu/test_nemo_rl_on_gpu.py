@@ -73,3 +73,14 @@ def test_vllm_on_its_own_gpu_rolls_out_ahead(start):
     assert [line["token_age"] for line in lines] == [0] + (STEPS - 1) * [1]
     gaps = [line["logprob_gap"] for line in lines[:1]] + [line["logprob_gap_age1"] for line in lines[1:]]
     assert max(gaps) < 0.05
+
+
+def test_vllms_workers_share_compiled_code_between_checkpoints():
+    from nemo_rl.models.generation.vllm.vllm_backend import VllmInternalWorkerExtension
+    from vllm.config import ModelConfig
+    from vllm.utils.import_utils import resolve_obj_by_qualname
+
+    from opsd.nemo_rl.worker.vllm import WORKER_EXTENSION
+
+    assert issubclass(resolve_obj_by_qualname(WORKER_EXTENSION), VllmInternalWorkerExtension)
+    assert ModelConfig.compute_hash.__module__ == "srt.sampling.vllm_compile_key"

@@ -189,5 +189,6 @@ def test_its_engine_has_the_settings_of_the_local_one(sampler, monkeypatch):
         "logprobs_mode": "raw_logprobs",
         "trust_remote_code": False,
         "disable_log_stats": True,
+        "worker_extension_cls": "opsd.nemo_rl.worker.vllm_extension.WorkerExtension",
     }
     assert worker.sampler.config == SamplingConfig(0.7, 0.9, (5, 6)) and worker.sampler.with_logprobs

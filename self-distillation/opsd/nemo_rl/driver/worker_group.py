@@ -103,20 +103,20 @@ class WorkerGroup:
                 init_reference_model=True,
                 worker_extension_cls_fqn=WORKERS[config.trainer_backend],
             )
-        if shape.rollout_gpus:
-            connect(self.policy, self.generation, self.cluster, shape)
-        self.generation.prepare_refit_info(self.policy.prepare_refit_info())
-        if self.teacher_was_synced:
-            self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
-        elif config.teacher_model != config.student_model:
-            self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
-        if config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
-            try:
-                self.policy.run_all_workers_single_data("check_logits")
-            except UserError as error:  # Ray's, whose text is the worker's traceback
-                raise getattr(error, "cause", error) from None
-        if packed:
-            self.policy.run_all_workers_single_data("pack")
+            if shape.rollout_gpus:
+                connect(self.policy, self.generation, self.cluster, shape)
+            self.generation.prepare_refit_info(self.policy.prepare_refit_info())
+            if self.teacher_was_synced:
+                self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
+            elif config.teacher_model != config.student_model:
+                self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
+            if config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
+                try:
+                    self.policy.run_all_workers_single_data("check_logits")
+                except UserError as error:  # Ray's, whose text is the worker's traceback
+                    raise getattr(error, "cause", error) from None
+            if packed:
+                self.policy.run_all_workers_single_data("pack")
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:

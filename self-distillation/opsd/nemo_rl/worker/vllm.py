@@ -21,6 +21,8 @@ from srt.sampling.vllm_requests import VllmRequests
 
 enforce_remote_code()
 
+WORKER_EXTENSION = "opsd.nemo_rl.worker.vllm_extension.WorkerExtension"
+
 
 class SeededVllmWorkerImpl(SamplingWorker, VllmGenerationWorkerImpl):
     """`sampler`: of the workers that own an engine."""
@@ -32,6 +34,7 @@ class SeededVllmWorkerImpl(SamplingWorker, VllmGenerationWorkerImpl):
             "logprobs_mode": "raw_logprobs",
             "trust_remote_code": remote_code_allowed(),  # NeMo-RL would run code that comes with the model
             "disable_log_stats": True,  # they time every token of every request
+            "worker_extension_cls": WORKER_EXTENSION,
         }
         super()._create_engine({**llm_kwargs, **ours})
         config = SamplingConfig(self.cfg["temperature"], self.cfg["top_p"], tuple(self.cfg["stop_token_ids"]))
