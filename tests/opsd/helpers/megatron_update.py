@@ -1,5 +1,8 @@
 r"""Run by test_megatron_step.py, once for each rank: the update of a Megatron model on one or two CPU processes.
 
+By tests/gpu/test_megatron_gradients_on_gpu.py on GPUs, with GPU_LAYERS in the environment (megatron_model.py): one
+update in bf16.
+
     RANK=0 WORLD_SIZE=2 MASTER_ADDR=... MASTER_PORT=... python megatron_update.py <layout> <folder>
 
 layout: dense (one process, the model's own full logits, AdamW written out), one (one process), data (data parallel
@@ -18,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from megatron_on_cpu import gpt_model, optimizer_and_schedule, parallel_state, unwrap_model, wrapped
+from megatron_model import LAYERS, SIZE, gpt_model, optimizer_and_schedule, parallel_state, unwrap_model, wrapped
 from torch import Tensor
 
 from opsd.cpu_offload import PinnedCpuCopies
@@ -31,6 +34,7 @@ from srt.sft.launch import end_training_process
 from tests.srt.helpers.reference_adamw import SETTINGS
 
 STUDENT, TEACHER = 0, 1  # seeds
+STD = {"small": 0.2, "wide": 0.02}[SIZE]  # of the weights
 
 
 SIZES = {  # of tensor, pipeline and context parallelism
@@ -65,7 +69,7 @@ def fill(model, seed: int) -> None:
         shape, split = list(parameter.shape), getattr(parameter, "tensor_model_parallel", False)
         if split:
             shape[parameter.partition_dim] *= size
-        values = torch.randn(shape, generator=generator) * 0.2 + ("norm" in name)
+        values = torch.randn(shape, generator=generator) * STD + ("norm" in name)
         if split:
             values = torch.cat(pieces(values, parameter, size)[rank::size], parameter.partition_dim)
         parameter.data.copy_(values)
@@ -146,6 +150,13 @@ def run(work: dict[str, Any], layout: str, tied: bool) -> dict[str, Any]:
     return found
 
 
+def on_gpu(work: dict[str, Any], layout: str, tied: bool) -> dict[str, Any]:
+    worker = Worker(work, tied, layout == "sequence", torch.bfloat16)
+    (update,) = worker.distill(work["updates"]["one"][0], KLConfig(), grad_eps=0.0, pad_id=0).updates
+    gradients = {name: gradient.cpu() for name, gradient in worker.gradients[0].items()}
+    return {"update": update, "gradients": gradients}
+
+
 def swap(work: dict[str, Any]) -> dict[str, Any]:
     """In bf16, as it is trained: weights and fp32 master weights around a teacher that took their place."""
     worker = Worker(work, True, False, torch.bfloat16)
@@ -166,18 +177,20 @@ def swap(work: dict[str, Any]) -> dict[str, Any]:
 def log_probs(model, rows, vocab_size: int) -> Tensor:
     """Of the supervised tokens' positions, from the logits of every position."""
     ids, in_row, positions = padded(rows, 0)
-    logits = model(ids, torch.arange(ids.shape[1]).expand(len(rows), -1), None)  # (B, L, rows)
+    device = next(model.parameters()).device
+    places = torch.arange(ids.shape[1], device=device).expand(len(rows), -1)
+    logits = model(ids.to(device), places, None)  # (B, L, rows)
     return logits[in_row, positions, :vocab_size].log_softmax(-1)
 
 
 def dense(work: dict[str, Any], tied: bool) -> dict[str, Any]:
-    student, teacher = (gpt_model(work["rows"], tied, False, torch.float32) for _ in range(2))
+    student, teacher = (gpt_model(work["rows"], tied, False, torch.float32, "local") for _ in range(2))
     fill(student, STUDENT)
     fill(teacher, TEACHER)
     found = {"token_kl": [], "norms": [], "gradients": []}
 
     def mean_kl(student, update) -> Tensor:
-        total = torch.zeros(())
+        total: Any = 0.0
         for batch in update.micro_batches:
             ours = log_probs(student, [pair.student for pair in batch], work["vocab_size"])
             with torch.no_grad():
@@ -189,19 +202,24 @@ def dense(work: dict[str, Any], tied: bool) -> dict[str, Any]:
 
     updates = work["updates"]["one"][0]
     mean_kl(student, updates[0]).backward()
-    found["gradients"].append({name: p.grad.clone() for name, p in named(student)})
+    found["gradients"].append({name: p.grad.cpu() for name, p in named(student)})
+    if LAYERS:
+        return found
     found["token_kl"].clear()
     SETTINGS.train(student, [partial(mean_kl, update=update) for update in updates], found["norms"])
     return found | {"after": weights(student)}
 
 
 def main(layout: str, folder: str) -> None:
-    torch.distributed.init_process_group("gloo")
+    torch.distributed.init_process_group("nccl" if LAYERS else "gloo")
+    if LAYERS:
+        torch.cuda.set_device(torch.distributed.get_rank())
     tensor, pipeline, context = SIZES.get(layout, (1, 1, 1))
     parallel_state.initialize_model_parallel(tensor, pipeline, context_parallel_size=context)
     work = torch.load(Path(folder) / "work.pt", weights_only=False)
-    found = {tied: dense(work, tied) if layout == "dense" else run(work, layout, tied) for tied in (True, False)}
-    if layout in ("data", "tensor"):
+    update = dense if layout == "dense" else partial(on_gpu if LAYERS else run, layout=layout)
+    found: dict[Any, Any] = {tied: update(work, tied=tied) for tied in (True, False)}
+    if layout in ("data", "tensor") and not LAYERS:
         found["swap"] = swap(work)
     torch.save(found, Path(folder) / f"{layout}{torch.distributed.get_rank()}.pt")
     end_training_process()
