@@ -112,8 +112,10 @@ def test_the_layers_are_transformer_engines_where_it_is_installed_and_the_run_sa
         "MEGATRON_LAYERS=local, torch's attention and norms (MEGATRON_LAYERS=auto: "
     )
     assert "transformer-engine is not installed" in describe_layers(make_config())
+    assert "warning" not in describe_layers(make_config())
     transformer_engine(True)
-    assert describe_layers(make_config()).startswith("MEGATRON_LAYERS=te, Transformer Engine's")
+    line, warning = describe_layers(make_config()).splitlines()
+    assert line.startswith("MEGATRON_LAYERS=te, Transformer Engine's") and warning.startswith("warning: on GPUs")
 
 
 def test_layers_that_are_not_there_are_refused(make_config, monkeypatch, transformer_engine):

@@ -1,7 +1,7 @@
 """The step on Megatron-Core: its DDP's gradient buffers, its optimizer and its schedule.
 
 Only Megatron-Core is needed here, so that it can be tested without a GPU; megatron.py joins it to NeMo-RL's
-worker. It has run on CPUs with the layers of megatron_layers.py, never with Transformer Engine's.
+worker.
 """
 
 import math
