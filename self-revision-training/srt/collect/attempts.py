@@ -190,12 +190,12 @@ class Attempts:
         damaged = []
         for number, _, line in self._set_aside_log.lines(damaged):
             try:
-                key, kind = SampleKey(*line["key"]), str(line["kind"])
-                if not all(type(part) is int for part in key if part is not None):
-                    raise TypeError
+                key, kind = set_aside_key(line), str(line["kind"])
             except (LookupError, TypeError):
                 damaged.append(number)
                 continue
+            if key.problem >= len(self._problems):
+                continue  # of a run that used more of them
             self._set_aside.add(key)
             self.stats.set_aside[kind] += 1
         _report_damaged(self._set_aside_log.path, damaged)
@@ -216,6 +216,14 @@ class Attempts:
         if record.y_revised_correct:
             mode = self._problems[record.problem_idx].mode
             self.kept.add(sample.key, as_tuple(self.response(sample.key.response_key), record), mode)
+
+
+def set_aside_key(line: dict[str, Any]) -> SampleKey:
+    """The sample of a line of set_aside.jsonl. Raises LookupError or TypeError for anything else."""
+    key = SampleKey(*line["key"])
+    if not all(type(part) is int for part in key if part is not None):
+        raise TypeError("a key of whole numbers")
+    return key
 
 
 def sound_records(

@@ -56,6 +56,11 @@ class CollectorConfig:
     log_logprobs: Literal["none", "first", "all"] = "none"
 
 
+def logs_logprob(of: str, key: SampleKey) -> bool:
+    """Whether the log-prob of a sample is logged; `of`: see CollectorConfig.log_logprobs."""
+    return of == "all" or (of == "first" and key.response == 0 and key.revision is None)
+
+
 class Collector:
     """Takes `problems` through sampling and grading, in order, with at most `max_in_flight` at the same time."""
 
@@ -161,7 +166,7 @@ class Collector:
         self._in_flight[key.problem].add(key)
         max_tokens = min(self.config.max_tokens, room)
         sampling = self.config.greedy if key.response == GREEDY else None
-        logprobs = self._logs_logprob(key)
+        logprobs = logs_logprob(self.config.log_logprobs, key)
         request = SampleRequest(prompt_ids, self._seed(key), max_tokens, key.problem, sampling, logprobs)
         self.sampler.submit(key, request)
 
@@ -213,12 +218,10 @@ class Collector:
         """Whose phrase follows a response with reward r."""
         return r if self.config.cue is None else self.config.cue
 
-    def _logs_logprob(self, key: SampleKey) -> bool:
-        is_first = key.response == 0 and key.revision is None
-        return self.config.log_logprobs == "all" or (self.config.log_logprobs == "first" and is_first)
-
     def _logprob(self, key: SampleKey, sample: Sample) -> float | None:
-        return sum(sample.logprobs) if self._logs_logprob(key) and sample.logprobs is not None else None
+        if sample.logprobs is None or not logs_logprob(self.config.log_logprobs, key):
+            return None
+        return sum(sample.logprobs)
 
     def _retire_if_done(self, problem: int) -> None:
         if not self._in_flight[problem]:

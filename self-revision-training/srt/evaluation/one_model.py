@@ -1,11 +1,12 @@
 """One model: its folder, its identity, its samples."""
 
+from collections.abc import Collection
 from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from srt.collect.attempts import sound_records
-from srt.collect.collector import GREEDY, Collector, CollectorConfig
+from srt.collect.collector import GREEDY, Collector, CollectorConfig, logs_logprob
 from srt.collect.consumed import consumed_by_checkpoint, overlap
 from srt.common.errors import UserError
 from srt.common.files import JsonlLog
@@ -13,7 +14,7 @@ from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.layout import Layout
 from srt.contract.model_identity import model_identity
 from srt.contract.provenance import known, model_revision, open_run
-from srt.contract.records import Problem
+from srt.contract.records import Problem, SampleKey
 from srt.evaluation.config import CONFIDENCE, NONE, ORACLE, EvaluateConfig
 from srt.evaluation.reuse import ATTEMPTS, reuse_samples
 from srt.evaluation.revising import cue_of, least_confident, phrase_after, revised_rewards
@@ -64,7 +65,13 @@ def open_model(
     resolved = asdict(replace(config, model_path=path, output_dir=str(folder)))
     open_run(folder, identity, resolved | {"recipe": recipe_record(config, "evaluate")}, revisions)
     trained_on = name_trained_problems(path, problems)
-    reuse_samples(folder, identity, revisions, lambda r: phrase_after(mode, layout.phrases, r))
+    reuse_samples(
+        folder,
+        identity,
+        revisions,
+        phrase_after=lambda r: phrase_after(mode, layout.phrases, r),
+        needs_logprob=lambda key: key.response != GREEDY and logs_logprob(config.logprobs_of, key),
+    )
     return EvaluatedModel(label, path, folder, layout, trained_on)
 
 
@@ -108,16 +115,13 @@ def sample_model(
             log_logprobs=config.logprobs_of,  # pyright: ignore[reportArgumentType]
         )
         collector = _collect(model, problems, sampler, grader, collector_config)
+        chosen = None
         if mode == CONFIDENCE:  # the least confident are known once all responses are there
             chosen = least_confident(_asked_for(model.folder, problems, config), config.revise_share)
             revising = replace(collector_config, revise=revised_rewards(mode), only=chosen)
             collector = _collect(model, problems, sampler, grader, revising)
-    asked_for = _asked_for(model.folder, problems, config)
-    if mode == CONFIDENCE:  # an earlier run may have revised others
-        chosen = least_confident(asked_for, config.revise_share)
-        asked_for = [s for s in asked_for if s.key.revision is None or s.key.response_key in chosen]
-    samples = group_by_problem(asked_for, problems)
-    set_aside = collector.stats.set_aside.total()
+    samples = group_by_problem(_asked_for(model.folder, problems, config, chosen), problems)
+    set_aside = sum(_is_asked_for(key, config, chosen) for key in collector.attempts.set_aside_keys)
     if not samples:
         raise UserError(
             f"no response could be graded: all {set_aside} samples are set aside in "
@@ -135,16 +139,22 @@ def _collect(
     return collector
 
 
-def _asked_for(folder: Path, problems: list[Problem], config: EvaluateConfig) -> list[EvaluatedSample]:
-    """The graded samples that this evaluation is of; an earlier run may have logged more in its folder."""
+def _asked_for(
+    folder: Path, problems: list[Problem], config: EvaluateConfig, revised: Collection[SampleKey] | None = None
+) -> list[EvaluatedSample]:
+    """The graded samples that this evaluation is of. `revised`: see `_is_asked_for`."""
     log = JsonlLog(folder / ATTEMPTS)
     samples = [EvaluatedSample.of(record) for record, _ in sound_records(log, problems, [])]
     log.close()
-    return [
-        sample
-        for sample in samples
-        if sample.key.problem < len(problems)
-        and sample.key.response < config.num_samples
-        and (config.greedy or sample.key.response != GREEDY)
-        and (config.revise_mode != NONE or sample.key.revision is None)
-    ]
+    return [sample for sample in samples if _is_asked_for(sample.key, config, revised)]
+
+
+def _is_asked_for(key: SampleKey, config: EvaluateConfig, revised: Collection[SampleKey] | None) -> bool:
+    """Whether this evaluation is of a sample: another one may have logged more, here or where it was reused from.
+
+    `revised`: the responses whose revisions count; None: all.
+    """
+    if key.response >= config.num_samples or (key.response == GREEDY and not config.greedy):
+        return False
+    is_revision = key.revision is not None
+    return not is_revision or (config.revise_mode != NONE and (revised is None or key.response_key in revised))

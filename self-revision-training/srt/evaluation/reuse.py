@@ -1,32 +1,40 @@
 """Samples of earlier evaluations: what was sampled alike, in another folder, is copied and not sampled again.
 
 Alike means the same model (by its content), problems, prompts, sampling and seed; the number of responses and
-of problems may differ, since a sample depends on neither.
+of problems may differ, since a sample depends on neither. What is damaged there is sampled again here.
 """
 
+import json
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from srt.collect.attempts import set_aside_key
 from srt.common.errors import UserError
-from srt.common.files import parse_jsonl, read_json, write_jsonl
+from srt.common.files import read_json, write_jsonl
 from srt.contract.paths import PHASE1
-from srt.contract.records import SampleKey
+from srt.contract.records import Response, SampleKey, from_line
 
 ATTEMPTS, SET_ASIDE = "attempts.jsonl", "set_aside.jsonl"
 # Of the identity in run.json: what does not change a sample.
 NOT_OF_SAMPLES = ("max_samples", "num_samples", "revise", "revise_share")
 # r -> the phrase after which a response with this reward is revised; None if it is not.
 PhraseAfter = Callable[[int], str | None]
+DAMAGED = (LookupError, TypeError, ValueError)  # what the parts of a line raise that is not what it says
 
 
 def reuse_samples(
-    output_dir: Path, identity: dict[str, Any], revisions: dict[str, str], phrase_after: PhraseAfter
+    output_dir: Path,
+    identity: dict[str, Any],
+    revisions: dict[str, str],
+    phrase_after: PhraseAfter,
+    needs_logprob: Callable[[SampleKey], bool],
 ) -> None:
     """Fill the logs of a new `output_dir` with the samples of the largest evaluation that was sampled alike.
 
-    It looks among the evaluations below PHASE1/outputs, beside `output_dir`, and beside its parent. Revisions are
-    taken where the phrase is the one that this evaluation uses.
+    It looks among the evaluations below PHASE1/outputs, beside `output_dir`, and beside its parent. Responses are
+    taken where their log-prob was recorded or is not needed, their revisions where the phrase is the one that this
+    evaluation uses.
     """
     if (output_dir / ATTEMPTS).exists():
         return
@@ -34,32 +42,47 @@ def reuse_samples(
     source = max(found, key=lambda run: (run / ATTEMPTS).stat().st_size, default=None)
     if source is None:
         return
-    attempts = list(_usable(read_complete(source / ATTEMPTS), phrase_after))
-    aside = source / SET_ASIDE
+    attempts = list(_usable(_complete_lines(source / ATTEMPTS), phrase_after, needs_logprob))
     # The attempts come last: they are what marks this as done.
-    write_jsonl(
-        output_dir / SET_ASIDE,
-        (line for line in (read_complete(aside) if aside.is_file() else ()) if SampleKey(*line["key"])[2] is None),
-    )
+    write_jsonl(output_dir / SET_ASIDE, _responses_set_aside(source / SET_ASIDE))
     write_jsonl(output_dir / ATTEMPTS, attempts)
     print(f"reusing {len(attempts)} samples of {source}, which were sampled alike")
 
 
-def read_complete(path: Path) -> list[dict]:
-    """The complete lines of a log that may be growing: without a last line that is being written."""
-    data = path.read_bytes()
-    return list(parse_jsonl(data[: data.rfind(b"\n") + 1].decode("utf-8"), path))
+def _complete_lines(path: Path) -> Iterator[Any]:
+    """The JSON of a log that may be growing: without a last line that is being written, and damaged ones."""
+    for line in path.read_bytes().split(b"\n")[:-1]:
+        try:
+            yield json.loads(line.decode("utf-8"))
+        except (ValueError, RecursionError):
+            continue
 
 
-def _usable(lines: Iterable[dict], phrase_after: PhraseAfter) -> Iterator[dict]:
+def _usable(
+    lines: Iterable[Any], phrase_after: PhraseAfter, needs_logprob: Callable[[SampleKey], bool]
+) -> Iterator[dict]:
     """The responses, and those of their revisions that this evaluation would sample in the same way."""
-    reward: dict[tuple[int, int], int] = {}
+    reward: dict[SampleKey, int] = {}
     for line in lines:
-        key = (line["problem_idx"], line["response_idx"])
-        if line["kind"] == "response":
-            reward[key] = int(line["y_init_correct"])
+        try:
+            record = from_line(line)
+        except DAMAGED:
+            continue
+        if isinstance(record, Response):
+            if record.y_init_logprob is not None or not needs_logprob(record.key):
+                reward[record.key] = record.r
+                yield line
+        elif record.key.response_key in reward and record.p_r == phrase_after(reward[record.key.response_key]):
             yield line
-        elif line["p_r"] == phrase_after(reward[key]):
+
+
+def _responses_set_aside(path: Path) -> Iterator[dict]:
+    for line in _complete_lines(path) if path.is_file() else ():
+        try:
+            is_response = set_aside_key(line).revision is None
+        except DAMAGED:
+            continue
+        if is_response:
             yield line
 
 
@@ -78,12 +101,12 @@ def _runs_near(output_dir: Path) -> list[Path]:
 def _is_alike(run: Path, identity: dict[str, Any], revisions: dict[str, str]) -> bool:
     try:
         stored = read_json(run / "run.json")
-    except UserError:  # another run's broken file is no reason to stop this one
+        theirs = stored.get("revisions") or {}
+        return _of_samples(stored.get("identity") or {}) == _of_samples(identity) and all(
+            theirs[name] == revisions[name] for name in theirs.keys() & revisions.keys()
+        )
+    except (UserError, AttributeError):  # another run's broken file is no reason to stop this one
         return False
-    theirs = stored.get("revisions") or {}
-    return _of_samples(stored.get("identity") or {}) == _of_samples(identity) and all(
-        theirs[name] == revisions[name] for name in theirs.keys() & revisions.keys()
-    )
 
 
 def _of_samples(identity: dict[str, Any]) -> dict[str, Any]:

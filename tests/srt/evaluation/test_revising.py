@@ -1,5 +1,7 @@
 """REVISE: which responses are revised, after which phrase, and what is then compared."""
 
+import shutil
+
 import pytest
 
 from srt.collect.collector import GREEDY
@@ -66,9 +68,31 @@ def test_confidence_revises_the_share_with_the_lowest_log_probs(evaluations, tmp
 def test_confidence_counts_only_what_it_chose(evaluations):
     """The revisions of another share are in the log from which it continues."""
     weak = evaluations.models["weak"]
-    evaluations(weak, "revise=always", out="always")
+    evaluations(weak, "revise=always", "logprobs=all", out="always")
     result = evaluations(weak, "revise=confidence", "revise_share=0.5", out="confidence")
     assert evaluations.started == [] and result["metrics"]["revised"]["value"] == 0.5
+
+
+def test_confidence_chooses_alike_beside_an_evaluation_without_all_log_probs(evaluations, tmp_path):
+    """By default only the first response to each problem has one: the others are sampled again with theirs."""
+    evaluations.logprob_of = lambda request: -float(request.seed % 97)
+    weak = evaluations.models["weak"]
+    alone = evaluations(weak, "revise=confidence", "revise_share=0.25", out="alone")
+    expected = revisions_in(tmp_path / "alone")
+    shutil.move(tmp_path / "alone", tmp_path / "elsewhere" / "far" / "away")
+    evaluations(weak, "revise=always", out="always")
+    result = evaluations(weak, "revise=confidence", "revise_share=0.25", out="beside")
+    assert expected.keys() <= revisions_in(tmp_path / "beside").keys() and result == alone
+    sampled = [key for _, key, _ in evaluations.requests if key.revision is None]
+    assert len(sampled) == 6 * 3  # of four responses to each problem
+
+
+def test_the_entropy_of_all_responses_is_not_that_of_the_first_ones(evaluations):
+    evaluations.logprob_of = lambda request: -float(request.seed % 97)
+    weak = evaluations.models["weak"]
+    first = evaluations(weak, out="first")
+    every = evaluations(weak, "logprobs=all", out="all")
+    assert every["metrics"]["entropy"]["value"] != first["metrics"]["entropy"]["value"]
 
 
 @pytest.mark.parametrize("given", ["none", "0", "first"])

@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from srt.common.errors import UserError
-from srt.common.files import read_json, read_jsonl
+from srt.common.files import read_json, read_jsonl, write_jsonl
 from srt.evaluation.config import label_models, split_models
 from srt.report.data import read_run
 from srt.report.folders import RunFolders
@@ -141,6 +141,18 @@ def test_a_torn_line_of_a_growing_log_is_not_reused(evaluations, tmp_path):
     log.write_bytes(log.read_bytes()[:-20])
     assert evaluations(weak, out="second") == whole
     assert len(evaluations.requests) == 1
+
+
+def test_what_a_larger_evaluation_set_aside_does_not_count_in_a_smaller_one(evaluations):
+    """The prompts of the first and the last problem leave no room for a response."""
+    problems = read_jsonl(evaluations.folder / "problems.jsonl")
+    for number in (0, 5):
+        problems[number]["problem"] = "x " * 3000
+    write_jsonl(evaluations.folder / "problems.jsonl", problems)
+    weak = evaluations.models["weak"]
+    assert evaluations(weak, out="large")["set_aside"] == 2 * (4 + 1)
+    assert evaluations(weak, "num_samples=2", "max_samples=4", "greedy=0", out="small")["set_aside"] == 2
+    assert evaluations.started == []
 
 
 # Arguments ----------------------------------------------------------------------------------------------
