@@ -243,6 +243,7 @@ def sound_records(
             if isinstance(record, Response):
                 problem = problems[max(record.problem_idx, 0)]
                 fits = record.problem_idx >= 0 and (record.id, record.x) == (problem.id, problem.x)
+                unpack_ids(record.y_init_ids)
             else:
                 fits = record.key.response_key in seen
                 unpack_ids(record.y_revised_ids)

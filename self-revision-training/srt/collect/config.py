@@ -50,13 +50,14 @@ class CollectConfig(
     train_data_dir: str | None = option(path=True)
 
 
-# Where output goes, how the work is spread, what is chosen among the logged samples, and how they are split.
+# What is chosen among the logged samples. run.json has the values of the last call in its results; its config is
+# that of the first.
+CHOOSES_TUPLES = ("target_revision_samples", "right_share", "clean")
+# These, where output goes, how the work is spread, and how the tuples are split.
 MAY_CHANGE = (
     "recipe",
     "trust_remote_code",
-    "target_revision_samples",
-    "right_share",
-    "clean",
+    *CHOOSES_TUPLES,
     *HOW_WORK_IS_SPREAD,
     "dtype",
     "plan_for",

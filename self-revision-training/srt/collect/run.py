@@ -6,11 +6,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from srt.collect.collector import Collector, CollectorConfig
-from srt.collect.config import CollectConfig, check
+from srt.collect.config import CHOOSES_TUPLES, CollectConfig, check
 from srt.collect.consumed import SRT_PROBLEMS, write_consumed
 from srt.collect.dry_run import show_plan
 from srt.collect.selection import Selection
-from srt.collect.split import D_REVISION, FINGERPRINT, check_stage_files, is_edited
+from srt.collect.split import D_REVISION, FINGERPRINT, check_stage_files, forget_fingerprint, is_edited
 from srt.common.console import print_summary
 from srt.common.disk import disk_bytes, shown_bytes
 from srt.common.distillable import warn_before_phase1
@@ -152,8 +152,8 @@ def collect(argv: list[str]) -> None:
     summary["sampler_start_seconds"] = round(sampler.start_seconds, 1)
     right = sum(tuple_["y_init_correct"] for tuple_ in tuples)
     counts = {"tuples": len(tuples), "tuples_after_right": right, "tuples_after_wrong": len(tuples) - right}
-    results = {"clean": config.clean, "problems": len(consumed), FINGERPRINT: written}
-    close_run(output_dir, summary | counts | results)
+    chosen = {name: getattr(config, name) for name in CHOOSES_TUPLES}
+    close_run(output_dir, summary | counts | chosen | {"problems": len(consumed), FINGERPRINT: written})
     account = collector.stats.account(len(tuples), right, config.target_revision_samples)
     rest = {
         "changes by cleaning": {kind: n for kind, n in collector.stats.cleaned.items() if kind != "duplicate"}
@@ -184,5 +184,6 @@ def _write_tuples(path: Path, tuples: list[dict]) -> str:
             f"{path} was edited since it was written, and writing it again would undo that; prepare_data.py "
             "splits it as it is, or delete it to have it written again"
         )
+    forget_fingerprint(path.parent)  # until close_run: a run that is killed in between leaves no edited file
     write_json(path, tuples)
     return fingerprint(path.read_bytes())

@@ -13,7 +13,7 @@ from srt.common.files import atomic_write, read_json, remove, write_json
 from srt.config import load_config
 from srt.contract.paths import collection_dir, data_prefix, problems_file, stage_file
 from srt.contract.phrases import PhraseSet
-from srt.contract.provenance import fingerprint, read_run
+from srt.contract.provenance import RUN, fingerprint, read_run
 
 D_REVISION = "d_revision.json"
 FINGERPRINT = "d_revision_fingerprint"  # in the results of run.json
@@ -114,6 +114,14 @@ def is_edited(path: Path, run: dict[str, Any]) -> bool:
     """Whether d_revision.json is no longer what the collection wrote last. Collections of old do not say."""
     written = run.get("results", {}).get(FINGERPRINT)
     return written is not None and path.is_file() and fingerprint(path.read_bytes()) != written
+
+
+def forget_fingerprint(output_dir: Path) -> None:
+    """Before d_revision.json is written anew: what is known of the one before does not fit it."""
+    run = read_run(output_dir) or {}
+    if FINGERPRINT in run.get("results", {}):
+        del run["results"][FINGERPRINT]
+        write_json(output_dir / RUN, run)
 
 
 def check_stage_files(train_data_dir: str | None, prefix: str, identity: dict[str, Any]) -> list[Path]:

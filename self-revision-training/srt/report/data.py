@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from srt.collect.config import CHOOSES_TUPLES
 from srt.common.errors import UserError
 from srt.common.files import read_json
 from srt.contract.metrics import AVG_AT_K, with_current_names
@@ -96,6 +97,13 @@ def record_of(part: Line, name: str) -> Line:
     return value if isinstance(value, dict) else {}
 
 
+def _with_last_choice(collection: Line) -> Line:
+    """The run.json of a collection, where the config says how its tuples were chosen at last."""
+    config, results = record_of(collection, "config"), record_of(collection, "results")
+    chosen = {name: results[name] for name in CHOOSES_TUPLES if name in results}
+    return collection | {"config": config | chosen} if chosen else collection
+
+
 def read_run(folders: RunFolders, browse: int = 0) -> RunData:
     """Read whatever exists. browse: how many attempts of the collection, and problems of each evaluation, to keep.
 
@@ -108,7 +116,7 @@ def read_run(folders: RunFolders, browse: int = 0) -> RunData:
 
     collection_run, tuples, attempts = {}, [], Attempts()
     if folder := reader.folder("COLLECTION", folders.collection):
-        collection_run = reader.record(folder / "run.json")
+        collection_run = _with_last_choice(reader.record(folder / "run.json"))
         if collection_run and "results" not in collection_run:
             reader.missing.append(f"{folder} is not finished: no metrics of the collection")
         tuples = reader.list_of_records(folder / "d_revision.json")

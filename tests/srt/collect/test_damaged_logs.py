@@ -66,6 +66,7 @@ def test_a_whole_log_is_restored_without_a_word(tmp_path, layout, capsys):
         json.dumps(as_line(response(1)) | {"problem_idx": -1}),
         json.dumps(as_line(response(1)) | {"x": "x = 7"}),
         json.dumps(as_line(response(1)) | {"extra": 1}),
+        json.dumps(as_line(response(1)) | {"y_init_ids": "!" + response(1).y_init_ids[1:]}),
     ],
 )
 def test_a_damaged_response_is_left_out_with_its_revision(tmp_path, layout, capsys, line):

@@ -4,6 +4,8 @@ import datetime
 import json
 import re
 import shutil
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,11 +13,15 @@ from srt.collect.consumed import read_consumed, text_sha256
 from srt.collect.run import CollectConfig, collect, selected_problems
 from srt.collect.selection import Selection
 from srt.common.errors import UserError
-from srt.common.files import read_json
+from srt.common.files import read_json, write_json
+from srt.common.models import load_tokenizer
 from srt.config import CONFIGS, KnobLine, load_config, read_knob_table
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.prompt import PromptFormat
 from srt.contract.provenance import write_metadata
+from srt.report.data import read_run
+from srt.report.folders import RunFolders
+from tests.srt.helpers.scripted import ScriptedSampler
 
 
 @pytest.fixture
@@ -178,6 +184,45 @@ def test_run_json_counts_what_was_done_and_set_aside(config_for, tmp_path, capsy
     used = read_consumed(tmp_path / "output" / "srt_problems.jsonl")
     assert list(used.values()) == [*(f"p{n}" for n in range(10)), "long"] and results["problems"] == 11
     assert text_sha256("x = 3") in used
+
+
+@pytest.fixture
+def scripted(monkeypatch, tiny_checkpoint):
+    """The tiny model is never right; this sampler is, in four responses of ten."""
+    layout = SimpleNamespace(tokenizer=load_tokenizer(str(tiny_checkpoint)))
+    monkeypatch.setattr("srt.sampling.from_config.open_sampler", lambda *_, **__: ScriptedSampler(layout))
+
+
+@pytest.mark.usefixtures("scripted")
+def test_run_json_says_how_the_tuples_were_chosen_at_last(config_for, tmp_path):
+    both = ["max_tokens=50", "num_responses=4", "revise_correct=1"]
+    collect(config_for(*both, "target_revision_samples=2"))
+    before = read_json(tmp_path / "output" / "run.json")
+    collect(config_for(*both, "target_revision_samples=4", "right_share=0.25", "clean=0"))
+    run = read_json(tmp_path / "output" / "run.json")
+    assert run["config"] == before["config"]
+    chosen = {name: run["results"][name] for name in ("target_revision_samples", "right_share", "clean", "tuples")}
+    assert chosen == {"target_revision_samples": 4, "right_share": 0.25, "clean": False, "tuples": 4}
+    assert read_run(RunFolders("run", collection=tmp_path / "output")).collection["config"]["right_share"] == 0.25
+
+
+@pytest.mark.usefixtures("scripted")
+def test_tuples_that_were_edited_are_kept_and_those_of_a_killed_run_are_not_taken_for_edited(
+    config_for, tmp_path, monkeypatch
+):
+    collect(config_for("max_tokens=50", "num_responses=4", "target_revision_samples=1"))
+    with monkeypatch.context() as patch:
+        patch.setattr("srt.collect.run.write_consumed", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):  # after the tuples were written, before run.json knows of them
+            collect(config_for("max_tokens=50", "num_responses=4", "target_revision_samples=2"))
+    collect(config_for("max_tokens=50", "num_responses=4", "target_revision_samples=3"))
+    path = tmp_path / "output" / "d_revision.json"
+    tuples = read_json(path)
+    assert len(tuples) == 3
+    write_json(path, tuples[1:])
+    with pytest.raises(UserError, match=r"d_revision\.json was edited since it was written"):
+        collect(config_for("max_tokens=50", "num_responses=4", "target_revision_samples=3"))
+    assert read_json(path) == tuples[1:]
 
 
 # Dry run ------------------------------------------------------------------------------------------------
