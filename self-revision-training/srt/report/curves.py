@@ -158,9 +158,7 @@ def distillation_charts(runs: Sequence[RunData]) -> Iterator[Chart]:
         "Throughput",
         "tokens per second of the whole step",
         _series(runs, lambda run: _throughput(run, _sampled_tokens), "sampled")
-        + _series(
-            runs, lambda run: _throughput(run, lambda line: line.get(names.TRAINED_TOKENS)), "trained", SECOND
-        ),
+        + _series(runs, lambda run: _throughput(run, _trained_tokens), "trained", SECOND),
     )
     yield Chart(
         "memory", "Peak GPU memory", "GiB of the training process", training("peak", names.PEAK_MEMORY_GIB)

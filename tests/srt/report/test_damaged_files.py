@@ -114,3 +114,21 @@ def test_a_log_with_damaged_lines_is_shown_without_them(good, tmp_path, capsys):
     expected = f"{run / 'metrics.jsonl'}: 3 lines are damaged and left out (the first: line 5)"
     assert expected in capsys.readouterr().out
     assert expected in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_a_damaged_number_of_tokens_costs_its_own_point(good, tmp_path, value):
+    run = tmp_path / "run"
+    shutil.copytree(good / "distillation", run)
+    with (run / "metrics.jsonl").open("a") as file:
+        for step, name in enumerate(("trained_tokens", "response_tokens", "rollouts"), start=10):
+            line = {
+                "step": step,
+                "seconds": {"update": 0.1},
+                "trained_tokens": 5,
+                "response_tokens": 5,
+                "rollouts": 1,
+            }
+            file.write(json.dumps(line | {name: value}) + "\n")
+    report([str(run), f"output_dir={tmp_path / 'out'}"])
+    assert "Throughput" in (tmp_path / "out" / "report.html").read_text()
