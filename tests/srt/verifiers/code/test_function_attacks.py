@@ -1,5 +1,7 @@
 """Attacks on tests that call a function, which run in a sandbox of their own."""
 
+from dataclasses import replace
+
 import pytest
 
 from srt.verifiers.code import function_submission
@@ -79,6 +81,35 @@ pytestmark = [pytest.mark.bwrap, pytest.mark.usefixtures("nothing_left_behind")]
 )
 def test_circumventing_the_tests_of_a_function(program):
     attack(program, adding())
+
+
+BOX = """class Box:
+    kind = int
+    def __init__(self, items): self.items = items
+    def is_sorted(self): return self.items == sorted(self.items)
+class Refused(Exception):
+    def is_final(self): return False
+"""
+SORTED = "def check(candidate):\n    box = candidate([3, 1])\n    assert box.is_sorted()\n"
+FINAL = "def check(candidate):\n    try: candidate([])\n    except Refused as e: assert e.is_final()\n"
+
+
+@pytest.mark.parametrize(
+    ("body", "test"),
+    [
+        ("b = Box(items); b.is_sorted = object; return b", SORTED),
+        ("b = Box(items); b.is_sorted = type(None); return [b][0]", SORTED.replace("assert", "assert None is")),
+        ("e = Refused(); e.is_final = object; raise e", FINAL),
+        ("items.is_sorted = object; return items", SORTED.replace("[3, 1]", "Box([3, 1])")),
+    ],
+)
+def test_a_type_cannot_stand_in_for_a_method_of_the_problems_classes(body, test):
+    """A type is plain data, and it can be called: object() is true."""
+    problem = replace(adding(test), x=BOX, tests=[{"test": test, "entry_point": "sort"}])
+    verdict = judge().judge(fenced(f"def sort(items):\n    {body}\n"), problem)
+    assert not verdict.correct and "a type in the place of the method is_" in verdict.reason
+    honest = "def sort(items):\n    b = Box(sorted(items)); b.kind = str; return b\n"
+    assert judge().judge(fenced(honest), replace(problem, tests=[{"test": SORTED, "entry_point": "sort"}])).correct
 
 
 def test_a_reply_that_takes_the_tests_too_long_to_read_is_the_programs_failure(monkeypatch):

@@ -139,6 +139,7 @@ class Decoder:
         names, values = node[2], self.items(node[3])
         if len(names) != len(values) or not all(type(name) is str and name[:2] != "__" for name in names):
             raise Malformed("the attributes of an instance")
+        refuse_calls(type(instance), zip(names, values, strict=True))
         attributes = getattr(instance, "__dict__", None)
         for name, value in zip(names, values, strict=True):
             # Past properties and __setattr__: a frozen dataclass must be readable, too.
@@ -165,6 +166,14 @@ class Decoder:
             if tag == "ndarray" and (new.shape, new.dtype) != (value.shape, value.dtype):
                 raise Malformed("an array became one of another shape")
             value[... if tag == "ndarray" else slice(None)] = new
+
+
+def refuse_calls(cls, attributes):
+    """Raises Malformed for a type in the place of a method: is_valid = object would make is_valid() true."""
+    for name, value in attributes:
+        method = getattr(cls, name, None) if isinstance(value, type) else None
+        if callable(method) and not isinstance(method, type):
+            raise Malformed(f"a type in the place of the method {name}"[:80])
 
 
 def atoms_of(item):

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 
-from decoder import Decoder, Malformed
+from decoder import Decoder, Malformed, refuse_calls
 from encoder import Encoder, Unsendable
 
 REPLY_BYTES = 32 * 2**20
@@ -224,6 +224,7 @@ class Connection:
                         found = cls(text)
                 except Exception:
                     break
+                refuse_calls(cls, attributes.items())
                 found.__dict__.update(attributes)
                 return found
         return RuntimeError(text)
