@@ -93,9 +93,9 @@ def remove(path: Path, knob: str = "OUTPUT_DIR") -> None:
         raise cannot_write(path, error, knob) from error
 
 
-def remove_leftovers(folder: Path, pattern: str = "*") -> None:
+def remove_leftovers(folder: Path) -> None:
     """Delete the temporary files of `atomic_write` that killed processes left; for a folder that is locked."""
-    for path in folder.glob(f".{pattern}.*.tmp"):
+    for path in folder.glob(".*.*.tmp"):
         if path.is_file() and path.name.split(".")[-2].isdigit():
             remove(path)
 

@@ -195,7 +195,6 @@ def make_plan(
     machine: Machine,
     processes: int,
     changes: list[str],
-    rows: str = "",
 ) -> MemoryPlan:
     """The plan for this machine. `terms`: from one of the functions below; `processes`: that train on it.
 
@@ -203,11 +202,11 @@ def make_plan(
     """
     phases, host = terms
     if machine.gpus:
-        return MemoryPlan(title, phases, host, machine.gpu_bytes, machine.host_bytes, changes, rows)
+        return MemoryPlan(title, phases, host, machine.gpu_bytes, machine.host_bytes, changes)
     largest_phase = max(phases.values(), key=lambda phase: sum(phase.values()))
     host = host | {name: size * processes for name, size in largest_phase.items()}
     host = {name: size for name, size in host.items() if name not in ("processes", "other")}
-    return MemoryPlan(title, {}, host, None, machine.host_bytes, changes, rows)
+    return MemoryPlan(title, {}, host, None, machine.host_bytes, changes)
 
 
 # The plans -------------------------------------------------------------------------------------------------

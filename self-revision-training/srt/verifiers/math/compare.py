@@ -312,7 +312,7 @@ def _same_relation(gold: Answer, answer: Answer) -> bool:
         return same_region(first, second)
     if isinstance(answer, Relation) and isinstance(gold, (Expression, Quantity)):
         # The right side counts: x + y = 5 says 5, when x + y is asked for.
-        return answer.operators[-1] in ("=", r"\approx") and same(gold, _side(answer.sides[-1]))
+        return answer.operators[-1] in ("=", r"\approx") and same(gold, read(answer.sides[-1]))
     return False
 
 
@@ -322,10 +322,6 @@ def _same_system(gold: Relation, answer: Relation) -> bool:
         return same_line(gold, answer)
     sides = [[Expression(side) for side in relation.sides] for relation in (gold, answer)]
     return matched(sides[0], sides[1], same)
-
-
-def _side(text: str) -> Answer:
-    return read(text)
 
 
 def _same_expression(gold: Answer, answer: Answer) -> bool:

@@ -260,7 +260,7 @@ def _read_relation(sides: list[str], operators: list[str]) -> Answer:
         elif len(sides) == 2 and read_number(first) and NAME.fullmatch(sides[1]):
             sides = sides[::-1]
         if NAME.fullmatch(sides[0]):
-            values = tuple(_read_side(side) for side in sides[1:])
+            values = tuple(_read_value(side) for side in sides[1:])
             return Assignment(normal_name(sides[0]), values[0] if len(values) == 1 else Chain(values))
         if (
             len(sides) > 2
@@ -268,7 +268,7 @@ def _read_relation(sides: list[str], operators: list[str]) -> Answer:
             or r"\approx" in operators
             or is_evaluation(sides[0])
         ):
-            return Chain(tuple(_read_side(side) for side in sides))
+            return Chain(tuple(_read_value(side) for side in sides))
         return Relation(tuple(sides), tuple(operators))
     if operators == [r"\in"]:
         if (name := named_set_symbol(sides[1])) is not None:
@@ -286,15 +286,11 @@ def _read_system(sides: list[str], operators: list[str]) -> Answer | None:
         if _ONE_LETTER.fullmatch(last):
             return Relation(tuple(sides), tuple(operators))
         if not has_variables(last):  # x = y = 1
-            return Collection("list", tuple(Assignment(name, _read_side(last)) for name in before))
+            return Collection("list", tuple(Assignment(name, _read_value(last)) for name in before))
     used = [letters(Expression(side)) - {"e", "i"} for side in sides]
     if NAME.fullmatch(sides[0]) or not all(used) or len(set().union(*used)) < sum(map(len, used)):
         return None
     return Relation(tuple(sides), tuple(operators))
-
-
-def _read_side(text: str) -> Answer:
-    return _read_value(text)
 
 
 def _read_value(text: str) -> Answer:

@@ -1,7 +1,6 @@
 r"""Reads matrices and their linear combinations, entry by entry."""
 
 import re
-from collections.abc import Sequence
 
 from srt.verifiers.math.forms import Answer, Expression, Matrix
 from srt.verifiers.math.limits import MAX_FORMULA_CHARACTERS
@@ -81,10 +80,6 @@ def _product(left: list[list[str]], right: list[list[str]]) -> list[list[str]] |
         for row in left
     ]
     return entries if max(len(entry) for row in entries for entry in row) <= MAX_FORMULA_CHARACTERS else None
-
-
-def _sum_of_products(row: Sequence[str], column: Sequence[str]) -> str:
-    return "+".join(f"({a})\\cdot ({b})" for a, b in zip(row, column, strict=True))
 
 
 def _at_first_sign(text: str) -> tuple[str, str]:

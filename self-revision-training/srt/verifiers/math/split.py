@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator
 
-OPENING, CLOSING = "({[", ")}]"
 OR, AND = "\x01", "\x02"  # what words and Chinese characters that join answers become
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _JOINING = re.compile(

@@ -341,11 +341,6 @@ def _without_end(text: str) -> str:
     return text
 
 
-def parts_of_text(text: str) -> list[str]:
-    r"""Formulas and the contents of \text{} in turn, the formulas at the even places."""
-    return _TEXT.split(text)
-
-
 def without_text(text: str) -> str:
     r"""`text` with each \text{...} replaced by its content."""
     return _TEXT.sub(r" \1 ", text).strip()

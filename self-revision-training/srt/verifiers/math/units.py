@@ -109,8 +109,6 @@ _SPECIAL = {
 _POWERS = {"square": 2, "squared": 2, "cubic": 3, "cubed": 3}
 _FACTOR = re.compile(r"([A-Za-z$€£¥¢°Ω]+|[\u4e00-\u9fff]+)\.?(?:\s*\^?\s*{?\s*(-?[1-9])\s*}?)?")
 _TEMPERATURE = re.compile(r"(?:degrees?|deg|°) ?(c|f)(?:elsius|ahrenheit)?(?![A-Za-z])", re.IGNORECASE)
-# Letters that are more often variables: they count as units only right after a number, within a known phrase.
-WORD = re.compile(r"[A-Za-z]{3,}")
 
 
 @dataclass(frozen=True)
