@@ -3,9 +3,15 @@
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 PHASE2="$REPOSITORY/self-distillation"
 wants_nemo_rl() {
-  case " ENGINE=${ENGINE:-} $* " in *[Ee][Nn][Gg][Ii][Nn][Ee]=local*) return 1 ;; esac
-  case " ENGINE=${ENGINE:-} $* " in *[Ee][Nn][Gg][Ii][Nn][Ee]=nemo-rl*) return 0 ;; esac
-  [ -d "$PHASE2_ENVIRONMENT" ]
+  local engine=${ENGINE:-} argument
+  for argument in "$@"; do
+    case $argument in engine=* | ENGINE=*) engine=${argument#*=} ;; esac
+  done
+  case $engine in
+    local) return 1 ;;
+    nemo-rl) return 0 ;;
+    *) [ -d "$PHASE2_ENVIRONMENT" ] ;;
+  esac
 }
 # Without a GPU, the 10 GB of the environment would be useless; the run itself reports that a GPU is missing.
 may_have_gpu() { [ -e /dev/nvidiactl ] || command -v nvidia-smi >/dev/null || [ "${NUM_NODES:-1}" != 1 ]; }

@@ -122,6 +122,30 @@ def test_the_environment_of_the_other_phase_does_not_win(tmp_path, script, activ
     assert ("the active environment is that of the other phase" in done.stderr) == (used != active)
 
 
+@pytest.mark.parametrize(
+    ("variable", "arguments", "sets_up"),
+    [
+        ("nemo-rl", [], True),
+        ("local", [], False),
+        ("", [], False),
+        ("", ["ENGINE=nemo-rl"], True),
+        ("local", ["engine=nemo-rl"], True),
+        ("nemo-rl", ["engine=local"], False),
+        ("nemo-rl", ["student_model=runs/engine=local/stage2"], True),
+    ],
+)
+def test_an_argument_says_which_engine_is_set_up_before_the_variable_does(tmp_path, variable, arguments, sets_up):
+    shutil.copytree(REPOSITORY / "scripts", tmp_path / "scripts")
+    fake_environment(tmp_path / ".venv-cpu", "small")
+    (tmp_path / "self-distillation").mkdir()
+    (tmp_path / "self-distillation" / "setup_env.sh").write_text("echo set up\n")
+    environment = {name: value for name, value in os.environ.items() if name != "VIRTUAL_ENV"}
+    environment |= {"ENGINE": variable, "NUM_NODES": "2"}  # no GPU is needed here
+    command = ["bash", tmp_path / "scripts" / "distill.sh", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout == ("set up\n" if sets_up else "") + "small\n"
+
+
 def test_an_invalid_knob_ends_the_script_with_exit_code_2_and_one_error_line():
     """Also in run_srt_data.sh, which would otherwise go on to a second program."""
     outcome = run_script("run_srt_data", {"BATCH_SIZE": "many"})
