@@ -25,11 +25,12 @@ from transformers import TrainerCallback
 from srt.common.models import load_tokenizer
 from srt.common.name_values import read_name_values
 from srt.common.packed_attention import choose_attention
+from srt.common.parent_death import die_with_parent
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
 from srt.sft.batching import plan_packed
 from srt.sft.config import SftConfig
-from srt.sft.launch import FSDP2, die_with_parent, end_training_process
+from srt.sft.launch import FSDP2, end_training_process
 from srt.sft.trainer import PassCollator, make_trainer, training_arguments
 from srt.sft.weights import new_model
 

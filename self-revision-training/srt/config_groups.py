@@ -89,6 +89,7 @@ HOW_WORK_IS_SPREAD = (
     "data_parallel_backend",
     "grading_workers",
     "grading_time_limit",
+    "code_sandbox",
 )
 
 

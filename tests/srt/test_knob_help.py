@@ -42,6 +42,7 @@ def test_help_marks_the_knobs_that_may_change_when_a_run_continues(capsys):
         help_or_refuse(CollectConfig, "srt_data", ["--help"], MAY_CHANGE)
     printed = capsys.readouterr().out
     assert re.search(r"^  BATCH_SIZE=64  \(whole number from 1\) \*$", printed, re.MULTILINE)
+    assert re.search(r"^  CODE_SANDBOX=bwrap  \(one of bwrap, rlimits\) \*$", printed, re.MULTILINE)
     assert re.search(r"^  TOP_P=0.9  \(number from 1e-06 to 1\)$", printed, re.MULTILINE)
     assert "* may have another value when a run continues" in printed
 

@@ -47,7 +47,6 @@ NOT_IDENTITY = (
     "pair_names",
     "trust_remote_code",
     *HOW_WORK_IS_SPREAD,
-    "code_sandbox",
     "tokens_per_micro_batch",
     "packing",
     "examples",

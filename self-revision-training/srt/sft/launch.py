@@ -6,9 +6,7 @@ train together.
 """
 
 import atexit
-import ctypes
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -22,6 +20,7 @@ import torch
 from srt.common.entry_point import Terminated
 from srt.common.errors import UserError
 from srt.common.machine import Machine
+from srt.common.parent_death import die_with_parent
 from srt.contract.paths import PHASE1
 
 WORKER_ERROR = "SD_ZERO_WORKER_ERROR"  # path of the file in which rank 0 reports an error to the launcher
@@ -163,13 +162,6 @@ def end_training_process() -> NoReturn:
     os._exit(0)
 
 
-def die_with_parent() -> None:
-    """Kill this process when its parent dies (Linux only), so that a killed command frees its GPUs."""
-    if sys.platform == "linux":
-        parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-
-
 def _check_port(port: int) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -194,4 +186,10 @@ def _first_host(environment: Mapping[str, str]) -> str:
         hosts = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True)
     except FileNotFoundError:
         raise UserError("training on several machines: set MASTER_ADDR to the address of the first one") from None
+    if not hosts.stdout.split():
+        reason = " ".join(hosts.stderr.split()) or f"exit code {hosts.returncode}"
+        raise UserError(
+            f"training on several machines: Slurm's scontrol named none ({reason}); set MASTER_ADDR to the "
+            "address of the first one"
+        )
     return hosts.stdout.split()[0]

@@ -6,10 +6,11 @@ import sys
 from pathlib import Path
 
 from srt.common.entry_point import final_message
+from srt.common.parent_death import die_with_parent
 
 
 def main(plan_path: Path) -> None:
-    from srt.sft.launch import FSDP2, WORKER_ERROR, die_with_parent, end_training_process
+    from srt.sft.launch import FSDP2, WORKER_ERROR, end_training_process
 
     die_with_parent()
     os.environ.update(FSDP2)

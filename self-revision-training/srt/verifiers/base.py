@@ -1,6 +1,5 @@
 """What the graders of both modes share: truncated responses, `grade_all`, and child processes that die with us."""
 
-import ctypes
 import os
 import signal
 import sys
@@ -9,11 +8,11 @@ from collections.abc import Hashable
 from types import TracebackType
 from typing import Self
 
+from srt.common.parent_death import die_with_parent
 from srt.contract.records import Problem
 from srt.verifiers.types import Outcome, Verdict
 
 TRUNCATED = Verdict(False, "", "cut off by the token limit")
-PR_SET_PDEATHSIG = 1
 
 
 class BackgroundGrader(ABC):
@@ -86,8 +85,6 @@ class BackgroundGrader(ABC):
 def tie_to_parent(parent_pid: int) -> None:
     """Called first in a grading process: Ctrl-C is left to the parent, and (Linux) the parent's death ends us."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if sys.platform != "linux":
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent_pid:  # it died before the line above
+    die_with_parent()
+    if sys.platform == "linux" and os.getppid() != parent_pid:  # it died before the line above
         os._exit(1)

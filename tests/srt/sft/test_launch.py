@@ -46,6 +46,11 @@ def test_the_first_machine_comes_from_slurm_or_must_be_set(tmp_path, monkeypatch
     (tmp_path / "scontrol").write_text("#!/bin/sh\necho node-a\necho node-b\n")
     (tmp_path / "scontrol").chmod(0o755)
     assert find_processes(8, None, STEP).address == "node-a"
+    (tmp_path / "scontrol").write_text("#!/bin/sh\necho 'Unable to contact slurm controller' >&2\nexit 1\n")
+    with pytest.raises(
+        UserError, match=r"scontrol named none \(Unable to contact slurm controller\); set MASTER_ADDR"
+    ):
+        find_processes(8, None, STEP)
 
 
 def test_a_batch_script_without_srun_trains_on_its_own_machine():
