@@ -24,16 +24,16 @@ WHAT = {
 }
 
 
-def write_model_card(folder: Path, metadata: dict[str, Any], figures: Mapping[str, object]) -> None:
+def write_model_card(folder: Path, metadata: dict[str, Any], metrics: Mapping[str, object]) -> None:
     """Write the card of the checkpoint in `folder`.
 
-    metadata: as in its sd_zero.json. figures: name -> value, as the run measured them; None is left out.
+    metadata: as in its sd_zero.json. metrics: name -> value, as the run measured them; None is left out.
     """
     with atomic_write(folder / MODEL_CARD) as temporary:
-        temporary.write_text(model_card(metadata, figures), encoding="utf-8", errors="backslashreplace")
+        temporary.write_text(model_card(metadata, metrics), encoding="utf-8", errors="backslashreplace")
 
 
-def model_card(metadata: dict[str, Any], figures: Mapping[str, object]) -> str:
+def model_card(metadata: dict[str, Any], metrics: Mapping[str, object]) -> str:
     """The text of the card."""
     stage, base = str(metadata["stage"]), str(metadata["base_model"])
     sections = [
@@ -44,7 +44,7 @@ def model_card(metadata: dict[str, Any], figures: Mapping[str, object]) -> str:
         _phrases(metadata["control_phrases"]),
         _recipe(metadata.get("recipe", {})),
         _data(metadata),
-        _figures({name: value for name, value in figures.items() if value is not None}),
+        _metrics({name: value for name, value in metrics.items() if value is not None}),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -107,11 +107,11 @@ def _data(metadata: dict[str, Any]) -> str:
     return "## Data\n\n| | |\n|---|---|\n" + "\n".join(rows)
 
 
-def _figures(figures: dict[str, object]) -> str:
-    if not figures:
+def _metrics(metrics: dict[str, object]) -> str:
+    if not metrics:
         return ""
-    rows = [f"| {name} | {_number(value)} |" for name, value in figures.items()]
-    return "## Figures\n\nMeasured during its training.\n\n| | |\n|---|---|\n" + "\n".join(rows)
+    rows = [f"| {name} | {_number(value)} |" for name, value in metrics.items()]
+    return "## Metrics\n\nMeasured during its training.\n\n| | |\n|---|---|\n" + "\n".join(rows)
 
 
 def _number(value: object) -> str:

@@ -23,7 +23,7 @@ from srt.common.machine import Machine
 from srt.common.parent_death import die_with_parent
 from srt.contract.paths import PHASE1
 
-WORKER_ERROR = "SD_ZERO_WORKER_ERROR"  # path of the file in which rank 0 reports an error to the launcher
+WORKER_ERROR = "SD_ZERO_WORKER_ERROR"  # path of the file in which a process reports its error to the launcher
 FSDP2 = {  # environment variables of accelerate
     "ACCELERATE_USE_FSDP": "true",
     "FSDP_VERSION": "2",
@@ -110,7 +110,7 @@ def launch_command(processes: Processes, worker_arguments: list[str], on_gpu: bo
 def launch(processes: Processes, plan_path: Path) -> None:
     """Train with several processes, which read the TrainingPlan at `plan_path`; returns when they are done.
 
-    Raises UserError with the message of rank 0, or if a worker fails without one.
+    Raises UserError with the message of the process that failed first, or if none leaves one.
     """
     error_file = plan_path.with_suffix(".error")
     error_file.unlink(missing_ok=True)

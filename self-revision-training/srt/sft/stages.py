@@ -103,7 +103,7 @@ def _export(
         shutil.copyfile(plan.problems_file, finished / SRT_PROBLEMS)
     updates = stage.count_updates(plan.tuples_per_update)
     metadata = stage.metadata | {"tuples_per_update": plan.tuples_per_update, "updates": updates}
-    write_model_card(finished, metadata, _figures(plan, stage, log, updates))
+    write_model_card(finished, metadata, _metrics(plan, stage, log, updates))
     write_metadata(finished, metadata)
     if folder.exists():
         shutil.rmtree(folder)
@@ -111,7 +111,7 @@ def _export(
     shutil.rmtree(work_dir)
 
 
-def _figures(plan: TrainingPlan, stage: Stage, log: list[dict], updates: int) -> dict[str, object]:
+def _metrics(plan: TrainingPlan, stage: Stage, log: list[dict], updates: int) -> dict[str, object]:
     """For the model card."""
     losses = {key: [entry[key] for entry in log if key in entry] for key in ("loss", "eval_loss")}
     return {

@@ -1,5 +1,6 @@
 """One of several training processes: python -m srt.sft.worker <pickled TrainingPlan>, under accelerate."""
 
+import contextlib
 import os
 import pickle
 import sys
@@ -26,10 +27,17 @@ def main(plan_path: Path) -> None:
     try:
         train_stages(pickle.loads(plan_path.read_bytes()))
     except Exception as error:
-        if is_rank0:
-            Path(os.environ[WORKER_ERROR]).write_text(final_message(error), encoding="utf-8")
+        report(error, Path(os.environ[WORKER_ERROR]))
         os._exit(2)
     end_training_process()
+
+
+def report(error: Exception, path: Path) -> None:
+    """For the launcher. The first process that fails has the cause; the others may only miss that one."""
+    rank = os.environ["RANK"]
+    message = final_message(error)
+    with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
+        file.write(message if rank == "0" else f"training process {rank}: {message}")
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def test_the_hub_can_read_its_front_matter(stage):
     fields = front_matter(card)
     assert fields["library_name"] == "transformers" and "sd-zero" in fields["tags"]
     assert fields["base_model"] == "Qwen/Qwen3-4B-Instruct-2507"
-    assert "## Figures" not in card
+    assert "## Metrics" not in card
 
 
 def test_a_local_base_model_is_no_id_of_the_hub(tmp_path):

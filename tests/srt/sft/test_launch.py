@@ -88,6 +88,27 @@ kept = Kept()
 """
 
 
+FAILING = """
+import os
+
+if os.environ.get("RANK") == "1":
+    import srt.sft.stages
+
+    def fail(*_):
+        raise MemoryError("of this one")
+
+    srt.sft.stages.new_model = fail
+"""
+
+
+def test_the_error_of_a_process_other_than_the_first_is_the_commands_error(run_train, monkeypatch, tmp_path):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "sitecustomize.py").write_text(FAILING)
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
+    with pytest.raises(UserError, match=r"^training process 1: not enough memory \(of this one\)"):
+        run_train("num_processes=2")
+
+
 def test_processes_end_without_their_group_and_without_finalization(run_train, monkeypatch, tmp_path):
     """Gloo's threads outlive a group; finalization then aborts about every fourth process that has finished."""
     (tmp_path / "site").mkdir()
