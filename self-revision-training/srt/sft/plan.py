@@ -108,7 +108,7 @@ class TrainingPlan:
     pad_id: int
     attention: AttentionChoice
     stages: list[Stage]
-    problems_file: Path | None  # the problems that the data was made of (srt/collect/consumed.py), if it says so
+    problems: bytes | None  # of the file with the problems that the data was made of, if there is one
 
     def stage_dir(self, stage: Stage) -> Path:
         return self.output_dir / f"stage{stage.number}"
@@ -226,7 +226,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         padding_id(config.base_model, layout.tokenizer, layout.eot_ids[0]),
         attention_of(config.packing, stated),
         stages,
-        problems if problems.is_file() else None,
+        problems.read_bytes() if problems.is_file() else None,
     )
     complete = [plan.is_complete(stage) for stage in stages]  # each, since any may have lost files
     if not dry_run and not all(complete):

@@ -99,8 +99,8 @@ def _export(
     model.save_pretrained(finished)
     layout.tokenizer.save_pretrained(finished)
     write_json(finished / "training_log.json", log)
-    if plan.problems_file:
-        shutil.copyfile(plan.problems_file, finished / SRT_PROBLEMS)
+    if plan.problems is not None:
+        (finished / SRT_PROBLEMS).write_bytes(plan.problems)
     updates = stage.count_updates(plan.tuples_per_update)
     metadata = stage.metadata | {"tuples_per_update": plan.tuples_per_update, "updates": updates}
     write_model_card(finished, metadata, _metrics(plan, stage, log, updates))

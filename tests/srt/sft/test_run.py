@@ -7,6 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import GenerationConfig
 
+import srt.sft.stages
 from srt.collect.consumed import consumed_by_checkpoint, text_sha256, write_consumed
 from srt.collect.split import metadata_path
 from srt.common.errors import UserError
@@ -155,6 +156,21 @@ def test_a_checkpoint_names_the_problems_that_its_data_was_made_of(run_train, tm
     for stage in (1, 2):
         checkpoint = str(tmp_path / "out" / f"stage{stage}")
         assert consumed_by_checkpoint(checkpoint) == {"Phase 1": {text_sha256("x = 1"): "a"}}
+
+
+def test_a_collection_that_goes_on_meanwhile_does_not_change_them(run_train, tmp_path, monkeypatch):
+    """It deletes the file before it writes the stage files anew."""
+    path = tmp_path / "data" / "p_problems.jsonl"
+    write_consumed(path, [Problem("a", "x = 1", "1")])
+    real = srt.sft.stages.new_model
+
+    def new_model(*arguments):
+        path.unlink(missing_ok=True)
+        return real(*arguments)
+
+    monkeypatch.setattr("srt.sft.stages.new_model", new_model)
+    run_train("epochs_stage1=0.1", "epochs_stage2=0.1")
+    assert consumed_by_checkpoint(str(tmp_path / "out" / "stage2")) == {"Phase 1": {text_sha256("x = 1"): "a"}}
 
 
 def test_a_checkpoint_says_how_the_datas_prompts_were_rendered(run_train, tmp_path):
