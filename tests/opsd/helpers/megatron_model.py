@@ -89,7 +89,7 @@ def gpt_model(
         if layers == "local"
         else get_gpt_layer_with_transformer_engine_spec(qk_layernorm=True),
         vocab_size=rows,
-        max_sequence_length=4096,
+        max_sequence_length=32768,
         position_embedding_type="rope",
         share_embeddings_and_output_weights=tied,
         pre_process=parallel_state.is_pipeline_first_stage(),
