@@ -12,11 +12,10 @@ from srt.common.models import context_limit, count_parameters, load_model_config
 from srt.common.sampler_memory import collection_terms, describe_cache
 from srt.contract.layout import Layout
 from srt.problems import ProblemSet
-from srt.sampling.from_config import has_vllm, longest_sequence
+from srt.sampling.from_config import MEASURED_PROMPTS, has_vllm, longest_sequence
 from srt.sampling.vllm_parallel import engine_count
 
 SHOWN_PROMPTS = 2
-MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
 ASSUMED_YIELD = 0.1  # rough: kept tuples per revision, most revisions of a wrong y_init stay wrong
 
 

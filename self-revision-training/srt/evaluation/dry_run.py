@@ -8,8 +8,7 @@ from srt.common.models import context_limit, count_parameters, load_model_config
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
 from srt.evaluation.config import NONE, EvaluateConfig
-
-MEASURED_PROMPTS = 1000  # problems whose prompts are tokenized
+from srt.sampling.from_config import MEASURED_PROMPTS
 
 
 def show_plan(config: EvaluateConfig, folders: dict[str, Path], problems: list[Problem]) -> None:
