@@ -5,6 +5,7 @@ otherwise. Two minutes: every start of the workers takes half a minute.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -130,6 +131,20 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
     for (name, theirs), ours in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         assert (theirs - ours).abs().max() < 1e-3, name
     assert read_jsonl(nemo / "samples.jsonl")[0]["tokens"] == read_jsonl(local / "samples.jsonl")[0]["tokens"]
+
+
+@waits_for_ranks
+def test_a_start_that_fails_ends_its_workers_and_joins_no_cluster_afterwards(environment, other_checkpoint):
+    folder = Path(environment["FOLDER"])
+    teacher = shutil.copytree(other_checkpoint, folder / "damaged teacher")
+    weights = teacher / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "TEACHER_MODEL": str(teacher)}
+    settings["OUTPUT_DIR"] = str(folder / "never started")
+    done = subprocess.run([sys.executable, RUN], env=settings, capture_output=True, text=True, timeout=GENEROUS)
+    assert done.returncode != 0
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith("error: ") and "load_teacher" in last, done.stderr  # not NeMo-RL's destructors
 
 
 @waits_for_ranks

@@ -29,13 +29,17 @@ def lost_workers_in_words(num_nodes: int) -> Iterator[None]:
 
 
 def end_workers(owner: Any) -> None:
-    """`owner`: NeMo-RL's Policy or VllmGeneration. Where one worker is gone, its way to end all of them fails.
-
-    The others are then killed: otherwise NeMo-RL's destructors would join the cluster once more to end them.
-    """
+    """`owner`: NeMo-RL's Policy or VllmGeneration. Where one worker is gone, its way to end all of them fails, and
+    the others are killed."""
     with contextlib.redirect_stdout(io.StringIO()):  # NeMo-RL prints that failure, which is no news by then
         if not owner.shutdown():
-            owner.worker_group.shutdown(force=True)
+            kill_workers(owner)
+
+
+def kill_workers(owner: Any) -> None:
+    """End all workers, whatever they are doing. NeMo-RL's destructors would otherwise do so, and join whatever
+    cluster they find where this process has left its own."""
+    owner.worker_group.shutdown(force=True)
 
 
 def _what_is_gone(error: Exception, nodes: dict[str, str], num_nodes: int) -> str | None:

@@ -20,7 +20,7 @@ from opsd.loss_terms import loss_metrics
 from opsd.memory import sampler_share
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
-from opsd.nemo_rl.driver.lost_workers import end_workers
+from opsd.nemo_rl.driver.lost_workers import end_workers, kill_workers
 from opsd.nemo_rl.driver.runtime import WORKERS
 from opsd.nemo_rl.micro_batches import RankUpdate, assign_micro_batches, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
@@ -69,6 +69,13 @@ class WorkerGroup:
         if newest:
             print(f"continuing after step {self.start_step} from {newest}")
 
+        with contextlib.ExitStack() as started:
+            self._start_workers(run, newest, started)
+            started.pop_all()  # now `close` ends them
+
+    def _start_workers(self, run: Run, newest: str | None, started: contextlib.ExitStack) -> None:
+        """`newest`: the checkpoint to continue from. `started`: for what must end where a later part fails."""
+        config, shape = self.config, self.shape
         self.cluster = RayVirtualCluster(
             bundle_ct_per_node_list=[shape.gpus_per_node] * shape.num_nodes,
             num_gpus_per_node=shape.gpus_per_node,
@@ -88,6 +95,7 @@ class WorkerGroup:
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
         with span("sampler"):
             self.generation = open_generation(samplers, generation)
+            started.callback(kill_workers, self.generation)
             self.generation.finish_generation()
         self.sampler = NemoSampler(self.generation)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
@@ -103,10 +111,11 @@ class WorkerGroup:
                 init_reference_model=True,
                 worker_extension_cls_fqn=WORKERS[config.trainer_backend],
             )
+            started.callback(kill_workers, self.policy)
             if shape.rollout_gpus:
                 connect(self.policy, self.generation, self.cluster, shape)
             self.generation.prepare_refit_info(self.policy.prepare_refit_info())
-            if self.teacher_was_synced:
+            if newest and self.teacher_was_synced:
                 self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
             elif config.teacher_model != config.student_model:
                 self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
@@ -115,7 +124,7 @@ class WorkerGroup:
                     self.policy.run_all_workers_single_data("check_logits")
                 except UserError as error:  # Ray's, whose text is the worker's traceback
                     raise getattr(error, "cause", error) from None
-            if packed:
+            if self.packed:
                 self.policy.run_all_workers_single_data("pack")
 
     @contextlib.contextmanager
