@@ -78,8 +78,8 @@ class CpuSamplers:
 
     def shutdown(self, force: bool) -> None:
         assert force
-        for worker in self.workers:
-            ray.kill(worker)
+        for sampler in self.workers:
+            ray.kill(sampler)
 
 
 class Generation:
