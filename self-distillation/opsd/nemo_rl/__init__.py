@@ -13,7 +13,7 @@ loop, the sequences and the KL are the same functions as in the local engine.
         verifier_environment.py      the verifier as a NeMo-RL environment (a Ray actor)
         config.py megatron_config.py our configuration -> NeMo-RL's
         runtime.py                   paths, actor registry, Ray
-        lost_workers.py              the end of workers, theirs or ours
+        lost_workers.py              the errors and the end of workers
         check_environment.py         what setup_env.sh checks
     worker/                          one process for each GPU
         step.py                      the distillation step, shared by both training backends

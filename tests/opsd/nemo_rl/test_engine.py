@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from opsd.problem_order import ProblemOrder
@@ -137,14 +138,15 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
 def test_a_start_that_fails_ends_its_workers_and_joins_no_cluster_afterwards(environment, other_checkpoint):
     folder = Path(environment["FOLDER"])
     teacher = shutil.copytree(other_checkpoint, folder / "damaged teacher")
-    weights = teacher / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
+    weights = load_file(teacher / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, teacher / "model.safetensors", metadata={"format": "pt"})
     settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", "TEACHER_MODEL": str(teacher)}
     settings["OUTPUT_DIR"] = str(folder / "never started")
     done = subprocess.run([sys.executable, RUN], env=settings, capture_output=True, text=True, timeout=GENEROUS)
-    assert done.returncode != 0
-    *_, last = done.stderr.strip().splitlines()
-    assert last.startswith("error: ") and "load_teacher" in last, done.stderr  # not NeMo-RL's destructors
+    assert done.returncode == 2
+    *_, last = done.stderr.strip().splitlines()  # not one of NeMo-RL's destructors
+    assert last.startswith(f"error: {teacher}: tensors missing: 1 (the first: model.norm.weight)"), done.stderr
 
 
 @waits_for_ranks

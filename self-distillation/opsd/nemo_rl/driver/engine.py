@@ -42,11 +42,11 @@ class NemoEngine:
             # Only the model's class and config matter.
             model = model_without_weights(load_model_config(model_path))
             check_supported(model, model_path)
-            if names := changed_names(model):
+            if changed := changed_names(model):
                 raise UserError(
-                    f"ENGINE=nemo-rl: {model_path} has {len(names)} weights that its checkpoint holds in another "
-                    f"layout ({names[0]}, for example; fused experts are stored one by one), which the refresh of "
-                    "vLLM's weights does not convert; ENGINE=local supports such models"
+                    f"ENGINE=nemo-rl: {model_path} has {len(changed)} weights that its checkpoint holds in "
+                    f"another layout ({changed[0]}, for example; fused experts are stored one by one), which the "
+                    "refresh of vLLM's weights does not convert; ENGINE=local supports such models"
                 )
         model_config = load_model_config(config.student_model)
         if config.trainer_backend == "megatron":
