@@ -87,7 +87,8 @@ def prepare(config: DistillConfig, stated: Machine | None = None) -> Run:
         check_token_ids(resolved.student_model, layout.tokenizer, ids)
     if validation_set:
         name_overlaps(validation_set, train_set, srt_problems)
-    run = Run(resolved, layout, train_set, validation_set, output_dir, srt_problems, replay)
+    used = srt_problems.read_bytes() if srt_problems else None
+    run = Run(resolved, layout, train_set, validation_set, output_dir, used, replay)
     check_warmup(resolved, run.total_updates)
     return run
 

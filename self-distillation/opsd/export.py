@@ -61,8 +61,8 @@ def export_student(
         "data_fingerprint": run.train_set.fingerprint,
     }
     write_model_card(temporary, exported, _figures(run, finished_steps, best, validations))
-    if run.srt_problems:
-        shutil.copyfile(run.srt_problems, temporary / SRT_PROBLEMS)
+    if run.srt_problems is not None:
+        (temporary / SRT_PROBLEMS).write_bytes(run.srt_problems)
     write_consumed(temporary / DISTILL_PROBLEMS, run.used_problems(finished_steps))
     write_metadata(temporary, exported)
     close_run(run.output_dir, results)

@@ -54,10 +54,10 @@ class Run:
         train_set: ProblemSet,
         validation_set: ProblemSet | None,
         output_dir: Path,
-        srt_problems: Path | None = None,
+        srt_problems: bytes | None = None,
         replay: Replay | None = None,
     ):
-        """`srt_problems`: the list of the problems that Phase 1 used, if it is known."""
+        """`srt_problems`: the file with the problems that Phase 1 used, as it was when they were left out."""
         self.config = config
         self.layout = layout
         self.train_set = train_set

@@ -118,8 +118,9 @@ def test_the_export_hands_both_lists_on(make_run, grader, coin_checkpoint, tmp_p
         max_num_steps=2,
         max_total_sequence_length=22,
     )
-    run.srt_problems = tmp_path / "list.jsonl"
-    write_consumed(run.srt_problems, [problem(x="x = 1", id="of Phase 1")])
+    write_consumed(tmp_path / "list.jsonl", [problem(x="x = 1", id="of Phase 1")])
+    run.srt_problems = (tmp_path / "list.jsonl").read_bytes()
+    (tmp_path / "list.jsonl").unlink()  # as a collection that went on would
     train_run(run, grader)
     used = consumed_by_checkpoint(str(run.student_folder))
     assert used["Phase 1"] == {text_sha256("x = 1"): "of Phase 1"}
