@@ -162,7 +162,8 @@ def collect(argv: list[str]) -> None:
         "unreadable records": len(loaded.bad),
         "repeated records": loaded.repeated,
         "tokens": summary["tokens"],
-        "seconds": f"{summary['seconds']:,}, {summary['sampler_start_seconds']:,} of them for the sampler's start",
+        "seconds of this call": f"{summary['seconds']:,}, {summary['sampler_start_seconds']:,} of them for the "
+        "sampler's start",
         "file": path,
         "disk used": shown_bytes(disk_bytes(output_dir)),
     }

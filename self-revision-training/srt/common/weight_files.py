@@ -48,7 +48,7 @@ def inspect_weights(paths: Iterable[Path]) -> dict[Path, WeightFile]:
 
 
 def missing_weights(folder: Path) -> str | None:
-    """What a checkpoint's weights lack: all files, or parts that its index names. None where nothing is missing."""
+    """What a checkpoint's weights lack: all of them, or files that its index names; None where nothing does."""
     if not any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir()):
         return f"a checkpoint without weights (no {' or '.join(WEIGHT_SUFFIXES)} file)"
     index = folder / INDEX
@@ -59,7 +59,9 @@ def missing_weights(folder: Path) -> str | None:
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # loading the model says so
         return None
     missing = [name for name in names if not (folder / name).is_file()]
-    return f"{len(missing)} of {len(names)} weight files are missing (the first: {missing[0]})" if missing else None
+    if not missing:
+        return None
+    return f"{len(missing)} of {len(names)} weight files are missing (the first: {missing[0]})"
 
 
 def _inspect(path: Path) -> WeightFile:
