@@ -89,7 +89,7 @@ def gpt_model(
         if layers == "local"
         else get_gpt_layer_with_transformer_engine_spec(qk_layernorm=True),
         vocab_size=rows,
-        max_sequence_length=4096,
+        max_sequence_length=32768,
         position_embedding_type="rope",
         share_embeddings_and_output_weights=tied,
         pre_process=parallel_state.is_pipeline_first_stage(),
@@ -107,7 +107,15 @@ def wrapped(model: GPTModel, distributed_optimizer: bool) -> DistributedDataPara
         check_for_nan_in_grad=False,
         average_in_collective=False,
     )
-    return DistributedDataParallel(config, ddp, Float16Module(config, model) if config.bf16 else model)
+    module = Float16Module(config, model) if config.bf16 else model
+    if not LAYERS:
+        return DistributedDataParallel(config, ddp, module)
+    stream = torch.cuda.Stream()  # as Megatron makes it (training/models/dist_utils.py): gradients are added there
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        wrapper = DistributedDataParallel(config, ddp, module)
+    torch.cuda.current_stream().wait_stream(stream)
+    return wrapper
 
 
 def optimizer_and_schedule(model: DistributedDataParallel, sections: dict[str, Any], increment: int):
