@@ -113,7 +113,7 @@ def collect(argv: list[str]) -> None:
     }
     if started_identity(output_dir) in (None, identity):  # else open_run says what differs
         check_stage_files(config.train_data_dir, prefix, identity)
-    open_run(output_dir, identity, config_record, revisions)
+    open_run(output_dir, identity, config_record, revisions, [config.model_path])
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 

@@ -17,6 +17,7 @@ from srt.common.mistral_warning import hide_false_alarm
 from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
+from srt.common.weight_files import check_weights
 
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
@@ -158,6 +159,8 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
 
     Raises UserError if that fails.
     """
+    check_folder(model_path)
+    check_weights(model_path)
     load = AutoModelForCausalLM.from_pretrained
     options = {"dtype": resolve_dtype(dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
     verbosity = logging.get_verbosity()

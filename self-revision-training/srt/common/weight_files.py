@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from srt.common.errors import UserError
 from srt.common.files import atomic_write
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
@@ -47,8 +48,13 @@ def inspect_weights(paths: Iterable[Path]) -> dict[Path, WeightFile]:
     return found
 
 
-def missing_weights(folder: Path) -> str | None:
-    """What a checkpoint's weights lack: all of them, or files that its index names; None where nothing does."""
+def check_weights(model_path: str) -> None:
+    """Raises UserError for a folder without weights, or without some that its index names."""
+    if Path(model_path).is_dir() and (missing := _missing_weights(Path(model_path))):
+        raise UserError(f"{model_path}: {missing}; copy or download the checkpoint again")
+
+
+def _missing_weights(folder: Path) -> str | None:
     if not any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir()):
         return f"a checkpoint without weights (no {' or '.join(WEIGHT_SUFFIXES)} file)"
     index = folder / INDEX

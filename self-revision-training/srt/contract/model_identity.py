@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError, reason_of
-from srt.common.weight_files import WEIGHT_SUFFIXES, inspect_weights, missing_weights
+from srt.common.weight_files import WEIGHT_SUFFIXES, inspect_weights
 from srt.contract.provenance import CHECKPOINT_METADATA, fingerprint, read_metadata
 from srt.contract.published import check_content
 
@@ -23,8 +23,8 @@ PARTS_OF_RUNS = ("stage1", "stage2", "student")  # names that say little without
 def model_identity(model_path: str) -> str:
     """Equal for folders that hold the same model; a hub id is its own identity.
 
-    Reads all weights when it sees them for the first time. Raises UserError for weights that are missing, that
-    cannot be read or that hold NaN.
+    Reads all weights when it sees them for the first time. Raises UserError for weights that cannot be read or
+    that hold NaN.
     """
     folder = Path(model_path)
     if not folder.is_dir():
@@ -36,9 +36,6 @@ def model_identity(model_path: str) -> str:
     except OSError as error:
         raise UserError(f"{model_path}: cannot be read ({reason_of(error)})") from error
     check_content(folder, read_metadata(model_path) or {}, weights)
-    # Before a run takes this for its model: with the weights in place, it would be another one.
-    if missing := missing_weights(folder):
-        raise UserError(f"{model_path}: {missing}; copy or download the checkpoint again")
     for path, weight_file in weights.items():
         if weight_file.nan_in:
             raise UserError(f"{path}: its tensor {weight_file.nan_in} contains NaN, use another checkpoint")

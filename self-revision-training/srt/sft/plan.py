@@ -235,7 +235,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         longest = max(length for stage in stages for length in stage.lengths)
         plan = replace(plan, attention=check_model(config, longest, "cpu" if processes.total > 1 else None))
     if processes.machine_rank == 0 and not dry_run:
-        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions)
+        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions, [config.base_model])
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
     return plan
