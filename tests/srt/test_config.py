@@ -320,15 +320,15 @@ def test_a_misspelled_variable_causes_a_warning(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "variable", "right"),
     [
-        ("sft", "LR", "meant are probably LR_STAGE1 and LR_STAGE2"),
-        ("distill", "MODEL_PATH", "meant is probably STUDENT_MODEL"),
-        ("distill", "LEARNING_RATE", "meant is probably LR"),
-        ("sft", "LEARNING_RATE", "meant are probably LR_STAGE1 and LR_STAGE2"),
-        ("distill", "STUDENT", "meant is probably STUDENT_MODEL"),
-        ("distill", "MAX_STEPS", "meant is probably MAX_NUM_STEPS"),
-        ("sft", "DRY_RUN", "meant is probably the argument --dry-run"),
-        ("evaluate", "STUDENT_MODEL", "meant is probably MODEL_PATH"),
-        ("srt_data", "MODEL_NAME", "meant is probably MODEL_PATH"),
+        ("sft", "LR", "did you mean LR_STAGE1 and LR_STAGE2?"),
+        ("distill", "MODEL_PATH", "did you mean STUDENT_MODEL?"),
+        ("distill", "LEARNING_RATE", "did you mean LR?"),
+        ("sft", "LEARNING_RATE", "did you mean LR_STAGE1 and LR_STAGE2?"),
+        ("distill", "STUDENT", "did you mean STUDENT_MODEL?"),
+        ("distill", "MAX_STEPS", "did you mean MAX_NUM_STEPS?"),
+        ("sft", "DRY_RUN", "did you mean the argument --dry-run?"),
+        ("evaluate", "STUDENT_MODEL", "did you mean MODEL_PATH?"),
+        ("srt_data", "MODEL_NAME", "did you mean MODEL_PATH?"),
     ],
 )
 def test_a_variable_that_is_a_knob_elsewhere_is_named_as_ignored_with_the_right_one(
@@ -338,7 +338,7 @@ def test_a_variable_that_is_a_knob_elsewhere_is_named_as_ignored_with_the_right_
     load(name)
     out = capsys.readouterr().out
     assert out.startswith(f"warning: {variable}=7 is ignored, since ") and out.count("\n") == 1
-    assert re.search(right, out)
+    assert right in out
 
 
 def test_a_knob_of_another_script_is_no_warning_where_the_right_one_is_set_too(monkeypatch, capsys):

@@ -12,6 +12,7 @@ from srt.common.errors import UserError
 from srt.config import CONFIGS, LARGEST_SEED, load_config, option
 from srt.evaluation.config import EvaluateConfig
 from srt.knob_help import accepted_values, help_or_refuse, print_help
+from srt.knob_notes import shown_value
 from srt.report.run import ReportConfig
 from srt.sft.config import SftConfig
 
@@ -82,6 +83,14 @@ def test_the_values_that_a_knob_takes(type_, limits, expected):
     field = option(**limits)
     field.type = type_
     assert accepted_values(field) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(None, "null"), (True, "1"), ("", "''"), ("a b", "'a b'"), (5e-6, "5e-06")],
+)
+def test_values_are_shown_as_they_can_be_typed(value, shown):
+    assert shown_value(value) == shown
 
 
 def test_a_wrong_knob_is_refused_and_nothing_is_printed_besides(capsys):

@@ -19,6 +19,7 @@ from srt.common.remote_code import needs_remote_code, remote_code_allowed, remot
 from srt.common.rope import fix_rope, rope_overrides
 from srt.common.weight_files import check_weights
 
+HUB_ADVICE = "check the name and the network, or name a local folder"
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
 logging.disable_progress_bar()  # "Loading weights" only clutters our own bars
@@ -33,9 +34,11 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     except Exception as error:  # damaged files raise whatever their reader stumbles over
         if needs_remote_code(error):
             raise UserError(remote_code_message(model_path, what)) from error
-        where = "" if Path(model_path).is_dir() else ", either as a folder or from the Hugging Face hub"
+        is_folder = Path(model_path).is_dir()
+        where = "" if is_folder else ", either as a folder or from the Hugging Face hub"
+        advice = "" if is_folder else f"; {HUB_ADVICE}"
         raise UserError(
-            f"{model_path}: its {what} could not be loaded{where} ({typed_reason_of(error)})"
+            f"{model_path}: its {what} could not be loaded{where} ({typed_reason_of(error)}){advice}"
         ) from error
 
 
