@@ -6,7 +6,7 @@
 Each part runs in a process of its own, one after the other:
 
 - step: `steps` whole steps of the engine after one to warm up; their responses are what the others train on;
-- ours: opsd.local.optimizer_step.Updates, teacher and student forward, backward and update, rows sorted by length;
+- ours: opsd.local.optimizer_step.OptimizerStep: teacher and student forward, backward, update; rows by length;
 - ours-columns: the same with KL_GRAD_EPS=1e-4;
 - ours-plain: the same without gradient checkpointing;
 - trl: DistillationTrainer with its chunked reverse KL, fed our two rows (its own teacher reads the student's row);

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from opsd.hidden_states import lm_head, predicting_hidden
-from opsd.pairs import Rollout, build_pair, micro_batches
-from srt.common.models import load_model
+from opsd.pairs import build_pair, micro_batches
+from opsd.rollouts import Rollout
+from srt.common.models import load_model, padding_id
 from srt.config_groups import PromptConfig
 from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.records import Problem
@@ -104,8 +105,7 @@ def model_case(path: str, tokens: int, response_tokens: int = 256) -> Case:
     layout = layout_of_checkpoint(path, PromptConfig("math", None, None, None, None))
     model = load_model(path)
     model.eval()
-    pad_id = layout.tokenizer.pad_token_id
-    pad_id = layout.eot_ids[0] if pad_id is None else pad_id
+    pad_id = padding_id(path, layout.tokenizer, layout.eot_ids[0])
     sampler = TransformersSampler(model, pad_id, SamplingConfig(1.0, 1.0, tuple(layout.eot_ids)), max_batch=192)
     pairs, generated, seed = [], 0, 0
     while generated < tokens:

@@ -1,4 +1,4 @@
-"""NeMo-RL's own DTensor worker, which also says how much memory it took; for against_stock.py."""
+"""NeMo-RL's own DTensor worker, which also says how much memory it took; for the stock arms."""
 
 import ray
 import torch

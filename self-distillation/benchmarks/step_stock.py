@@ -35,7 +35,6 @@ class StepLog:
 
     def __init__(self, prompts: list[list[int]], per_step: int):
         self.steps: list[Step] = []
-        self.peaks: list[float] = []
         self._prompts, self._per_step = [len(chat) for chat in prompts], per_step
         self._totals: list[int] = []
 

@@ -3,6 +3,7 @@
 Each check is a property that must hold whatever the model: see the sentences below. PREFLIGHT=0 skips all of them.
 """
 
+import os
 from dataclasses import dataclass
 
 import torch
@@ -44,7 +45,7 @@ def preflight(run: Run, engine: Engine) -> None:
     check_template(run.layout, run.config.student_model)
     pairs = _sample_pairs(run, engine)
     if not pairs:
-        return  # no problem leaves room for a response; the first step says what to do
+        return  # there is no response, or none that can be scored; the first step says what to do
     limits = ON_GPU if torch.cuda.is_available() else ON_CPU
     with_cue = TokenMetrics(engine.score(pairs)).means()
     findings = []
@@ -63,7 +64,7 @@ def check_template(layout: Layout, model: str) -> None:
     """Raises UserError when the template is not that of the SRT data, or changes what an assistant says."""
     stored, actual = (read_metadata(model) or {}).get("prompt_probe"), layout.prompt_probe()
     if stored is not None and stored != actual:
-        same = next((i for i, (a, b) in enumerate(zip(stored, actual, strict=False)) if a != b), len(actual))
+        same = len(os.path.commonprefix([stored, actual]))
         here, there = (text[max(0, same - 10) :][:100] for text in (actual, stored))
         thinking = ("<think>" in stored) != ("<think>" in actual) or ("</think>" in stored) != (
             "</think>" in actual
@@ -109,7 +110,7 @@ def _sample_pairs(run: Run, engine: Engine) -> list[SequencePair]:
         for problem, request, sample in zip(problems, requests, samples, strict=True)
     ]
     pairs = [build_pair(rollout, run.layout, run.max_teacher_tokens) for rollout in rollouts]
-    return [pair for pair in pairs if pair.targets]
+    return [pair for pair in pairs if run.can_score(pair)]
 
 
 def _without_cue(pair: SequencePair) -> SequencePair:

@@ -85,9 +85,8 @@ class RolloutWorker:
         for position, rollout in enumerate(rollouts):
             prompt = self.layout.revision_prompt(rollout.chat, rollout.y, rollout.r)
             seed = sample_seed(self.seed, f"{purpose} revision", step, position, rollout.problem.id)
-            room = min(
-                self._room(rollout.chat), self.max_revision_tokens - len(prompt)
-            )  # at most as much as y had
+            # At most as much as y had.
+            room = min(self._room(rollout.chat), self.max_revision_tokens - len(prompt))
             requests.append(SampleRequest(prompt, seed, room, sampling=self.sampling))
         limit = f"MAX_TEACHER_TOKENS allows {self.max_revision_tokens}"
         problems, what = [rollout.problem for rollout in rollouts], f"{purpose} revision"

@@ -238,20 +238,22 @@ class Run:
         return pairs
 
     def all_pairs(self, rollouts: list[Rollout]) -> list[SequencePair]:
-        """Both sequences of all responses, whether they enter the loss or not."""
+        """Both sequences of all responses that can be scored, whether they enter the loss or not."""
         cue = cast(TeacherCue, self.config.teacher_cue)  # one of its choices
         pairs = [
             build_pair(rollout, self.layout, self.max_teacher_tokens, cue, self.config.seed)
             for rollout in rollouts
         ]
-        return [pair for pair in pairs if pair.targets]
+        return [pair for pair in pairs if self.can_score(pair)]
+
+    def can_score(self, pair: SequencePair) -> bool:
+        """Whether the teacher's budget leaves something of y, and the teacher has all of its tokens."""
+        return bool(pair.targets) and max(pair.teacher.ids) < self.teacher_vocab
 
     def _enters_loss(self, pair: SequencePair) -> bool:
         truncated = pair.rollout.finish_reason == "length"
-        is_known = max(pair.teacher.ids) < self.teacher_vocab
         on_this_reward = self.config.loss_on == "all" or pair.rollout.r == 0
-        trained = on_this_reward and (self.config.include_truncated or not truncated)
-        return bool(pair.targets) and is_known and trained
+        return on_this_reward and (self.config.include_truncated or not truncated)
 
     # When things are due ----------------------------------------------------------------------------------
 

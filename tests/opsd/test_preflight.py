@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from opsd.local.engine import LocalEngine
-from opsd.preflight import check_template, preflight
+from opsd.preflight import Limits, check_template, preflight
 from srt.common.errors import UserError
 from srt.common.models import load_model
 from srt.config_groups import PromptConfig
@@ -108,6 +108,23 @@ def test_another_teacher_is_not_expected_to_be_the_student(open_run, reviser_che
     assert "without the cue" not in capsys.readouterr().out
 
 
+def test_responses_with_a_token_that_the_teacher_does_not_have_are_left_out(
+    open_run, tiny_checkpoint, tmp_path, monkeypatch
+):
+    student = AutoModelForCausalLM.from_pretrained(tiny_checkpoint)
+    vocab = student.config.vocab_size
+    student.resize_token_embeddings(vocab + 64)
+    folder = shutil.copytree(tiny_checkpoint, tmp_path / "padded")
+    student.save_pretrained(folder)
+    opened = open_run(folder, PROBLEMS, teacher=tiny_checkpoint, **ROOM)
+    with opened.engine.sampling() as sampler:
+        y = [token for rollout in opened.rollout_worker.sample(sampler, PROBLEMS, 0) for token in rollout.y]
+    assert max(y) >= vocab
+    # A random model gives such tokens much of its probability, which the KL's vocabulary does not have.
+    monkeypatch.setattr("opsd.preflight.ON_CPU", Limits(kl=1e-5, logprob_gap=1.0))
+    preflight(opened.run, opened.engine)
+
+
 def test_a_resumed_student_is_not_expected_to_be_its_teacher(open_run, reviser_checkpoint, grader, capsys):
     opened = open_run(reviser_checkpoint, PROBLEMS, lr=1e-2, **ROOM)
     opened.step(0)
@@ -173,6 +190,15 @@ def test_another_thinking_mode_than_the_datas(with_template, tiny_checkpoint):
     layout, path = with_template(think, prompt_probe=probe)
     with pytest.raises(UserError, match="puts another thinking mode into its prompts than when the SRT data"):
         check_template(layout, path)
+
+
+def test_prompts_that_only_end_otherwise_are_both_shown(with_template, tiny_checkpoint):
+    probe = layout_of_checkpoint(str(tiny_checkpoint), PromptConfig("math", None, None, "", None)).prompt_probe()
+    end = "{% if add_generation_prompt %}" + "and so on " * 20 + "{% endif %}"
+    layout, path = with_template(lambda template: template + end, prompt_probe=probe)
+    with pytest.raises(UserError) as error:
+        check_template(layout, path)
+    assert f"({probe[-10:] + 'and so on ' * 9!r} instead of {probe[-10:]!r})" in str(error.value)
 
 
 def test_other_prompts_than_the_datas(with_template, tiny_checkpoint):

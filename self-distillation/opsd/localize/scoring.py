@@ -38,7 +38,7 @@ class Item:
 
 @dataclass(frozen=True)
 class PairScorer:
-    """`alternatives`: the most likely tokens to keep of each model. `variants`: None: only training's cue."""
+    """`alternatives`: the most likely tokens to keep of each model. `compare`: False: only training's cue."""
 
     student: ReadModel
     teacher: ReadModel

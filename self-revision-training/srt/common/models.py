@@ -17,7 +17,7 @@ from srt.common.mistral_warning import hide_false_alarm
 from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
-from srt.common.weight_files import check_weights
+from srt.common.weight_files import check_weight_files
 
 HUB_ADVICE = "check the name and the network, or name a local folder"
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
@@ -162,10 +162,24 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
 
     Raises UserError if that fails.
     """
+    model = _load_whole(model_path, dtype=resolve_dtype(dtype))
+    correct_model(model, model_path)
+    model = model.to(device or default_device())
+    use_exact_attention(model)
+    return model
+
+
+def check_weights(model_path: str) -> None:
+    """Raises UserError for a checkpoint that is damaged or lacks weights, by their names and shapes alone."""
+    _load_whole(model_path, device_map="meta")
+
+
+def _load_whole(model_path: str, **options: Any) -> Any:
+    """A model of which transformers has made up nothing."""
     check_folder(model_path)
-    check_weights(model_path)
+    check_weight_files(model_path)
     load = AutoModelForCausalLM.from_pretrained
-    options = {"dtype": resolve_dtype(dtype), "output_loading_info": True, "ignore_mismatched_sizes": True}
+    options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()  # its report on missing tensors is a table; ours is a sentence
     try:
@@ -174,9 +188,6 @@ def load_model(model_path: str, dtype: str = "auto", device: str | None = None) 
     finally:
         logging.set_verbosity(verbosity)
     _check_loaded(model_path, info)
-    correct_model(model, model_path)
-    model = model.to(device or default_device())
-    use_exact_attention(model)
     return model
 
 

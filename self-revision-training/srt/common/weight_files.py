@@ -48,7 +48,7 @@ def inspect_weights(paths: Iterable[Path]) -> dict[Path, WeightFile]:
     return found
 
 
-def check_weights(model_path: str) -> None:
+def check_weight_files(model_path: str) -> None:
     """Raises UserError for a folder without weights, or without some that its index names."""
     if Path(model_path).is_dir() and (missing := _missing_weights(Path(model_path))):
         raise UserError(f"{model_path}: {missing}; copy or download the checkpoint again")

@@ -10,7 +10,7 @@ from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.files import lock_folder, read_json, remove, remove_leftovers, write_json
-from srt.common.weight_files import check_weights
+from srt.common.weight_files import check_weight_files
 from srt.contract.hardware import hardware
 from srt.contract.published import FILES, check_files, index_files
 
@@ -127,7 +127,7 @@ def open_run(
     weights of a model are missing: with them it would be another model, and so another run.
     """
     for model in models:
-        check_weights(model)
+        check_weight_files(model)
     revisions = revisions or {}
     lock_folder(output_dir)
     remove_leftovers(output_dir)

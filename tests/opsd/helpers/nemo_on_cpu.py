@@ -76,6 +76,11 @@ class CpuSamplers:
     def run_single_worker_single_data(self, method_name: str, worker_idx: int, **arguments: Any) -> Any:
         return getattr(self.workers[worker_idx], method_name).remote(**arguments)
 
+    def shutdown(self, force: bool) -> None:
+        assert force
+        for sampler in self.workers:
+            ray.kill(sampler)
+
 
 class Generation:
     """In the place of the vLLM engines: two samplers of the student as it was at the last refresh."""

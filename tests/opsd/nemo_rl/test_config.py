@@ -4,6 +4,7 @@ import pytest
 
 from opsd import select_engine as select_engine_module
 from opsd.nemo_rl.driver.config import cluster_shape, generation_config, policy_config
+from opsd.nemo_rl.driver.runtime import cluster_knob
 from opsd.select_engine import check_engine, select_engine
 from srt.common.errors import UserError
 from srt.common.models import count_parameters
@@ -155,6 +156,17 @@ def test_what_cannot_be_had_is_refused_in_a_sentence_that_names_the_local_engine
     with pytest.raises(UserError, match="ENGINE=local") as refusal:
         select_engine(requested, gpus, nodes)
     assert (missing or "no GPU") in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "address", "knob"),
+    [(1, None, None), (1, "10.0.0.1:6379", "RAY_ADDRESS=10.0.0.1:6379"), (2, "10.0.0.1:6379", "NUM_NODES=2")],
+)
+def test_the_setting_by_which_a_cluster_is_joined(make_config, monkeypatch, nodes, address, knob):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    if address:
+        monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cluster_knob(make_config(num_nodes=nodes)) == knob
 
 
 def test_the_nemo_rl_engine_refuses_adapters(make_config):

@@ -5,6 +5,7 @@ otherwise. Two minutes: every start of the workers takes half a minute.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from opsd.problem_order import ProblemOrder
@@ -130,6 +132,24 @@ def test_a_killed_and_continued_run_on_two_gpus_is_the_local_engines(
     for (name, theirs), ours in zip(students[0].named_parameters(), students[1].parameters(), strict=True):
         assert (theirs - ours).abs().max() < 1e-3, name
     assert read_jsonl(nemo / "samples.jsonl")[0]["tokens"] == read_jsonl(local / "samples.jsonl")[0]["tokens"]
+
+
+@pytest.mark.parametrize("role", ["STUDENT_MODEL", "TEACHER_MODEL"])
+@waits_for_ranks
+def test_a_start_with_an_incomplete_model_ends_in_a_sentence_and_joins_no_cluster(
+    environment, other_checkpoint, tmp_path, role
+):
+    """A teacher's weights are read by the workers, which the driver ends, and not NeMo-RL's destructors."""
+    model = shutil.copytree(other_checkpoint, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    del weights["model.norm.weight"]
+    save_file(weights, model / "model.safetensors", metadata={"format": "pt"})
+    settings = environment | {"ENGINE": "nemo-rl", "FAKE_GPUS": "1", role: str(model)}
+    settings["OUTPUT_DIR"] = str(tmp_path / "run")
+    done = subprocess.run([sys.executable, RUN], env=settings, capture_output=True, text=True, timeout=GENEROUS)
+    assert done.returncode == 2
+    *_, last = done.stderr.strip().splitlines()
+    assert last.startswith(f"error: {model}: tensors missing: 1 (the first: model.norm.weight)"), done.stderr
 
 
 @waits_for_ranks

@@ -1,6 +1,7 @@
 """The student that comes out of a sharded run is the folder that the local engine would have written."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -25,6 +26,19 @@ def test_config_and_generation_config_are_those_of_the_model_it_started_from(tin
     for name in ("config.json", "generation_config.json"):
         found = json.loads((tmp_path / "student" / name).read_text())
         assert found == json.loads((tiny_checkpoint / name).read_text())
+
+
+def test_a_model_on_the_hub_needs_no_generation_config(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    cached, commit = tmp_path / "hub" / "models--some--model", "0" * 40
+    shutil.copytree(tiny_checkpoint, cached / "snapshots" / commit)
+    (cached / "snapshots" / commit / "generation_config.json").unlink()
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text(commit)
+    model = AutoModelForCausalLM.from_pretrained(tiny_checkpoint, dtype=torch.float32)
+    save_hf_model(model.state_dict(), "some/model", torch.float32, tmp_path / "student")
+    assert (tmp_path / "student" / "model.safetensors").is_file()
 
 
 def test_a_weight_that_is_missing_is_named(tiny_checkpoint, tmp_path):

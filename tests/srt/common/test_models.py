@@ -6,9 +6,17 @@ import shutil
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from srt.common.errors import UserError
-from srt.common.models import check_gpu, check_reporter, check_saving, load_tokenizer, present_gpus
+from srt.common.models import (
+    check_gpu,
+    check_reporter,
+    check_saving,
+    check_weights,
+    load_tokenizer,
+    present_gpus,
+)
 
 TOO_OLD = "The NVIDIA driver on your system is too old (found version 11040).\nPlease update it."
 
@@ -156,3 +164,20 @@ def test_a_tokenizer_that_cannot_be_saved_is_refused_before_training(checkpoint,
         UserError, match="its tokenizer with its chat template could be loaded and cannot be saved"
     ):
         check_saving(str(checkpoint), tokenizer, [2])
+
+
+def test_weights_are_checked_by_their_names_and_shapes(tiny_checkpoint, tmp_path):
+    check_weights(str(tiny_checkpoint))
+    model = shutil.copytree(tiny_checkpoint, tmp_path / "model")
+    weights = load_file(model / "model.safetensors")
+    save_file(weights | {"model.norm.weight": torch.ones(3)}, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"of another shape than its config says: 1 \(the first: model.norm"):
+        check_weights(str(model))
+    del weights["model.norm.weight"]
+    save_file(weights, model / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"tensors missing: 1 \(the first: model.norm.weight\)"):
+        check_weights(str(model))
+    content = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(content[:-100])
+    with pytest.raises(UserError, match="its model could not be loaded"):
+        check_weights(str(model))

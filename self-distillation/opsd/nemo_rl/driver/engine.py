@@ -26,7 +26,7 @@ from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import report_start, span
 from srt.common.errors import UserError
-from srt.common.models import count_parameters, load_model_config, model_without_weights
+from srt.common.models import check_weights, count_parameters, load_model_config, model_without_weights
 from srt.common.progress import heartbeat
 from srt.contract import metrics as names
 from srt.sampling.base import InterruptibleSampler
@@ -42,12 +42,13 @@ class NemoEngine:
             # Only the model's class and config matter.
             model = model_without_weights(load_model_config(model_path))
             check_supported(model, model_path)
-            if names := changed_names(model):
+            if changed := changed_names(model):
                 raise UserError(
-                    f"ENGINE=nemo-rl: {model_path} has {len(names)} weights that its checkpoint holds in another "
-                    f"layout ({names[0]}, for example; fused experts are stored one by one), which the refresh of "
-                    "vLLM's weights does not convert; ENGINE=local supports such models"
+                    f"ENGINE=nemo-rl: {model_path} has {len(changed)} weights that its checkpoint holds in "
+                    f"another layout ({changed[0]}, for example; fused experts are stored one by one), which the "
+                    "refresh of vLLM's weights does not convert; ENGINE=local supports such models"
                 )
+        check_weights(config.student_model)  # NeMo-RL makes up what is missing; a teacher's are ours to load
         model_config = load_model_config(config.student_model)
         if config.trainer_backend == "megatron":
             check_megatron(config, model_config)

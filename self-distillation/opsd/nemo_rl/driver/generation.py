@@ -7,10 +7,9 @@ from typing import Any
 import ray
 from nemo_rl.models.generation.vllm import VllmGeneration, vllm_generation
 
-from opsd.nemo_rl.driver.lost_workers import end_workers
+from opsd.nemo_rl.driver.lost_workers import end_workers, user_errors_of_workers
 from opsd.nemo_rl.driver.runtime import SAMPLER_WORKER
 from opsd.nemo_rl.worker.sampling import Requests, Samples
-from srt.common.errors import UserError
 from srt.contract import metrics as names
 from srt.contract.records import Problem
 from srt.sampling.base import Sample, SampleRequest
@@ -113,11 +112,9 @@ class NemoSampler:
 
 
 def _get(calls: Any) -> Any:
-    """What calls return. Raises a worker's UserError as such; Ray's has its traceback for a text."""
-    try:
+    """What calls return."""
+    with user_errors_of_workers():
         return ray.get(calls)
-    except UserError as error:
-        raise getattr(error, "cause", error) from None
 
 
 class NemoGrader:

@@ -1,4 +1,4 @@
-"""A worker or a whole node that is gone, in one sentence instead of Ray's pages."""
+"""The errors and the end of workers: a sentence instead of Ray's pages where one, or a whole node, is gone."""
 
 import contextlib
 import io
@@ -29,13 +29,26 @@ def lost_workers_in_words(num_nodes: int) -> Iterator[None]:
 
 
 def end_workers(owner: Any) -> None:
-    """`owner`: NeMo-RL's Policy or VllmGeneration. Where one worker is gone, its way to end all of them fails.
-
-    The others are then killed: otherwise NeMo-RL's destructors would join the cluster once more to end them.
-    """
+    """`owner`: NeMo-RL's Policy or VllmGeneration. Where one worker is gone, its way to end all of them fails, and
+    the others are killed."""
     with contextlib.redirect_stdout(io.StringIO()):  # NeMo-RL prints that failure, which is no news by then
         if not owner.shutdown():
-            owner.worker_group.shutdown(force=True)
+            kill_workers(owner)
+
+
+def kill_workers(owner: Any) -> None:
+    """End all workers, whatever they are doing. NeMo-RL's destructors would otherwise do so, and join whatever
+    cluster they find where this process has left its own."""
+    owner.worker_group.shutdown(force=True)
+
+
+@contextlib.contextmanager
+def user_errors_of_workers() -> Iterator[None]:
+    """Raises a worker's UserError as such; Ray's has its traceback for a text."""
+    try:
+        yield
+    except UserError as error:
+        raise getattr(error, "cause", error) from None
 
 
 def _what_is_gone(error: Exception, nodes: dict[str, str], num_nodes: int) -> str | None:

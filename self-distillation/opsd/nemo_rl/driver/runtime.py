@@ -29,8 +29,8 @@ NODES_JOIN_SECONDS = 60.0  # within which the cluster's GPUs must have joined
 
 def prepare_ray(config: RunConfig) -> None:
     """To be called before anything imports Ray. Raises UserError for a running cluster that cannot be joined."""
-    if joins_cluster(config):
-        require_token(f"NUM_NODES={config.num_nodes}" if config.num_nodes > 1 else "RAY_ADDRESS is set")
+    if knob := cluster_knob(config):
+        require_token(knob)
     else:
         protect_own_cluster()
 
@@ -42,9 +42,12 @@ def prepare() -> None:
     enforce_remote_code()
 
 
-def joins_cluster(config: RunConfig) -> bool:
-    """Whether the run joins a Ray cluster that is running already, instead of starting its own."""
-    return config.num_nodes > 1 or bool(os.environ.get("RAY_ADDRESS"))
+def cluster_knob(config: RunConfig) -> str | None:
+    """The setting by which the run joins a Ray cluster that is running already; None: it starts its own."""
+    address = os.environ.get("RAY_ADDRESS")
+    if config.num_nodes > 1:
+        return f"NUM_NODES={config.num_nodes}"
+    return f"RAY_ADDRESS={address}" if address else None
 
 
 def prepare_path() -> None:
@@ -107,13 +110,13 @@ def join_ray(config: RunConfig, gpus: int, workers_per_gpu: int = 2) -> None:
         "log_to_driver": config.worker_logs,
         "include_dashboard": False,
     }
-    if joins_cluster(config):
+    if knob := cluster_knob(config):
         try:
             ray.init(address="auto", **common)
         except ConnectionError as error:
             raise UserError(
-                f"NUM_NODES={config.num_nodes}: no Ray cluster was found ({error}); start one on the "
-                "nodes first, as examples/slurm_distill.sh does"
+                f"{knob}: no Ray cluster was found ({error}); start one on the nodes first, as "
+                "examples/slurm_distill.sh does"
             ) from error
     else:
         # A GPU's bundle requests one CPU for each of its workers, and the verifier one. Ray only counts CPUs, but

@@ -20,14 +20,13 @@ from opsd.loss_terms import loss_metrics
 from opsd.memory import sampler_share
 from opsd.nemo_rl.driver.config import ClusterShape, generation_config, policy_config
 from opsd.nemo_rl.driver.generation import NemoSampler, open_generation
-from opsd.nemo_rl.driver.lost_workers import end_workers
+from opsd.nemo_rl.driver.lost_workers import end_workers, kill_workers, user_errors_of_workers
 from opsd.nemo_rl.driver.runtime import WORKERS
 from opsd.nemo_rl.micro_batches import RankUpdate, assign_micro_batches, rank_updates
 from opsd.nemo_rl.worker.step import RankStepResult
 from opsd.pairs import SequencePair
 from opsd.run import Run
 from opsd.timing import add_span, span
-from srt.common.errors import UserError
 from srt.common.machine import this_machine
 from srt.common.models import load_model_config, stored_dtype, vllm_overrides
 from srt.contract import metrics as names
@@ -69,6 +68,13 @@ class WorkerGroup:
         if newest:
             print(f"continuing after step {self.start_step} from {newest}")
 
+        with contextlib.ExitStack() as started:
+            self._start_workers(run, newest, started)
+            started.pop_all()  # now `close` ends them
+
+    def _start_workers(self, run: Run, newest: str | None, started: contextlib.ExitStack) -> None:
+        """`newest`: the checkpoint to continue from. `started`: for what must end where a later part fails."""
+        config, shape = self.config, self.shape
         self.cluster = RayVirtualCluster(
             bundle_ct_per_node_list=[shape.gpus_per_node] * shape.num_nodes,
             num_gpus_per_node=shape.gpus_per_node,
@@ -88,6 +94,7 @@ class WorkerGroup:
         # vLLM first, while the GPUs are empty: it measures the memory that is free.
         with span("sampler"):
             self.generation = open_generation(samplers, generation)
+            started.callback(kill_workers, self.generation)
             self.generation.finish_generation()
         self.sampler = NemoSampler(self.generation)
         weights, optimizer = self.checkpoints.get_resume_paths(newest)
@@ -103,20 +110,23 @@ class WorkerGroup:
                 init_reference_model=True,
                 worker_extension_cls_fqn=WORKERS[config.trainer_backend],
             )
+            started.callback(kill_workers, self.policy)
             if shape.rollout_gpus:
                 connect(self.policy, self.generation, self.cluster, shape)
             self.generation.prepare_refit_info(self.policy.prepare_refit_info())
-            if self.teacher_was_synced:
-                self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
-            elif config.teacher_model != config.student_model:
-                self.policy.run_all_workers_single_data("load_teacher", model_path=config.teacher_model)
-            if config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
-                try:
-                    self.policy.run_all_workers_single_data("check_logits")
-                except UserError as error:  # Ray's, whose text is the worker's traceback
-                    raise getattr(error, "cause", error) from None
-            if packed:
-                self.policy.run_all_workers_single_data("pack")
+            with user_errors_of_workers():
+                self._prepare_models(newest)
+
+    def _prepare_models(self, newest: str | None) -> None:
+        """The teacher, and what is found out about both models before the first rollout."""
+        if newest and self.teacher_was_synced:
+            self.policy.run_all_workers_single_data("restore_teacher", folder=str(Path(newest) / TEACHER))
+        elif self.config.teacher_model != self.config.student_model:
+            self.policy.run_all_workers_single_data("load_teacher", model_path=self.config.teacher_model)
+        if self.config.trainer_backend == "dtensor":  # for megatron, check_megatron has read the config
+            self.policy.run_all_workers_single_data("check_logits")
+        if self.packed:
+            self.policy.run_all_workers_single_data("pack")
 
     @contextlib.contextmanager
     def sampling(self) -> Iterator[NemoSampler]:

@@ -12,7 +12,7 @@ from nemo_rl.models.dtensor.parallelize import _parallelize_model
 from nemo_rl.models.policy.workers.dtensor_policy_worker import DTensorPolicyWorkerImpl, get_cpu_state_dict
 from nemo_rl.utils.native_checkpoint import load_checkpoint, save_checkpoint
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from transformers import AutoConfig, AutoModelForCausalLM
+from transformers import AutoModelForCausalLM
 
 from opsd.cpu_offload import PinnedCpuCopies
 from opsd.determinism import policy_mode
@@ -20,6 +20,7 @@ from opsd.nemo_rl.worker.dtensor_step import DTensorStep
 from opsd.nemo_rl.worker.hf_export import save_hf_model
 from opsd.nemo_rl.worker.swap_weights import local_shard, shards, swap_weights
 from srt.common.dropout import turn_off_dropout
+from srt.common.models import load_model, load_model_config
 from srt.common.packed_attention import PACKED
 from srt.common.packing import set_attention
 from srt.common.remote_code import enforce_remote_code, remote_code_allowed
@@ -107,18 +108,15 @@ class DistillationWorkerImpl(DTensorStep, DTensorPolicyWorkerImpl):
                 self._teacher_copies.offload(shards(self._own_teacher))
 
     def load_teacher(self, model_path: str) -> None:
-        """A model other than the student: rank 0 broadcasts its weights into the ranks' shards, as NeMo-RL
-        does."""
-        trust = remote_code_allowed()
-        config = AutoConfig.from_pretrained(model_path, dtype=torch.float32, trust_remote_code=trust)
-        weights = {}
-        if self.rank == 0:
-            whole = AutoModelForCausalLM.from_pretrained(
-                model_path, config=config, device_map="cpu", trust_remote_code=trust
-            )
-            weights = whole.state_dict()
+        """A model other than the student: rank 0 broadcasts its weights into the ranks' shards, as NeMo-RL does.
+
+        Raises UserError for a checkpoint that is damaged or lacks weights.
+        """
+        weights = load_model(model_path, "float32", "cpu").state_dict() if self.rank == 0 else {}
         with init_empty_weights():  # parameters only: buffers such as rotary tables are in no checkpoint
-            teacher = AutoModelForCausalLM.from_config(config, trust_remote_code=trust)
+            teacher = AutoModelForCausalLM.from_config(
+                load_model_config(model_path), dtype=torch.float32, trust_remote_code=remote_code_allowed()
+            )
         teacher = _parallelize_model(
             teacher,
             self.dp_cp_mesh,

@@ -116,9 +116,8 @@ def clip_gradients(model: Any, dp_mesh: DeviceMesh, tp_mesh: DeviceMesh, max_nor
     A parameter of which every tensor-parallel rank has a copy counts once.
     """
     with_gradient = [parameter for parameter in model.parameters() if parameter.grad is not None]
-    squares = torch.zeros(
-        2, device=model.device
-    )  # of parameters that tensor parallelism splits, and of all others
+    # Of parameters that tensor parallelism splits, and of all others.
+    squares = torch.zeros(2, device=model.device)
     for parameter in with_gradient:
         index = 0 if _is_split_over(parameter, "tp") else 1
         squares[index] += local_shard(parameter.grad).float().square().sum()

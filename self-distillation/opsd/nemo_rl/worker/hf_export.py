@@ -5,9 +5,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import GenerationConfig
 
-from srt.common.models import load_model_config, model_without_weights
+from srt.common.models import load_generation_config, load_model_config, model_without_weights
 
 
 def save_hf_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, folder: Path) -> None:
@@ -22,6 +21,6 @@ def save_hf_model(weights: dict[str, Tensor], like: str, dtype: torch.dtype, fol
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise ValueError(f"weights are missing for {', '.join(missing)}")
-    if (Path(like) / "generation_config.json").is_file() or not Path(like).is_dir():
-        model.generation_config = GenerationConfig.from_pretrained(like)
+    if generation_config := load_generation_config(like):
+        model.generation_config = generation_config
     model.save_pretrained(folder)

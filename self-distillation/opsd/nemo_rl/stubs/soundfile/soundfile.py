@@ -1,4 +1,4 @@
-"""Stands in for soundfile, which NeMo-RL imports and this repository does not use; see ../../runtime.py."""
+"""Stands in for soundfile, which NeMo-RL imports and this repository does not use; see driver/runtime.py."""
 
 
 def available_formats() -> dict[str, str]:

@@ -1,1 +1,1 @@
-"""Stands in for swanlab, which NeMo-RL imports and this repository does not use; see ../../runtime.py."""
+"""Stands in for swanlab, which NeMo-RL imports and this repository does not use; see driver/runtime.py."""

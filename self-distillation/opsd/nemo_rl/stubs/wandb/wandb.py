@@ -1,4 +1,4 @@
-"""Stands in for wandb, which NeMo-RL imports and this repository does not use; see ../../runtime.py."""
+"""Stands in for wandb, which NeMo-RL imports and this repository does not use; see driver/runtime.py."""
 
 
 class Histogram:
