@@ -70,7 +70,8 @@ def export_student(
     run.drop_checkpoints()
     accuracy = accuracy_before_and_after(validations, finished_steps if best is None else best.finished_steps)
     label = f"validation avg@{run.config.val_num_samples}"
-    summary = results | ({label: accuracy} if accuracy else {})
+    shown = {"seconds of this call" if name == "seconds" else name: value for name, value in results.items()}
+    summary = shown | ({label: accuracy} if accuracy else {})
     summary |= {"metrics": run.output_dir / "metrics.jsonl", "disk used": shown_bytes(disk_bytes(run.output_dir))}
     print_summary("Self-distillation", summary)
     mode = run.config.mode if run.config.mode != "math" else None

@@ -127,7 +127,8 @@ class Run:
             ids = [json.dumps(sequence.ids) for sequence in self.replay.sequences]
             run_identity["replay_fingerprint"] = fingerprint(*ids)
         config = asdict(self.config) | {"recipe": recipe_record(self.config, "distill")}
-        open_run(self.output_dir, run_identity, config, self.revisions())
+        models = (str(self.config.student_model), str(self.config.teacher_model))
+        open_run(self.output_dir, run_identity, config, self.revisions(), models)
         if self.is_complete:
             print(f"self-distillation is complete: {self.student_folder}")
             self.drop_checkpoints()  # left if the run was killed right after its export

@@ -154,10 +154,12 @@ def step_line(number: int, total: int, metrics: Mapping[str, Any], left: str = "
 
 def _headline(metrics: Mapping[str, Any]) -> tuple[str, str, str]:
     by_r = (by_reward(names.KL, r) for r in (0, 1))
-    kl, kl_r0, kl_r1 = (metrics.get(name, math.nan) for name in (names.KL, *by_r))
+    kl, kl_r0, kl_r1 = (  # a step may have no response of a reward, and with LOSS_ON=r0 none at all
+        f"{metrics[name]:.4f}" if name in metrics else "none" for name in (names.KL, *by_r)
+    )
     return (
         f"reward {metrics[names.REWARD]:.1%}",
-        f"KL {kl:.4f} (r0 {kl_r0:.4f}, r1 {kl_r1:.4f})",
+        f"KL {kl} (r0 {kl_r0}, r1 {kl_r1})",
         f"{metrics[names.RESPONSE_TOKENS]:.0f} tokens",
     )
 

@@ -40,7 +40,7 @@ def select_engine(requested: str, gpus: int, num_nodes: int, installed: bool = F
             raise UserError(f"ENGINE=nemo-rl: {missing}. ENGINE=local needs none of that")
         return "nemo-rl", "chosen by ENGINE"
     if gpus <= 1 and num_nodes == 1:
-        return "local", f"ENGINE=auto, {'one GPU' if gpus else 'no GPU'}: nemo-rl is for several"
+        return "local", f"ENGINE=auto: {'one GPU' if gpus else 'no GPU'}; nemo-rl is for several"
     several = f"{gpus} GPUs" if num_nodes == 1 else f"{num_nodes} nodes"
     if not missing:
         return "nemo-rl", f"ENGINE=auto, {several}"

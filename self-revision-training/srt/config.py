@@ -187,6 +187,8 @@ def _parse_override(argument: str, table: dict[str, KnobLine], config_name: str)
             f"unknown knob {argument!r}: expected key=value, so write {bare}={value if equals else 'VALUE'} "
             "(--help lists all knobs)"
         )
+    if flag := difflib.get_close_matches(argument, ["--dry-run", "--help"], n=1, cutoff=0.7):
+        raise UserError(f"unknown argument {argument!r}; did you mean {flag[0]}?")
     names = right_names(config_name, bare.upper(), by_env)
     near = [" and ".join(names)] if names else difflib.get_close_matches(bare, [*table, *by_env], n=1)
     hint = f"; did you mean {near[0]}?" if near else ""

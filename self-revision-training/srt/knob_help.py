@@ -52,7 +52,7 @@ def print_help(schema: type, config_name: str, may_change: Collection[str] = ())
         if isinstance(line, str):
             if isinstance(following, KnobLine):  # the title of a group
                 print()
-            print(_folded(line, width))
+            print(_example(line, width) if line.startswith("Example") else _folded(line, width))
         else:
             # A default may be another variable's value: ${oc.env:MODEL_PATH,default}
             default = re.sub(r"\$\{oc\.env:(\w+),", r"$\1, else ", line.default).replace("}", "") or '""'
@@ -63,6 +63,16 @@ def print_help(schema: type, config_name: str, may_change: Collection[str] = ())
     if may_change:
         print()
         print(_folded("* may have another value when a run continues; the others decide what comes out", width))
+
+
+def _example(line: str, width: int) -> str:
+    """`Example, what for: command`; where that is too long for a line, with a command that can still be pasted."""
+    if len(line) <= width:
+        return line
+    title, command = line.split(": ", 1)
+    unbroken = command.replace("bash ", "bash\0")
+    folded = _folded(unbroken, width - len(" \\"), " " * 4)
+    return f"{title}:\n" + folded.replace("\n", " \\\n").replace("\0", " ")
 
 
 def _folded(text: str, width: int, indent: str = "") -> str:
@@ -83,15 +93,16 @@ def accepted_values(field: Any) -> str:
         return f"one of {', '.join(map(str, choices))}"
     if "bool" in annotation:
         return "0 or 1"
-    kind = "whole number" if "int" in annotation else "number" if "float" in annotation else ""
-    if not kind:
+    whole = "int" in annotation
+    if not whole and "float" not in annotation:
         return ""
-    least, above, most = (metadata.get(name) for name in ("ge", "gt", "le"))
-    text = kind
+    limits = {name: metadata.get(name) for name in ("ge", "gt", "le")}
+    least, above, most = (n if n is None else str(n) if whole else f"{n:g}" for n in limits.values())
+    text = "whole number" if whole else "number"
     if least is not None:
-        text += f" from {least:g}"
+        text += f" from {least}"
     elif above is not None:
-        text += f" above {above:g}"
+        text += f" above {above}"
     if most is not None:
-        text += f" to {most:g}" if least is not None else f", at most {most:g}"
+        text += f" to {most}" if least is not None else f", at most {most}"
     return text

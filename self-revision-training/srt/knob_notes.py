@@ -91,7 +91,7 @@ def set_knobs_line(values: Mapping[str, Any], origins: Mapping[str, str]) -> str
     """knobs: LR=0.001, SEED=3 (environment); TOP_P=1.0 (command line). None without any."""
     groups: dict[str, list[str]] = {}
     for name, origin in origins.items():
-        groups.setdefault(origin, []).append(f"{name}={_shown(values[name])}")
+        groups.setdefault(origin, []).append(f"{name}={shown_value(values[name])}")
     parts = [f"{', '.join(settings)} ({origin})" for origin, settings in groups.items()]
     return f"knobs: {'; '.join(parts)}" if parts else None
 
@@ -107,10 +107,9 @@ def ignored_lines(config_name: str, known: set[str], known_anywhere: set[str]) -
             continue
         right = right_names(config_name, variable, known)
         if right and not all(name in os.environ for name in right):
-            is_, names = "are" if len(right) > 1 else "is", " and ".join(right)
             lines.append(
-                f"warning: {variable}={_shown(value)} is ignored, since {script} has no such knob; meant {is_} "
-                f"probably {names}"
+                f"warning: {variable}={shown_value(value)} is ignored, since {script} has no such knob; "
+                f"did you mean {' and '.join(right)}?"
             )
         elif variable in known_anywhere:
             others.append(variable)
@@ -124,9 +123,10 @@ def ignored_lines(config_name: str, known: set[str], known_anywhere: set[str]) -
     return lines
 
 
-def _shown(value: Any) -> str:
+def shown_value(value: Any) -> str:
+    """As it can be typed: null, 0 and 1, quoted where a shell needs it."""
     if value is None:
         return "null"
     text = str(int(value) if isinstance(value, bool) else value)
     text = text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 3] + "..."
-    return text if re.fullmatch(r"[\w./:+@%,-]*", text) else shlex.quote(text)
+    return text if re.fullmatch(r"[\w./:+@%,-]+", text) else shlex.quote(text)

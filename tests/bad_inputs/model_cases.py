@@ -138,7 +138,7 @@ CHANGES: list[tuple[str, tuple[Change, ...], str]] = [
         "tensors of another shape than its config says: 1 (the first: model.norm.weight)",
     ),
     ("weights with NaN", (with_nan,), "its tensor model.norm.weight contains NaN"),
-    ("no weights", (lambda m: (m / "model.safetensors").unlink(),), "its model could not be loaded"),
+    ("no weights", (lambda m: (m / "model.safetensors").unlink(),), ": a checkpoint without weights (no "),
     ("weights cut off", (shorten,), "its model could not be loaded"),
     ("a tokenizer beyond the embedding", (more_tokens,), "its tokenizer writes '<|beyond|>' as token"),
     ("no template", (lambda m: (m / "chat_template.jinja").unlink(),), "its tokenizer has no chat template"),

@@ -10,7 +10,7 @@ import torch
 from opsd.kl import KLOutput
 from opsd.metrics import TokenMetrics, rollout_metrics
 from opsd.pairs import build_pair
-from opsd.run_log import MetricsLog, open_step_log
+from opsd.run_log import MetricsLog, open_step_log, step_line
 from srt.common.files import JsonlLog, read_jsonl
 
 
@@ -34,6 +34,18 @@ def pairs(make_rollout, layout):
     pairs = [build_pair(make_rollout(text, r), layout, 1000) for text, r in texts]
     assert [len(pair.targets) for pair in pairs] == [2, 4, 3]
     return pairs
+
+
+def test_the_line_of_a_step_names_a_reward_that_no_response_has():
+    metrics = {
+        "reward": 1.0,
+        "kl": 0.00151,
+        "kl_r1": 0.00151,
+        "response_tokens": 34.0,
+        "seconds": {"student": 2.0},
+    }
+    line = step_line(79, 80, metrics)
+    assert line == "step 79/80: reward 100.0%, KL 0.0015 (r0 none, r1 0.0015), 34 tokens, 2.0 s (student 100%)"
 
 
 def test_means_are_over_tokens_apart_for_right_and_wrong(pairs):

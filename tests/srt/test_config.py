@@ -252,7 +252,7 @@ def test_null_for_a_knob_that_must_be_set_is_refused_from_either_side(monkeypatc
         ("top_p=0", "TOP_P=0.0: must be at least 1e-06"),
         ("revise_correct=perhaps", "REVISE_CORRECT=perhaps: expected 0 or 1 (1: also revise correct y_init"),
         ("revise_correct=2", "REVISE_CORRECT=2: expected 0 or 1"),
-        ("mode=chess", "MODE=chess: expected one of math, code (math or code"),
+        ("mode=chess", "MODE=chess: expected one of math, code (math: final answers are compared; code:"),
         ("sampler=VLLM", "SAMPLER=VLLM: expected one of auto, vllm, transformers"),
         ("max_samples=x", "MAX_SAMPLES=x: expected a whole number (at most this many problems; unset: all)"),
     ],
@@ -293,6 +293,8 @@ def test_an_argument_that_is_not_a_known_knob_is_refused(argument):
         ("sft", "lr=1e-3", "unknown knob 'lr=1e-3'; did you mean LR_STAGE1 and LR_STAGE2?"),
         ("distill", "--learning_rate=1e-3", "did you mean LR?"),
         ("distill", "model_path=x", "did you mean STUDENT_MODEL?"),
+        ("sft", "--dryrun", "unknown argument '--dryrun'; did you mean --dry-run?"),
+        ("distill", "-dry_run", "unknown argument '-dry_run'; did you mean --dry-run?"),
         ("sft", "lr_stage1=0", "LR_STAGE1=0.0: must be above 0"),
         ("distill", "lr=0", "LR=0.0: must be above 0"),
         ("distill", "lr=5", "LR=5.0: must be at most 1"),
@@ -318,15 +320,15 @@ def test_a_misspelled_variable_causes_a_warning(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("name", "variable", "right"),
     [
-        ("sft", "LR", "meant are probably LR_STAGE1 and LR_STAGE2"),
-        ("distill", "MODEL_PATH", "meant is probably STUDENT_MODEL"),
-        ("distill", "LEARNING_RATE", "meant is probably LR"),
-        ("sft", "LEARNING_RATE", "meant are probably LR_STAGE1 and LR_STAGE2"),
-        ("distill", "STUDENT", "meant is probably STUDENT_MODEL"),
-        ("distill", "MAX_STEPS", "meant is probably MAX_NUM_STEPS"),
-        ("sft", "DRY_RUN", "meant is probably the argument --dry-run"),
-        ("evaluate", "STUDENT_MODEL", "meant is probably MODEL_PATH"),
-        ("srt_data", "MODEL_NAME", "meant is probably MODEL_PATH"),
+        ("sft", "LR", "did you mean LR_STAGE1 and LR_STAGE2?"),
+        ("distill", "MODEL_PATH", "did you mean STUDENT_MODEL?"),
+        ("distill", "LEARNING_RATE", "did you mean LR?"),
+        ("sft", "LEARNING_RATE", "did you mean LR_STAGE1 and LR_STAGE2?"),
+        ("distill", "STUDENT", "did you mean STUDENT_MODEL?"),
+        ("distill", "MAX_STEPS", "did you mean MAX_NUM_STEPS?"),
+        ("sft", "DRY_RUN", "did you mean the argument --dry-run?"),
+        ("evaluate", "STUDENT_MODEL", "did you mean MODEL_PATH?"),
+        ("srt_data", "MODEL_NAME", "did you mean MODEL_PATH?"),
     ],
 )
 def test_a_variable_that_is_a_knob_elsewhere_is_named_as_ignored_with_the_right_one(
@@ -336,7 +338,7 @@ def test_a_variable_that_is_a_knob_elsewhere_is_named_as_ignored_with_the_right_
     load(name)
     out = capsys.readouterr().out
     assert out.startswith(f"warning: {variable}=7 is ignored, since ") and out.count("\n") == 1
-    assert re.search(right, out)
+    assert right in out
 
 
 def test_a_knob_of_another_script_is_no_warning_where_the_right_one_is_set_too(monkeypatch, capsys):

@@ -42,7 +42,7 @@ function quantile(values, q) {
 function article(response) {
   const verdict = dom("span", { className: "r" + response.r }, response.r ? "right" : "wrong");
   const where = `, problem ${response.id}` + (response.number ? `, response ${response.number + 1}` : "");
-  const answer = (response.answer ? `, answer ${response.answer}` : "") + (response.cutOff ? ", cut off" : "");
+  const answer = (response.answer ? `, correct answer ${response.answer}` : "") + (response.cutOff ? ", cut off" : "");
   const mean = response.kl.reduce((a, b) => a + b, 0) / response.kl.length;
   const text = dom("div", { className: "text box", tabIndex: 0 });
   response.tokens.forEach((token, index) => {

@@ -98,8 +98,8 @@ def _heat_map(data: list[dict[str, Any]]) -> Html:
     return join(
         _section(
             "Token by token",
-            "Wrong responses left, right ones right, in the order of the problems. Point at a token, or press n "
-            "(or p) for the next (or previous) hot one.",
+            "Wrong responses on the left, right ones on the right, in problem order. Point at a token, or press "
+            "n (or p) for the next (or previous) hot one.",
         ),
         controls,
         element("div", "", id="responses", class_="sides"),

@@ -120,7 +120,7 @@ def _claim(localization: Localization, pair: ModelPair) -> None:
     if localization.problems:
         identity["dataset_fingerprint"] = localization.problems.fingerprint
         revisions[localization.dataset] = localization.problems.revision
-    open_run(localization.folder(pair), identity, asdict(config), known(revisions))
+    open_run(localization.folder(pair), identity, asdict(config), known(revisions), (pair.student, pair.teacher))
 
 
 def _graded(localization: Localization, pair: ModelPair) -> list[GradedResponse]:

@@ -14,6 +14,8 @@ from opsd.localize.token_text import token_text
 from srt.common.console import print_summary
 from srt.contract.layout import Layout
 
+IN_NATS = "KL per token"  # the other fractions of the headline are shares
+
 
 def summarize(pair: ModelPair, scored: Sequence[ScoredResponse], layout: Layout, seed: int) -> dict[str, Any]:
     """The pair's part of localization.json; of a token it has KL and log-probs, and scores.jsonl the rest."""
@@ -49,7 +51,11 @@ def summarize(pair: ModelPair, scored: Sequence[ScoredResponse], layout: Layout,
 
 def print_pairs(summaries: Sequence[dict[str, Any]]) -> None:
     for pair in summaries:
-        print_summary(f"{pair['name']}: {pair['responses']} responses, {pair['wrong']} wrong", headline(pair))
+        shown = {
+            name: f"{figure:.1%}" if isinstance(figure, float) and not name.startswith(IN_NATS) else figure
+            for name, figure in headline(pair).items()
+        }
+        print_summary(f"{pair['name']}: {pair['responses']} responses, {pair['wrong']} wrong", shown)
 
 
 def headline(pair: dict[str, Any]) -> dict[str, Any]:
@@ -58,15 +64,15 @@ def headline(pair: dict[str, Any]) -> dict[str, Any]:
     for r, name in ((0, "wrong"), (1, "right")):
         mass, copies = pair["figure_4"][f"r{r}"], pair["copying"][f"r{r}"]
         figures |= {
-            f"KL per token, {name}": mass and mass["kl_per_token"],
-            f"share of the top 20 tokens, {name}": mass and mass["top_share"],
-            f"KL on style tokens, {name}": mass and mass["kinds"]["style"]["kl"],
-            f"copied by the teacher, {name}": copies and copies["copied"],
+            f"{IN_NATS}, {name}": mass and mass["kl_per_token"],
+            f"share of the KL on the top 20 tokens, {name}": mass and mass["top_share"],
+            f"share of the KL on style tokens, {name}": mass and mass["kinds"]["style"]["kl"],
+            f"tokens copied by the teacher, {name}": copies and copies["copied"],
         }
     error = pair["first_error"]["r0"]
     return figures | {
         "wrong responses with a checkable step that is wrong": error["errors"] if error else 0,
-        "KL peak at the error": error and error["at"],
-        "KL peak within 2 tokens of it": error and error["near"],
+        "of these, KL peak at the first wrong step": error and error["at"],
+        "of these, KL peak within 2 tokens of it": error and error["near"],
         "within 2 tokens by chance": error and error["chance"],
     }

@@ -202,7 +202,7 @@ class Attempts:
         if self.responses:
             print(
                 f"continuing: {self.stats.responses} responses and {len(self.revisions)} revisions restored from "
-                f"{self._log.path}, {self.stats.kept} tuples kept"
+                f"{self._log.path}"
             )
 
     def _index(self, record: Response | Revision, offset: int) -> None:

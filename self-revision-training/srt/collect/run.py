@@ -113,7 +113,7 @@ def collect(argv: list[str]) -> None:
     }
     if started_identity(output_dir) in (None, identity):  # else open_run says what differs
         check_stage_files(config.train_data_dir, prefix, identity)
-    open_run(output_dir, identity, config_record, revisions)
+    open_run(output_dir, identity, config_record, revisions, [config.model_path])
     set_aside_bad_records(loaded, output_dir)
     print(f"{len(loaded.problems)} problems, {len(loaded.bad)} unreadable records; output: {output_dir}")
 
@@ -162,7 +162,8 @@ def collect(argv: list[str]) -> None:
         "unreadable records": len(loaded.bad),
         "repeated records": loaded.repeated,
         "tokens": summary["tokens"],
-        "seconds": f"{summary['seconds']:,}, {summary['sampler_start_seconds']:,} of them for the sampler's start",
+        "seconds of this call": f"{summary['seconds']:,}, {summary['sampler_start_seconds']:,} of them for the "
+        "sampler's start",
         "file": path,
         "disk used": shown_bytes(disk_bytes(output_dir)),
     }

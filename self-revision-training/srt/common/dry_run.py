@@ -27,8 +27,9 @@ DISTILLATION = Rate(64 * 381 / 8.8, "Phase 2, ENGINE=local: a whole step")
 def gpu_hours(tokens: float, rate: Rate, parameters: int) -> str:
     """An estimate and where it comes from; time is taken to be proportional to tokens and parameters."""
     hours = tokens / rate.tokens_per_second * parameters / MEASURED_PARAMETERS / 3600
+    shown = f"{hours:.3g}" if hours >= 0.001 else "below 0.001"
     return (
-        f"{hours:.3g} on H100s for {parameters / 1e9:.3g} B parameters, by {rate.tokens_per_second:,.0f} tokens/s "
+        f"{shown} on H100s for {parameters / 1e9:.3g} B parameters, by {rate.tokens_per_second:,.0f} tokens/s "
         f"of 1.54 B (docs/records.md, {rate.section})"
     )
 

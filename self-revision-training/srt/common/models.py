@@ -17,7 +17,9 @@ from srt.common.mistral_warning import hide_false_alarm
 from srt.common.progress import heartbeat
 from srt.common.remote_code import needs_remote_code, remote_code_allowed, remote_code_message
 from srt.common.rope import fix_rope, rope_overrides
+from srt.common.weight_files import check_weight_files
 
+HUB_ADVICE = "check the name and the network, or name a local folder"
 HIDES_ALL_GPUS = ("", "-1", "NoDevFiles")  # values of CUDA_VISIBLE_DEVICES; the last is Slurm's
 
 logging.disable_progress_bar()  # "Loading weights" only clutters our own bars
@@ -32,9 +34,11 @@ def _load(what: str, model_path: str, load: Any, **kwargs: Any) -> Any:
     except Exception as error:  # damaged files raise whatever their reader stumbles over
         if needs_remote_code(error):
             raise UserError(remote_code_message(model_path, what)) from error
-        where = "" if Path(model_path).is_dir() else ", either as a folder or from the Hugging Face hub"
+        is_folder = Path(model_path).is_dir()
+        where = "" if is_folder else ", either as a folder or from the Hugging Face hub"
+        advice = "" if is_folder else f"; {HUB_ADVICE}"
         raise UserError(
-            f"{model_path}: its {what} could not be loaded{where} ({typed_reason_of(error)})"
+            f"{model_path}: its {what} could not be loaded{where} ({typed_reason_of(error)}){advice}"
         ) from error
 
 
@@ -172,6 +176,8 @@ def check_weights(model_path: str) -> None:
 
 def _load_whole(model_path: str, **options: Any) -> Any:
     """A model of which transformers has made up nothing."""
+    check_folder(model_path)
+    check_weight_files(model_path)
     load = AutoModelForCausalLM.from_pretrained
     options |= {"output_loading_info": True, "ignore_mismatched_sizes": True}
     verbosity = logging.get_verbosity()

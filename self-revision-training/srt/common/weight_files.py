@@ -1,5 +1,5 @@
-"""The content of weight files: their hash, and whether they hold NaN. Read once, then remembered in the
-user's cache.
+"""The content of weight files: their hash, whether they hold NaN, and whether all are there. Read once, then
+remembered in the user's cache.
 
 A file that only moved, was touched or was copied has the same hash. Remembered are large files, by inode, size and
 times of change; a cache that cannot be read or written only costs time.
@@ -13,9 +13,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from srt.common.errors import UserError
 from srt.common.files import atomic_write
 
 WEIGHT_SUFFIXES = (".safetensors", ".bin")
+INDEX = "model.safetensors.index.json"  # of weights in several files
 REMEMBERED_FROM = 64 * 2**20  # bytes; smaller files are read again
 REMEMBERED_FILES = 2000
 
@@ -44,6 +46,28 @@ def inspect_weights(paths: Iterable[Path]) -> dict[Path, WeightFile]:
     if large:
         _write_cache(cache_path, _read_cache(cache_path) | large)
     return found
+
+
+def check_weight_files(model_path: str) -> None:
+    """Raises UserError for a folder without weights, or without some that its index names."""
+    if Path(model_path).is_dir() and (missing := _missing_weights(Path(model_path))):
+        raise UserError(f"{model_path}: {missing}; copy or download the checkpoint again")
+
+
+def _missing_weights(folder: Path) -> str | None:
+    if not any(path.suffix in WEIGHT_SUFFIXES for path in folder.iterdir()):
+        return f"a checkpoint without weights (no {' or '.join(WEIGHT_SUFFIXES)} file)"
+    index = folder / INDEX
+    if (folder / "model.safetensors").is_file() or not index.is_file():
+        return None
+    try:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # loading the model says so
+        return None
+    missing = [name for name in names if not (folder / name).is_file()]
+    if not missing:
+        return None
+    return f"{len(missing)} of {len(names)} weight files are missing (the first: {missing[0]})"
 
 
 def _inspect(path: Path) -> WeightFile:

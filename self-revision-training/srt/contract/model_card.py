@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from srt.common.files import atomic_write
+from srt.knob_notes import shown_value
 
 MODEL_CARD = "README.md"
 TITLES = {
@@ -91,7 +92,8 @@ def _recipe(recipes: dict[str, Any]) -> str:
         return ""
     rows = []
     for step, recipe in recipes.items():
-        changes = ", ".join(f"{name.upper()}={value}" for name, value in recipe.get("overridden", {}).items())
+        overridden = recipe.get("overridden", {}).items()
+        changes = ", ".join(f"{name.upper()}={shown_value(value)}" for name, value in overridden)
         rows.append(f"| {step} | {recipe['name']} | {_cell(changes) or '-'} |")
     return "## Recipe\n\n| step | recipe | knobs that differ from it |\n|---|---|---|\n" + "\n".join(rows)
 

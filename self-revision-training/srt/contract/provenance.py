@@ -3,12 +3,14 @@
 import hashlib
 import importlib.metadata
 import subprocess
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from srt.common.errors import UserError
 from srt.common.files import lock_folder, read_json, remove, remove_leftovers, write_json
+from srt.common.weight_files import check_weight_files
 from srt.contract.hardware import hardware
 from srt.contract.published import FILES, check_files, index_files
 
@@ -115,13 +117,17 @@ def open_run(
     identity: dict[str, Any],
     config: dict[str, Any],
     revisions: dict[str, str] | None = None,
+    models: Iterable[str] = (),
 ) -> bool:
     """Start a run in `output_dir`, or continue the one that it holds; True when it continues.
 
     `identity`: the settings that determine the output. `revisions`: the commits of its hub models and datasets,
-    as far as they are known. Raises UserError when the folder holds a run with other settings or revisions,
-    naming each that differs, or when another process is using it.
+    as far as they are known. `models`: the checkpoints that it loads. Raises UserError when the folder holds a
+    run with other settings or revisions, naming each that differs, when another process is using it, or when
+    weights of a model are missing: with them it would be another model, and so another run.
     """
+    for model in models:
+        check_weight_files(model)
     revisions = revisions or {}
     lock_folder(output_dir)
     remove_leftovers(output_dir)

@@ -63,7 +63,7 @@ def open_model(
         identity |= judge_config(config).identity()
     revisions = known({path: model_revision(path), str(config.dataset): loaded.revision})
     resolved = asdict(replace(config, model_path=path, output_dir=str(folder)))
-    open_run(folder, identity, resolved | {"recipe": recipe_record(config, "evaluate")}, revisions)
+    open_run(folder, identity, resolved | {"recipe": recipe_record(config, "evaluate")}, revisions, [path])
     trained_on = name_trained_problems(path, problems)
     reuse_samples(
         folder,

@@ -134,7 +134,7 @@ def read_hub(
             ) from error
         raise UserError(
             f"{dataset}: neither a local file ({', '.join(LOCAL_SUFFIXES)}) nor a dataset that could be "
-            f"loaded from the Hugging Face hub ({reason})"
+            f"loaded from the Hugging Face hub ({reason}); check the name and the network, or name a local file"
         ) from error
     # The other columns, solutions and model outputs, may be gigabytes.
     used = [name for name in loaded.column_names if name in fields]

@@ -255,7 +255,7 @@ def _collection_of(run: RunData, name: str) -> Iterator[Html]:
         "tuples written": number(results.get("tuples")),
         "set aside": number(results.get("set_aside")),
         "tokens sampled": number(results.get("tokens")),
-        "seconds": number(results.get("seconds")),
+        "seconds of the last call": number(results.get("seconds")),  # a continued run samples only the rest
     }
     if name:
         yield element("h3", name.removesuffix(": "))

@@ -6,6 +6,7 @@ from typing import Any
 
 from srt.contract.hardware import describe_hardware
 from srt.contract.paths import DEFAULT_DATASETS
+from srt.knob_notes import shown_value
 from srt.report.data import RunData, record_of
 from srt.report.html import Html, element, join
 
@@ -82,12 +83,12 @@ def _data(config: dict[str, Any]) -> str:
 
 def _recipe(config: dict[str, Any]) -> Iterator[str]:
     if recipe := record_of(config, "recipe"):
-        changes = [f"{name}={value}" for name, value in record_of(recipe, "overridden").items()]
+        changes = [f"{name}={shown_value(value)}" for name, value in record_of(recipe, "overridden").items()]
         yield f"recipe {recipe.get('name')}" + (f" with {', '.join(changes)}" if changes else "")
 
 
 def _settings(config: dict[str, Any]) -> str:
-    return ", ".join(f"{name}={config[name]}" for name in SETTINGS if name in config)
+    return ", ".join(f"{name}={shown_value(config[name])}" for name in SETTINGS if name in config)
 
 
 def _when(part: dict[str, Any]) -> str:

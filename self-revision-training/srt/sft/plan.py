@@ -51,6 +51,7 @@ from srt.sft.launch import Processes, find_processes
 from srt.sft.model_check import check_model
 
 FEW_UPDATES = 200  # the paper makes 3 000 and more
+USUAL_LEARNING_RATES = 2e-4  # of all weights 5e-6, of adapters 1e-4; the quickstart's tiny model takes more
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,14 @@ class Stage:
     def few_updates(self, tuples_per_update: int) -> str | None:
         """A warning in words when the stage makes too few updates to learn much; None otherwise."""
         updates = self.count_updates(tuples_per_update)
-        if updates >= FEW_UPDATES:
+        if updates >= FEW_UPDATES or self.learning_rate > USUAL_LEARNING_RATES:
             return None
         epochs_knob = f"EPOCHS_STAGE{1 if self.revision_starts else self.number}"
         return (
             f"stage {self.number} makes {updates} update{'s' if updates > 1 else ''} ({len(self.train)} tuples, "
-            f"{self.epochs:g} epochs, {tuples_per_update} tuples an update); below about {FEW_UPDATES} a model "
-            f"hardly changes at the usual learning rates: collect more tuples, raise {epochs_knob}, or lower "
-            "TUPLES_PER_UPDATE"
+            f"{self.epochs:g} epoch{'' if self.epochs == 1 else 's'}, {tuples_per_update} tuples an update); "
+            f"below about {FEW_UPDATES} a model hardly changes at the usual learning rates: collect more tuples, "
+            f"raise {epochs_knob}, or lower TUPLES_PER_UPDATE"
         )
 
 
@@ -234,7 +235,7 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
         longest = max(length for stage in stages for length in stage.lengths)
         plan = replace(plan, attention=check_model(config, longest, "cpu" if processes.total > 1 else None))
     if processes.machine_rank == 0 and not dry_run:
-        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions)
+        open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions, [config.base_model])
         for number, built in built_by_stage.items():
             _write_set_aside(output_dir / f"set_aside_stage{number}.jsonl", records_by_stage[number], built)
     return plan

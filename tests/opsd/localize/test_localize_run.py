@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 import shutil
 
 import pytest
@@ -77,7 +78,12 @@ def test_responses_are_sampled_graded_scored_and_written(knobs, capsys):
     assert stored["identity"]["student"] == model_identity(str(knobs["student_model"]))
     assert stored["config"]["student_model"] == str(knobs["student_model"])
     assert "KL per token, wrong" in stored["results"]
-    assert "tiny: 6 responses" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "tiny: 6 responses" in printed
+    for r, name in (("r0", "wrong"), ("r1", "right")):
+        if mass := pair["figure_4"][r]:
+            assert re.search(rf"KL per token, {name} +{mass['kl_per_token']:.4g}\n", printed)
+            assert re.search(rf"share of the KL on the top 20 tokens, {name} +{mass['top_share']:.1%}\n", printed)
 
 
 def test_a_second_call_samples_and_scores_nothing_again(knobs, monkeypatch):

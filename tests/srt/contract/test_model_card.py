@@ -16,7 +16,7 @@ def metadata(prompt=None, **changes) -> dict:
     return {
         "base_model": "Qwen/Qwen3-4B-Instruct-2507",
         "recipe": {
-            "srt_data": {"name": "readme", "overridden": {"num_responses": 2}},
+            "srt_data": {"name": "readme", "overridden": {"num_responses": 2, "revise_correct": True}},
             "sft": {"name": "paper", "overridden": {}},
         },
         "revisions": {"open-r1/OpenR1-Math-220k": "abc123"},
@@ -38,7 +38,7 @@ def test_the_card_says_what_sd_zero_json_holds():
     assert "# SRT model (Self-Revision Training) of Qwen/Qwen3-4B-Instruct-2507" in card
     assert "| wrong (r = 0) | Wrong. I need to redo all. |" in card
     assert "| correct (r = 1) | Let me rephrase the above solution. |" in card
-    assert "| srt_data | readme | NUM_RESPONSES=2 |" in card and "| sft | paper | - |" in card
+    assert "| srt_data | readme | NUM_RESPONSES=2, REVISE_CORRECT=1 |" in card and "| sft | paper | - |" in card
     assert "| fingerprint of the training data | 0123456789abcdef |" in card
     assert "| revision of open-r1/OpenR1-Math-220k | abc123 |" in card
     assert "| updates | 1,234 |" in card and "| loss | 0.1235 |" in card and "validation" not in card

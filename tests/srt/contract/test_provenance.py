@@ -1,5 +1,6 @@
 """run.json and fingerprints: which runs are the same run."""
 
+import shutil
 import subprocess
 import sys
 
@@ -38,6 +39,23 @@ def test_a_new_run_writes_its_identity(tmp_path):
     assert written["identity"] == IDENTITY
     assert written["config"] == {"batch_size": 4}
     assert written["packages"]["transformers"] and written["git_commit"]
+
+
+def test_a_run_does_not_begin_without_the_weights_of_its_model(tmp_path, tiny_checkpoint):
+    model, run = shutil.copytree(tiny_checkpoint, tmp_path / "model"), tmp_path / "run"
+    whole = (model / "model.safetensors").rename(tmp_path / "whole")
+    with pytest.raises(UserError, match=r"model: a checkpoint without weights \(no \.safetensors or \.bin"):
+        open_run(run, {"model": "without"}, {}, models=[str(model)])
+    shards = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    index = {"weight_map": {f"tensor_{n}": name for n, name in enumerate([*shards, *shards])}}
+    write_json(model / "model.safetensors.index.json", index)
+    shutil.copyfile(whole, model / shards[0])
+    with pytest.raises(UserError, match=r"2 of 3 weight files are missing \(the first: model-00002-of-00003"):
+        open_run(run, {"model": "a third"}, {}, models=["some/model", str(model)])
+    assert not run.exists()  # so that the folder is free for the run with all weights
+    for shard in shards:
+        shutil.copyfile(whole, model / shard)
+    assert open_run(run, {"model": "whole"}, {}, models=["some/model", str(model)]) is False
 
 
 OTHER_PROCESS = (

@@ -58,6 +58,7 @@ def write_evaluation(folder: Path, correct: int, k: int = 8, **settings) -> dict
 
 def write_collection(folder: Path, y_init: str = "\\boxed{8}") -> None:
     config = {"model_path": "models/base", "dataset": "train.jsonl", "mode": "math", "seed": 3}
+    config |= {"revise_correct": False, "right_share": None}
     open_run(folder, {"model": "models/base", "control_phrases": PHRASES.as_dict()}, config)
     tuples = [as_tuple(response(i, 0, False, y_init), revision(i, 0, 0, True)) for i in range(5)]
     write_json(folder / "d_revision.json", tuples)

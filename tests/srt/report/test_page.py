@@ -28,7 +28,14 @@ def test_the_page_shows_every_part(whole):
     assert sum(tag == "svg" for tag, _ in page.elements) == 3  # of the stages
     for text in ("validation avg@4", "47.5%", PHRASES.wrong, "models/base", "train.jsonl", "seed 3", "r = 0"):
         assert text in page.texts, text
-    for text in ("keeps only 33.7%", "<b>reward fell</b>", "Hardware: ", " UTC, finished 20", "1,234"):
+    for text in (
+        "keeps only 33.7%",
+        "<b>reward fell</b>",
+        "Hardware: ",
+        " UTC, finished 20",
+        "1,234",
+        "revise_correct=0, right_share=null",
+    ):
         assert text in page.text, text
 
 

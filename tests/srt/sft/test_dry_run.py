@@ -13,6 +13,7 @@ from tests.srt.helpers.sft_updates import log_of
 
 def test_a_dry_run_prints_the_updates_and_tokens_of_the_run_and_writes_nothing(run_train, capsys, tmp_path):
     knobs = ("tuples_per_update=5", "epochs_stage1=2", "recipe=release", "control_phrases=qwen")
+    knobs += ("lr_stage1=1e-4", "lr_stage2=1e-4")  # the usual ones, at which few updates are a warning
     before = sorted(tmp_path.rglob("*"))
     run_train(*knobs, "--dry-run")
     assert sorted(tmp_path.rglob("*")) == before
@@ -45,6 +46,7 @@ def test_gpu_hours_grow_with_tokens_and_parameters_and_name_their_source(tiny_ch
         "1 on H100s for 1.54 B parameters, by 1,000 tokens/s"
     )
     assert gpu_hours(7_200_000, rate, 4_620_000_000).startswith("6 on H100s for 4.62 B")
+    assert gpu_hours(1, rate, 1).startswith("below 0.001 on H100s")
     assert "docs/records.md, a section" in gpu_hours(1, rate, 1)
     parameters = sum(parameter.numel() for parameter in load_model(str(tiny_checkpoint)).parameters())
     assert count_parameters(load_model_config(str(tiny_checkpoint))) == parameters

@@ -71,9 +71,9 @@ def test_the_optimizer_is_one_fused_kernel(run_train, monkeypatch):
     assert optimizer.defaults["fused"] and optimizer.defaults["betas"] == (0.9, 0.9)
 
 
-def stage(num_tuples, epochs, revision_starts=None, number=1):
+def stage(num_tuples, epochs, revision_starts=None, number=1, lr=1e-5):
     sequences = [TokenSequence([1, 2], 1)] * num_tuples
-    return Stage(number, "", sequences, revision_starts, list(range(num_tuples)), [], epochs, 1e-5, "", {})
+    return Stage(number, "", sequences, revision_starts, list(range(num_tuples)), [], epochs, lr, "", {})
 
 
 def test_the_papers_tuples_make_3000_updates():
@@ -88,8 +88,10 @@ def test_few_updates_are_a_warning_that_says_what_to_change(run_train, capsys):
         "stage 2 makes 33 updates (700 tuples, 3 epochs, 64 tuples an update); below about 200 a model hardly "
         "changes at the usual learning rates: collect more tuples, raise EPOCHS_STAGE2, or lower TUPLES_PER_UPDATE"
     )
+    assert stage(700, 3, lr=1e-4).few_updates(64) and not stage(700, 3, lr=3e-4).few_updates(64)
+    assert "(700 tuples, 1 epoch, 64" in str(stage(700, 1).few_updates(64))
     assert "raise EPOCHS_STAGE1," in str(stage(700, 3, revision_starts=[1] * 700, number=2).few_updates(64))
-    run_train("epochs_stage1=0.1", "epochs_stage2=0.5")
+    run_train("epochs_stage1=0.1", "epochs_stage2=0.5", "lr_stage1=1e-4", "lr_stage2=1e-4")
     printed = capsys.readouterr().out
     assert (
         "\n1 update of 4 tuples, each in at most 4 padded passes on 1 process\nwarning: stage 1 makes 1" in printed
