@@ -34,10 +34,8 @@ def main(plan_path: Path) -> None:
 
 def report(error: Exception, path: Path) -> None:
     """For the launcher. The first process that fails has the cause; the others may only miss that one."""
-    rank = os.environ["RANK"]
-    message = final_message(error)
     with contextlib.suppress(FileExistsError), open(path, "x", encoding="utf-8") as file:
-        file.write(message if rank == "0" else f"training process {rank}: {message}")
+        file.write(final_message(error))
 
 
 if __name__ == "__main__":

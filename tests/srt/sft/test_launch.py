@@ -105,7 +105,7 @@ def test_the_error_of_a_process_other_than_the_first_is_the_commands_error(run_t
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(FAILING)
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path / 'site'}{os.pathsep}{os.environ.get('PYTHONPATH', '')}")
-    with pytest.raises(UserError, match=r"^training process 1: not enough memory \(of this one\)"):
+    with pytest.raises(UserError, match=r"^not enough memory \(of this one\)"):
         run_train("num_processes=2")
 
 
