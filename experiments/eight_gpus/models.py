@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from quickstart.tokenizer import build_tokenizer
+from srt.common.models import default_device
 
 QWEN = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 # The numbers of their config.json on the Hugging Face hub.
@@ -85,7 +86,7 @@ def save_model(shape: str, folder: Path, weights: bool = True, tokenizer_folder:
     config.architectures = [type(config).__name__.replace("Config", "ForCausalLM")]
     if weights:
         torch.manual_seed(0)
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+        with default_device():
             model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
         model.save_pretrained(folder)
     for part in (config, tokenizer, GenerationConfig(eos_token_id=tokenizer.eos_token_id)):

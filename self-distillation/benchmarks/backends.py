@@ -91,9 +91,11 @@ def random_weights(like: str, folder: Path) -> str:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+    from srt.common.models import default_device
+
     torch.manual_seed(0)
     config = AutoConfig.from_pretrained(like)
-    with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+    with default_device():
         model = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     AutoTokenizer.from_pretrained(like).save_pretrained(folder)

@@ -12,9 +12,10 @@ import torch
 
 from opsd.config import DistillConfig, optimizer_config
 from opsd.nemo_rl.micro_batches import PairIds, RankUpdate
-from opsd.select_engine import why_no_megatron, why_no_transformer_engine
+from opsd.select_engine import why_no_megatron
 from srt.config import load_config
 from srt.contract.layout import TokenSequence
+from tests.opsd.helpers.megatron_layer_kinds import LAYERS
 from tests.opsd.helpers.on_ranks import run_ranks
 from tests.opsd.nemo_rl.test_megatron_step import RUN
 
@@ -25,9 +26,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.skipif(missing is not None, reason=f"Megatron was NOT run: {missing}"),
 ]
-without_te = pytest.mark.skipif(
-    why_no_transformer_engine() is not None, reason=f"NOT run: {why_no_transformer_engine()}"
-)
 RANKS = {"one": 1, "tensor": 2, "sequence": 2}  # of tensor parallelism, the last with sequence parallelism
 VOCABULARY, PADDING = 500, 12
 LENGTHS = (300, 77, 210, 513)  # of y
@@ -62,7 +60,7 @@ def expected(folder, size):
     return run_ranks(RUN, "dense", 1, folder, GPU_LAYERS="local", SIZE=size)[0]
 
 
-@pytest.mark.parametrize("layers", [pytest.param("te", marks=without_te), "local"])
+@LAYERS
 @pytest.mark.parametrize("sharding", RANKS)
 def test_every_weights_gradient_is_that_of_the_full_logits(folder, expected, size, sharding, layers):
     if torch.cuda.device_count() < RANKS[sharding]:

@@ -11,10 +11,11 @@ import sys
 import pytest
 import torch
 
-from opsd.select_engine import why_no_megatron, why_no_nemo_rl, why_no_transformer_engine
+from opsd.select_engine import why_no_megatron, why_no_nemo_rl
 from srt.common.files import read_jsonl
 from tests.opsd.helpers.four_layers import with_four_layers
 from tests.opsd.helpers.gpu_runs import STEPS, kill_after_step_4, runs_in
+from tests.opsd.helpers.megatron_layer_kinds import LAYERS
 
 missing = why_no_nemo_rl() or why_no_megatron()
 pytestmark = [
@@ -23,10 +24,6 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
     pytest.mark.skipif(missing is not None, reason=f"Megatron was NOT run: {missing}"),
 ]
-without_te = pytest.mark.skipif(
-    why_no_transformer_engine() is not None, reason=f"NOT run: {why_no_transformer_engine()}"
-)
-LAYERS = pytest.mark.parametrize("layers", [pytest.param("te", marks=without_te), "local"])
 TWO = {"GPUS_PER_NODE": "2", "TENSOR_PARALLEL_SIZE": "1", "SAMPLER_TENSOR_PARALLEL_SIZE": "1"}
 LAYOUTS = {
     "one": {"GPUS_PER_NODE": "1"},
