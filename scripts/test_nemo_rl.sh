@@ -4,14 +4,16 @@
 #   NEMO_RL_DIR: a checkout of NeMo-RL at the commit of self-distillation/setup_env.sh; unset: it is cloned (git, network)
 source "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")/common.sh"
 show_help "$@"
+source "$REPOSITORY/scripts/environment.sh"
 cd "$REPOSITORY"
 environment="$REPOSITORY/.venv-nemo-cpu"
 requirements="$REPOSITORY/requirements/nemo-cpu.in" pins="$REPOSITORY/self-distillation/requirements.txt"
 expected=$(cat "$requirements" "$pins" | sha256sum | cut -d' ' -f1)
 if [ "$(cat "$environment/.requirements" 2>/dev/null)" != "$expected" ]; then
-  command -v python3.12 >/dev/null || { echo "error: python3.12 is not on the PATH; install Python 3.12" >&2; exit 2; }
+  SUPPORTED=3.12
+  python=$(find_python "import ensurepip, venv") || { echo "error: no Python 3.12 with venv and pip was found; install it" >&2; exit 2; }
   rm -rf "$environment"
-  python3.12 -m venv "$environment"
+  "$python" -m venv "$environment"
   echo "environment: installing into $environment (takes a few minutes, only once)"
   "$environment/bin/python" -m pip install --quiet -r "$requirements" -c "$pins"
   mapfile -t packages < <(sed -n 's/^# package: //p' "$requirements")

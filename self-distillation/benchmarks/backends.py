@@ -104,6 +104,7 @@ def random_weights(like: str, folder: Path) -> str:
 
 def measure(options: Options, model: str, folder: Path) -> list[dict[str, Any]]:
     import ray
+    from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 
     from opsd.nemo_rl.driver import runtime
 
@@ -112,10 +113,13 @@ def measure(options: Options, model: str, folder: Path) -> list[dict[str, Any]]:
     runtime.prepare_megatron(folder)
     runtime.join_ray(first, options.gpus)
     for name in options.variants.split(","):
+        cluster = RayVirtualCluster([options.gpus], num_gpus_per_node=options.gpus, max_colocated_worker_groups=2)
         try:
-            rows.append(measure_variant(options, name, model))
+            rows.append(measure_variant(options, name, model, cluster))
         except Exception as error:  # of one variant: the others are measured
             rows.append({"variant": name, "failed": f"{type(error).__name__}: {str(error)[-600:]}"})
+        finally:
+            cluster.shutdown()  # with the workers of a variant that failed
         print(json.dumps(rows[-1]), flush=True)
         if options.json:
             Path(options.json).write_text(json.dumps({"options": asdict(options), "rows": rows}))
@@ -165,8 +169,8 @@ def pairs_of(options: Options, tokens: int) -> list[Any]:
     return pairs
 
 
-def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any]:
-    from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
+def measure_variant(options: Options, variant: str, model: str, cluster: Any) -> dict[str, Any]:
+    """`cluster`: NeMo-RL's, of all GPUs."""
     from nemo_rl.models.policy.lm_policy import Policy
 
     from opsd.nemo_rl.driver.config import generation_config, policy_config
@@ -185,7 +189,6 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
     assigned = assign_micro_batches(pairs, shape.data_parallel, config.tokens_per_micro_batch, width, packed)
     updates = [[RankUpdate(batches, tokens)] for batches in assigned]
     generation = generation_config(config, shape, options.max_tokens, [0], 0, 0.5)
-    cluster = RayVirtualCluster([options.gpus], num_gpus_per_node=options.gpus, max_colocated_worker_groups=2)
     policy = Policy(
         cluster,
         policy_config(config, shape, generation, options.warmup + options.steps),
@@ -215,7 +218,6 @@ def measure_variant(options: Options, variant: str, model: str) -> dict[str, Any
         spent = ", ".join(f"{part} {seconds_of:.2f}" for part, seconds_of in results[0].seconds.items())
         print(f"  {variant} step {step}: {taken:.2f} s ({spent}), KL {kl:.4f}, norm {norm:.4f}", flush=True)
     end_workers(policy)
-    cluster.shutdown()
     median = statistics.median(seconds)
     return {
         "variant": variant,

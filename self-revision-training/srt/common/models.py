@@ -80,6 +80,12 @@ def model_without_weights(config: Any, **kwargs: Any) -> Any:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code_allowed(), **kwargs)
 
 
+def has_experts(config: Any) -> bool:
+    """Whether this transformers config is that of a mixture of experts."""
+    text = config.get_text_config()
+    return any(getattr(text, name, None) for name in ("num_experts", "num_local_experts", "n_routed_experts"))
+
+
 def count_parameters(config: Any) -> int:
     """The parameters of a model with this transformers config; no weight is allocated."""
     return sum(parameter.numel() for parameter in model_without_weights(config).parameters())

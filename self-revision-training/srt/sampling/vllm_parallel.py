@@ -16,6 +16,7 @@ from collections.abc import Hashable
 from typing import Any
 
 from srt.common.errors import UserError
+from srt.common.models import has_experts, load_model_config
 from srt.common.progress import describe_processes, heartbeat
 from srt.common.ray_auth import require_token
 from srt.sampling.base import Sample, SampleRequest, SamplingConfig
@@ -89,6 +90,12 @@ class VllmParallelSampler:
         )
         if engines > 1:
             arguments |= {"data_parallel_size": engines, "data_parallel_backend": data_parallel_backend}
+            # An engine on one GPU computes in its own process, as a single engine does. By default, each of
+            # several starts another for it, which imports vLLM once more, and talks to it at every step. Those of
+            # a mixture of experts share the experts' work; there, vLLM's own choice stays.
+            alone = tensor_parallel_size == 1 and not has_experts(load_model_config(model_path))
+            if data_parallel_backend == "mp" and alone:
+                arguments["distributed_executor_backend"] = "uni"
             if data_parallel_backend == "ray":
                 arguments["data_parallel_size_local"] = min(engines, visible_gpus() // tensor_parallel_size)
                 del arguments["worker_extension_cls"]  # other machines may not find this package

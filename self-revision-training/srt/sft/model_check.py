@@ -1,8 +1,14 @@
 """What is decided on the base model before the run begins: whether SFT can train it, and with which attention."""
 
+import multiprocessing
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
 from srt.common.dropout import turn_off_dropout
 from srt.common.errors import UserError
-from srt.common.models import load_model
+from srt.common.machine import Machine
+from srt.common.models import count_parameters, load_model, load_model_config
 from srt.common.packed_attention import AttentionChoice
 from srt.sft.attention import fit_attention
 from srt.sft.config import SftConfig
@@ -27,3 +33,26 @@ def check_model(config: SftConfig, longest: int, device: str | None = None) -> A
         check_loss(model, attention.packed)
     with_adapters(model, config)
     return attention
+
+
+def check_model_before_launch(config: SftConfig, longest: int, machine: Machine) -> AttentionChoice:
+    """check_model for a process that launches others and must leave them all of every GPU.
+
+    On a GPU where the model fits in fp32, in a process of its own; else here, on the CPU, which takes minutes for
+    a model of some billion parameters. Raises what check_model raises.
+    """
+    needed = 4 * count_parameters(load_model_config(config.base_model))
+    if machine.gpu_bytes is None or machine.gpu_bytes < 1.1 * needed:
+        return check_model(config, longest, "cpu")
+    context: Any = multiprocessing.get_context("spawn")
+    pool = ProcessPool(max_workers=1, context=context)
+    try:
+        return pool.schedule(check_model, args=[config, longest]).result()
+    except ProcessExpired as error:
+        raise UserError(
+            f"{config.base_model}: the process that tried the model before the launch ended with exit code "
+            f"{error.exitcode}, most likely because memory ran out; free some, and start again"
+        ) from error
+    finally:
+        pool.stop()
+        pool.join()

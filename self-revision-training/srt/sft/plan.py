@@ -48,7 +48,7 @@ from srt.sft.collection import check_same_collection, read_collection_identity
 from srt.sft.config import NOT_IDENTITY, SftConfig
 from srt.sft.dataset import StageSequences, build_sequences, load_stage
 from srt.sft.launch import Processes, find_processes
-from srt.sft.model_check import check_model
+from srt.sft.model_check import check_model, check_model_before_launch
 
 FEW_UPDATES = 200  # the paper makes 3 000 and more
 USUAL_LEARNING_RATES = 2e-4  # of all weights 5e-6, of adapters 1e-4; the quickstart's tiny model takes more
@@ -231,9 +231,13 @@ def make_plan(config: SftConfig, dry_run: bool = False) -> TrainingPlan:
     )
     complete = [plan.is_complete(stage) for stage in stages]  # each, since any may have lost files
     if not dry_run and not all(complete):
-        memory_plan(plan, this_machine()).check(config.check_memory)
+        machine = this_machine()
+        memory_plan(plan, machine).check(config.check_memory)
         longest = max(length for stage in stages for length in stage.lengths)
-        plan = replace(plan, attention=check_model(config, longest, "cpu" if processes.total > 1 else None))
+        if processes.total > 1:
+            plan = replace(plan, attention=check_model_before_launch(config, longest, machine))
+        else:
+            plan = replace(plan, attention=check_model(config, longest))
     if processes.machine_rank == 0 and not dry_run:
         open_run(output_dir, identity, asdict(config) | {"recipe": recipe}, revisions, [config.base_model])
         for number, built in built_by_stage.items():

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ |= {"TORCHDYNAMO_DISABLE": "1", "NRL_MEGATRON_CHECKPOINT_DIR": str(Path(sys.argv[-1], sys.argv[1]))}
+os.environ["CUDA_VISIBLE_DEVICES"] = "6,7"  # torch counts them from 0; Ray names them by their numbers
 
 from opsd.nemo_rl.driver import runtime  # noqa: E402
 
@@ -43,9 +44,13 @@ def current_device() -> Any:
     return 0 if caller.endswith("megatron_policy_worker") else torch.device("cpu")
 
 
+def set_device(index: Any) -> None:
+    assert not isinstance(index, int) or index == 0, f"CUDA error: invalid device ordinal {index}"
+
+
 init_process_group = torch.distributed.init_process_group
 torch.distributed.init_process_group = lambda *_, **__: init_process_group("gloo")
-torch.cuda.current_device, torch.cuda.set_device = current_device, lambda *_: None
+torch.cuda.current_device, torch.cuda.set_device = current_device, set_device
 torch.cuda.device_count, torch.cuda.is_available = lambda: 1, lambda: True
 torch.cuda.empty_cache = torch.cuda.manual_seed = lambda *_: None
 torch.cuda.get_rng_state = lambda *_: torch.get_rng_state()
@@ -54,7 +59,7 @@ torch.cuda.get_device_capability = lambda *_: (9, 0)
 torch.cuda.get_device_properties = lambda *_: types.SimpleNamespace(major=9, minor=0, multi_processor_count=1)
 torch.cuda.Stream = Stream
 torch.cuda.current_stream, torch.cuda.stream = lambda *_: Stream(), lambda *_: contextlib.nullcontext()
-ray.get_gpu_ids = lambda: [0]
+ray.get_gpu_ids = lambda: [6]
 
 import opsd.nemo_rl.worker.without_transformer_engine  # noqa: E402, F401 - before Megatron-Bridge
 

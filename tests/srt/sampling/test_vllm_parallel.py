@@ -10,7 +10,8 @@ from srt.common.errors import UserError
 from srt.common.models import load_tokenizer
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import open_sampler
-from srt.sampling.vllm_parallel import engine_count
+from srt.sampling.vllm_parallel import VllmParallelSampler, engine_count
+from tests.families.models import tiny
 
 SAMPLED = SamplingConfig(1.0, 0.9, (2,))
 PROMPTS = ["x = 1 [A] + 2", "x = 9", "A 1 + 2 = 3\nB 3 * 4 = 2\n"]
@@ -117,6 +118,25 @@ def test_a_killed_engine_ends_in_one_sentence_after_the_finished_samples(sampler
     for engine in engines:
         engine.join(timeout=30)
         assert not engine.is_alive()
+
+
+@vllm
+@pytest.mark.parametrize(
+    ("family", "tensor_parallel", "backend", "executor"),
+    [("qwen3", 1, "mp", "uni"), ("qwen3", 2, "mp", None), ("qwen3_moe", 1, "mp", None), ("qwen3", 1, "ray", None)],
+)
+def test_engines_of_one_gpu_compute_in_their_own_process(
+    family, tensor_parallel, backend, executor, tmp_path, monkeypatch
+):
+    """Not to be seen on CPUs, where vLLM starts a process for each engine all the same."""
+    started = []
+    monkeypatch.setattr(VllmParallelSampler, "_start", lambda *arguments: started.append(arguments[2]))
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr("srt.sampling.vllm_parallel.visible_gpus", lambda: 4)
+    tiny(family)[1].config.save_pretrained(tmp_path)
+    options = {"tensor_parallel_size": tensor_parallel, "engines": 2, "data_parallel_backend": backend}
+    VllmParallelSampler(str(tmp_path), SAMPLED, max_model_len=256, max_batch=8, **options)
+    assert started[0].get("distributed_executor_backend") == executor
 
 
 # How many engines ---------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from opsd.config import RunConfig, optimizer_config
 from opsd.select_engine import choose_megatron_layers
 from srt.common.errors import UserError
+from srt.common.models import has_experts
 from srt.common.rope import fixed_config
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def check_megatron(config: RunConfig, model_config: Any) -> None:
             f"TRAINER_BACKEND=megatron: the rotary frequencies of {config.student_model} depend on lengths "
             "(rope_parameters), which is not implemented; TRAINER_BACKEND=dtensor supports it"
         )
-    if getattr(text, "num_experts", None) or getattr(text, "num_local_experts", None):
+    if has_experts(model_config):
         raise UserError(
             f"TRAINER_BACKEND=megatron: {config.student_model} is a mixture of experts, which is not implemented; "
             "ENGINE=local supports it"

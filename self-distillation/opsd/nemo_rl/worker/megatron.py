@@ -6,6 +6,8 @@ not the DTensor worker's (docs/records.md).
 """
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +58,8 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
             config = config | {"sequence_packing": config["sequence_packing"] | {"enabled": True}}
         if kwargs.get("optimizer_path"):
             make_moments_for_loading()
-        super().__init__(*[config, *others], **kwargs)
+        with gpu_among_visible():
+            super().__init__(*[config, *others], **kwargs)
         restore_counts(self.optimizer)
         turn_off_dropout(self.model)
         self.vocab_size = self.megatron_cfg.model.vocab_size
@@ -157,6 +160,23 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         if self.rank == 0:
             save_hf_model(weights, like, dtype, Path(folder))
         torch.distributed.barrier()
+
+
+@contextlib.contextmanager
+def gpu_among_visible() -> Iterator[None]:
+    """In the block, Ray names this worker's GPU by its place in CUDA_VISIBLE_DEVICES, not by its number.
+
+    NeMo-RL takes the number for torch's index, of which there are only as many as visible GPUs: with
+    CUDA_VISIBLE_DEVICES=6,7 there would be no GPU 6.
+    """
+    named = ray.get_gpu_ids
+    if visible := os.environ.get("CUDA_VISIBLE_DEVICES"):
+        numbers = visible.split(",")
+        ray.get_gpu_ids = lambda: [numbers.index(str(gpu)) for gpu in named()]
+    try:
+        yield
+    finally:
+        ray.get_gpu_ids = named
 
 
 @ray.remote
