@@ -225,7 +225,7 @@ def test_scaling_is_relative_to_the_fewest_gpus_and_losses_to_two(tmp_path):
 def test_a_dry_run_shows_commands_and_memory_plans_and_keeps_nothing(tmp_path):
     printed = run(tmp_path, "--dry-run", "collect/8", "sft4/8", "nodes", "-collect/1",
                   SHAPE="qwen3-4b", SIZES="1,8", PLAN=PLAN)  # fmt: skip
-    assert "\ncollect/8: at most 15 minutes\n  REPORT_TO=none " in printed and "SAMPLER=vllm" in printed
+    assert "\ncollect/8: at most 15 minutes\n  PROMPT_SUFFIX='' SAMPLER=vllm " in printed
     assert f"{SCRIPTS['sft']}.sh" in printed and "TUPLES_PER_UPDATE=4" in printed
     assert "memory plan of 8 vLLM engines for PLAN_FOR=8x80" in printed
     assert re.search(
