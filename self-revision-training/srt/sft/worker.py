@@ -1,6 +1,7 @@
 """One of several training processes: python -m srt.sft.worker <pickled TrainingPlan>, under accelerate."""
 
 import contextlib
+import logging
 import os
 import pickle
 import sys
@@ -18,6 +19,7 @@ def main(plan_path: Path) -> None:
     is_rank0 = os.environ["RANK"] == "0"
     if not is_rank0:
         sys.stdout = open(os.devnull, "w")  # only rank 0 prints
+    accept_unused_lm_head()
     import torch
 
     from srt.sft.stages import train_stages
@@ -30,6 +32,16 @@ def main(plan_path: Path) -> None:
         report(error, Path(os.environ[WORKER_ERROR]))
         os._exit(2)
     end_training_process()
+
+
+def accept_unused_lm_head() -> None:
+    """Drop FSDP2's warning (torch 2.11) that a module it shards did not run its forward pass.
+
+    It is the LM head, whose weight the fused loss reads. That weight is in a group that stays gathered after the
+    forward pass, so nothing is missing.
+    """
+    logger = logging.getLogger("torch.distributed.fsdp.fully_shard")
+    logger.addFilter(lambda record: "did not run forward before backward" not in record.getMessage())
 
 
 def report(error: Exception, path: Path) -> None:

@@ -18,12 +18,11 @@ from typing import Any
 os.environ |= {"TORCHDYNAMO_DISABLE": "1", "NRL_MEGATRON_CHECKPOINT_DIR": str(Path(sys.argv[-1], sys.argv[1]))}
 os.environ["CUDA_VISIBLE_DEVICES"] = "6,7"  # torch counts them from 0; Ray names them by their numbers
 
-import tests  # noqa: E402, F401 - while NeMo-RL, whose checkout has a package of that name, is not on the path
-
-# isort: split
 from opsd.nemo_rl.driver import runtime  # noqa: E402
 
 runtime.prepare()
+# NeMo-RL puts its checkout, which has a package `tests` too, first. Processes that Megatron starts have this path.
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 import megatron_on_cpu  # noqa: E402, F401 - puts the CPU in the place of GPUs
 import numpy as np  # noqa: E402

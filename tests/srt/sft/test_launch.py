@@ -1,11 +1,13 @@
 """How many processes train, on one machine or several."""
 
+import logging
 import os
 
 import pytest
 
 from srt.common.errors import UserError
 from srt.sft.launch import Processes, find_processes, launch_command
+from srt.sft.worker import accept_unused_lm_head
 
 STEP = {"SLURM_STEP_NUM_NODES": "4", "SLURM_STEP_NUM_TASKS": "4", "SLURM_NODEID": "2", "SLURM_JOB_ID": "123456"}
 
@@ -89,6 +91,7 @@ kept = Kept()
 
 
 FAILING = """
+import logging
 import os
 
 if os.environ.get("RANK") == "1":
@@ -119,3 +122,15 @@ def test_processes_end_without_their_group_and_without_finalization(run_train, m
     finalized = {path.name for path in (tmp_path / "site").glob("finalized*")}
     assert finalized == {"finalizedNone"}  # the processes that train nothing
     run_train("num_processes=2", "epochs_stage1=0.1", "epochs_stage2=0.1")  # complete: none was ever created
+
+
+def test_of_fsdps_warnings_only_that_of_the_unused_lm_head_is_dropped(caplog):
+    logger = logging.getLogger("torch.distributed.fsdp.fully_shard")
+    before = list(logger.filters)
+    try:
+        accept_unused_lm_head()
+        logger.warning("1 of the 3 modules passed to fully_shard did not run forward before backward, which is")
+        logger.warning("another warning")
+    finally:
+        logger.filters = before
+    assert caplog.messages == ["another warning"]
