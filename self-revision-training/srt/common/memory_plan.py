@@ -27,6 +27,7 @@ GIB = 2**30
 TOLERANCE = 0.15  # relative difference between plans and measured peaks
 OTHER = 3 * GIB // 2  # on a GPU: CUDA's context, NCCL's buffers, fragments; not part of torch's measured peaks
 PROCESS = int(3.5 * GIB)  # host memory of a process that has loaded torch and CUDA
+NEMO_RL_HEADS = 12  # bytes: the student's gathered in fp32, its gradient, what FSDP reduces that from (calibrated)
 BACKWARD = 1.7  # what is saved inside a layer, and the gradients on the way through it (calibrated)
 LOSS_TOKENS, KL_BYTES, SFT_LOSS_BYTES = 1024, 24, 8  # tokens of a chunk; bytes for each of its logits
 PINNED = 1.25  # pinned memory comes in powers of two
@@ -343,7 +344,7 @@ def nemo_rl_terms(
     training = sharded | {
         "activations": shape.layers * student_tokens * shape.width * 2,
         "KL": _kl(shape, all_vocab_entries) // tensor_parallel,
-        "heads": 4 * shape.head // tensor_parallel,
+        "heads": NEMO_RL_HEADS * shape.head // tensor_parallel,
         "gathered layers": 8 * _layer(shape) // tensor_parallel,
         # Ranks that share layers have the same ones.
         "teacher's hidden states": 2 * shape.width * step_tokens * tensor_parallel // gpus,
@@ -358,7 +359,7 @@ def nemo_rl_terms(
         "teacher": student,
         "Adam's moments": moments,
         "activations": shape.scoring(teacher_tokens, tensor_parallel),
-        "heads": training["heads"],
+        "heads": 4 * shape.head // tensor_parallel,
         "gathered layers": training["gathered layers"],
         "teacher's hidden states": training["teacher's hidden states"],
         "other": OTHER,

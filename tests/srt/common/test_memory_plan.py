@@ -101,12 +101,16 @@ MEASURED = {
     "SFT, 1.5B, two H100, one short pass": (sft(SMALL, 1_000, 2, several_passes=False), 13.8),
     "SFT, 1.5B, two H100, several passes": (sft(SMALL, 9_100, 2), 18.0),
     "SFT, 4B shape, two H100, tuples of 28 k tokens": (sft(LARGE, 28_672, 2), 65.0),
+    # the longest tuple in a pass of its own
+    "SFT, 4B shape, one H200, tuples of up to 16 k tokens": (sft(LARGE, 16_284, 1), 73.6),
+    "SFT, 4B shape, two H200, tuples of up to 16 k tokens": (sft(LARGE, 16_284, 2), 45.5),
     # 64 responses, 381 tokens in the median, prompts of 100: 18 pairs in a micro-batch of 16 384 teacher tokens
     "local, 1.5B, one H100": (local(), 32.5),
     "the same with KL_GRAD_EPS=1e-4": (local(all_vocab_entries=False), 30.8),
     # seven sequences of 128 + 1 024 tokens in a micro-batch
     "NeMo-RL, 1.5B, one H100": (nemo_rl(SMALL, 1, 7 * 1152, 32 * 1024), 30.2),
-    "NeMo-RL, 4B shape, two H100, 8 192 tokens": (nemo_rl(LARGE, 2, 8192, 496_000), 35.0),
+    "NeMo-RL, 4B shape, two H200, 16 responses": (nemo_rl(LARGE, 2, 8192, 16 * 8064), 43.0),
+    "NeMo-RL, 4B shape, four H200, 128 responses": (nemo_rl(LARGE, 4, 8192, 1_038_043), 28.6),
 }
 
 
