@@ -8,6 +8,7 @@ import torch
 
 from opsd.nemo_rl.driver.config import ClusterShape, cluster_shape
 from opsd.run import Run
+from opsd.select_engine import choose_megatron_layers
 from srt.common.machine import Machine
 from srt.common.memory_plan import GIB, MemoryPlan, ModelShape, Terms, local_terms, make_plan, nemo_rl_terms
 from srt.common.models import count_parameters, load_model_config
@@ -104,12 +105,19 @@ def _plan_of(run: Run, machine: Machine, cluster: ClusterShape, row: int) -> Mem
         all_vocab_entries=config.kl_grad_eps == 0,
         sampler_bytes=0,
         tensor_parallel=cluster.tensor_parallel,
-        megatron_parallel=(
-            cluster.tensor_parallel * cluster.pipeline_parallel if config.trainer_backend == "megatron" else None
-        ),
+        **_megatron(run, cluster),
     )
     _add_sampler(run, machine, terms[0], shape, cluster.sampler_tensor_parallel)
     return make_plan("ENGINE=nemo-rl", terms, machine, cluster.gpus_per_node, [])
+
+
+def _megatron(run: Run, cluster: ClusterShape) -> dict[str, int]:
+    """Of nemo_rl_terms' arguments those of TRAINER_BACKEND=megatron."""
+    if run.config.trainer_backend != "megatron":
+        return {}
+    with_te = choose_megatron_layers(run.config.megatron_layers)[0] == "te"
+    parallel = cluster.tensor_parallel * cluster.pipeline_parallel
+    return {"megatron_parallel": parallel, "megatron_state": 10 if with_te else 12}
 
 
 def _what_fits(run: Run, machine: Machine, cluster: ClusterShape) -> list[str]:

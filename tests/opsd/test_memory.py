@@ -49,8 +49,11 @@ def test_nemo_rl_shards_over_all_gpus_and_nodes(plan):
     assert moments == [4 * moments[2], 2 * moments[2], moments[2]]
     assert one.host["teacher"] == two.host["teacher"] == pytest.approx(2 * four.host["teacher"], abs=1)
     assert two.host["processes"] > one.host["processes"]
-    megatron = plan(engine="nemo-rl", trainer_backend="megatron", tensor_parallel_size=1)
-    assert megatron.gpu["training"]["gradients"] == 2 * two.gpu["training"]["gradients"]
+    settings = {"engine": "nemo-rl", "trainer_backend": "megatron", "tensor_parallel_size": 1}
+    te, local = (plan(**settings, megatron_layers=layers).gpu["training"] for layers in ("te", "local"))
+    assert te["gradients"] == local["gradients"] == 2 * two.gpu["training"]["gradients"]
+    # Moments in fp32; of a master weight in fp32, Transformer Engine's Adam keeps half.
+    assert 12 * te["Adam's moments"] == pytest.approx(10 * local["Adam's moments"], rel=1e-6)
 
 
 def test_the_sampler_gets_what_the_plan_leaves_free(plan, monkeypatch):

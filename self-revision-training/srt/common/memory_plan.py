@@ -325,6 +325,7 @@ def nemo_rl_terms(
     tensor_parallel: int = 1,
     sampler_copy: int = 0,
     megatron_parallel: int | None = None,
+    megatron_state: int = 12,
 ) -> tuple[dict[str, Terms], Terms]:
     """GPU and host terms of ENGINE=nemo-rl, the host's on each node. `gpus`: on all nodes.
 
@@ -332,14 +333,15 @@ def nemo_rl_terms(
     sampler_bytes: vLLM's share of a GPU; sampler_copy: what vLLM keeps in main memory of a GPU's weights while it
     sleeps. tensor_parallel: GPUs that share a layer, and the vocabulary in the KL; never measured above 1.
     megatron_parallel: under Megatron, the GPUs that share bf16 weights and fp32 gradients; master weights are with
-    Adam's moments, which all GPUs share. None: FSDP, under which they share everything. Megatron's memory was
-    never measured.
+    Adam's moments, which all GPUs share: megatron_state bytes a parameter, 12 or, with Transformer Engine's Adam,
+    10, since it keeps of a master weight only what the bf16 weight lacks (store_param_remainders). None: FSDP,
+    under which they share everything.
     """
     if megatron_parallel is None:
         student, gradients, moments = (size * shape.parameters // gpus for size in (4, 4, 8))
     else:
         student, gradients = (size * shape.parameters // megatron_parallel for size in (2, 4))
-        moments = 12 * shape.parameters // gpus
+        moments = megatron_state * shape.parameters // gpus
     sharded = {"student": student, "gradients": gradients, "Adam's moments": moments}
     training = sharded | {
         "activations": shape.layers * student_tokens * shape.width * 2,
