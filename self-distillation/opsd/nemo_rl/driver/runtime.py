@@ -104,13 +104,18 @@ def join_ray(config: RunConfig, gpus: int, workers_per_gpu: int = 2) -> None:
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "INFO" if config.worker_logs else "WARNING")
+    knob = cluster_knob(config)
+    if knob:
+        # Each node's Ray knows which GPUs are its own. This process's variable, which NeMo-RL and the environment
+        # below give to all workers, would send those of other nodes to the GPUs of these numbers.
+        os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     common = {
         # Ray's processes have the token from their own environment; this one is written into Ray's logs.
         "runtime_env": {"env_vars": {name: value for name, value in os.environ.items() if name != TOKEN}},
         "log_to_driver": config.worker_logs,
         "include_dashboard": False,
     }
-    if knob := cluster_knob(config):
+    if knob:
         try:
             ray.init(address="auto", **common)
         except ConnectionError as error:
