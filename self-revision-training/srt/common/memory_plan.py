@@ -331,7 +331,8 @@ def nemo_rl_terms(
 
     student_tokens, teacher_tokens: of a micro-batch; step_tokens: responses' tokens of a step, over all GPUs;
     sampler_bytes: vLLM's share of a GPU; sampler_copy: what vLLM keeps in main memory of a GPU's weights while it
-    sleeps. tensor_parallel: GPUs that share a layer, and the vocabulary in the KL; never measured above 1.
+    sleeps. tensor_parallel: GPUs that share a layer, and the vocabulary in the KL; above 1 measured under Megatron
+    alone.
     megatron_parallel: under Megatron, the GPUs that share bf16 weights and fp32 gradients; master weights are with
     Adam's moments, which all GPUs share: megatron_state bytes a parameter, 12 or, with Transformer Engine's Adam,
     10, since it keeps of a master weight only what the bf16 weight lacks (store_param_remainders). None: FSDP,

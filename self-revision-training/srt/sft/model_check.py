@@ -38,8 +38,8 @@ def check_model(config: SftConfig, longest: int, device: str | None = None) -> A
 def check_model_before_launch(config: SftConfig, longest: int, machine: Machine) -> AttentionChoice:
     """check_model for a process that launches others and must leave them all of every GPU.
 
-    On a GPU where the model fits in fp32, in a process of its own; else here, on the CPU, which takes minutes for
-    a model of some billion parameters. Raises what check_model raises.
+    On a GPU where the model fits in fp32, in a process of its own; else here, on the CPU, which can take minutes
+    for a model of some billion parameters. Raises what check_model raises.
     """
     needed = 4 * count_parameters(load_model_config(config.base_model))
     if machine.gpu_bytes is None or machine.gpu_bytes < 1.1 * needed:
