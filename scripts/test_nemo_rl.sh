@@ -37,4 +37,4 @@ export PYTHONPATH="$REPOSITORY/self-revision-training:$REPOSITORY/self-distillat
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 [ $# -gt 0 ] || set -- tests/opsd/nemo_rl
 # -rs: a test that is skipped here for want of something is a fault of requirements/nemo-cpu.in.
-exec "$environment/bin/python" -m pytest -rs "$@"
+exec "$environment/bin/python" -m pytest -rs -n 2 --dist loadfile "$@"

@@ -24,8 +24,9 @@ def copy(tmp_path):
 
     tools = tmp_path / "tools"
     tools.mkdir()
-    (tools / "bwrap").write_text("#!/bin/sh\n")  # works, whatever this machine has
-    (tools / "bwrap").chmod(0o755)
+    for tool in ("bwrap", "chromium"):  # there and working, whatever this machine has
+        (tools / tool).write_text("#!/bin/sh\n")
+        (tools / tool).chmod(0o755)
 
     def run(exit_code: int, **variables: str) -> subprocess.CompletedProcess:
         variables = {"PATH": f"{tools}:{os.environ['PATH']}"} | variables
@@ -96,4 +97,4 @@ def test_the_tests_with_nemo_rl_need_python_3_12_and_say_so(tmp_path):
     command = ["bash", tmp_path / "scripts" / "test_nemo_rl.sh"]
     done = subprocess.run(command, env={"PATH": str(tools)}, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "error: python3.12 is not on the PATH; install Python 3.12\n"
+    assert done.stderr == "error: no Python 3.12 with venv and pip was found; install it\n"
