@@ -29,8 +29,7 @@ The two training backends differ in
     the policy worker                  dtensor.py          megatron.py
     gradients, optimizer, schedule     dtensor_step.py     megatron_step.py, torch_adam.py
     stages, positions over ranks       -                   megatron_pipeline.py, context_parallel.py
-    layers                             transformers'       Transformer Engine's, or megatron_layers.py with
-                                                           without_transformer_engine.py
+    layers                             transformers'       megatron_layers.py, without_transformer_engine.py
     a model up to its LM head          lm_head_hook.py     megatron_lm_head_hook.py
     the section of its configuration   driver/config.py    driver/megatron_config.py
 

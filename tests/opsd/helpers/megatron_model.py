@@ -17,7 +17,6 @@ if not LAYERS:
 from megatron.core import parallel_state  # noqa: E402
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig  # noqa: E402
 from megatron.core.models.gpt import GPTModel  # noqa: E402
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec  # noqa: E402
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer  # noqa: E402
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler  # noqa: E402
 from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed  # noqa: E402
@@ -25,7 +24,7 @@ from megatron.core.transformer.module import Float16Module  # noqa: E402
 from megatron.core.transformer.transformer_config import TransformerConfig  # noqa: E402
 from megatron.core.utils import unwrap_model  # noqa: E402
 
-from opsd.nemo_rl.worker.megatron_layers import local_layers  # noqa: E402
+from opsd.nemo_rl.worker.megatron_layers import local_layers, te_layers  # noqa: E402
 
 __all__ = ["gpt_model", "optimizer_and_schedule", "parallel_state", "unwrap_model", "wrapped"]
 
@@ -85,9 +84,7 @@ def gpt_model(
         model_parallel_cuda_manual_seed(0)
     return GPTModel(
         config,
-        local_layers(config)
-        if layers == "local"
-        else get_gpt_layer_with_transformer_engine_spec(qk_layernorm=True),
+        local_layers(config) if layers == "local" else te_layers(config),
         vocab_size=rows,
         max_sequence_length=32768,
         position_embedding_type="rope",

@@ -115,7 +115,8 @@ def test_the_layers_are_transformer_engines_where_it_is_installed_and_the_run_sa
     assert "warning" not in describe_layers(make_config())
     transformer_engine(True)
     line, warning = describe_layers(make_config()).splitlines()
-    assert line.startswith("MEGATRON_LAYERS=te, Transformer Engine's") and warning.startswith("warning: on GPUs")
+    assert line.startswith("MEGATRON_LAYERS=te, Transformer Engine's")
+    assert warning.startswith("warning: with rows of 8,192 tokens")
 
 
 def test_layers_that_are_not_there_are_refused(make_config, monkeypatch, transformer_engine):

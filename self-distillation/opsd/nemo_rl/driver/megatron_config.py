@@ -79,8 +79,8 @@ def describe_layers(config: RunConfig) -> str:
     if layers == "te":
         line += (
             "\nwarning: with rows of 8,192 tokens on two GPUs, Transformer Engine's layers gave 22 times the "
-            "gradient norm of TRAINER_BACKEND=dtensor at the same KL, for a reason not found yet; with 4,096 they "
-            "gave the same norm (docs/records.md); compare the first steps before you trust a training"
+            "gradient norm of TRAINER_BACKEND=dtensor at the same KL (docs/records.md). Its attention, cuDNN's, "
+            "was replaced by torch's since, and no GPU has run that yet: compare the first steps"
         )
     return line
 

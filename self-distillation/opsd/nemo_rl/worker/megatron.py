@@ -1,8 +1,8 @@
 """NeMo-RL's Megatron worker with the distillation step: one process for each GPU that trains.
 
 On CPUs, with the layers of MEGATRON_LAYERS=local, it has made updates inside NeMo-RL's worker, with
-Megatron-Bridge and their checkpoints. On GPUs it has run with Transformer Engine's layers; its gradients were the
-DTensor worker's with rows of 4 096 tokens, and not with 8 192 (docs/records.md).
+Megatron-Bridge and their checkpoints. On GPUs it has run with Transformer Engine's layers and attention; with the
+latter, gradients were the DTensor worker's with rows of 4 096 tokens, and not with 8 192 (megatron_layers.py).
 """
 
 import contextlib
@@ -23,7 +23,7 @@ from torch import Tensor
 
 from opsd.cpu_offload import PinnedCpuCopies
 from opsd.nemo_rl.worker.hf_export import save_hf_model
-from opsd.nemo_rl.worker.megatron_layers import local_layers
+from opsd.nemo_rl.worker.megatron_layers import local_layers, te_layers
 from opsd.nemo_rl.worker.megatron_step import MegatronStep
 from opsd.nemo_rl.worker.swap_weights import shards, swap_weights, weights_only
 from opsd.nemo_rl.worker.torch_adam import make_moments_for_loading, restore_counts
@@ -48,11 +48,11 @@ class MegatronDistillationWorkerImpl(MegatronStep, MegatronPolicyWorkerImpl):
         # Helpers for Megatron's datasets, which are not used here. Its wheel ships them compiled, without a
         # Makefile: compiling them again would end the process.
         initialize.compile_helpers = lambda: None
-        if config["megatron_cfg"]["transformer_impl"] == "local":
-            # NeMo-RL builds the model of it, and Megatron-Bridge notes its name beside the converted weights.
-            self._transformer_layer_spec = local_layers
-            register_allowed_target_prefix(f"{local_layers.__module__}.")
-            torch.backends.cuda.enable_cudnn_sdp(False)  # as in the other engines (srt/common/models.py)
+        # NeMo-RL builds the model of it, and Megatron-Bridge notes its name beside the converted weights.
+        local = config["megatron_cfg"]["transformer_impl"] == "local"
+        self._transformer_layer_spec = local_layers if local else te_layers
+        register_allowed_target_prefix(f"{local_layers.__module__}.")
+        torch.backends.cuda.enable_cudnn_sdp(False)  # as in the other engines (srt/common/models.py)
         if config["megatron_cfg"]["context_parallel_size"] > 1:
             # NeMo-RL's own passes, which are not used, split packed rows only, and it insists on them.
             config = config | {"sequence_packing": config["sequence_packing"] | {"enabled": True}}

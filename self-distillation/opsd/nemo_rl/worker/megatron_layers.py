@@ -1,9 +1,14 @@
-"""MEGATRON_LAYERS=local: Megatron-Core's transformer layers without Transformer Engine.
+"""MEGATRON_LAYERS: Megatron-Core's transformer layers with Transformer Engine (te) and without it (local).
 
-Megatron-Core's own layers without it have no sequence parallelism in their norms, and an attention that holds the
-scores of all pairs of positions: 2 GiB in each layer for a row of 8k tokens and 16 heads. Here torch has both: its
-RMSNorm and its scaled_dot_product_attention. Weights have the names and places that they have with Transformer
-Engine, so that conversions and checkpoints of both kinds are the same.
+Both attend with torch's scaled_dot_product_attention. Transformer Engine would take cuDNN's, which is off wherever
+this repository trains (srt/common/models.py): on Hopper its backward pass depends on what memory held before, with
+fewer heads of keys than of queries (TransformerEngine issues 2448 and 2186), and an update of 16 rows of 8 192
+tokens had 22 times the right gradient norm (docs/records.md).
+
+Megatron-Core's own layers without Transformer Engine have no sequence parallelism in their norms, and an
+attention that holds the scores of all pairs of positions: 2 GiB in each layer for a row of 8k tokens and 16 heads.
+Here torch has both. Weights have the names and places that they have with Transformer Engine, so that conversions
+and checkpoints of both kinds are the same.
 """
 
 from typing import Any
@@ -11,10 +16,14 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from megatron.core import parallel_state
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
 from megatron.core.tensor_parallel import ColumnParallelLinear, gather_from_sequence_parallel_region
 from megatron.core.transformer.identity_op import IdentityOp
 from megatron.core.transformer.module import MegatronModule
+from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
@@ -24,7 +33,19 @@ from torch.nn.functional import rms_norm, scaled_dot_product_attention
 from opsd.nemo_rl.worker.context_parallel import chunks_of, in_order
 from srt.common.errors import UserError
 
-PLAIN = {"layernorm_zero_centered_gamma": False, "window_size": None, "softmax_type": "vanilla"}
+PLAIN_ATTENTION = {"window_size": None, "softmax_type": "vanilla"}
+PLAIN = PLAIN_ATTENTION | {"layernorm_zero_centered_gamma": False}
+
+
+def te_layers(config: TransformerConfig) -> ModuleSpec:
+    """Transformer Engine's linear layers and norms with torch's attention, for the providers of Megatron-Bridge.
+
+    A model whose attention has a window or sinks keeps Transformer Engine's.
+    """
+    layer = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=config.qk_layernorm)
+    if not differences(config, PLAIN_ATTENTION):
+        layer.submodules.self_attention.submodules.core_attention = TorchAttention
+    return layer
 
 
 def local_layers(config: TransformerConfig) -> TransformerBlockSubmodules:
@@ -32,7 +53,7 @@ def local_layers(config: TransformerConfig) -> TransformerBlockSubmodules:
 
     Raises UserError for a model whose norms or attention are of another kind.
     """
-    others = {name: value for name in PLAIN if (value := getattr(config, name, PLAIN[name])) != PLAIN[name]}
+    others = differences(config, PLAIN)
     if config.normalization != "RMSNorm" or others:
         raise UserError(
             f"MEGATRON_LAYERS=local: the model's layers ({config.normalization}{others or ''}) need Transformer "
@@ -47,6 +68,11 @@ def local_layers(config: TransformerConfig) -> TransformerBlockSubmodules:
     attention.core_attention = TorchAttention
     parts.mlp.keywords["submodules"].linear_fc1 = LocalLayerNormColumnParallelLinear
     return TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config), layer_norm=RMSNorm)
+
+
+def differences(config: TransformerConfig, plain: dict[str, Any]) -> dict[str, Any]:
+    """The entries of the config that are not as in `plain`."""
+    return {name: value for name in plain if (value := getattr(config, name, plain[name])) != plain[name]}
 
 
 class RMSNorm(torch.nn.RMSNorm):
