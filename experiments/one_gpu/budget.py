@@ -1,4 +1,8 @@
-"""What it took to make a model: samples drawn, tokens generated, tokens trained on, GPU seconds."""
+"""What it took to make a model: samples drawn, tokens generated, tokens trained on, GPU seconds.
+
+A rival that never reads the collection's revisions (a `baseline` job) is charged its responses alone, and of its
+GPU seconds the share that these have of the tokens.
+"""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,6 +14,7 @@ from srt.common.files import read_json, read_jsonl
 from srt.contract.records import unpack_ids
 
 STAGES = ("stage1", "stage2")
+KINDS = ("response", "revision")  # of a collection's samples
 
 
 @dataclass(frozen=True)
@@ -35,34 +40,47 @@ def budget_of(name: str, jobs: dict[str, Job], layout: Layout) -> Budget:
     """Of a model with everything that it was made from; nothing for the base model."""
     if name == BASE:
         return Budget()
-    total, pending, seen = Budget(), [name], set()
+    total, pending, seen, of_responses = Budget(), [name], set(), set()
     while pending:
         job = jobs[pending.pop()]
         if job.name not in seen:
             seen.add(job.name)
-            pending += job.needs
+            (of_responses.update if job.run == "baseline" else pending.extend)(job.needs)
             total += _own_budget(job, layout)
+    for shared in of_responses - seen:
+        total += _of_responses(jobs[shared], layout)
     return total
 
 
 def _own_budget(job: Job, layout: Layout) -> Budget:
-    record = record_of(job, layout)
     folder = layout.folder(job.name)
-    seconds = record["seconds"] * record["gpus"] if record else 0.0
     counts = {
         "collect": _collected,
         "sft": _fine_tuned,
         "distill": _distilled,
         "trl": lambda path: _trl(job, path, layout),
     }.get(job.run)
-    return Budget(gpu_seconds=seconds) + (counts(folder) if counts else Budget())
+    return Budget(gpu_seconds=_gpu_seconds(job, layout)) + (counts(folder) if counts else Budget())
 
 
-def _collected(folder: Path) -> Budget:
+def _gpu_seconds(job: Job, layout: Layout) -> float:
+    record = record_of(job, layout)
+    return record["seconds"] * record["gpus"] if record else 0.0
+
+
+def _of_responses(collect: Job, layout: Layout) -> Budget:
+    """A collection without its revisions."""
+    everything, responses = (_collected(layout.folder(collect.name), kinds) for kinds in (KINDS, KINDS[:1]))
+    share = responses.generated_tokens / max(everything.generated_tokens, 1)
+    return responses + Budget(gpu_seconds=share * _gpu_seconds(collect, layout))
+
+
+def _collected(folder: Path, kinds: tuple[str, ...] = KINDS) -> Budget:
     samples = tokens = 0
     for line in read_jsonl(folder / "samples" / "attempts.jsonl"):
-        samples += 1
-        tokens += line["y_init_tokens"] if line["kind"] == "response" else line["y_revised_tokens"]
+        if line["kind"] in kinds:
+            samples += 1
+            tokens += line["y_init_tokens"] if line["kind"] == "response" else line["y_revised_tokens"]
     return Budget(samples, tokens)
 
 

@@ -68,6 +68,11 @@ class Job:
         return min(self.gpus, 1.0)
 
     @property
+    def continues(self) -> bool:
+        """Whether what was done before a kill counts: a rival begins again, since TRL is told to save no state."""
+        return self.run not in MODULES
+
+    @property
     def makes_model(self) -> bool:
         return self.run in ("sft", "distill", "trl")
 

@@ -16,6 +16,7 @@ from experiments.one_gpu.plan import REPOSITORY, Job, Layout, command
 from srt.common.files import read_json, write_json
 
 RECORD = "job.json"
+SECONDS_BEFORE = "seconds_before.json"
 STOP_SECONDS = 60
 
 
@@ -68,7 +69,7 @@ class RunningJob:
             }
             write_json(folder / RECORD, record)
         else:
-            (folder / "seconds_before.json").write_text(json.dumps(_seconds_before(folder) + seconds), "utf-8")
+            (folder / SECONDS_BEFORE).write_text(json.dumps(_seconds_before(folder) + seconds), "utf-8")
         print(f"{'done' if code == 0 else f'FAILED ({code})'}: {self.job.name}, {seconds:.0f} s", flush=True)
         return code == 0
 
@@ -89,12 +90,14 @@ def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> Ru
     """Start a job on these GPUs, with its output in job.log (appended to when it continues).
 
     A job that was done elsewhere and is made again, because its model did not travel, starts in a new folder, and
-    so does what was half done with that model.
+    so does what was half done with that model. The seconds of a job that begins again are those of its last start.
     """
     if record_of(job, layout):
         half_done = [other for other in jobs.values() if job.name in other.needs and not record_of(other, layout)]
         for outdated in (job, *half_done):
             keep_aside(layout.folder(outdated.name))
+    if not job.continues:
+        (layout.folder(job.name) / SECONDS_BEFORE).unlink(missing_ok=True)
     arguments, env = command(job, jobs, layout, sys.executable)
     return replace(launch(job, layout, gpus, arguments, env), share=job.share)
 
@@ -141,7 +144,7 @@ def is_done(job: Job, layout: Layout) -> bool:
 
 def _seconds_before(folder: Path) -> float:
     """The seconds of earlier starts of the job that were ended before it was done."""
-    path = folder / "seconds_before.json"
+    path = folder / SECONDS_BEFORE
     return json.loads(path.read_text("utf-8")) if path.is_file() else 0.0
 
 
