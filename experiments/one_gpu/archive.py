@@ -1,40 +1,50 @@
 """Results without models, to continue an experiment on another machine."""
 
 import tarfile
+import zlib
 from pathlib import Path
 
-from srt.common.errors import UserError
+from experiments.one_gpu.plan import WORLD
+from srt.common.errors import UserError, reason_of
+from srt.common.files import atomic_write
 
-LARGE = (".safetensors", ".pt", ".bin")
-KEPT_MEGABYTES = 64  # of one file
+WEIGHTS = (".safetensors", ".pt", ".bin")
+MODELS = ("student", "stage1", "stage2", "model")
+KEPT_OF_MODELS = ("training_log.json", "sd_zero.json")
 
 
 def export_results(output: Path, file: Path) -> None:
-    """Pack everything under `output` except weights, optimizer states and tokenizers."""
+    """Pack everything under `output` except weights, optimizer states and tokenizers of models that jobs made."""
     if not output.is_dir():
         raise UserError(f"{output}: there are no results yet")
-    with tarfile.open(file, "w:gz") as archive:
-        for path in sorted(output.rglob("*")):
-            if path.is_file() and _is_small(path):
-                archive.add(path, path.relative_to(output))
+    paths = [path for path in sorted(output.rglob("*")) if path.is_file() and _travels(path.relative_to(output))]
+    with atomic_write(file, "the path after --export") as temporary, tarfile.open(temporary, "w:gz") as archive:
+        for path in paths:
+            archive.add(path, path.relative_to(output))
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 
 
 def import_results(file: Path, output: Path) -> None:
-    """Unpack an export; raises UserError when `output` holds results already."""
+    """Unpack an export; raises UserError when `output` holds results already, and for a file that is no export."""
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output} is not empty: import into a folder of its own, or remove it first")
-    output.mkdir(parents=True, exist_ok=True)
-    with tarfile.open(file) as archive:
-        archive.extractall(output, filter="data")
+    try:
+        with tarfile.open(file) as archive:
+            output.mkdir(parents=True, exist_ok=True)
+            archive.extractall(output, filter="data")
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise UserError(
+            f"{file} cannot be unpacked into {output} ({reason_of(error)}); expected a file of --export, whole"
+        ) from error
     print(f"{output}: {sum(path.is_file() for path in output.rglob('*'))} files")
 
 
-def _is_small(path: Path) -> bool:
-    in_model = {"student", "stage1", "stage2", "model"} & set(path.parts[:-1])
+def _travels(path: Path) -> bool:
+    """`path`: below the folder of the results. The quickstart's world does, with its small base model."""
+    if path.parts[0] == WORLD:
+        return True
     return (
-        path.suffix not in LARGE
-        and path.stat().st_size < KEPT_MEGABYTES * 2**20
-        and (not in_model or path.name in ("training_log.json", "sd_zero.json"))
+        path.suffix not in WEIGHTS
+        and (not set(MODELS) & set(path.parts[:-1]) or path.name in KEPT_OF_MODELS)
         and not any(part.endswith(".work") or part == "checkpoints" for part in path.parts)
     )
