@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.eight_gpus.kill import FIGURES
-from experiments.eight_gpus.plan import Job, Layout
+from experiments.eight_gpus.plan import DISTILLS, Job, Layout
 from srt.common.files import read_json, read_jsonl
 from srt.contract import metrics as names
 
@@ -18,15 +18,15 @@ def figures_of(job: Job, layout: Layout) -> Json:
     """Figures by name; `tokens_per_second` is over all GPUs."""
     folder = layout.folder(job.name)
     found: Json = {}
-    if job.run == "collect":
-        found = of_collection(folder / "samples")
-    elif job.run == "sft":
-        found = of_sft(folder)
-    elif job.run in ("distill", "kill", "nodes"):
-        found = of_distillation(folder / "run")
     for extra in (FIGURES, WATCHED):
         if (folder / extra).is_file():
             found |= read_json(folder / extra)
+    if job.run == "collect":
+        found |= of_collection(folder / "samples")
+    elif job.run == "sft":
+        found |= of_sft(folder)
+    elif job.run in DISTILLS:
+        found |= of_distillation(folder / "run", {0, found.get("continued_after_step", 0)})
     return found
 
 
@@ -57,10 +57,11 @@ def of_sft(folder: Path) -> Json:
     return found | ({names.PEAK_MEMORY_GIB: float(peak[-1])} if peak else {})
 
 
-def of_distillation(output: Path) -> Json:
-    """Means over the steps after the first, in which kernels are compiled; over the first if there is no other."""
+def of_distillation(output: Path, firsts: set[int]) -> Json:
+    """Means over the steps other than `firsts`, the first one of each process, in which kernels are compiled; over
+    all if there is no other."""
     lines = read_jsonl(output / "metrics.jsonl")
-    steady = lines[1:] or lines
+    steady = [line for step, line in enumerate(lines) if step not in firsts] or lines
     parts: dict[str, float] = {}
     for line in steady:
         for part, seconds in line[names.SECONDS].items():

@@ -26,7 +26,7 @@ DATA_KEYS = {"problems_per_gpu", "tuples", "median_tokens", "longest_tuple"}
 
 @dataclass(frozen=True)
 class Job:
-    """One command on `gpus` GPUs, ended after `minutes`. `of`: the job whose student it reads."""
+    """One command on `gpus` GPUs, ended after `minutes`. `of`: whose student it reads. `data`: of its plan."""
 
     name: str
     run: str
@@ -34,11 +34,12 @@ class Job:
     minutes: float
     env: dict[str, str] = field(default_factory=dict)
     of: str | None = None
+    data: dict[str, int] = field(default_factory=dict)
 
     @property
-    def continues(self) -> bool:
-        """Whether what was done before a kill counts. Others begin again: half of a timing is none."""
-        return self.run == "distill"
+    def inputs(self) -> dict[str, str]:
+        """What decides about its result beside its knobs."""
+        return {"run": self.run} | {key: str(value) for key, value in self.data.items()}
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,9 @@ def load_plan(sizes: list[int], path: Path = PLAN) -> Plan:
             if gpus >= entry.get("needs_gpus", 1):
                 of = f"{entry['of']}/{gpus}" if "of" in entry else None
                 texts = {key: str(value) for key, value in env.items()}
-                jobs[f"{name}/{gpus}"] = Job(f"{name}/{gpus}", run, gpus, float(entry["minutes"]), texts, of)
+                jobs[f"{name}/{gpus}"] = Job(
+                    f"{name}/{gpus}", run, gpus, float(entry["minutes"]), texts, of, content["data"]
+                )
     for job in jobs.values():
         if job.of and job.of not in jobs:
             raise UserError(f"{path}, job {job.name}: it needs {job.of}, which is no job")

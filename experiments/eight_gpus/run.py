@@ -6,7 +6,8 @@
     bash scripts/experiments/eight_gpus.sh --results DIR          the table, in Markdown and JSON
 
 A job is `sft4/2` (on two GPUs) or `sft4` (on every number). One runs at a time, so that timings are its own.
-Called again, it goes on with what is not done; what failed is tried again.
+Called again, it goes on with what is not done; what failed or was stopped begins again. A job that was done with
+other knobs or another model is refused.
 
 Environment: SHAPE (qwen3-4b or olmo3-7b: a model with random weights, which the command makes), or MODEL_PATH (a
 checkpoint folder instead); OUTPUT (default: outputs/eight_gpus/<shape>); GPUS (e.g. 0,1,2,3; default: all visible
@@ -29,13 +30,15 @@ from experiments.eight_gpus.processes import last_line
 from experiments.eight_gpus.results import FAILURE, write_results
 from experiments.eight_gpus.watch import MemoryWatch
 from experiments.one_gpu.plan import REPOSITORY
+from experiments.one_gpu.reuse import check_jobs, check_model
 from experiments.one_gpu.run import stop_on_sigterm, visible_gpus
 from experiments.one_gpu.running import keep_aside, launch, record_of
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
-from srt.common.files import write_json
+from srt.common.files import read_json, read_jsonl, write_json
 
 SIZES = (1, 2, 4, 8)
+MADE = "made.json"  # of which plan's data the tuples are
 POLL_SECONDS = 1.0
 
 
@@ -58,10 +61,8 @@ def run_jobs(plan: Plan, wanted: list[str], layout: Layout, gpus: list[str], dea
 def run_job(job: Job, layout: Layout, data: dict[str, int], gpus: list[str], deadline: float) -> None:
     """Until it ends, its own time limit or the deadline. Leaves its record, or why there is none."""
     folder = layout.folder(job.name)
-    if not job.continues:
-        keep_aside(folder)
+    keep_aside(folder)  # it begins again: half of a timing is none
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / FAILURE).unlink(missing_ok=True)
     arguments, env = command(job, layout, data)
     watch, limit = MemoryWatch(), time.monotonic() + 60 * job.minutes
     running = launch(job, layout, gpus, arguments, env)
@@ -93,11 +94,16 @@ def prepare(layout: Layout, plan: Plan, shape: str | None, largest: int) -> None
     if shape and not (layout.model / "config.json").is_file():
         print(f"making a model of the shape of {shape} with random weights", flush=True)
         save_model(shape, layout.model)
-    if not layout.problems.is_file():
+    check_model(layout.output, str(layout.model))
+    made = layout.tuples / MADE
+    if not made.is_file() or read_json(made) != plan.data:
         write_tuples(
             layout.tuples, plan.data["tuples"] // 2, plan.data["median_tokens"], plan.data["longest_tuple"]
         )
-        write_problems(layout.problems, max(plan.data["problems_per_gpu"] * largest, 3 * 128))
+        write_json(made, plan.data)
+    needed = max(plan.data["problems_per_gpu"] * largest, 3 * 128)
+    if not layout.problems.is_file() or len(read_jsonl(layout.problems)) < needed:
+        write_problems(layout.problems, needed)
 
 
 def show_state(plan: Plan, layout: Layout) -> None:
@@ -136,6 +142,7 @@ def main(arguments: list[str]) -> None:
             show_state(plan, layout)
             return
         case ["--results", folder]:
+            check_jobs(plan.jobs.values(), layout, timed=True)
             write_results(plan.jobs, layout, Path(folder))
             return
     refuse_options(names, __doc__)
@@ -145,11 +152,12 @@ def main(arguments: list[str]) -> None:
 
         show(plan, wanted, layout, shape, float(os.environ.get("GPU_GB", "80")))
         return
+    check_jobs(plan.jobs.values(), layout, timed=True)
     stop_on_sigterm()
     prepare(layout, plan, shape, sizes[-1])
     deadline = time.monotonic() + 60 * float(os.environ.get("MINUTES", "inf"))
     complete = run_jobs(plan, wanted, layout, gpus, deadline)
-    write_results({name: plan.jobs[name] for name in wanted}, layout, layout.output)
+    write_results(plan.jobs, layout, layout.output)
     if not complete:
         sys.exit(1)
 

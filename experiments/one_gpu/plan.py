@@ -58,6 +58,12 @@ class Job:
         return [name for name in (*shared, self.data, self.source) if name not in ("", BASE, "problems")]
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """What decides about its result beside its knobs."""
+        found = {"run": self.run, "kind": self.kind, "data": self.data, "from": self.source}
+        return {key: value for key, value in found.items() if value}
+
+    @property
     def count(self) -> int:
         """The most GPUs that it takes."""
         return math.ceil(self.gpus)

@@ -15,6 +15,7 @@ import numpy as np
 from experiments.one_gpu.budget import Budget, budget_of
 from experiments.one_gpu.plan import BASE, EVALUATE, WORLD, Job, Layout
 from experiments.one_gpu.problems import GSM8K
+from experiments.one_gpu.reuse import model_of
 from experiments.one_gpu.running import record_of
 from experiments.one_gpu.steps import write_steps
 from experiments.one_gpu.tables import mean, percent, points
@@ -99,7 +100,7 @@ def results(jobs: dict[str, Job], layout: Layout) -> Json:
                     entry[part]["to_base"] = _some(differences(ours, theirs, k, MODE, SEED)["metrics"], k)
         entry["against_majority"] = against_majority(row.samples, majority_right)
         entries.append(entry)
-    found = {"k": k, "model": layout.model, "rows": entries}
+    found = {"k": k, "model": model_of(layout.output, layout.model), "rows": entries}
     world = layout.output / WORLD
     if world.is_dir():
         settings = read_json(world / "world.json")

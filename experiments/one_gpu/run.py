@@ -10,7 +10,8 @@
 Environment: MODEL_PATH (default: Qwen/Qwen2.5-Coder-1.5B-Instruct), OUTPUT (default: outputs/one_gpu),
 GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the
 same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs), SEED (of the jobs
-to which the plan gives none). The log of a job is OUTPUT/<job>/job.log.
+to which the plan gives none). The log of a job is OUTPUT/<job>/job.log. An OUTPUT is about one model, and a job
+that was done with other knobs is refused, by --results and --curves, too.
 
 PLAN=experiments/one_gpu/number_puzzles.yaml has the main rows on other tasks, in an OUTPUT of their own.
 
@@ -32,6 +33,7 @@ from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
 from experiments.one_gpu.problems import check_problems, write_problems
 from experiments.one_gpu.results import write_results
+from experiments.one_gpu.reuse import check_jobs, check_model
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
 
@@ -176,9 +178,11 @@ def main(arguments: list[str]) -> None:
             show(jobs, layout)
             return
         case ["--results", folder]:
+            check_jobs(jobs.values(), layout)
             write_results(jobs, layout, Path(folder), "one_gpu" if plan.stem == "plan" else plan.stem)
             return
         case ["--curves", folder]:
+            check_jobs(jobs.values(), layout)
             write_curves(jobs, layout, Path(folder))
             return
         case ["--export", file]:
@@ -189,7 +193,9 @@ def main(arguments: list[str]) -> None:
             return
     refuse_options(arguments, __doc__)
     wanted = with_ancestors(arguments or list(jobs), jobs)
+    check_jobs((jobs[name] for name in wanted), layout)
     prepare_problems(layout, problems)
+    check_model(layout.output, layout.model)
     minutes = float(os.environ.get("MINUTES", "inf"))
     stop_on_sigterm()
     scheduler = Scheduler(jobs, wanted, layout, visible_gpus(), time.monotonic() + 60 * minutes)

@@ -28,6 +28,8 @@ class NamedJob(Protocol):
 
     @property
     def env(self) -> dict[str, str]: ...
+    @property
+    def inputs(self) -> dict[str, str]: ...
 
 
 class JobFolders(Protocol):
@@ -61,6 +63,7 @@ class RunningJob:
                 "job": self.job.name,
                 "command": [Path(part).name if part.startswith("/") else part for part in self.command[:3]],
                 "env": self.job.env,
+                "inputs": self.job.inputs,
                 "gpus": len(self.gpus) * self.share,
                 "seconds": round(seconds, 1) + _seconds_before(folder),
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -32,7 +32,9 @@ def test_results_travel_without_models_whatever_the_folder_above_is_called(tmp_p
         (output / name).write_text(name)
     export_results(output, tmp_path / "exports" / "results.tar.gz")
     import_results(tmp_path / "exports" / "results.tar.gz", tmp_path / "there")
-    found = {str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*") if path.is_file()}
+    found = {
+        str(path.relative_to(tmp_path / "there")) for path in (tmp_path / "there").rglob("*") if path.is_file()
+    }
     assert found == set(RESULTS)
     with pytest.raises(UserError, match="there is not empty: import into a folder of its own"):
         import_results(tmp_path / "exports" / "results.tar.gz", tmp_path / "there")

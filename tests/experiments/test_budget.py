@@ -1,4 +1,4 @@
-"""What a model of the one-GPU experiment is charged: samples, tokens and GPU seconds of all that it was made from."""
+"""What a model of the one-GPU experiment is charged: samples, tokens and GPU seconds of all that made it."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from srt.contract.records import Response, Revision, as_line, pack_ids
 
 @pytest.fixture
 def layout(tmp_path):
-    """A collection of two responses (60 tokens) and a revision (20 tokens), 80 s on two GPUs, and who trains on it."""
+    """A collection of two responses (60 tokens) and a revision (20), 80 s on two GPUs, and who trains on it."""
     lines = [
         Response(0, 0, "p", "", "x", "3", "3", "", 20, True, "3", "", "stop", 0),
         Response(0, 1, "p", "", "x", "3", "7", "", 40, False, "7", "", "stop", 0),

@@ -3,18 +3,21 @@
 import json
 import re
 import subprocess
+import time
 
 import pytest
 import yaml
 
 from experiments.eight_gpus.data import PREFIX, write_problems, write_tuples
-from experiments.eight_gpus.figures import WATCHED
+from experiments.eight_gpus.figures import WATCHED, figures_of
+from experiments.eight_gpus.kill import FIGURES
 from experiments.eight_gpus.models import save_model
 from experiments.eight_gpus.plan import PLAN, SCRIPTS, Job, Layout, choose, command, load_plan
 from experiments.eight_gpus.results import FAILURE, results, table
+from experiments.eight_gpus.run import run_job
 from experiments.eight_gpus.watch import MemoryWatch
 from srt.common.errors import UserError
-from srt.common.files import read_json, write_json
+from srt.common.files import read_json, write_json, write_jsonl
 from srt.common.machine import Machine
 from srt.common.memory_plan import GIB
 from srt.common.models import count_parameters, load_model_config
@@ -217,6 +220,29 @@ def test_scaling_is_relative_to_the_fewest_gpus_and_losses_to_two(tmp_path):
     assert [row["figures"]["loss_difference"] for row in rows[:3]] == pytest.approx([0.0, 0.0, 0.01])
     text = table({"rows": rows})
     assert "| sft4 | 4 | 3,600 | 0.90 (of 1 GPU) |  | 28.2 | 31.0 |" in text and "| a / b |" in text
+
+
+def test_the_first_step_of_every_process_is_no_part_of_the_timing(tmp_path):
+    """Kernels are compiled in it: after a kill a second time."""
+    layout = Layout(tmp_path, tmp_path / "model")
+    lines = [
+        {"seconds": {"student": seconds}, "trained_tokens": 100, "kl": 0.5} for seconds in (90.0, 5.0, 80.0, 15.0)
+    ]
+    for name in ("distill", "kill"):
+        write_jsonl(layout.folder(f"{name}/1") / "run" / "metrics.jsonl", lines)
+    write_json(layout.folder("kill/1") / FIGURES, {"continued_after_step": 2})
+    distill, kill = (figures_of(Job(f"{name}/1", name, 1, 1), layout) for name in ("distill", "kill"))
+    assert (distill["step_seconds"], distill["tokens_per_second"]) == (33.33, 3)
+    assert (kill["step_seconds"], kill["tokens_per_second"]) == (10.0, 10)
+
+
+def test_a_job_that_was_stopped_begins_again(tmp_path):
+    layout, plan = Layout(tmp_path, tmp_path / "no model"), load_plan([1])
+    job = plan.jobs["distill/1"]
+    write_jsonl(layout.folder(job.name) / "run" / "metrics.jsonl", [{"step": 0}])
+    run_job(job, layout, plan.data, [""], time.monotonic())
+    assert (tmp_path / "distill" / "1.before1" / "run" / "metrics.jsonl").is_file()
+    assert not (layout.folder(job.name) / "run").exists()
 
 
 # Without a GPU -----------------------------------------------------------------------------------------------
