@@ -93,14 +93,14 @@ def start(job: Job, jobs: dict[str, Job], layout: Layout, gpus: list[str]) -> Ru
     """Start a job on these GPUs, with its output in job.log (appended to when it continues).
 
     A job that was done elsewhere and is made again, because its model did not travel, starts in a new folder, and
-    so does what was half done with that model. The seconds of a job that begins again are those of its last start.
+    so does what was half done with that model, and a job that does not continue.
     """
+    outdated = [] if job.continues else [job]
     if record_of(job, layout):
         half_done = [other for other in jobs.values() if job.name in other.needs and not record_of(other, layout)]
-        for outdated in (job, *half_done):
-            keep_aside(layout.folder(outdated.name))
-    if not job.continues:
-        (layout.folder(job.name) / SECONDS_BEFORE).unlink(missing_ok=True)
+        outdated = [job, *half_done]
+    for one in outdated:
+        keep_aside(layout.folder(one.name))
     arguments, env = command(job, jobs, layout, sys.executable)
     return replace(launch(job, layout, gpus, arguments, env), share=job.share)
 
