@@ -8,16 +8,18 @@ a problem in the order of problems, then a second one, and so on, until there ar
 """
 
 import itertools
-import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.one_gpu.plan import BASELINE_FILE
+from srt.common.entry_point import run_entry_point
+from srt.common.errors import UserError
 from srt.common.files import read_jsonl, write_jsonl
 from srt.common.name_values import read_name_values
 from srt.contract.records import Response, from_line
+from srt.evaluation.metrics import normalized_answer
 
 Chooser = Callable[[list[Response]], list[Response]]
 
@@ -40,14 +42,15 @@ def right(responses: list[Response]) -> list[Response]:
 def of_majority(responses: list[Response]) -> list[Response]:
     """The responses to one problem with the most frequent answer; the first of equally frequent ones counts.
 
-    Answers are compared as text. Truncated responses and those without an answer have no vote.
+    Answers are compared as the evaluation compares wrong ones, as text. Truncated responses and those without an
+    answer have no vote.
     """
-    answered = [response for response in responses if response.y_init_extracted]
-    if not answered:
+    answers = [normalized_answer(response.y_init_extracted) for response in responses]
+    votes = Counter(filter(None, answers))
+    if not votes:
         return []
-    votes = Counter(response.y_init_extracted for response in answered)
     winner = votes.most_common(1)[0][0]
-    return [response for response in answered if response.y_init_extracted == winner]
+    return [response for response, answer in zip(responses, answers, strict=True) if answer == winner]
 
 
 CHOOSERS: dict[str, Chooser] = {"rejection": right, "majority": of_majority}
@@ -75,6 +78,8 @@ def _by_rounds(chosen: list[list[Response]]) -> Iterator[Response]:
 
 def main(arguments: list[str]) -> None:
     settings: Settings = read_name_values(Settings, arguments, __doc__)
+    if settings.kind not in CHOOSERS:
+        raise UserError(f"kind={settings.kind}: expected one of {', '.join(CHOOSERS)}")
     responses = choose(settings.data, CHOOSERS[settings.kind], settings.responses)
     lines = [
         {"id": response.id, "x": response.x, "y": response.y_init, "y_ids": response.y_init_ids}
@@ -86,4 +91,4 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_entry_point(main)

@@ -122,7 +122,18 @@ def main(arguments: list[str]) -> None:
         raise UserError("expected FOLDER results.json [results.json ...]; --help shows how to run it")
     folder = Path(arguments[0])
     worlds: dict[float, list[Json]] = defaultdict(list)
-    for found in map(read_json, map(Path, arguments[1:])):
+    first: tuple[str, list[str]] | None = None
+    for path in arguments[1:]:
+        found = read_json(Path(path))
+        if "world" not in found:
+            raise UserError(f"{path}: no results of a quickstart's world; expected quickstart.json of --results")
+        names = [row["name"] for row in found["rows"]]
+        first = first or (path, names)
+        if names != first[1]:
+            raise UserError(
+                f"{path} has the rows {', '.join(names)}, and {first[0]} has {', '.join(first[1])}; finish both "
+                "with the same plan"
+            )
         worlds[found["world"]["slip_probability"]].append(found)
     text = "\n".join(f"Slip probability {slip}\n\n{table(of_seeds)}" for slip, of_seeds in worlds.items())
     folder.mkdir(parents=True, exist_ok=True)

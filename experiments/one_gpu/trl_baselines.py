@@ -104,7 +104,7 @@ def train_grpo(model: Any, layout: Layout, settings: TrlSettings) -> Any:
 
     def reward(completions: list, completion_ids: list[list[int]], problem_id: list[str], **_: Any) -> list[float]:
         items = [
-            (layout.decode(ids), problems[id_], "length" if len(ids) >= settings.max_tokens else "stop")
+            (layout.decode(ids), problems[id_], "stop" if ids and ids[-1] in layout.eot_ids else "length")
             for ids, id_ in zip(completion_ids, problem_id, strict=True)
         ]
         return [float(getattr(outcome, "correct", False)) for outcome in grader.grade_all(items)]

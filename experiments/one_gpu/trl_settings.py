@@ -4,9 +4,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from srt.common.errors import UserError
+
 SETTINGS_FILE = "settings.json"
 GENERATIONS = {"grpo": 8, "sdft": 1}  # responses to a problem of a step
 RATES = {"sft": 5e-6, "grpo": 1e-6, "sdft": 2e-6}
+KINDS = tuple(RATES)
 PROBLEMS = {"grpo": 32, "sdft": 64}  # in a step
 
 
@@ -40,6 +43,20 @@ class TrlSettings:
         return kept | {"samples_per_step": self.samples_per_step}
 
     def completed(self) -> "TrlSettings":
-        """With the kind's own rate and problems where none are given."""
+        """With the kind's own rate and problems where none are given.
+
+        Raises UserError for steps that TRL would not make as they are given: without any, it makes three epochs,
+        and a step that micro-batches do not divide gets smaller.
+        """
+        if self.kind not in KINDS:
+            raise UserError(f"kind={self.kind}: expected one of {', '.join(KINDS)}")
         problems = self.problems_per_step or PROBLEMS.get(self.kind, 0)
-        return replace(self, lr=self.lr or RATES[self.kind], problems_per_step=problems)
+        done = replace(self, lr=self.lr or RATES[self.kind], problems_per_step=problems)
+        if self.kind in GENERATIONS and self.steps < 1:
+            raise UserError(f"{self.kind} needs STEPS, its number of optimizer steps")
+        if done.samples_per_step % self.micro_batch:
+            raise UserError(
+                f"MICRO_BATCH={self.micro_batch} does not divide the {done.samples_per_step} responses of a step "
+                f"({problems} problems, {GENERATIONS[self.kind]} each)"
+            )
+        return done

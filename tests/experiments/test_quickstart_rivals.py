@@ -1,6 +1,7 @@
 """The experiment in the quickstart's world: its problems, the settings of its rivals, GRPO itself, the table."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,8 +15,11 @@ from quickstart.base_model import BaseTrainingConfig
 from quickstart.make_world import make_world
 from quickstart.world import Sizes
 from srt.common.errors import UserError
-from srt.common.files import write_json
+from srt.common.files import write_json, write_jsonl
+from srt.common.models import load_model
 from srt.common.name_values import read_name_values
+from srt.config_groups import PromptConfig
+from srt.contract.checkpoint import layout_of_checkpoint
 from srt.contract.metrics import AVG_AT_K, ENTROPY, GREEDY_ACCURACY, MAJORITY_AT, MEAN_RESPONSE_TOKENS, PASS_AT, at
 from tests.end_to_end.toy_task import MAX_TOKENS, problem_text, save_answering_model
 
@@ -83,6 +87,20 @@ def test_grpo_learns_from_the_verdict(tmp_path):
     assert budget.samples == 12 * 8 * 8 and 10 * 768 <= budget.generated_tokens <= MAX_TOKENS * 768
 
 
+def test_a_response_that_ends_at_the_limit_is_graded(tmp_path):
+    """As in collection, where only one without an end of turn counts as cut off."""
+    save_answering_model(tmp_path / "base")
+    write_jsonl(tmp_path / "problems.jsonl", [{"id": "0", "problem": problem_text(0), "answer": "3"}] * 8)
+    layout = layout_of_checkpoint(str(tmp_path / "base"), PromptConfig("math", None, None, "", None))
+    ids = layout.tokenizer.encode("\\boxed{3}")
+    settings = TrlSettings("grpo", tmp_path / "problems.jsonl", str(tmp_path / "base"), tmp_path, steps=1)
+    settings = replace(settings, sampler="transformers", max_tokens=len(ids) + 1).completed()
+    trainer = trl_baselines.train_grpo(load_model(settings.model, "float32"), layout, settings)
+    completions = [[*ids, layout.eot], [*ids, ids[0]], []]
+    rewards = trainer.reward_funcs[0](completions=[], completion_ids=completions, problem_id=["0"] * 3)
+    assert rewards == [1.0, 0.0, 0.0]
+
+
 def results(seed: int, accuracy: float) -> dict:
     """Of the base model and one other, which is right on `accuracy` of the responses."""
 
@@ -129,6 +147,39 @@ def test_raw_figures_lose_digits_and_repetitions_only():
     expected["tasks"]["to_base"][AVG_AT_K]["difference"] = 0.2667
     expected["against_majority"] = {part: {"accuracy": 0.6667} for part in expected["against_majority"]}
     assert row == {key: value for key, value in expected.items() if key != "env"}
+
+
+def test_results_with_other_rows_are_not_put_together(tmp_path):
+    """Rows are put together by their place: a method that is missing would pass its figures on to the next one."""
+    other = results(2, 0.8)
+    other["rows"][1]["name"] = "rft"
+    for seed, found in enumerate((results(1, 0.7), other, {"k": 8, "rows": []}), start=1):
+        write_json(tmp_path / f"{seed}.json", found)
+    paths = [str(tmp_path / name) for name in ("out", "1.json", "2.json", "3.json")]
+    with pytest.raises(UserError, match=r"2.json has the rows base, rft, and .*1.json has base, sd_zero; finish"):
+        seeds.main(paths[:3])
+    with pytest.raises(UserError, match="3.json: no results of a quickstart's world"):
+        seeds.main([paths[0], paths[1], paths[3]])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "refusal"),
+    [
+        ({"kind": "ppo"}, "kind=ppo: expected one of sft, grpo, sdft"),
+        ({"kind": "grpo"}, "grpo needs STEPS"),
+        ({"kind": "sdft"}, "sdft needs STEPS"),
+        (
+            {"kind": "grpo", "steps": 1, "problems_per_step": 4, "micro_batch": 24},
+            "MICRO_BATCH=24 does not divide",
+        ),
+        ({"kind": "grpo", "steps": 1, "micro_batch": 512}, "the 256 responses of a step .32 problems, 8 each"),
+    ],
+)
+def test_a_rival_makes_the_steps_that_its_settings_say_or_none(tmp_path, settings, refusal):
+    """TRL would make three epochs without a number of steps, and 24 responses a step instead of 32."""
+    with pytest.raises(UserError, match=refusal):
+        TrlSettings(data=tmp_path, model="base", output=tmp_path, **settings).completed()
 
 
 def test_results_of_different_knobs_are_not_put_together():
