@@ -1,10 +1,16 @@
-"""What the commands of these experiments do with -h, and with options that they do not expect."""
+"""What the commands and plans of these experiments are given, and what they refuse."""
 
+import os
 import sys
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from srt.common.errors import UserError
 from srt.common.name_values import HELP
+from srt.config import CONFIGS, KnobLine, read_knob_table
 
 
 def show_help(arguments: Iterable[str], usage: str | None) -> None:
@@ -20,3 +26,35 @@ def refuse_options(arguments: Iterable[str], usage: str | None) -> None:
         if argument.startswith("--"):
             what = "unexpected" if argument in (usage or "").split() else "unknown"
             raise UserError(f"{what} argument '{argument}'; --help shows how to run this script")
+
+
+def number(name: str, default: float) -> float:
+    """The environment variable, or `default` where it is not set or empty. Raises UserError for no number."""
+    text = os.environ.get(name) or str(default)
+    try:
+        return float(text)
+    except ValueError:
+        raise UserError(f"{name}={text}: expected a number") from None
+
+
+def read_yaml_mapping(path: Path) -> dict[str, Any]:
+    """The content of a plan. Raises UserError for anything else than a mapping."""
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path}: cannot be read as YAML ({' '.join(str(error).split())}); change PLAN") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected a mapping, found {type(content).__name__}; change PLAN")
+    return content
+
+
+def known_knobs(script: str) -> set[str]:
+    """The environment variables of a script in scripts/, without its ending."""
+    lines = read_knob_table(CONFIGS / f"{script.removeprefix('run_')}.yaml")
+    return {variable for line in lines if isinstance(line, KnobLine) for variable in line.variables}
+
+
+def refuse_unknown_knobs(path: Path, job: str, env: Iterable[str], known: set[str]) -> None:
+    """Raises UserError for a knob of a plan that would have no effect on the job."""
+    if unknown := sorted(set(env) - known):
+        raise UserError(f"{path}, job {job}: it has no knob {', '.join(unknown)}; its script's --help lists them")

@@ -4,10 +4,8 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import yaml
-
+from experiments.arguments import known_knobs, read_yaml_mapping, refuse_unknown_knobs
 from experiments.eight_gpus.data import PREFIX
 from experiments.one_gpu.plan import REPOSITORY
 from srt.common.errors import UserError
@@ -71,18 +69,22 @@ class Plan:
 
 def load_plan(sizes: list[int], path: Path = PLAN) -> Plan:
     """The jobs on these numbers of GPUs. Raises UserError for a broken plan."""
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if set(content["data"]) != DATA_KEYS:
+    content = read_yaml_mapping(path)
+    if set(content.get("data", ())) != DATA_KEYS:
         raise UserError(f"{path}: data must have {', '.join(sorted(DATA_KEYS))}")
     jobs: dict[str, Job] = {}
-    for name, entry in content["jobs"].items():
+    knobs = content.get("knobs", {})
+    for name, entry in content.get("jobs", {}).items():
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}, job {name}: expected a mapping such as {{run: sft, minutes: 20}}")
         if unknown := set(entry) - KEYS or {"run", "minutes"} - set(entry):
             raise UserError(f"{path}, job {name}: unknown or missing key {', '.join(sorted(unknown))}")
         run = entry["run"]
         if run not in (*SCRIPTS, *MODULES):
             raise UserError(f"{path}, job {name}: run is {run}, expected one of {', '.join((*SCRIPTS, *MODULES))}")
-        knobs = content["knobs"]
-        env = knobs.get("all", {}) | knobs.get("distill" if run in DISTILLS else run, {}) | entry.get("env", {})
+        own = knobs.get("distill" if run in DISTILLS else run, {}) | entry.get("env", {})
+        refuse_unknown_knobs(path, name, own, _known_knobs(run))
+        env = knobs.get("all", {}) | own
         for gpus in sizes[-1:] if entry.get("largest") else sizes:
             if gpus >= entry.get("needs_gpus", 1):
                 of = f"{entry['of']}/{gpus}" if "of" in entry else None
@@ -94,6 +96,12 @@ def load_plan(sizes: list[int], path: Path = PLAN) -> Plan:
         if job.of and job.of not in jobs:
             raise UserError(f"{path}, job {job.name}: it needs {job.of}, which is no job")
     return Plan(jobs, content["data"])
+
+
+def _known_knobs(run: str) -> set[str]:
+    if run in SCRIPTS:
+        return known_knobs(SCRIPTS[run])
+    return known_knobs("distill") | {"KILL_DELAY"} if run in DISTILLS else {"SAMPLER"}
 
 
 def choose(arguments: Iterable[str], jobs: dict[str, Job]) -> list[str]:

@@ -16,12 +16,13 @@ many); GPU_GB (80, for --dry-run); PLAN (default: experiments/eight_gpus/plan.ya
 OUTPUT/<job>/job.log.
 """
 
+import math
 import os
 import sys
 import time
 from pathlib import Path
 
-from experiments.arguments import refuse_options, show_help
+from experiments.arguments import number, refuse_options, show_help
 from experiments.eight_gpus.data import write_problems, write_tuples
 from experiments.eight_gpus.figures import WATCHED
 from experiments.eight_gpus.models import SHAPES, save_model
@@ -116,7 +117,10 @@ def show_state(plan: Plan, layout: Layout) -> None:
 def chosen_sizes(gpus: list[str]) -> list[int]:
     """SIZES, or 1, 2, 4 and 8 as far as there are GPUs; raises UserError for more than there are."""
     given = os.environ.get("SIZES")
-    sizes = sorted({int(size) for size in given.split(",")}) if given else [n for n in SIZES if n <= len(gpus)]
+    try:
+        sizes = sorted({int(size) for size in given.split(",")}) if given else [n for n in SIZES if n <= len(gpus)]
+    except ValueError:
+        raise UserError(f"SIZES={given}: expected numbers of GPUs, such as 1,2,4") from None
     if gpus != [""] and sizes[-1] > len(gpus):
         raise UserError(f"SIZES={given}: {len(gpus)} GPU(s) are visible")
     return sizes
@@ -147,15 +151,16 @@ def main(arguments: list[str]) -> None:
             return
     refuse_options(names, __doc__)
     wanted = choose(names, plan.jobs)
+    minutes = number("MINUTES", math.inf)
     if dry_run:
         from experiments.eight_gpus.dry_run import show
 
-        show(plan, wanted, layout, shape, float(os.environ.get("GPU_GB", "80")))
+        show(plan, wanted, layout, shape, number("GPU_GB", 80))
         return
     check_jobs(plan.jobs.values(), layout, timed=True)
     stop_on_sigterm()
     prepare(layout, plan, shape, sizes[-1])
-    deadline = time.monotonic() + 60 * float(os.environ.get("MINUTES", "inf"))
+    deadline = time.monotonic() + 60 * minutes
     complete = run_jobs(plan, wanted, layout, gpus, deadline)
     write_results(plan.jobs, layout, layout.output)
     if not complete:

@@ -5,9 +5,10 @@ from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
+from experiments.arguments import known_knobs, refuse_unknown_knobs
 from experiments.one_gpu.plan_file import read_plan
 from experiments.one_gpu.problems import SETS
-from experiments.one_gpu.trl_settings import TrlSettings
+from experiments.one_gpu.trl_settings import KINDS, TrlSettings
 from srt.common.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -30,6 +31,13 @@ WORLD = "world"  # the folder of the quickstart's world
 KEYS = {"run", "kind", "data", "from", "env", "gpus"}
 BASELINE_FILE = "responses.jsonl"
 MODULES = {"baseline": "experiments.one_gpu.baseline_data", "trl": "experiments.one_gpu.trl_baselines"}
+NEEDED = {
+    "sft": {"data"},
+    "distill": {"from"},
+    "localize": {"from"},
+    "baseline": {"kind"},
+    "trl": {"kind", "data"},
+}
 SETTINGS = {  # what the experiment's own modules take of a job's env, in small letters
     "baseline": ("RESPONSES",),
     "trl": [option.name.upper() for option in fields(TrlSettings) if option.default is not MISSING],
@@ -117,12 +125,12 @@ def load_jobs(path: Path = PLAN, seed: str | None = None) -> dict[str, Job]:
     `seed`: SEED of the jobs that have none of their own.
     """
     plan = read_plan(path)
-    knobs = plan["knobs"]
+    knobs = {"all": {}} | plan["knobs"]
     if unknown := set(knobs) - KNOBS:
         known = ", ".join(sorted(KNOBS))
         raise UserError(f"{path}: knobs of {', '.join(sorted(unknown))}, expected those of {known}")
     if seed is not None:
-        knobs["all"]["SEED"] = seed
+        knobs["all"] = knobs["all"] | {"SEED": seed}
     jobs: dict[str, Job] = {}
 
     def add(name: str, run: str, **options: object) -> None:
@@ -135,7 +143,7 @@ def load_jobs(path: Path = PLAN, seed: str | None = None) -> dict[str, Job]:
 
     add(f"{EVALUATE}/{BASE}", EVALUATE, source=BASE)
     for name, entry in plan["jobs"].items():
-        if unknown := set(entry) - KEYS or {"run"} - set(entry):
+        if unknown := set(entry) - KEYS or ({"run"} | NEEDED.get(entry.get("run"), set())) - set(entry):
             raise UserError(f"{path}, job {name}: unknown or missing key {', '.join(sorted(unknown))}")
         if entry["run"] not in RUNS:
             raise UserError(f"{path}, job {name}: run is {entry['run']}, expected one of {', '.join(RUNS)}")
@@ -144,10 +152,26 @@ def load_jobs(path: Path = PLAN, seed: str | None = None) -> dict[str, Job]:
         if jobs[name].makes_model:
             add(f"{EVALUATE}/{name}", EVALUATE, source=name)
     for job in jobs.values():
-        for need in job.needs:
-            if need not in jobs:
-                raise UserError(f"{path}, job {job.name}: it needs {need}, which is no job")
+        _check(job, jobs, set(knobs["all"]), path)
     return jobs
+
+
+def _check(job: Job, jobs: dict[str, Job], shared: set[str], path: Path) -> None:
+    """Raises UserError for what is no kind, job, model or knob. `shared`: may concern only some of the scripts."""
+    if job.run == "trl" and job.kind not in KINDS:
+        raise UserError(f"{path}, job {job.name}: kind is {job.kind}, expected one of {', '.join(KINDS)}")
+    for need in job.needs:
+        if need not in jobs:
+            raise UserError(f"{path}, job {job.name}: it needs {need}, which is no job")
+    if job.source not in ("", BASE) and not jobs[job.source].makes_model:
+        raise UserError(f"{path}, job {job.name}: it starts from {job.source}, which makes no model")
+    known = known_knobs(SCRIPTS[job.run]) if job.run in SCRIPTS else set(SETTINGS[job.run])
+    refuse_unknown_knobs(path, job.name, set(job.env) - shared, known)
+    before = pending = set(job.needs)
+    while pending := {need for name in pending for need in jobs[name].needs if need in jobs} - before:
+        before = before | pending
+    if job.name in before:
+        raise UserError(f"{path}, job {job.name}: it needs itself, by way of {', '.join(job.needs)}")
 
 
 def with_ancestors(names: Iterable[str], jobs: dict[str, Job]) -> list[str]:

@@ -3,8 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from experiments.arguments import read_yaml_mapping
 from srt.common.errors import UserError
 
 Plan = dict[str, Any]
@@ -24,12 +23,15 @@ def read_plan(path: Path, extending: tuple[Path, ...] = ()) -> Plan:
     if path in extending:
         circle = " -> ".join(plan.name for plan in (*extending, path))
         raise UserError(f"{path}: it extends itself ({circle}); remove one `extends`")
-    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    own = read_yaml_mapping(path)
     keys = KEYS_OVER_A_BASE if "extends" in own else KEYS
     if unknown := set(own) - keys:
         raise UserError(f"{path}: unknown key {', '.join(sorted(unknown))}, expected {', '.join(sorted(keys))}")
+    for name, entry in own.get("jobs", {}).items():
+        if not isinstance(entry, dict):
+            raise UserError(f"{path}, job {name}: expected a mapping such as {{run: sft, data: collect}}")
     if "extends" not in own:
-        return own
+        return {"knobs": {}, "jobs": {}} | own
     base = read_plan(path.parent / own["extends"], (*extending, path))
     jobs = {}
     for name in own.get("keep", base["jobs"]):

@@ -82,7 +82,7 @@ def read_rows(jobs: dict[str, Job], layout: Layout) -> list[Row]:
 def results(jobs: dict[str, Job], layout: Layout) -> Json:
     """Everything that the table shows, as JSON."""
     rows = read_rows(jobs, layout)
-    k = int(jobs[f"{EVALUATE}/{BASE}"].env["NUM_SAMPLES"])
+    k = read_json(layout.folder(f"{EVALUATE}/{BASE}") / "evaluation.json")["k"]
     base = rows[0]
     majority_right = {problem.index: _majority_is_right(problem) for problem in base.samples}
     entries = []

@@ -20,6 +20,7 @@ and SLIP_PROBABILITY (default: 0.4) are the world's, too, and MODEL_PATH is its 
 scripts/experiments/quickstart_rivals.sh.
 """
 
+import math
 import os
 import signal
 import sys
@@ -27,7 +28,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import refuse_options, show_help
+from experiments.arguments import number, refuse_options, show_help
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
@@ -141,8 +142,7 @@ def prepare_problems(layout: Layout, problems: str) -> None:
     if problems == "quickstart":
         from experiments.one_gpu.quickstart_world import prepare_world
 
-        seed, slip = os.environ.get("SEED", "0"), os.environ.get("SLIP_PROBABILITY", "0.4")
-        prepare_world(layout, int(seed), float(slip))
+        prepare_world(layout, int(number("SEED", 0)), number("SLIP_PROBABILITY", 0.4))
     elif layout.problems("test").is_file():
         check_problems(layout.problems("test"), problems)
     else:
@@ -193,10 +193,10 @@ def main(arguments: list[str]) -> None:
             return
     refuse_options(arguments, __doc__)
     wanted = with_ancestors(arguments or list(jobs), jobs)
+    minutes = number("MINUTES", math.inf)
     check_jobs((jobs[name] for name in wanted), layout)
     prepare_problems(layout, problems)
     check_model(layout.output, layout.model)
-    minutes = float(os.environ.get("MINUTES", "inf"))
     stop_on_sigterm()
     scheduler = Scheduler(jobs, wanted, layout, visible_gpus(), time.monotonic() + 60 * minutes)
     complete = scheduler.run()

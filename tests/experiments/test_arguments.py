@@ -40,6 +40,24 @@ def test_options_that_are_not_expected_are_refused_as_given(module, arguments, s
 
 
 @pytest.mark.parametrize(
+    ("name", "module", "arguments", "sentence"),
+    [
+        ("MINUTES", one_gpu, [], "MINUTES=soon: expected a number"),
+        ("MINUTES", eight_gpus, ["collect"], "MINUTES=soon: expected a number"),
+        ("SIZES", eight_gpus, ["--list"], "SIZES=soon: expected numbers of GPUs, such as 1,2,4"),
+        ("GPU_GB", eight_gpus, ["--dry-run", "distill"], "GPU_GB=soon: expected a number"),
+    ],
+)
+def test_what_is_no_number_is_named(name, module, arguments, sentence, tmp_path, monkeypatch):
+    monkeypatch.setenv("OUTPUT", str(tmp_path / "out"))
+    monkeypatch.setenv(name, "soon")
+    with pytest.raises(UserError) as refusal:
+        module.main(arguments)
+    assert str(refusal.value) == sentence
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
     ("module", "expected"),
     [
         (problems, "OUTPUT_DIR [word_problems|number_puzzles]"),
