@@ -58,3 +58,16 @@ def refuse_unknown_knobs(path: Path, job: str, env: Iterable[str], known: set[st
     """Raises UserError for a knob of a plan that would have no effect on the job."""
     if unknown := sorted(set(env) - known):
         raise UserError(f"{path}, job {job}: it has no knob {', '.join(unknown)}; its script's --help lists them")
+
+
+def let_the_plan_decide(scripts: Iterable[str], kept: Iterable[str]) -> None:
+    """Takes the knobs of these scripts out of the environment, which jobs inherit and no record of theirs has.
+
+    `kept`: knobs that decide about no result. The others are named in a note.
+    """
+    knobs = {name for script in scripts for name in known_knobs(script)} - {*kept, "TRUST_REMOTE_CODE"}
+    found = sorted(knobs & set(os.environ))
+    for name in found:
+        del os.environ[name]
+    if said := [name for name in found if name not in ("MODEL_PATH", "SEED")]:
+        print(f"note: not taken from the environment, the plan decides about them: {', '.join(said)}", flush=True)

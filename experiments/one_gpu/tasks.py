@@ -1,9 +1,12 @@
 """Tasks of reasoning-gym with their options, by label: the word problems, and candidates for a second domain."""
 
+import importlib
 import re
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
+from typing import Any
 
 from srt.common.errors import UserError
 
@@ -77,14 +80,24 @@ LEFT_OUT = {
 NUMBER_PUZZLES = ("basic_arithmetic", "decimal_chain_sum", "chain_sum_long")
 
 
+def required(package: str) -> Any:
+    """A package of experiments/requirements.txt. Raises UserError where it, or what it imports, is missing."""
+    try:
+        return importlib.import_module(package)
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"{sys.prefix} lacks {error.name}, which makes the problems: "
+            "pip install --no-deps -r experiments/requirements.txt"
+        ) from error
+
+
 def generated(label: str, task: Task, seed: int, count: int, seen: set[str]) -> Iterator[dict[str, str]]:
     """`count` sound problems whose text is not in `seen`, which they enter.
 
     Problem i of a seed depends on seed + i alone, so seeds less than DRAWS * count apart share problems. Raises
-    UserError for a task that has too few different problems, ImportError without the generators.
+    UserError for a task that has too few different problems, and without the generators.
     """
-    import reasoning_gym
-
+    reasoning_gym = required("reasoning_gym")
     missing = count
     draws = reasoning_gym.create_dataset(task.generator, size=DRAWS * count, seed=seed, **task.options)
     for index in range(DRAWS * count):

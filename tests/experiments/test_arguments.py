@@ -1,7 +1,10 @@
 """What the commands of the experiments do with -h and with arguments that they do not expect."""
 
+import os
+
 import pytest
 
+from experiments.arguments import let_the_plan_decide
 from experiments.eight_gpus import kill, load_export, nodes
 from experiments.eight_gpus import run as eight_gpus
 from experiments.one_gpu import problems, screening, seeds
@@ -37,6 +40,17 @@ def test_options_that_are_not_expected_are_refused_as_given(module, arguments, s
         module.main(arguments)
     assert str(refusal.value).startswith(sentence)
     assert not (tmp_path / "out").exists()
+
+
+def test_knobs_of_the_environment_do_not_reach_the_jobs(monkeypatch, capsys):
+    given = {"LR_STAGE1": "1", "TEACHER_CUE": "0", "SEED": "1", "SAMPLER_BATCH": "8", "OMP_NUM_THREADS": "1"}
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    let_the_plan_decide(["sft", "distill"], ["SAMPLER_BATCH"])
+    assert [name for name in given if name in os.environ] == ["SAMPLER_BATCH", "OMP_NUM_THREADS"]
+    assert capsys.readouterr().out.endswith("the plan decides about them: LR_STAGE1, TEACHER_CUE\n")
+    let_the_plan_decide(["sft", "distill"], ["SAMPLER_BATCH"])
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(

@@ -190,6 +190,7 @@ def test_a_run_is_exported_and_goes_on_elsewhere_without_making_evaluated_models
 
     def run(output, *arguments):
         knobs = {"MODEL_PATH": toy / "base", "OUTPUT": output, "PLAN": toy / "plan.yaml", "OMP_NUM_THREADS": "1"}
+        knobs |= {"LR_STAGE1": "of the shell, with which a job would fail"}
         script = REPOSITORY / "scripts" / "experiments" / "one_gpu.sh"
         done = subprocess.run(["bash", script, *arguments], env=environment(knobs), capture_output=True, text=True)
         logs = "".join(f"\n== {log}\n{log.read_text()[-2000:]}" for log in output.rglob("job.log"))

