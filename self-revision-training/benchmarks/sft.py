@@ -21,7 +21,6 @@ import gc
 import json
 import math
 import os
-import sys
 import tempfile
 import time
 import traceback
@@ -35,6 +34,7 @@ from datasets import Dataset
 from transformers import TrainerCallback
 from trl import SFTConfig, SFTTrainer
 
+from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.models import load_model
 from srt.common.name_values import read_name_values
@@ -64,6 +64,7 @@ class Options:
     json: str = ""  # file for the measurements
 
 
+TRL_BATCH = 8  # its default
 NAMES, EXTRAS = ("trl", "packed", "padded"), ("fsdp", "liger", "keep")
 
 
@@ -191,8 +192,9 @@ class Benchmark:
             arguments = SFTConfig(
                 output_dir=str(work),
                 max_length=None,
-                gradient_accumulation_steps=self.options.tuples // 8,
+                gradient_accumulation_steps=self.options.tuples // TRL_BATCH,
                 num_train_epochs=1,
+                train_sampling_strategy="sequential",  # the order is random: timed are the tuples that are counted
                 dataset_kwargs={"skip_prepare_dataset": True},
                 **self._logging_arguments(),
             )
@@ -284,6 +286,8 @@ def main(arguments: list[str]) -> None:
     options: Options = read_name_values(Options, arguments, __doc__)
     variants = options.variants.split(",")
     check_variants(variants)
+    if "trl" in variants and options.tuples % TRL_BATCH:
+        raise UserError(f"tuples={options.tuples}: TRL's batches of {TRL_BATCH} must divide an update")
     benchmark = Benchmark(options)
     rate = (
         "no GPU"
@@ -329,4 +333,4 @@ def measure(benchmark: Benchmark, variant: str) -> Measurement | Failure:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_entry_point(main)
