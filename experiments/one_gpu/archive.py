@@ -2,9 +2,11 @@
 
 import tarfile
 import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
-from experiments.one_gpu.plan import WORLD
+from experiments.one_gpu.plan import WORLD, Job, Layout
+from experiments.one_gpu.running import keep_aside, record_of
 from srt.common.errors import UserError, reason_of
 from srt.common.files import atomic_write
 
@@ -24,8 +26,13 @@ def export_results(output: Path, file: Path) -> None:
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
 
 
-def import_results(file: Path, output: Path) -> None:
-    """Unpack an export; raises UserError when `output` holds results already, and for a file that is no export."""
+def import_results(file: Path, jobs: Iterable[Job], layout: Layout) -> None:
+    """Unpack an export into the folder of the results.
+
+    Models that were half done are kept aside: they would continue from checkpoints that did not travel. Raises
+    UserError when there are results already, and for a file that is no export.
+    """
+    output = layout.output
     if output.is_dir() and any(output.iterdir()):
         raise UserError(f"{output} is not empty: import into a folder of its own, or remove it first")
     try:
@@ -36,6 +43,9 @@ def import_results(file: Path, output: Path) -> None:
         raise UserError(
             f"{file} cannot be unpacked into {output} ({reason_of(error)}); expected a file of --export, whole"
         ) from error
+    for job in jobs:
+        if job.makes_model and not record_of(job, layout):
+            keep_aside(layout.folder(job.name))
     print(f"{output}: {sum(path.is_file() for path in output.rglob('*'))} files")
 
 

@@ -199,7 +199,7 @@ def main(arguments: list[str]) -> None:
             export_results(layout.output, Path(file))
             return
         case ["--import", file]:
-            import_results(Path(file), layout.output)
+            import_results(Path(file), jobs.values(), layout)
             return
     refuse_options(arguments, __doc__)
     wanted = with_ancestors(arguments or list(jobs), jobs)
