@@ -19,7 +19,8 @@ KINDS = ("response", "revision")  # of a collection's samples
 
 @dataclass(frozen=True)
 class Budget:
-    """`samples`: responses and revisions; `trained_tokens`: supervised tokens, each time they were trained on."""
+    """`samples`: responses and revisions. `trained_tokens`: each time they were trained on; SRT's are of whole
+    tuples with their prompts, all others of responses alone, so that the two cannot be compared."""
 
     samples: int = 0
     generated_tokens: int = 0
