@@ -5,7 +5,6 @@
 TOKENIZER: a folder whose tokenizer goes with the model, instead of the quickstart's.
 """
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,10 @@ from transformers import (
     Qwen3Config,
 )
 
+from experiments.arguments import show_help
 from quickstart.tokenizer import build_tokenizer
+from srt.common.entry_point import run_entry_point
+from srt.common.errors import UserError
 from srt.common.models import default_device
 
 QWEN = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
@@ -93,6 +95,15 @@ def save_model(shape: str, folder: Path, weights: bool = True, tokenizer_folder:
         part.save_pretrained(folder)
 
 
-if __name__ == "__main__":
-    shape, folder, *tokenizer = sys.argv[1:]
+def main(arguments: list[str]) -> None:
+    show_help(arguments, __doc__)
+    if not 2 <= len(arguments) <= 3 or arguments[0] not in SHAPES:
+        raise UserError(
+            f"expected SHAPE FOLDER [TOKENIZER], a shape of {', '.join(SHAPES)}; --help shows how to run it"
+        )
+    shape, folder, *tokenizer = arguments
     save_model(shape, Path(folder), True, *tokenizer)
+
+
+if __name__ == "__main__":
+    run_entry_point(main)

@@ -14,6 +14,7 @@ import re
 import sys
 from collections import defaultdict
 
+from srt.common.name_values import HELP
 from srt.contract.records import Problem
 from srt.problems.parsing import parse_problem
 from srt.verifiers.math.extract import extract_gold
@@ -76,7 +77,11 @@ def print_accepted_digits(golds: list[str]) -> None:
     print(f"{len(golds)} gold answers, {len(pairs)} changes: {len(accepted)} accepted, {aside} set aside")
 
 
-def main(path: str, split: str = "") -> None:
+def main(arguments: list[str]) -> None:
+    if not arguments or set(arguments) & set(HELP):
+        print((__doc__ or "").strip())
+        return
+    path, split = arguments[0], "".join(arguments[1:])
     with open(path, encoding="utf-8") as file:
         cases = [json.loads(line) for line in file]
     if split == "digits":
@@ -98,4 +103,4 @@ def main(path: str, split: str = "") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main(sys.argv[1:])

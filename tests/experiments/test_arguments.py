@@ -5,13 +5,13 @@ import os
 import pytest
 
 from experiments.arguments import let_the_plan_decide
-from experiments.eight_gpus import kill, load_export, nodes
+from experiments.eight_gpus import kill, load_export, models, nodes
 from experiments.eight_gpus import run as eight_gpus
 from experiments.one_gpu import problems, screening, seeds
 from experiments.one_gpu import run as one_gpu
 from srt.common.errors import UserError
 
-MODULES = (one_gpu, problems, screening, seeds, eight_gpus, kill, nodes, load_export)
+MODULES = (one_gpu, problems, screening, seeds, eight_gpus, kill, nodes, load_export, models)
 
 
 @pytest.mark.parametrize("arguments", [["-h"], ["x", "--help"]])
@@ -77,6 +77,7 @@ def test_what_is_no_number_is_named(name, module, arguments, sentence, tmp_path,
         (problems, "OUTPUT_DIR [word_problems|number_puzzles]"),
         (screening, "--write CANDIDATES.jsonl or --choose DIR"),
         (seeds, "FOLDER results.json [results.json ...]"),
+        (models, "SHAPE FOLDER [TOKENIZER], a shape of qwen2.5-1.5b, qwen3-4b, olmo3-7b, tiny"),
     ],
 )
 @pytest.mark.parametrize("arguments", [[], ["--nonsense"]])
