@@ -12,6 +12,8 @@ from srt.common.errors import UserError
 from srt.common.name_values import HELP
 from srt.config import CONFIGS, KnobLine, read_knob_table
 
+OF_THE_MACHINE = ("MASTER_PORT", "TRUST_REMOTE_CODE", "WORKER_LOGS")  # knobs that a plan leaves to the user
+
 
 def show_help(arguments: Iterable[str], usage: str | None) -> None:
     """With -h or --help among the arguments, prints `usage`, the docstring of a module, and ends the process."""
@@ -65,7 +67,7 @@ def let_the_plan_decide(scripts: Iterable[str], kept: Iterable[str]) -> None:
 
     `kept`: knobs that decide about no result. The others are named in a note.
     """
-    knobs = {name for script in scripts for name in known_knobs(script)} - {*kept, "TRUST_REMOTE_CODE"}
+    knobs = {name for script in scripts for name in known_knobs(script)} - {*kept, *OF_THE_MACHINE}
     found = sorted(knobs & set(os.environ))
     for name in found:
         del os.environ[name]
