@@ -12,7 +12,7 @@ from srt.common.files import read_json
 from srt.contract.metrics import AVG_AT_K, with_current_names
 from srt.report.attempts import Attempts, read_attempts
 from srt.report.charts import is_number
-from srt.report.folders import RunFolders, check_kind
+from srt.report.folders import EVALUATION, RunFolders, check_kind, own_kind
 
 STAGE_NAMES = {
     "base": "base",
@@ -135,6 +135,7 @@ def read_run(folders: RunFolders, browse: int = 0) -> RunData:
     if folder := reader.folder("DISTILLATION", folders.distillation):
         distillation_run = reader.record(folder / "run.json")
         logs = {name: reader.log(folder / f"{name}.jsonl", _CHECKS[name], name in _OPTIONAL) for name in logs}
+    reader.missing += [f"{other}: another output of that step is shown" for other in folders.others]
     return RunData(
         folders.label,
         stages,
@@ -255,9 +256,12 @@ class _Reader:
         if single.is_file() and not _is_comparison(self.record(single)):
             folders = [folder]
         else:
-            # A folder with run.json alone is an evaluation that is not finished.
+            # A folder with run.json alone is an evaluation that is not finished. Other steps' may stand beside it.
             existing = {
-                path.parent for name in ("run.json", "evaluation.json") for path in folder.glob(f"*/{name}")
+                path.parent
+                for name in ("run.json", "evaluation.json")
+                for path in folder.glob(f"*/{name}")
+                if own_kind(path.parent) in (EVALUATION, None)
             }
             expected = [folder / key for key in STAGE_NAMES]
             folders = expected + sorted(existing - set(expected))

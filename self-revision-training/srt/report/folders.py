@@ -37,7 +37,8 @@ _FILES = {
 class RunFolders:
     """The OUTPUT_DIR of each step of one run, None for those that are not known.
 
-    `evaluation`: of one evaluation, or a folder with one in each subfolder. `label`: a name for people.
+    `evaluation`: of one evaluation, or a folder with one in each subfolder. `label`: a name for people. `others`:
+    outputs of a step in the same folder as the one that is named here.
     """
 
     label: str
@@ -45,13 +46,14 @@ class RunFolders:
     collection: Path | None = None
     srt: Path | None = None
     distillation: Path | None = None
+    others: tuple[Path, ...] = ()
 
 
 def kind_of(folder: Path) -> str | None:
     """Which step wrote `folder`; WHOLE if its subfolders are of several steps, None if nothing tells."""
-    if own := _own_kind(folder):
+    if own := own_kind(folder):
         return own
-    kinds = {_own_kind(child) for child in _subfolders(folder)} - {None}
+    kinds = {own_kind(child) for child in _subfolders(folder)} - {None}
     if kinds == {EVALUATION}:
         return EVALUATION  # base/, srt/ and so on: the evaluations of one run
     kinds |= {EVALUATION} if any(has_evaluations(child) for child in _subfolders(folder)) else set()
@@ -60,7 +62,7 @@ def kind_of(folder: Path) -> str | None:
 
 def has_evaluations(folder: Path) -> bool:
     """Its subfolders are evaluations, of the stages of a run or of several models."""
-    return any(_own_kind(child) == EVALUATION for child in _subfolders(folder))
+    return any(own_kind(child) == EVALUATION for child in _subfolders(folder))
 
 
 def check_kind(knob: str, folder: Path) -> None:
@@ -68,8 +70,10 @@ def check_kind(knob: str, folder: Path) -> None:
     kind = kind_of(folder) if folder.is_dir() else None
     if kind is None or kind == knob.lower():
         return
+    if kind == WHOLE and knob.lower() == EVALUATION and has_evaluations(folder):
+        return  # beside the other parts
     if kind == WHOLE:
-        parts = ", ".join(str(child) for child in _subfolders(folder) if _own_kind(child) == knob.lower())
+        parts = ", ".join(str(child) for child in _subfolders(folder) if own_kind(child) == knob.lower())
         hint = f"the folder for {knob} is {parts}" if parts else f"none of its folders is for {knob}"
         raise UserError(
             f"{knob}={folder} is the folder of a whole run: {hint}; or bash scripts/report.sh {folder}"
@@ -96,17 +100,28 @@ def find_run(folder: Path) -> RunFolders:
     if kind != WHOLE:
         return replace(run, **{kind: folder})
     for child in _subfolders(folder):
-        part = EVALUATION if has_evaluations(child) else _own_kind(child)
-        if part and getattr(run, part) is None:
+        part = EVALUATION if has_evaluations(child) else own_kind(child)
+        if part is None:
+            continue
+        if getattr(run, part) is None:
             run = replace(run, **{part: child})
+        else:
+            run = replace(run, others=(*run.others, child))
     if run.evaluation is not None and not has_evaluations(run.evaluation):
-        run = replace(run, evaluation=folder)  # one or several evaluations beside the other parts
+        # One or several evaluations beside the other parts: all of them are shown.
+        others = tuple(other for other in run.others if own_kind(other) != EVALUATION)
+        run = replace(run, evaluation=folder, others=others)
     return run
 
 
 def with_distinct_labels(runs: Iterable[RunFolders], paths: Iterable[Path]) -> list[RunFolders]:
-    """Labels made distinct by the part of the paths in which they differ."""
+    """Labels made distinct by the part of the paths in which they differ.
+
+    Raises UserError for a run that is named twice: its parts would be shown as one.
+    """
     runs, resolved = list(runs), [path.resolve() for path in paths]
+    if repeated := [path for path in resolved if resolved.count(path) > 1]:
+        raise UserError(f"{repeated[0]} is named twice; name each run once")
     if len({run.label for run in runs}) == len(runs):
         return runs
     common = os.path.commonpath([path.parent for path in resolved])
@@ -121,7 +136,8 @@ def _subfolders(folder: Path) -> Iterator[Path]:
         raise UserError(f"{folder}: cannot be read ({error.strerror})") from error
 
 
-def _own_kind(folder: Path) -> str | None:
+def own_kind(folder: Path) -> str | None:
+    """Which step wrote the files that are in `folder` itself."""
     config = _config(folder / "run.json")
     for knob, kind in _KNOBS.items():
         if knob in config:

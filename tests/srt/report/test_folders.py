@@ -85,10 +85,33 @@ def test_a_run_may_be_the_output_of_one_step(tmp_path, kind):
     assert getattr(find_run(tmp_path / "out"), kind) == tmp_path / "out"
 
 
-def test_evaluations_beside_the_other_parts_are_found(tmp_path):
-    write_collection(tmp_path / "collection")
-    write_evaluation(tmp_path / "eval_base", correct=2)
-    assert find_run(tmp_path).evaluation == tmp_path
+def test_evaluations_beside_the_other_parts_are_reported(tmp_path, capsys):
+    run = tmp_path / "run"
+    write_collection(run / "collection")
+    write_evaluation(run / "eval_base", correct=2)
+    assert find_run(run).evaluation == run
+    report([str(run), f"output_dir={tmp_path / 'out'}"])
+    assert set(read_json(tmp_path / "out" / "summary.json")) == {"eval_base"}
+    page = Page((tmp_path / "out" / "report.html").read_text())
+    assert "Phase 1: collection of self-revisions" in page.headings
+    # The collection is no evaluation that is not finished.
+    assert "collection/evaluation.json" not in capsys.readouterr().out
+
+
+def test_a_second_output_of_a_step_is_named_as_left_out(tmp_path, capsys):
+    run = tmp_path / "run"
+    for name in ("first", "second"):
+        write_collection(run / name)
+        write_evaluation(run / f"eval_{name}", correct=2)
+    report([str(run), f"output_dir={tmp_path / 'out'}"])
+    assert f"{run / 'second'}: another output of that step is shown" in capsys.readouterr().out
+    assert set(read_json(tmp_path / "out" / "summary.json")) == {"eval_first", "eval_second"}
+
+
+def test_a_run_that_is_named_twice_is_refused(tmp_path):
+    write_collection(tmp_path / "run")
+    with pytest.raises(UserError, match="run is named twice; name each run once"):
+        report([str(tmp_path / "run"), f"{tmp_path}/run/../run", f"output_dir={tmp_path / 'out'}"])
 
 
 def test_the_comparison_of_several_models_is_not_a_stage_of_its_own(tmp_path):
