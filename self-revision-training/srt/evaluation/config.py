@@ -1,5 +1,6 @@
 """The knobs of evaluate.sh, and the models that its arguments name."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from srt.config_groups import (
     RecipeConfig,
     RemoteCodeConfig,
 )
-from srt.contract.paths import model_name
 
 # What REVISE may be: which responses are revised, and after which phrase (revising.py).
 ORACLE, ALWAYS, CONFIDENCE, NONE = "oracle", "always", "confidence", "none"
@@ -79,9 +79,9 @@ def split_models(argv: list[str]) -> tuple[list[str], list[str]]:
 def label_models(models: list[str]) -> dict[str, str]:
     """Label -> model: its name, preceded by as many folders above it as tell the models apart.
 
-    Raises UserError when a model is named twice.
+    A label is also the name of a folder. Raises UserError when a model is named twice.
     """
-    folders = {model: tuple(Path(model.rstrip("/")).parts) for model in models}
+    folders = {model: _parts(model) for model in models}
     if repeated := {m for m in models if [folders[n] for n in models].count(folders[m]) > 1}:
         raise UserError(f"{min(repeated)} is named twice; name each model once")
     labels = {}
@@ -91,6 +91,13 @@ def label_models(models: list[str]) -> dict[str, str]:
             other != model and parts[-length:] == folders[model][-length:] for other, parts in folders.items()
         ):
             length += 1
-        parts = [part for part in folders[model][-length:] if part != "/"]
-        labels["-".join(parts) if length > 1 else model_name(model)] = model
+        label = "-".join(part for part in folders[model][-length:] if part != "/")
+        if label in labels:  # a-b, and b in a folder a
+            raise UserError(f"{labels[label]} and {model} would both be called {label}; rename or link one of them")
+        labels[label] = model
     return labels
+
+
+def _parts(model: str) -> tuple[str, ...]:
+    """Of the path of a folder, where "." says no name and two spellings may be one folder; or of a model id."""
+    return Path(os.path.abspath(model) if Path(model).is_dir() else model.rstrip("/")).parts

@@ -172,6 +172,18 @@ def test_labels_are_as_short_as_they_can_be():
         label_models(["a/b", "c", "a/b"])
 
 
+def test_no_two_models_share_a_label(tmp_path, monkeypatch):
+    """A label is the name of the model's folder: the second would take the place of the first."""
+    with pytest.raises(UserError, match="x/a-b and a/b would both be called a-b"):
+        label_models(["x/a-b", "a/b", "y/b"])
+    for name in ("here", "there"):
+        (tmp_path / name).mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert list(label_models([".", "../there"])) == ["here", "there"]
+    with pytest.raises(UserError, match="is named twice"):
+        label_models([".", str(tmp_path / "here")])
+
+
 def test_arguments_win_over_model_path(evaluations, monkeypatch):
     monkeypatch.setenv("MODEL_PATH", evaluations.models["weak"])
     evaluations(evaluations.models["strong"])
