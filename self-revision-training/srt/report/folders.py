@@ -109,7 +109,7 @@ def find_run(folder: Path) -> RunFolders:
             run = replace(run, others=(*run.others, child))
     if run.evaluation is not None and not has_evaluations(run.evaluation):
         # One or several evaluations beside the other parts: all of them are shown.
-        others = tuple(other for other in run.others if own_kind(other) != EVALUATION)
+        others = tuple(other for other in run.others if own_kind(other) != EVALUATION or has_evaluations(other))
         run = replace(run, evaluation=folder, others=others)
     return run
 

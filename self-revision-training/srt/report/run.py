@@ -116,8 +116,10 @@ def _folders(config: ReportConfig, paths: Sequence[Path]) -> list[RunFolders]:
         )
     if paths:
         return with_distinct_labels([find_run(path) for path in paths], paths)
-    parts = {name: Path(value).expanduser() if value else None for name, value in values.items()}
-    return [RunFolders("run", **parts)]
+    evaluation, collection, srt, distillation = (
+        Path(value).expanduser() if value else None for value in values.values()
+    )
+    return [RunFolders("run", evaluation, collection, srt, distillation)]
 
 
 def _live_page(folders: Sequence[RunFolders], config: ReportConfig) -> str:

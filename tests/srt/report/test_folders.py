@@ -103,8 +103,12 @@ def test_a_second_output_of_a_step_is_named_as_left_out(tmp_path, capsys):
     for name in ("first", "second"):
         write_collection(run / name)
         write_evaluation(run / f"eval_{name}", correct=2)
+    write_evaluation(run / "models" / "a", correct=2)  # of several models, in a folder of their own
+    write_json(run / "models" / "evaluation.json", {"models": {}})
     report([str(run), f"output_dir={tmp_path / 'out'}"])
-    assert f"{run / 'second'}: another output of that step is shown" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    for folder in ("second", "models"):
+        assert f"{run / folder}: another output of that step is shown" in printed
     assert set(read_json(tmp_path / "out" / "summary.json")) == {"eval_first", "eval_second"}
 
 
