@@ -93,7 +93,7 @@ def label_models(models: list[str]) -> dict[str, str]:
             length += 1
         label = "-".join(part for part in folders[model][-length:] if part != "/")
         if label in labels:  # a-b, and b in a folder a
-            raise UserError(f"{labels[label]} and {model} would both be called {label}; rename or link one of them")
+            raise UserError(f"{labels[label]} and {model} would both be called {label}; rename one, or link to it")
         labels[label] = model
     return labels
 

@@ -39,12 +39,18 @@ class EvaluatedModel:
 
 
 def open_model(
-    label: str, path: str, folder: Path, config: EvaluateConfig, loaded: ProblemSet, problems: list[Problem]
+    label: str,
+    path: str,
+    folder: Path,
+    output_dir: Path,
+    config: EvaluateConfig,
+    loaded: ProblemSet,
+    problems: list[Problem],
 ) -> EvaluatedModel:
     """Start the evaluation of a model in `folder`, or continue it; nothing is sampled yet.
 
-    `config` names the dataset and split that were `loaded`. Raises UserError when the model cannot be read, and
-    when the folder holds an evaluation with other settings.
+    `output_dir`: of all models. `config` names the dataset and split that were `loaded`. Raises UserError when the
+    model cannot be read, and when the folder holds an evaluation with other settings.
     """
     layout = layout_of_checkpoint(path, config, folder)
     mode = config.revise_mode
@@ -67,6 +73,7 @@ def open_model(
     trained_on = name_trained_problems(path, problems)
     reuse_samples(
         folder,
+        output_dir,
         identity,
         revisions,
         phrase_after=lambda r: phrase_after(mode, layout.phrases, r),

@@ -24,28 +24,29 @@ DAMAGED = (LookupError, TypeError, ValueError)  # what the parts of a line raise
 
 
 def reuse_samples(
+    folder: Path,
     output_dir: Path,
     identity: dict[str, Any],
     revisions: dict[str, str],
     phrase_after: PhraseAfter,
     needs_logprob: Callable[[SampleKey], bool],
 ) -> None:
-    """Fill the logs of a new `output_dir` with the samples of the largest evaluation that was sampled alike.
+    """Fill the logs of a model's new `folder` with the samples of the largest evaluation that was sampled alike.
 
-    It looks among the evaluations below PHASE1/outputs, beside `output_dir`, and beside its parent. Responses are
-    taken where their log-prob was recorded or is not needed, their revisions where the phrase is the one that this
-    evaluation uses.
+    It looks below PHASE1/outputs, in `output_dir`, which is `folder` or, with several models, holds it, and beside
+    it. Responses are taken where their log-prob was recorded or is not needed, their revisions where the phrase is
+    the one that this evaluation uses.
     """
-    if (output_dir / ATTEMPTS).exists():
+    if (folder / ATTEMPTS).exists():
         return
-    found = [run for run in _runs_near(output_dir) if _is_alike(run, identity, revisions)]
-    source = max(found, key=lambda run: (run / ATTEMPTS).stat().st_size, default=None)
+    found = [run for run in _runs_near(output_dir) - {folder.resolve()} if _is_alike(run, identity, revisions)]
+    source = max(sorted(found), key=lambda run: (run / ATTEMPTS).stat().st_size, default=None)
     if source is None:
         return
     attempts = list(_usable(_complete_lines(source / ATTEMPTS), phrase_after, needs_logprob))
     # The attempts come last: they are what marks this as done.
-    write_jsonl(output_dir / SET_ASIDE, _responses_set_aside(source / SET_ASIDE))
-    write_jsonl(output_dir / ATTEMPTS, attempts)
+    write_jsonl(folder / SET_ASIDE, _responses_set_aside(source / SET_ASIDE))
+    write_jsonl(folder / ATTEMPTS, attempts)
     print(f"reusing {len(attempts)} samples of {source}, which were sampled alike")
 
 
@@ -86,16 +87,15 @@ def _responses_set_aside(path: Path) -> Iterator[dict]:
             yield line
 
 
-def _runs_near(output_dir: Path) -> list[Path]:
-    outputs = PHASE1 / "outputs"
-    patterns = [(outputs, "*"), (outputs, "*/*"), (output_dir.parent, "*"), (output_dir.parent.parent, "*")]
-    runs = {
+def _runs_near(output_dir: Path) -> set[Path]:
+    """Those of one model, and those of several, which are a folder deeper."""
+    return {
         path.parent.resolve()
-        for folder, pattern in patterns
-        for path in folder.glob(f"{pattern}/run.json")
+        for place in (PHASE1 / "outputs", output_dir.parent)
+        for pattern in ("*", "*/*")
+        for path in place.glob(f"{pattern}/run.json")
         if (path.parent / ATTEMPTS).is_file()
     }
-    return sorted(runs - {output_dir.resolve()})
 
 
 def _is_alike(run: Path, identity: dict[str, Any], revisions: dict[str, str]) -> bool:

@@ -74,7 +74,10 @@ def evaluate(argv: list[str]) -> None:
         return
     if len(models) > 1:
         lock_folder(output_dir)
-    opened = [open_model(label, path, folders[path], config, loaded, problems) for label, path in models.items()]
+    opened = [
+        open_model(label, path, folders[path], output_dir, config, loaded, problems)
+        for label, path in models.items()
+    ]
     set_aside_bad_records(loaded, output_dir)
 
     results, samples = [], []
@@ -99,11 +102,18 @@ def evaluate(argv: list[str]) -> None:
 def _output_dir(config: EvaluateConfig, models: dict[str, str]) -> Path:
     """The folder of one model, or the folder of several.
 
-    Raises UserError when the evaluation of a single model is where several would go.
+    Raises UserError when the evaluation of a single model is where several would go, or the other way round.
     """
     if len(models) == 1:
         (path,) = models.values()
-        return Path(config.output_dir or PHASE1 / "outputs" / f"eval_{folder_name(path, _settings(config))}")
+        output_dir = Path(config.output_dir or PHASE1 / "outputs" / f"eval_{folder_name(path, _settings(config))}")
+        of_several = (output_dir / "evaluation.json").exists() and any(output_dir.glob("*/run.json"))
+        if of_several and not (output_dir / "run.json").exists():
+            raise UserError(
+                f"{output_dir} holds the evaluation of several models; choose another OUTPUT_DIR for a single one "
+                "(what is sampled there is reused)"
+            )
+        return output_dir
     output_dir = Path(config.output_dir or PHASE1 / "outputs" / "evaluation")
     if (output_dir / "run.json").exists():
         raise UserError(

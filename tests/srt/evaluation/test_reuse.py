@@ -37,7 +37,8 @@ def reused(tmp_path, monkeypatch):
         for name, content in (("attempts", lines), ("set_aside", aside)):
             encoded = [line if isinstance(line, bytes) else line.encode() for line in content]
             (tmp_path / "other" / f"{name}.jsonl").write_bytes(b"".join(line + b"\n" for line in encoded))
-        reuse_samples(tmp_path / "new", IDENTITY, {"m": "1"}, lambda r: "again", needs_logprob)
+        folder = tmp_path / "new"
+        reuse_samples(folder, folder, IDENTITY, {"m": "1"}, lambda r: "again", needs_logprob)
         log = tmp_path / "new" / "attempts.jsonl"
         taken = read_jsonl(log) if log.exists() else []
         return [(line["problem_idx"], line["response_idx"], line.get("revision_idx")) for line in taken]

@@ -199,6 +199,23 @@ def test_several_models_do_not_overwrite_the_evaluation_of_one(evaluations, tmp_
     assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
 
 
+def test_one_model_does_not_overwrite_the_evaluation_of_several(evaluations, tmp_path):
+    evaluations(*evaluations.models.values())
+    before = (tmp_path / "out" / "evaluation.json").read_bytes()
+    with pytest.raises(UserError, match="holds the evaluation of several models; choose another OUTPUT_DIR"):
+        evaluations(evaluations.models["weak"])
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == before
+
+
+def test_what_was_sampled_for_several_models_is_reused_in_another_folder(evaluations):
+    """As the message above says: for one of them, and for both."""
+    both = list(evaluations.models.values())
+    first = evaluations(*both)
+    alone = evaluations(both[1], out="alone")
+    assert evaluations.requests == [] and {"label": "strong"} | alone == first["models"][1]
+    assert evaluations(*both, out="again") == first and evaluations.requests == []
+
+
 def test_a_model_that_cannot_be_read_is_found_before_any_is_sampled(evaluations, tmp_path):
     with pytest.raises(UserError, match="no such checkpoint folder"):
         evaluations(evaluations.models["weak"], str(tmp_path / "missing"))
