@@ -8,8 +8,9 @@ from opsd.localize.config import LocalizeConfig
 from opsd.localize.responses import GradedResponse, as_graded
 from opsd.rollouts import Rollout
 from srt.common.errors import UserError
-from srt.common.files import parse_jsonl, read_json
+from srt.common.files import parse_jsonl
 from srt.contract.layout import Layout
+from srt.contract.provenance import read_run
 from srt.contract.records import Problem, Response, from_line, unpack_ids
 
 EXPECTED = "expected the OUTPUT_DIR of evaluate.sh, run_srt_data.sh or distill.sh"
@@ -35,9 +36,9 @@ class ExistingRun:
             raise UserError(
                 f"RUN={folder} has neither {ATTEMPTS} nor {SAMPLES}; {EXPECTED}, which log responses there"
             )
-        path = folder / "run.json"
-        begun = read_json(path) if path.is_file() else {}
-        return cls(folder, log, begun.get("identity", {}), begun.get("config", {}))
+        begun = read_run(folder) or {}
+        config = begun.get("config")
+        return cls(folder, log, begun.get("identity", {}), config if isinstance(config, dict) else {})
 
     @property
     def student(self) -> str | None:
@@ -62,10 +63,22 @@ class ExistingRun:
                 "set SYSTEM_PROMPT, PROMPT_SUFFIX and CHAT_TEMPLATE_KWARGS as they were there, or use another RUN"
             )
         data = self.log.read_bytes()
-        complete = data[: data.rfind(b"\n") + 1].decode("utf-8")  # without a line that is being written
-        lines = list(parse_jsonl(complete, self.log))
-        read = self._of_attempts if self.log.name == ATTEMPTS else self._of_samples
-        chosen = read(lines, config, layout)
+        complete = data[: data.rfind(b"\n") + 1]  # without a line that is being written
+        read = self._of_attempt if self.log.name == ATTEMPTS else self._of_sample
+        chosen = []
+        for number, line in enumerate(parse_jsonl(complete, self.log), start=1):
+            try:
+                graded = read(number, line, config, layout)
+            except UserError as error:
+                raise UserError(f"{self.log}, line {number}: {error}") from error
+            except (LookupError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"{self.log}, line {number}: expected a graded response, found {line!r:.80}; delete that "
+                    "line, or use another RUN"
+                ) from error
+            if graded is not None:
+                chosen.append(graded)
+        chosen.sort(key=lambda graded: (graded.problem, graded.response))
         if not chosen:
             raise UserError(f"{self.log}: no response of the first MAX_SAMPLES={config.max_samples} problems")
         largest = max(len(layout.tokenizer) - 1, *layout.eot_ids)
@@ -78,28 +91,28 @@ class ExistingRun:
         return chosen
 
     @staticmethod
-    def _of_attempts(lines: list[dict[str, Any]], config: LocalizeConfig, layout: Layout) -> list[GradedResponse]:
+    def _of_attempt(
+        number: int, line: dict[str, Any], config: LocalizeConfig, layout: Layout
+    ) -> GradedResponse | None:
         """Without evaluation's greedy responses, whose index is negative (GREEDY of srt.collect.collector)."""
-        records = [record for line in lines if isinstance(record := from_line(line), Response)]
-        chosen = [
-            record
-            for record in records
-            if record.problem_idx < config.max_samples and 0 <= record.response_idx < config.num_samples
-        ]
-        return [as_graded(record, layout) for record in sorted(chosen, key=lambda record: record.key)]
+        record = from_line(line)
+        if not isinstance(record, Response):
+            return None
+        is_chosen = record.problem_idx < config.max_samples and 0 <= record.response_idx < config.num_samples
+        return as_graded(record, layout) if is_chosen else None
 
-    def _of_samples(
-        self, lines: list[dict[str, Any]], config: LocalizeConfig, layout: Layout
-    ) -> list[GradedResponse]:
-        chosen = []
-        for index, line in enumerate(lines[: config.max_samples]):
-            if "ids" not in line:
-                raise UserError(
-                    f"{self.log}: its samples have no token ids, which version 0.2 and earlier did not log; set "
-                    "DATASET instead of RUN to sample responses"
-                )
-            problem = Problem(f"{line['id']}, step {line['step']}", line["x"], answer="")
-            y = unpack_ids(line["ids"])
-            rollout = Rollout(problem, layout.chat(line["x"]), y, [], line["finish_reason"], line["r"])
-            chosen.append(GradedResponse(index, 0, rollout))
-        return chosen
+    @staticmethod
+    def _of_sample(
+        number: int, line: dict[str, Any], config: LocalizeConfig, layout: Layout
+    ) -> GradedResponse | None:
+        if number > config.max_samples:
+            return None
+        if "ids" not in line:
+            raise UserError(
+                "no token ids, which version 0.2 and earlier did not log; set DATASET instead of RUN to sample "
+                "responses"
+            )
+        problem = Problem(f"{line['id']}, step {line['step']}", line["x"], answer="")
+        y = unpack_ids(line["ids"])
+        rollout = Rollout(problem, layout.chat(line["x"]), y, [], line["finish_reason"], line["r"])
+        return GradedResponse(number - 1, 0, rollout)

@@ -208,9 +208,9 @@ def _end_of_last_line(file: BinaryIO, size: int, block: int = 2**16) -> int:
     return 0
 
 
-def parse_jsonl(text: str, path: Path) -> Iterable[dict]:
+def parse_jsonl(text: str | bytes, path: Path) -> Iterable[dict]:
     """The objects in a JSONL text. Raises UserError with file and line for a line that is not JSON."""
-    for number, line in enumerate(text.split("\n"), start=1):
+    for number, line in enumerate(text.split("\n") if isinstance(text, str) else text.split(b"\n"), start=1):
         if line.strip():
             yield _parse_line(line, path, number)
 

@@ -161,6 +161,13 @@ def test_greedy_responses_of_an_evaluation_are_not_among_them(knobs, logged_run,
     assert results(knobs)["pairs"][0]["responses"] == 3
 
 
+@pytest.mark.parametrize("content", ["[1]", '{"identity": [1]}', '{"identity": null, "config": 3}'])
+def test_a_damaged_run_json_of_a_run_is_one_sentence(knobs, logged_run, content):
+    (logged_run / "run.json").write_text(content)
+    with pytest.raises(UserError, match="run.json: damaged"):
+        run(of_existing(knobs, logged_run), "--dry-run")
+
+
 def test_scores_of_other_responses_are_not_mixed_in(knobs, logged_run, graded, layout):
     """The run was made again in its folder: the same problems, other responses."""
     knobs = of_existing(knobs, logged_run, max_samples=2, compare_phrases=0)
@@ -246,6 +253,24 @@ def test_a_broken_line_is_named(knobs, logged_run):
     (logged_run / "attempts.jsonl").write_text(text[0] + "{broken\n" + text[1])
     with pytest.raises(UserError, match=r"attempts.jsonl, line 2: not JSON"):
         run(of_existing(knobs, logged_run))
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        (b'{"kind": "response"}', "expected a graded response, found {'kind': 'response'}; delete that line"),
+        (b'{"kind": "x"}', "expected a graded response"),
+        (b"\xff\xfe{}", "not UTF-8"),
+        (None, "expected token ids"),
+    ],
+)
+def test_a_damaged_line_is_named(knobs, logged_run, line, found):
+    log = logged_run / "attempts.jsonl"
+    first, *others = log.read_bytes().splitlines(keepends=True)
+    line = line or json.dumps({**json.loads(others[0]), "y_init_ids": "?"}).encode()
+    log.write_bytes(first + line + b"\n" + b"".join(others))
+    with pytest.raises(UserError, match=re.escape(f"{log}, line 2: {found}")):
+        run(of_existing(knobs, logged_run), "--dry-run")
 
 
 def test_a_run_with_other_prompts_is_refused(knobs, logged_run):

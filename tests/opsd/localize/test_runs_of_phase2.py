@@ -60,3 +60,10 @@ def test_samples_of_an_older_version_have_no_ids(phase2_run, tmp_path):
     write_lines(path, old)
     with pytest.raises(UserError, match="set DATASET instead of RUN"):
         localized(phase2_run, tmp_path)
+
+
+def test_a_damaged_sample_is_named(phase2_run, tmp_path):
+    path = phase2_run.output_dir / "samples.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"ids": "", "id": "s"}\n')
+    with pytest.raises(UserError, match="samples.jsonl, line 9: expected a graded response"):
+        localized(phase2_run, tmp_path)
