@@ -66,12 +66,15 @@ def localize(argv: list[str]) -> None:
         show_plan(localization)
         return
     lock_folder(localization.output_dir)
+    responses: dict[str, list[GradedResponse]] = {}  # by student
+    if localization.run:  # before the folders are claimed: a RUN that is refused leaves them free for another
+        for pair in localization.pairs:
+            responses[pair.student] = _graded(localization, pair)
     for pair in localization.pairs:
         _claim(localization, pair)
     if localization.problems:
         set_aside_bad_records(localization.problems, localization.output_dir)
     finished: list[dict[str, Any]] = []
-    responses: dict[str, list[GradedResponse]] = {}  # by student
     scored: dict[str, list[ScoredResponse]] = {}  # by name of the pair
     for pair in localization.pairs:
         if pair.student not in responses:

@@ -279,6 +279,9 @@ def test_a_run_with_other_prompts_is_refused(knobs, logged_run):
     write_json(logged_run / "run.json", run_json)
     with pytest.raises(UserError, match="was sampled with the prompt settings"):
         run(of_existing(knobs, logged_run))
+    run(
+        of_existing(knobs, logged_run, prompt_suffix="Think.", max_samples=1)
+    )  # as the message says, in that folder
 
 
 def test_responses_of_another_tokenizer_are_refused(knobs, logged_run, graded, layout):
