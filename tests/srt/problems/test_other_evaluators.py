@@ -5,8 +5,10 @@ import re
 import pytest
 import yaml
 
+from srt.config import load_config
 from srt.contract.paths import REPOSITORY
 from srt.contract.prompt import MODE_SUFFIXES
+from srt.evaluation.config import EvaluateConfig
 from srt.problems.named import NAMED_SETS
 from srt.verifiers.math.verify import verify_math
 
@@ -40,6 +42,13 @@ def test_the_task_of_lighteval_is_aime24_with_our_prompt():
     assert eval(suffix) == MODE_SUFFIXES["math"]
     named = NAMED_SETS["aime24"]
     assert f'hf_repo="{named.hub_id}"' in code and f'hf_revision="{named.revision}"' in code
+
+
+def test_both_sample_as_evaluation_does():
+    config = load_config(EvaluateConfig, "evaluate", [])
+    task = yaml.load(blocks("yaml")[0], Loader)["generation_kwargs"]  # noqa: S506
+    assert (task["temperature"], task["top_p"]) == (config.temperature, config.top_p)
+    assert f"generation_parameters={{temperature:{config.temperature},top_p:{config.top_p}}}" in blocks("bash")[0]
 
 
 @pytest.mark.parametrize(
