@@ -5,8 +5,11 @@ from collections.abc import Iterator
 
 OR, AND = "\x01", "\x02"  # what words and Chinese characters that join answers become
 _TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
-_JOINING = re.compile(
-    r"(?<![A-Za-z\\])(?:,\s*)?(or|and|by)(?![A-Za-z])|(?<=[\d)])or(?=[A-Z(\d])|\\lor(?![A-Za-z])|\\land(?![A-Za-z])|[或和及与且]"
+_JOINING = re.compile(r"(?<![A-Za-z\\])(?:,\s*)?(or|and|by)(?![A-Za-z])|(?<=[\d)])or(?=[A-Z(\d])|[或和及与且]")
+_LOGICAL = re.compile(r"\\l(?:or|and)(?![A-Za-z])")
+# A condition, or a value without letters. Of anything else, p \lor q or dx \land dy, these are operations.
+_STATEMENT = re.compile(
+    r"[=<>|]|\\(?:leq|geq|neq|approx|in|equiv|sim)(?![A-Za-z])|^(?:\\[A-Za-z]+|\\?[^A-Za-z\\])+$"
 )
 _JOINING_WORD = re.compile(r"(?<![A-Za-z])(?:,\s*)?(or|and|by)(?![A-Za-z])|[或和及与且]")
 _THOUSANDS = re.compile(r"(?<![\d.,])([1-9]\d{0,2}(?:,\d{3})+)(?![\d,])")
@@ -37,6 +40,8 @@ def mark_joining_words(text: str) -> str:
     text = _DIMENSIONS.sub(rf"\1 {AND} ", text)
     if "&" in text and "=" in text and r"\begin" not in text:  # x &= 1; x = 1 & y = 2
         text = _ALIGNED.sub("=", text).replace("&", f" {AND} ")
+    if all(_STATEMENT.search(part) for part in _LOGICAL.split(text)):
+        text = _LOGICAL.sub(_mark, text)
     pieces = _TEXT.split(text)
     for index, piece in enumerate(pieces):
         if index % 2 == 0:

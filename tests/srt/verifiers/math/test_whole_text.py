@@ -6,6 +6,7 @@ from srt.verifiers.math.expressions import parse
 from srt.verifiers.math.golds import GoldChecker
 from srt.verifiers.math.text import clean
 from srt.verifiers.math.verify import verify_math
+from srt.verifiers.types import VerifierError
 
 # kind: (gold, right answers, wrong answers)
 READINGS = {
@@ -96,8 +97,14 @@ READINGS = {
     "angles by their vertex": (r"\angle ABC", [r"\angle CBA"], [r"\angle ACB", r"-\angle ABC", "ABC"]),
     "a name beside a formula is no label": (r"\text{H}_2\text{O}", [r"\text{H}_2\text{O}"], ["H", r"_2\text{O}"]),
     "a choice is no article": (r"A \text{ and } B", ["A, B", "B and A"], [r"\text{and } B", "B", "A"]),
+    "conditions joined by logic": ("1<x<3", [r"x>1 \land x<3"], [r"x>1 \lor x<3", r"x>1 \lor x<2"]),
+    "values joined by logic": (r"2\pi, 3", [r"2\pi \lor 3", r"3 \vee 2\pi"], [r"2\pi \lor 4"]),
+    "logic between names": ("p, q", ["q, p", "p or q"], [r"p \lor q", r"p \land q", "p∧q"]),
     "an ampersand": ("a=1 & b=2", ["b=2, a=1"], ["a=1 & c=2", "a=1 & b=3", "a=1"]),
 }  # fmt: skip
+
+# Operations, and no lists: of one another they are neither equal nor different.
+LOGICAL = [(r"p \lor q", r"p \land q"), (r"dx \wedge dy", r"dy \wedge dx"), ("p∨q", "p∧q")]
 
 # Of these every letter and every digit counts, and their order.
 CODES = [
@@ -115,6 +122,14 @@ def test_only_the_whole_answer_counts(kind):
     gold, right, wrong = READINGS[kind]
     verdicts = {answer: verify_math(f"\\boxed{{{answer}}}", gold).correct for answer in (gold, *right, *wrong)}
     assert verdicts == dict.fromkeys((gold, *right), True) | dict.fromkeys(wrong, False)
+
+
+@pytest.mark.parametrize(("gold", "other"), LOGICAL)
+def test_an_operation_of_logic_joins_no_answers(gold, other):
+    assert GoldChecker().problem(gold) is not None
+    assert verify_math(f"\\boxed{{{gold}}}", gold).correct
+    with pytest.raises(VerifierError):
+        verify_math(f"\\boxed{{{other}}}", gold)
 
 
 @pytest.mark.parametrize("gold", CODES)
