@@ -279,7 +279,7 @@ def _curves(key: str, title: str, note: Html, charts: list[Chart], data: PageDat
 
 def _sft(runs: Sequence[RunData], data: PageData) -> Html | None:
     facts = [
-        f"{_of(run, runs)}stage {stage}: {log[-1].get('step', len(log)):,} updates" + _speed(log)
+        f"{_of(run, runs)}stage {stage}: {number(log[-1].get('step', len(log)))} updates" + _speed(log)
         for run in runs
         for stage, log in run.sft_logs.items()
     ]

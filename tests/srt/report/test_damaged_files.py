@@ -132,3 +132,13 @@ def test_a_damaged_number_of_tokens_costs_its_own_point(good, tmp_path, value):
             file.write(json.dumps(line | {name: value}) + "\n")
     report([str(run), f"output_dir={tmp_path / 'out'}"])
     assert "Throughput" in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("value", VALUES)
+def test_so_does_a_damaged_number_of_updates(good, tmp_path, value):
+    run = tmp_path / "run"
+    shutil.copytree(good / "srt", run)
+    log = run / "stage1" / "training_log.json"
+    log.write_text(json.dumps([*json.loads(log.read_text()), {"step": value}]))
+    report([str(run), f"output_dir={tmp_path / 'out'}"])
+    assert "Phase 1: supervised fine-tuning" in (tmp_path / "out" / "report.html").read_text()
