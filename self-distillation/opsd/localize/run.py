@@ -141,7 +141,7 @@ def _graded(localization: Localization, pair: ModelPair) -> list[GradedResponse]
 def _score(localization: Localization, pair: ModelPair, responses: list[GradedResponse]) -> list[ScoredResponse]:
     """In the order of the problems. scores.jsonl holds those that are done: a killed run continues with them."""
     log = JsonlLog(localization.folder(pair) / "scores.jsonl")
-    scored = {response.key: response for response in map(ScoredResponse.from_line, log.entries)}
+    scored = _restored(log)
     by_key = {(response.problem, response.response): response for response in responses}
     if any(key not in by_key or by_key[key].rollout.y[: len(one.ids)] != one.ids for key, one in scored.items()):
         raise UserError(
@@ -169,6 +169,20 @@ def _score(localization: Localization, pair: ModelPair, responses: list[GradedRe
     if not scored:
         raise UserError(f"{pair.name}: no response could be scored; raise MAX_TEACHER_TOKENS")
     return [scored[key] for key in sorted(scored)]
+
+
+def _restored(log: JsonlLog) -> dict[tuple[int, int], ScoredResponse]:
+    scored = {}
+    for number, line in enumerate(log.entries, start=1):
+        try:
+            response = ScoredResponse.from_line(line)
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(
+                f"{log.path}, line {number}: expected a scored response, found {line!r:.80}; delete that line, "
+                "and the response is scored again"
+            ) from error
+        scored[response.key] = response
+    return scored
 
 
 def _open_scorer(localization: Localization, pair: ModelPair) -> PairScorer:

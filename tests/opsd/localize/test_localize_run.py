@@ -111,6 +111,19 @@ def test_a_killed_run_scores_only_what_is_missing(knobs):
     assert results(knobs) == complete
 
 
+@pytest.mark.parametrize("line", ['{"problem": 1}', '{"variants": [], "alternatives": 3}'])
+def test_a_damaged_score_is_named(knobs, line):
+    run(knobs)
+    scores = knobs["output_dir"] / "tiny" / "scores.jsonl"
+    first, second, *others = scores.read_text().splitlines(keepends=True)
+    scores.write_text("".join([first, line + "\n", *others]))
+    with pytest.raises(UserError, match=re.escape(f"{scores}, line 2: expected a scored response")):
+        run(knobs)
+    scores.write_text("".join([first, *others]))  # as the message says
+    run(knobs)
+    assert sorted(scores.read_text().splitlines(keepends=True)) == sorted([first, second, *others])
+
+
 def test_pairs_are_finished_one_after_the_other_and_may_be_added(knobs, other_checkpoint, monkeypatch):
     """What is finished is on the page while the next pair is not; a later call adds a pair to the folder."""
     tiny = knobs["student_model"]
