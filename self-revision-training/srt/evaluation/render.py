@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from typing import Any
 
+from srt.contract.metrics import SET_ASIDE
 from srt.evaluation.tables import Cell, Column, Table, tables_of
 
 Json = dict[str, Any]
@@ -29,6 +30,16 @@ CSV_FIELDS = (
 def heading(comparison: Json) -> str:
     problems = max(model["problems"] for model in comparison["models"])
     return f"{comparison['k']} responses to each of {problems:,} problems of {comparison['dataset']}"
+
+
+def notes(comparison: Json) -> list[str]:
+    """A sentence for each model whose metrics are not over all that was asked for."""
+    return [
+        f"{model['label']}: samples without a verdict, which do not count: {model[SET_ASIDE]:,} (set_aside.jsonl "
+        f"says why); problems with one: {model['problems']:,}"
+        for model in comparison["models"]
+        if model.get(SET_ASIDE)
+    ]
 
 
 def _value(cell: Cell, write: Write) -> str:
@@ -62,7 +73,7 @@ def plain(comparison: Json, width: int | None = None) -> str:
     """
     width = width or shutil.get_terminal_size((160, 40)).columns
     tables = tables_of(comparison)
-    lines = [heading(comparison), "95% bootstrap intervals over problems"]
+    lines = [heading(comparison), "95% bootstrap intervals over problems", *notes(comparison)]
     for block in _blocks(tables, width):
         lines += ["", *block]
     return "\n".join(lines)
@@ -98,6 +109,7 @@ def _block(tables: list[Table], labels: list[str]) -> list[str]:
 def markdown(comparison: Json) -> str:
     """One row per model, first the values and then the differences to the first model."""
     parts = [f"{heading(comparison)}; 95% bootstrap intervals over problems in parentheses."]
+    parts += [f"{note}." for note in notes(comparison)]
     for table in tables_of(comparison):
         if table.source:
             parts.append(f"## {table.source} ({table.problems:,} problems)")

@@ -14,15 +14,7 @@ from srt.report.html import Html, asset, document, element, join, table
 from srt.report.knobs import knob_table
 from srt.report.plots import accuracy_plot, response_length_plot, revision_plot
 from srt.report.provenance import provenance
-from srt.report.table import (
-    differing_settings,
-    evaluation_setup,
-    number,
-    percent,
-    shared_k,
-    stage_table,
-    trained_problems,
-)
+from srt.report.table import evaluation_setup, notes, number, percent, shared_k, stage_table
 
 UPLOT = "uplot-1.6.32"
 SCRIPTS = ("dom.js", "heat.js", "export.js", "charts.js", "chart_svg.js", "browse.js")
@@ -197,7 +189,7 @@ def _evaluation(runs: Sequence[RunData]) -> Html | None:
             "evaluation",
             _soft(evaluation_setup(stages[0]), f". {TABLE_NOTE}"),
             table(rows, highlighted if len(runs) == 1 else None),
-            *(element("p", f"Note: {note}.") for note in differing_settings(stages) + trained_problems(stages)),
+            *(element("p", f"Note: {note}.") for note in notes(stages)),
             element("div", *(figure(*plot, rows=rows) for plot in plots), class_="plots"),
         ),
     )

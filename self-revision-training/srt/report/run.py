@@ -11,7 +11,7 @@ from srt.config import load_config, option
 from srt.contract.paths import PHASE1
 from srt.report.data import RunData, read_run
 from srt.report.folders import RunFolders, find_run, with_distinct_labels
-from srt.report.table import differing_settings, print_stage_table, summary, trained_problems
+from srt.report.table import notes, print_stage_table, summary
 from srt.report.watch import LivePage, serve
 
 WATCH = "--watch"
@@ -61,7 +61,7 @@ def report(argv: list[str]) -> None:
         print(f"left out of the report: {'; '.join(missing)}")
     if stages:
         print_stage_table(stages)
-    for note in differing_settings(stages) + trained_problems(stages):
+    for note in notes(stages):
         print(f"note: {note}")
     print(f"\nreport:  {page_path}\nsummary: {summary_path}")
 

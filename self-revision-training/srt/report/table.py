@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS_TRUNCATED, TRAINED_ON, TRUNCATED, by_reward
+from srt.contract.metrics import AVG_AT_K, REVISE, REVISIONS_TRUNCATED, SET_ASIDE, TRAINED_ON, TRUNCATED, by_reward
 from srt.report.charts import is_number
 from srt.report.data import EvaluatedStage, record_of
 
@@ -105,6 +105,20 @@ def differing_settings(stages: list[EvaluatedStage]) -> list[str]:
             listed = ", ".join(f"{stage}: {value}" for stage, value in values.items())
             notes.append(f"the stages were evaluated with different {name} ({listed}); compare them with care")
     return notes
+
+
+def notes(stages: list[EvaluatedStage]) -> list[str]:
+    """What has to be known to compare the stages, a sentence each."""
+    return differing_settings(stages) + set_aside_samples(stages) + trained_problems(stages)
+
+
+def set_aside_samples(stages: list[EvaluatedStage]) -> list[str]:
+    """A sentence for each stage with samples that the verifier could not judge."""
+    return [
+        f"{stage.name}: samples without a verdict, which do not count: {count:,}"
+        for stage in stages
+        if is_number(count := stage.metrics.get(SET_ASIDE)) and count
+    ]
 
 
 def trained_problems(stages: list[EvaluatedStage]) -> list[str]:

@@ -50,6 +50,15 @@ def test_columns_without_any_value_are_left_out():
     assert "greedy" in [column.heading for column in tables_of(comparison())[0].columns]
 
 
+def test_samples_without_a_verdict_are_named_with_the_metrics():
+    content = comparison()
+    assert "without a verdict" not in plain(content) + markdown(content)
+    content["models"][1]["set_aside"] = 1200
+    note = "srt & more: samples without a verdict, which do not count: 1,200 (set_aside.jsonl says why); "
+    note += "problems with one: 3"
+    assert note in plain(content).splitlines() and f"\n\n{note}.\n\n" in markdown(content)
+
+
 def test_the_terminal_shows_values_intervals_and_differences():
     text = plain(comparison(), width=500)
     assert text.startswith("2 responses to each of 3 problems of held.jsonl")

@@ -72,7 +72,7 @@ def test_truncated_shares_and_problems_of_the_training_are_in_the_table_and_on_t
     folder = tmp_path / "evaluation" / "srt"
     write_evaluation(folder, correct=2)
     cut = {"truncated": 0.125, "revisions_truncated_r0": 0.25, "revisions_truncated_r1": 0.375}
-    stored = read_json(folder / "evaluation.json") | cut | {"trained_on": {"Phase 1": 2}}
+    stored = read_json(folder / "evaluation.json") | cut | {"trained_on": {"Phase 1": 2}, "set_aside": 3}
     write_json(folder / "evaluation.json", stored)
     summary, html = make_report(tmp_path)
     assert summary["srt"].items() >= cut.items()
@@ -80,7 +80,8 @@ def test_truncated_shares_and_problems_of_the_training_are_in_the_table_and_on_t
     row = next(line for line in printed.splitlines() if line.startswith("  after stage 2"))
     assert row.split()[-5:] == ["12.5%", "50.0%", "25.0%", "50.0%", "37.5%"]
     note = "after stage 2 (SRT) was trained on some of its 2 problems (2 in Phase 1)"
-    assert f"note: {note}" in printed and f"Note: {note}." in Page(html).text
+    for text in (note, "after stage 2 (SRT): samples without a verdict, which do not count: 3"):
+        assert f"note: {text}" in printed and f"Note: {text}." in Page(html).text
     del stored["revisions_truncated_r0"]  # of an earlier version
     write_json(folder / "evaluation.json", stored)
     assert make_report(tmp_path)[0]["srt"]["revisions_truncated_r0"] is None
