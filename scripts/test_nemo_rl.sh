@@ -35,6 +35,6 @@ fi
 
 export PYTHONPATH="$REPOSITORY/self-revision-training:$REPOSITORY/self-distillation"
 export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
-[ $# -gt 0 ] || set -- tests/opsd/nemo_rl
+case " $* " in *" tests/"*) ;; *) set -- "$@" tests/opsd/nemo_rl ;; esac # options alone are for all of them
 # -rs: a test that is skipped here for want of something is a fault of requirements/nemo-cpu.in.
 exec "$environment/bin/python" -m pytest -rs -n 2 --dist loadfile "$@"
