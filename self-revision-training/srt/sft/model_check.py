@@ -1,12 +1,13 @@
 """What is decided on the base model before the run begins: whether SFT can train it, and with which attention."""
 
 import multiprocessing
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 from pebble import ProcessExpired, ProcessPool
 
 from srt.common.dropout import turn_off_dropout
-from srt.common.errors import UserError
+from srt.common.errors import UserError, reason_of
 from srt.common.machine import Machine
 from srt.common.models import count_parameters, load_model, load_model_config
 from srt.common.packed_attention import AttentionChoice
@@ -48,10 +49,10 @@ def check_model_before_launch(config: SftConfig, longest: int, machine: Machine)
     pool = ProcessPool(max_workers=1, context=context)
     try:
         return pool.schedule(check_model, args=[config, longest]).result()
-    except ProcessExpired as error:
+    except (ProcessExpired, BrokenProcessPool) as error:  # the latter if it ended before it took the call
         raise UserError(
-            f"{config.base_model}: the process that tried the model before the launch ended with exit code "
-            f"{error.exitcode}, most likely because memory ran out; free some, and start again"
+            f"{config.base_model}: the process that tried the model before the launch was ended "
+            f"({reason_of(error)}), most likely because memory ran out; free some, and start again"
         ) from error
     finally:
         pool.stop()
