@@ -1,7 +1,6 @@
 """What the commands and plans of these experiments are given, and what they refuse."""
 
 import os
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -9,17 +8,9 @@ from typing import Any
 import yaml
 
 from srt.common.errors import UserError
-from srt.common.name_values import HELP
 from srt.config import CONFIGS, KnobLine, read_knob_table
 
 OF_THE_MACHINE = ("MASTER_PORT", "TRUST_REMOTE_CODE", "WORKER_LOGS")  # knobs that a plan leaves to the user
-
-
-def show_help(arguments: Iterable[str], usage: str | None) -> None:
-    """With -h or --help among the arguments, prints `usage`, the docstring of a module, and ends the process."""
-    if any(argument in HELP for argument in arguments):
-        print((usage or "").strip())
-        sys.exit(0)
 
 
 def refuse_options(arguments: Iterable[str], usage: str | None) -> None:

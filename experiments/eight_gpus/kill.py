@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import show_help
 from experiments.eight_gpus.processes import finished_steps, kill, last_line, require, start, wait_for_step
 from experiments.one_gpu.plan import REPOSITORY
 from srt.common.entry_point import run_entry_point
 from srt.common.files import write_json
+from srt.common.name_values import show_help
 
 DISTILL = ["bash", str(REPOSITORY / "scripts" / "distill.sh")]
 FIGURES = "figures.json"

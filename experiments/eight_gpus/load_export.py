@@ -6,10 +6,10 @@ MODEL=run/student SAMPLER=auto python -m experiments.eight_gpus.load_export
 import os
 from contextlib import closing
 
-from experiments.arguments import show_help
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.models import context_limit, eot_ids, load_tokenizer
+from srt.common.name_values import show_help
 from srt.sampling.base import SampleRequest, SamplingConfig, sample_all
 from srt.sampling.from_config import choose_backend, open_sampler
 

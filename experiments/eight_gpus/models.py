@@ -19,11 +19,11 @@ from transformers import (
     Qwen3Config,
 )
 
-from experiments.arguments import show_help
 from quickstart.tokenizer import build_tokenizer
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.models import default_device
+from srt.common.name_values import show_help
 
 QWEN = {"num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936}
 # The numbers of their config.json on the Hugging Face hub.

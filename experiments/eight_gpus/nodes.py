@@ -17,11 +17,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import show_help
 from experiments.eight_gpus.kill import DISTILL, FIGURES, continued_after
 from experiments.eight_gpus.processes import finished_steps, kill, last_line, require, start, wait_for_step
 from srt.common.entry_point import run_entry_point
 from srt.common.files import write_json
+from srt.common.name_values import show_help
 
 ADDRESS = "127.0.0.1"
 COMMON = ("--disable-usage-stats", "--block")

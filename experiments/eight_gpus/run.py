@@ -22,7 +22,7 @@ import sys
 import time
 from pathlib import Path
 
-from experiments.arguments import let_the_plan_decide, number, refuse_options, show_help
+from experiments.arguments import let_the_plan_decide, number, refuse_options
 from experiments.eight_gpus.data import write_problems, write_tuples
 from experiments.eight_gpus.figures import WATCHED
 from experiments.eight_gpus.models import SHAPES, save_model
@@ -37,6 +37,7 @@ from experiments.one_gpu.running import keep_aside, launch, record_of
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import read_json, read_jsonl, write_json
+from srt.common.name_values import show_help
 
 SIZES = (1, 2, 4, 8)
 MADE = "made.json"  # of which plan's data the tuples are

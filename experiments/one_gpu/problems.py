@@ -13,7 +13,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import show_help
 from experiments.one_gpu.tasks import (
     CANDIDATES,
     NUMBER_PUZZLES,
@@ -26,6 +25,7 @@ from experiments.one_gpu.tasks import (
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import read_jsonl
+from srt.common.name_values import show_help
 
 # File -> (seed of the generators, problems). The test file is drawn first, so that the others do not change it.
 SPLITS = {

@@ -28,7 +28,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments.arguments import let_the_plan_decide, number, refuse_options, show_help
+from experiments.arguments import let_the_plan_decide, number, refuse_options
 from experiments.one_gpu.archive import export_results, import_results
 from experiments.one_gpu.curves import write_curves
 from experiments.one_gpu.plan import (
@@ -47,6 +47,7 @@ from experiments.one_gpu.results import write_results
 from experiments.one_gpu.reuse import DECIDES_NOTHING, check_jobs, check_model
 from experiments.one_gpu.running import RunningJob, is_done, record_of, start
 from srt.common.entry_point import run_entry_point
+from srt.common.name_values import show_help
 
 POLL_SECONDS = 1.0
 

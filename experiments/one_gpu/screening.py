@@ -12,12 +12,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import show_help
 from experiments.one_gpu.problems import SCREENING
 from experiments.one_gpu.tasks import CANDIDATES, LEFT_OUT, generated
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import atomic_write, read_json
+from srt.common.name_values import show_help
 from srt.contract.metrics import AVG_AT_K, MEAN_RESPONSE_TOKENS, PASS_AT, TRUNCATED, at
 from srt.problems.parsing import parse_problem
 from srt.verifiers.math.verify import verify_math

@@ -10,11 +10,11 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from experiments.arguments import show_help
 from experiments.one_gpu.tables import mean, percent, points
 from srt.common.entry_point import run_entry_point
 from srt.common.errors import UserError
 from srt.common.files import read_json
+from srt.common.name_values import show_help
 from srt.contract.metrics import AVG_AT_K, ENTROPY, GREEDY_ACCURACY, MAJORITY_AT, MEAN_RESPONSE_TOKENS, PASS_AT, at
 
 Json = dict[str, Any]

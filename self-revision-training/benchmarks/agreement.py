@@ -14,7 +14,7 @@ import re
 import sys
 from collections import defaultdict
 
-from srt.common.name_values import HELP
+from srt.common.name_values import show_help
 from srt.contract.records import Problem
 from srt.problems.parsing import parse_problem
 from srt.verifiers.math.extract import extract_gold
@@ -78,9 +78,7 @@ def print_accepted_digits(golds: list[str]) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if not arguments or set(arguments) & set(HELP):
-        print((__doc__ or "").strip())
-        return
+    show_help(arguments or ["--help"], __doc__)
     path, split = arguments[0], "".join(arguments[1:])
     with open(path, encoding="utf-8") as file:
         cases = [json.loads(line) for line in file]

@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 
-from srt.common.name_values import HELP
+from srt.common.name_values import show_help
 from srt.contract.records import Problem
 from srt.verifiers.math.grader import MathGrader
 from srt.verifiers.math.verify import verify_math
@@ -39,9 +39,7 @@ def ordinary_answers(problems: int = 100, responses: int = 8) -> list[tuple[str,
 
 
 def main(arguments: list[str]) -> None:
-    if set(arguments) & set(HELP):
-        print((__doc__ or "").strip())
-        return
+    show_help(arguments, __doc__)
     if arguments:
         with open(arguments[0], encoding="utf-8") as file:
             cases = [json.loads(line) for line in file]

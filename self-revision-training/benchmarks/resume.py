@@ -18,7 +18,7 @@ from pathlib import Path
 from quickstart.tokenizer import build_tokenizer
 from srt.collect.attempts import Attempts
 from srt.common.files import JsonlLog
-from srt.common.name_values import HELP
+from srt.common.name_values import show_help
 from srt.contract.layout import Layout, PromptFormat
 from srt.contract.phrases import PHRASE_SETS
 from srt.contract.records import Problem, Response, Revision, as_line, pack_ids
@@ -84,9 +84,7 @@ def restore(folder: Path, attempts: int) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    if set(arguments) & set(HELP):
-        print((__doc__ or "").strip())
-        return
+    show_help(arguments, __doc__)
     if arguments[:1] == ["restore"]:
         restore(Path(arguments[1]), int(arguments[2]))
         return

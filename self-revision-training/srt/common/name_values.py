@@ -1,10 +1,18 @@
-"""Settings as `name=value` arguments: of benchmarks and experiments, which have no knobs in configs/."""
+"""Settings as `name=value` arguments, and -h: of benchmarks and experiments, which have no knobs in configs/."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import MISSING, Field, fields
 from typing import Any, get_args
 
 HELP = ("-h", "--help")
+
+
+def show_help(arguments: Iterable[str], usage: str | None) -> None:
+    """With -h or --help among the arguments, prints `usage`, the docstring of a module, and ends the process."""
+    if any(argument in HELP for argument in arguments):
+        print((usage or "").strip())
+        sys.exit(0)
 
 
 def read_name_values(kind: Any, arguments: list[str], usage: str | None) -> Any:
